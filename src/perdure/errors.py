@@ -1,0 +1,82 @@
+"""What can go wrong with perdure itself.
+
+The failure of an agent's work is an `Outcome`, never an exception. These are the failures of the machine around
+it. Each carries one sentence for a person (what, where) and, in `hint`, what to do next. Every door maps them once:
+the command line to `exit_code`, the HTTP API to a status, the operator to a condition.
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """The root. `str(error)` is the sentence; `hint` is the next command or step, or empty."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(PerdureError):
+    """What was asked cannot be meant: a bad name, an empty prompt, flags that exclude each other."""
+
+    exit_code = 2
+
+
+class ConfigError(PerdureError):
+    """The configuration has problems; `problems` lists all of them, each with its place."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str], hint: str = "") -> None:
+        super().__init__("; ".join(problems), hint)
+        self.problems = problems
+
+
+class AgentMissing(PerdureError):
+    """The agent is unknown, or its program is not installed."""
+
+    exit_code = 5
+
+
+class NotFound(PerdureError):
+    """No such run, session, repository or base."""
+
+    exit_code = 5
+
+
+class Conflict(PerdureError):
+    """Somebody else is on it: a second perdure on the same task, the same key with another spec."""
+
+    exit_code = 6
+
+
+class LostLease(Conflict):
+    """This worker no longer holds the attempt: another one took it over. Nothing more may be written."""
+
+
+class WorkspaceError(PerdureError):
+    """A working directory could not be made, found or kept."""
+
+    exit_code = 7
+
+
+class GitFailed(WorkspaceError):
+    """git ended with an error. `argv`, `code` and `stderr` say which call."""
+
+    def __init__(self, message: str, *, argv: tuple[str, ...] = (), code: int = 0, stderr: str = "", hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.argv, self.code, self.stderr = argv, code, stderr
+
+
+class StoreError(PerdureError):
+    """The state directory or the database cannot be used: read-only, full, corrupt, on a network file system."""
+
+    exit_code = 7
+
+
+class DriverError(PerdureError):
+    """A driver from outside could not be loaded, or broke its contract."""
+
+    exit_code = 7

@@ -1,0 +1,245 @@
+"""Everything that can happen, one struct each, and `Record`: an event with its address.
+
+Two families. `AgentEvent`: what a driver read in an agent's output. `RunEvent`: what perdure did. Both end up as Records
+in the one journal that every surface reads. Names are past participles; all fields are small (`MAX_TEXT`), because the
+raw output is kept whole in the attempt's directory.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.model import Continuation, Outcome, Receipt, Usage
+
+MAX_TEXT = 16 * 1024
+"""Characters of agent text that one event carries; the rest is cut and said so."""
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="kind"):
+    """The root of all events."""
+
+
+# --- what an agent said or did -------------------------------------------------------------------------------------
+
+
+class SessionSeen(Event, tag="session_seen"):
+    """The agent named its conversation. The last one seen counts."""
+
+    session_id: str
+    version: str = ""
+    model: str = ""
+
+
+class TurnStarted(Event, tag="turn_started"):
+    """The agent began to work on a prompt."""
+
+
+class Said(Event, tag="said"):
+    """Text of the agent for a person."""
+
+    text: str
+
+
+class ToolStarted(Event, tag="tool_started"):
+    """The agent called a tool; `summary` is its command or main argument."""
+
+    tool_id: str
+    name: str
+    summary: str = ""
+
+
+class ToolEnded(Event, tag="tool_ended"):
+    """A tool came back."""
+
+    tool_id: str
+    ok: bool
+    summary: str = ""
+
+
+class UsageSeen(Event, tag="usage_seen"):
+    """Tokens and cost. `cumulative`: counted since the conversation began, not since this launch."""
+
+    usage: Usage
+    cumulative: bool = False
+
+
+class RetrySeen(Event, tag="retry_seen"):
+    """The agent itself tries a request again."""
+
+    status: int | None = None
+    detail: str = ""
+
+
+class LimitSeen(Event, tag="limit_seen"):
+    """A usage limit was hit; `until` is in ms where the agent named a time."""
+
+    detail: str
+    until: int | None = None
+
+
+class WritesLost(Event, tag="writes_lost"):
+    """The agent could not save its conversation."""
+
+    detail: str
+
+
+class TurnEnded(Event, tag="turn_ended"):
+    """The agent's own word on the turn. `facts` are the fields that the driver's classifier reads, as text."""
+
+    ok: bool
+    text: str = ""
+    turns: int = 0
+    facts: dict[str, str] = {}
+
+
+class Unrecognised(Event, tag="unrecognised"):
+    """A line that the driver does not know: kept, never fatal."""
+
+    text: str
+
+
+AgentEvent = (
+    SessionSeen | TurnStarted | Said | ToolStarted | ToolEnded | UsageSeen | RetrySeen | LimitSeen | WritesLost | TurnEnded | Unrecognised
+)
+
+
+# --- what perdure did ----------------------------------------------------------------------------------------------
+
+
+class RunSubmitted(Event, tag="run_submitted"):
+    """A run was accepted."""
+
+
+class ContextAdded(Event, tag="context_added"):
+    """New instructions were given."""
+
+    version: int
+
+
+class AttemptClaimed(Event, tag="attempt_claimed"):
+    """A worker took the next attempt."""
+
+    worker: str
+
+
+class AttemptStarted(Event, tag="attempt_started"):
+    """It was decided how the attempt starts; nothing was launched before this was stored."""
+
+    continuation: Continuation
+
+
+class AgentLaunched(Event, tag="agent_launched"):
+    """The agent's process runs."""
+
+    pid: int
+
+
+class AttemptAdopted(Event, tag="attempt_adopted"):
+    """Another supervisor took over a live attempt."""
+
+    worker: str
+
+
+class SessionPinned(Event, tag="session_pinned"):
+    """The conversation's id is known and stored."""
+
+    session_id: str
+
+
+class SessionConfirmed(Event, tag="session_confirmed"):
+    """The conversation stands on disk with this attempt's prompt in it."""
+
+    session_id: str
+
+
+class SessionRetired(Event, tag="session_retired"):
+    """A conversation will never be chosen again."""
+
+    session_id: str
+    cause: str
+
+
+class CopyRestored(Event, tag="copy_restored"):
+    """perdure's own copy of a transcript was put back in place."""
+
+    session_id: str
+    path: str
+
+
+class CollisionSeen(Event, tag="collision_seen"):
+    """Somebody else wrote into, or runs on, the same conversation."""
+
+    session_id: str
+    detail: str
+
+
+class OutputCapped(Event, tag="output_capped"):
+    """Output beyond the cap was counted and not read."""
+
+    stream: str
+    limit: int
+
+
+class VerifyEnded(Event, tag="verify_ended"):
+    """The verify command ended."""
+
+    code: int
+    output: str
+
+
+class AttemptEnded(Event, tag="attempt_ended"):
+    """The attempt's one outcome, and its receipt."""
+
+    outcome: Outcome
+    receipt: Receipt | None = None
+
+
+class RunQueued(Event, tag="run_queued"):
+    """The run will be tried again."""
+
+    reason: str
+    run_after: int
+
+
+class CancelRequested(Event, tag="cancel_requested"):
+    """Somebody asked for the run to stop."""
+
+
+class RunFinished(Event, tag="run_finished"):
+    """The run reached a final state."""
+
+    state: str
+    reason: str = ""
+
+
+RunEvent = (
+    RunSubmitted
+    | ContextAdded
+    | AttemptClaimed
+    | AttemptStarted
+    | AgentLaunched
+    | AttemptAdopted
+    | SessionPinned
+    | SessionConfirmed
+    | SessionRetired
+    | CopyRestored
+    | CollisionSeen
+    | OutputCapped
+    | VerifyEnded
+    | AttemptEnded
+    | RunQueued
+    | CancelRequested
+    | RunFinished
+)
+
+AnyEvent = AgentEvent | RunEvent
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One line of the journal. `seq` grows by one with each record of a store; `attempt` 0 means the run itself."""
+
+    run: str
+    seq: int
+    attempt: int
+    at: int
+    event: AnyEvent

@@ -1,0 +1,436 @@
+"""The nouns. Everything that perdure keeps, decides on or shows is one of these.
+
+They are frozen standard-library dataclasses, so that the cheapest verbs (`perdure ls`) pay for nothing else; their JSON
+form is made and read by `codec`. Times are integer milliseconds since 1970 (UTC), durations are seconds, money is US
+dollars. A new value comes from `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """The six states of a run. Backoff and waiting for a usage limit are `queued` with a later `run_after`."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended. `lifecycle.decide` has an answer to each."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    SESSION_MISSING = "session_missing"
+    SESSION_BROKEN = "session_broken"
+    CONTINUITY_LOST = "continuity_lost"
+    CONTEXT_EXHAUSTED = "context_exhausted"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    AUTH_FAILED = "auth_failed"
+    CONFIG_ERROR = "config_error"
+    BUDGET_SPENT = "budget_spent"
+    MAX_TURNS = "max_turns"
+    NEEDS_INPUT = "needs_input"
+    WRITER_CONFLICT = "writer_conflict"
+
+
+class Verdict(StrEnum):
+    """What the receipt says of the conversation."""
+
+    NATIVE = "native"
+    FORKED = "forked"
+    REPAIRED = "repaired"
+    REBUILT = "rebuilt"
+    FRESH = "fresh"
+    BROKEN = "broken"
+
+
+class ContinuityPolicy(StrEnum):
+    """What may happen when the conversation is lost: stop, go on with a brief and say so, or simply start anew."""
+
+    STRICT = "strict"
+    DISCLOSE = "disclose"
+    FRESH_OK = "fresh-ok"
+
+
+class Permissions(StrEnum):
+    """What the agent may do without asking: look; change the workdir and run commands; anything."""
+
+    READ = "read"
+    EDIT = "edit"
+    FULL = "full"
+
+
+class Backend(StrEnum):
+    """How a workdir is made. `task`: a plain directory of a service; `here`: the directory the user stands in."""
+
+    WORKTREE = "worktree"
+    ISOLATED = "isolated"
+    TASK = "task"
+    HERE = "here"
+
+
+class Start(StrEnum):
+    """The kinds of continuation; the last two start nothing."""
+
+    FRESH = "fresh"
+    RESUME = "resume"
+    FORK = "fork"
+    REBUILD = "rebuild"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+class Rung(StrEnum):
+    """The ladder when a conversation is to go on: each rung is tried once, from the top."""
+
+    NATIVE = "native"
+    PATH = "path"
+    COPY = "copy"
+    REBUILT = "rebuilt"
+    FRESH = "fresh"
+
+
+class SessionState(StrEnum):
+    """`pinned`: the id is known; `confirmed`: the transcript on disk holds a turn; `retired`: never chosen again."""
+
+    PINNED = "pinned"
+    CONFIRMED = "confirmed"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """What is asked for. Immutable; the same struct is the command's input and, later, the HTTP body and CRD spec."""
+
+    prompt: str
+    agent: str = "claude"
+    name: str = ""
+    key: str = ""
+    repo: str = ""
+    """A local path or a URL; empty for a task of a service and for `here`."""
+    base: str = ""
+    branch: str = ""
+    here: str = ""
+    """The directory to work in as it is; no worktree is made."""
+    service: str = ""
+    task: str = ""
+    scope: str = ""
+    """Runs of one agent with the same scope share one conversation. Empty: the run's own."""
+    backend: str = ""
+    model: str = ""
+    permissions: Permissions = Permissions.EDIT
+    agent_args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables for the agent, given with --env NAME=VALUE."""
+    timeout_s: float = 3600.0
+    """An attempt that takes longer is ended; 0 means no limit."""
+    stall_s: float = 600.0
+    """An attempt that is silent for longer is ended (five times as long inside a tool); 0 means no limit."""
+    attempts: int = 3
+    budget_usd: float = 0.0
+    """All attempts together; 0 means no limit."""
+    continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
+    verify: str = ""
+    """A shell command, run in the workdir after the agent's success; a non-zero exit is a failure."""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One version of the instructions of a run. Version 1 is the prompt; each update appends one."""
+
+    version: int
+    text: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service reports them."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.output + other.output,
+            self.cached + other.cached,
+            self.cache_write + other.cache_write,
+            round(self.cost_usd + other.cost_usd, 6),
+        )
+
+    def since(self, before: Usage) -> Usage:
+        """What was added since `before`, never negative: a counter that fell back has started anew."""
+        if self.input < before.input or self.output < before.output:
+            return self
+        return Usage(
+            self.input - before.input,
+            self.output - before.output,
+            max(0, self.cached - before.cached),
+            max(0, self.cache_write - before.cache_write),
+            round(max(0.0, self.cost_usd - before.cost_usd), 6),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended, for certain. `until` (ms) is when a usage limit ends, where the agent said so."""
+
+    kind: OutcomeKind
+    detail: str = ""
+    until: int | None = None
+    code: int | None = None
+    signal: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.kind is OutcomeKind.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """How an attempt starts, and why. `session_id` is the conversation asked for (chosen, resumed or forked from)."""
+
+    kind: Start
+    session_id: str = ""
+    rung: Rung = Rung.NATIVE
+    reason: str = ""
+    until: int | None = None
+    lost_session_id: str = ""
+    """The conversation that could not go on, where this attempt stands in for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a transcript was at one moment: enough to prove later that it only grew."""
+
+    path: str
+    size: int
+    sha256: str
+    turns: int
+    """Prompts that stand in it, whoever wrote them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was observed of the conversation in one attempt: the input of `continuity.judge`."""
+
+    asked: str = ""
+    returned: str = ""
+    before: Snapshot | None = None
+    after: Snapshot | None = None
+    last_known: Snapshot | None = None
+    """The transcript as perdure last left it, from the session's record."""
+    prefix_kept: bool | None = None
+    """The bytes of `before` are the first bytes of `after`; None where there was no `before`."""
+    known_kept: bool | None = None
+    """The bytes of `last_known` are the first bytes of `before`; None where nothing was known."""
+    prompt_found: bool | None = None
+    """This attempt's own prompt stands in the new part of the transcript."""
+    foreign_turns: int = 0
+    """Prompts in the new part that perdure did not send, while the attempt ran."""
+    turns_between: int = 0
+    """Prompts that came into the transcript between perdure's attempts."""
+    other_writers: tuple[int, ...] = ()
+    """Process ids of other live programs on the same conversation."""
+    writes_lost: str = ""
+    answered: bool = False
+    """The agent said or did something in this attempt."""
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The verdict on one attempt's conversation, with everything it rests on."""
+
+    verdict: Verdict
+    rung: Rung = Rung.NATIVE
+    reasons: tuple[str, ...] = ()
+    evidence: Evidence = Evidence()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """An agent's native program on this machine. `version` is empty where only running it would tell."""
+
+    path: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything a driver needs to say how its program is started."""
+
+    spec: TaskSpec
+    continuation: Continuation
+    prompt: str
+    cwd: str
+    home: str
+    program: Program
+    transcript: str = ""
+    """Absolute path of the transcript, for the rung `path`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A process to start. `env` is added to what the composition lets through; the prompt goes by `stdin`."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `lost` (nobody saw the end)."""
+
+    code: int | None = None
+    signal: int | None = None
+    cause: str = "exited"
+    stderr_tail: str = ""
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try. `number` counts from 1 and is the fencing token: every write says "if still attempt n"."""
+
+    run: str
+    number: int
+    context_version: int
+    worker: str
+    started: int
+    directory: str = ""
+    """Where its logs and the marks of its process lie."""
+    continuation: Continuation | None = None
+    session_id: str = ""
+    flags: dict[str, str] = field(default_factory=dict)
+    agent_version: str = ""
+    prompt_sha256: str = ""
+    before: Snapshot | None = None
+    ended: int | None = None
+    outcome: Outcome | None = None
+    usage: Usage = Usage()
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`."""
+
+    type: str
+    message: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A working directory. `id` and `path` are a pure function of its identity, and of nothing else."""
+
+    id: str
+    path: str
+    backend: Backend
+    repo: str = ""
+    branch: str = ""
+    base: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRun:
+    """A task on its way. `attempt` is the number of the latest attempt, 0 before the first."""
+
+    id: str
+    name: str
+    spec: TaskSpec
+    state: RunState
+    created: int
+    updated: int
+    context_version: int = 1
+    attempt: int = 0
+    attempts_allowed: int = 3
+    """The cap of attempts that count; a person's retry raises it by one."""
+    run_after: int = 0
+    reason: str = ""
+    workspace: Workspace | None = None
+    conditions: tuple[Condition, ...] = ()
+    cancel_requested: bool = False
+    worker: str = ""
+    lease_until: int = 0
+    finished: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """The conversation's scope: as asked, else the service's task, else this run alone."""
+        if self.spec.scope:
+            return self.spec.scope
+        if self.spec.service:
+            return f"task:{self.spec.service}/{self.spec.task}"
+        return f"run:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """Whose conversation it is. Agents never share one."""
+
+    agent: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A pointer to the agent's own conversation. At most one that is not retired exists for each key."""
+
+    key: SessionKey
+    id: str
+    state: SessionState
+    created: int
+    updated: int
+    cwd: str = ""
+    home: str = ""
+    parent: str = ""
+    """The session it was forked from, or stands in for."""
+    cause: str = ""
+    """Why it was retired."""
+    context_version: int = 0
+    """The newest version of the instructions that the agent has been given."""
+    attempts: int = 0
+    total: Usage = Usage()
+    """The CLI's own running total, where it counts over the whole conversation."""
+    snapshot: Snapshot | None = None
+    prompts: tuple[str, ...] = ()
+    """SHA-256 (first 16 hex digits) of every prompt that perdure sent into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on one attempt of a run, until the lease lapses."""
+
+    run: TaskRun
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What follows an attempt: the run's next state and, where it goes on, when and why."""
+
+    state: RunState
+    run_after: int = 0
+    reason: str = ""
+    condition: Condition | None = None

@@ -1,0 +1,261 @@
+"""The seams, on one page. Who implements them is chosen in `perdure.cli.compose` and nowhere else.
+
+Each protocol says what its callers may rely on; `perdure.testing` has the conformance suite that proves it, for
+drivers and stores from outside as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from perdure.events import AgentEvent, AnyEvent, Record
+from perdure.model import (
+    Attempt,
+    Claim,
+    Command,
+    Context,
+    Continuation,
+    Decision,
+    Exit,
+    Launch,
+    Outcome,
+    Program,
+    Receipt,
+    RunState,
+    Session,
+    SessionKey,
+    Snapshot,
+    TaskRun,
+    TaskSpec,
+    Usage,
+    Workspace,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a CLI can do; perdure asks before it relies on it."""
+
+    choose_id: bool
+    """The caller may choose the id of a new conversation, before the launch."""
+    fork: bool
+    resume_by_path: bool
+    """A transcript can be resumed by naming its file."""
+    cwd_bound: bool
+    """A conversation can only be resumed from the directory in which it began."""
+    cumulative_usage: bool
+    """Its token counts run on over the whole conversation."""
+    max_prompt_bytes: int
+    """Longer prompts are refused before the launch; 0 means no limit is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a person (or of perdure) as it stands in a transcript."""
+
+    text: str
+
+
+class AgentDriver(Protocol):
+    """Translates between perdure and one agent CLI. It starts nothing, decides nothing and keeps nothing.
+
+    It may read the file system where it says so; all else is a pure function of its arguments.
+    """
+
+    name: str
+    abilities: Abilities
+    variables: tuple[str, ...]
+    """Patterns (fnmatch) of the user's environment variables that are this agent's own and are passed to it."""
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """The native program (never its wrapper). Reads PATH. Raises AgentMissing with how to install it."""
+        ...
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """Where the CLI keeps its conversations, by the CLI's own variable or its default."""
+        ...
+
+    def refuse(self, launch: Launch) -> str:
+        """One sentence if this launch cannot work (a prompt that the CLI would take for a command), else empty."""
+        ...
+
+    def command(self, launch: Launch) -> Command:
+        """The process that carries out the launch. All flags that the CLI forgets on resume are set again."""
+        ...
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        """One line of stdout (no newline) as events. Never raises: what it does not know is Unrecognised."""
+        ...
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        """How the attempt ended, from the events that matter (`Said` and tool events may be left out) and the exit."""
+        ...
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        """The file in which the conversation lies, or None. Reads the file system."""
+        ...
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        """Where an own copy must be put so that a resume by id finds it."""
+        ...
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        """Directories beside the transcript that belong to the same conversation. Reads the file system."""
+        ...
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        """The prompts in a transcript (or in a piece of one that begins at a line), without the CLI's own additions.
+        Unreadable lines are passed over."""
+        ...
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        """Live processes that have this conversation open, by the CLI's own register. Reads the file system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What is stored before anything is launched."""
+
+    continuation: Continuation
+    directory: str
+    prompt_sha256: str
+    flags: dict[str, str]
+    agent_version: str
+    before: Snapshot | None
+    session: Session | None
+    workspace: Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What `finish` stores, all or nothing."""
+
+    outcome: Outcome
+    decision: Decision
+    receipt: Receipt | None = None
+    usage: Usage = Usage()
+    agent_version: str = ""
+    sessions: tuple[Session, ...] = ()
+    """The sessions as they are now, retired ones first."""
+    events: tuple[AnyEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as a list shows it: read from plain columns, nothing decoded."""
+
+    id: str
+    name: str
+    state: RunState
+    agent: str
+    attempt: int
+    reason: str
+    updated: int
+    created: int
+    place: str
+    worker: str
+
+
+class RunStore(Protocol):
+    """Runs, attempts, contexts and the journal. Every method is one durable transaction.
+
+    Times are the store's own clock. A write under a claim raises LostLease unless the run is running, its attempt number
+    and its worker are those of the claim.
+    """
+
+    def now(self) -> int:
+        """The store's clock, in ms."""
+        ...
+
+    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace) -> TaskRun:
+        """Accepts a run as `queued`. The same key with an equal spec returns the run that is there; with another spec,
+        or a taken name, raises Conflict. A workspace or scope on which another run is running raises Conflict."""
+        ...
+
+    def get(self, ref: str) -> TaskRun:
+        """By id, name, key or unique prefix of the id (at least 4). Raises NotFound, with near names in the hint."""
+        ...
+
+    def find(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        """Newest first."""
+        ...
+
+    def claim(self, worker: str, lease_s: float, ref: str = "") -> Claim | None:
+        """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the attempt, in one step.
+        None if nothing is due, or its session or workspace is in use by another running run."""
+        ...
+
+    def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
+        """Takes over the *same* attempt from the worker named in the claim. Raises LostLease if another was quicker."""
+        ...
+
+    def renew(self, claim: Claim, lease_s: float) -> TaskRun:
+        """Extends the lease; returns the run, so that the caller sees `cancel_requested`."""
+        ...
+
+    def begin(self, claim: Claim, begun: Begun) -> Attempt:
+        """Stores how the attempt starts. Called once an attempt, before the launch."""
+        ...
+
+    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None) -> None:
+        """Appends events (and stores the session, where one is given) under the claim."""
+        ...
+
+    def finish(self, claim: Claim, ending: Ending) -> TaskRun:
+        """The attempt's one outcome, its receipt, usage, sessions, last events and the run's next state, together.
+        A newer context version than the attempt's makes a final state `queued` again, except `cancelled`."""
+        ...
+
+    def update(self, run_id: str, text: str) -> TaskRun:
+        """Appends a context version. A run in a final state becomes `queued` and may try once more."""
+        ...
+
+    def requeue(self, run_id: str, reason: str) -> TaskRun:
+        """A person's retry: `queued`, due now, one more attempt allowed. Conflict while it runs or after success."""
+        ...
+
+    def request_cancel(self, run_id: str) -> TaskRun:
+        """Marks a running run; a pending or queued one becomes `cancelled` at once."""
+        ...
+
+    def lapsed(self) -> Sequence[Claim]:
+        """The claims of all running runs whose lease has run out."""
+        ...
+
+    def claims(self) -> Sequence[Claim]:
+        """The claims of all running runs."""
+        ...
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]: ...
+
+    def contexts(self, run_id: str) -> Sequence[Context]: ...
+
+    def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        """Records of the run with `seq` greater than `after`, oldest first."""
+        ...
+
+
+class SessionStore(Protocol):
+    """Conversations by (agent, scope). At most one that is not retired exists for each key."""
+
+    def session(self, key: SessionKey) -> Session | None:
+        """The live one, or None."""
+        ...
+
+    def lineage(self, key: SessionKey) -> Sequence[Session]:
+        """All of the key, oldest first, retired ones included."""
+        ...
+
+    def put_session(self, session: Session) -> None:
+        """Inserts or replaces the session with this (key, id). Conflict if another one of the key is live."""
+        ...
+
+
+class Observer(Protocol):
+    """Called with each committed Record. It may not raise: what it raises is dropped."""
+
+    def __call__(self, record: Record) -> None: ...
