@@ -27,7 +27,8 @@ def decode(text: str | bytes, kind: type[T]) -> T:
 
 def decode_event(text: str | bytes) -> AnyEvent:
     """JSON text as an event. An event of a newer perdure is an error for the caller to show as unrecognised."""
-    return _EVENT.decode(text)
+    event: AnyEvent = _EVENT.decode(text)
+    return event
 
 
 def plain(value: Any) -> Any:

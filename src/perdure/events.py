@@ -22,7 +22,7 @@ class Event(msgspec.Struct, frozen=True, tag_field="kind"):
 # --- what an agent said or did -------------------------------------------------------------------------------------
 
 
-class SessionSeen(Event, tag="session_seen"):
+class SessionSeen(Event, frozen=True, tag="session_seen"):
     """The agent named its conversation. The last one seen counts."""
 
     session_id: str
@@ -30,17 +30,17 @@ class SessionSeen(Event, tag="session_seen"):
     model: str = ""
 
 
-class TurnStarted(Event, tag="turn_started"):
+class TurnStarted(Event, frozen=True, tag="turn_started"):
     """The agent began to work on a prompt."""
 
 
-class Said(Event, tag="said"):
+class Said(Event, frozen=True, tag="said"):
     """Text of the agent for a person."""
 
     text: str
 
 
-class ToolStarted(Event, tag="tool_started"):
+class ToolStarted(Event, frozen=True, tag="tool_started"):
     """The agent called a tool; `summary` is its command or main argument."""
 
     tool_id: str
@@ -48,7 +48,7 @@ class ToolStarted(Event, tag="tool_started"):
     summary: str = ""
 
 
-class ToolEnded(Event, tag="tool_ended"):
+class ToolEnded(Event, frozen=True, tag="tool_ended"):
     """A tool came back."""
 
     tool_id: str
@@ -56,34 +56,34 @@ class ToolEnded(Event, tag="tool_ended"):
     summary: str = ""
 
 
-class UsageSeen(Event, tag="usage_seen"):
+class UsageSeen(Event, frozen=True, tag="usage_seen"):
     """Tokens and cost. `cumulative`: counted since the conversation began, not since this launch."""
 
     usage: Usage
     cumulative: bool = False
 
 
-class RetrySeen(Event, tag="retry_seen"):
+class RetrySeen(Event, frozen=True, tag="retry_seen"):
     """The agent itself tries a request again."""
 
     status: int | None = None
     detail: str = ""
 
 
-class LimitSeen(Event, tag="limit_seen"):
+class LimitSeen(Event, frozen=True, tag="limit_seen"):
     """A usage limit was hit; `until` is in ms where the agent named a time."""
 
     detail: str
     until: int | None = None
 
 
-class WritesLost(Event, tag="writes_lost"):
+class WritesLost(Event, frozen=True, tag="writes_lost"):
     """The agent could not save its conversation."""
 
     detail: str
 
 
-class TurnEnded(Event, tag="turn_ended"):
+class TurnEnded(Event, frozen=True, tag="turn_ended"):
     """The agent's own word on the turn. `facts` are the fields that the driver's classifier reads, as text."""
 
     ok: bool
@@ -92,7 +92,7 @@ class TurnEnded(Event, tag="turn_ended"):
     facts: dict[str, str] = {}
 
 
-class Unrecognised(Event, tag="unrecognised"):
+class Unrecognised(Event, frozen=True, tag="unrecognised"):
     """A line that the driver does not know: kept, never fatal."""
 
     text: str
@@ -106,106 +106,106 @@ AgentEvent = (
 # --- what perdure did ----------------------------------------------------------------------------------------------
 
 
-class RunSubmitted(Event, tag="run_submitted"):
+class RunSubmitted(Event, frozen=True, tag="run_submitted"):
     """A run was accepted."""
 
 
-class ContextAdded(Event, tag="context_added"):
+class ContextAdded(Event, frozen=True, tag="context_added"):
     """New instructions were given."""
 
     version: int
 
 
-class AttemptClaimed(Event, tag="attempt_claimed"):
+class AttemptClaimed(Event, frozen=True, tag="attempt_claimed"):
     """A worker took the next attempt."""
 
     worker: str
 
 
-class AttemptStarted(Event, tag="attempt_started"):
+class AttemptStarted(Event, frozen=True, tag="attempt_started"):
     """It was decided how the attempt starts; nothing was launched before this was stored."""
 
     continuation: Continuation
 
 
-class AgentLaunched(Event, tag="agent_launched"):
+class AgentLaunched(Event, frozen=True, tag="agent_launched"):
     """The agent's process runs."""
 
     pid: int
 
 
-class AttemptAdopted(Event, tag="attempt_adopted"):
+class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
     """Another supervisor took over a live attempt."""
 
     worker: str
 
 
-class SessionPinned(Event, tag="session_pinned"):
+class SessionPinned(Event, frozen=True, tag="session_pinned"):
     """The conversation's id is known and stored."""
 
     session_id: str
 
 
-class SessionConfirmed(Event, tag="session_confirmed"):
+class SessionConfirmed(Event, frozen=True, tag="session_confirmed"):
     """The conversation stands on disk with this attempt's prompt in it."""
 
     session_id: str
 
 
-class SessionRetired(Event, tag="session_retired"):
+class SessionRetired(Event, frozen=True, tag="session_retired"):
     """A conversation will never be chosen again."""
 
     session_id: str
     cause: str
 
 
-class CopyRestored(Event, tag="copy_restored"):
+class CopyRestored(Event, frozen=True, tag="copy_restored"):
     """perdure's own copy of a transcript was put back in place."""
 
     session_id: str
     path: str
 
 
-class CollisionSeen(Event, tag="collision_seen"):
+class CollisionSeen(Event, frozen=True, tag="collision_seen"):
     """Somebody else wrote into, or runs on, the same conversation."""
 
     session_id: str
     detail: str
 
 
-class OutputCapped(Event, tag="output_capped"):
+class OutputCapped(Event, frozen=True, tag="output_capped"):
     """Output beyond the cap was counted and not read."""
 
     stream: str
     limit: int
 
 
-class VerifyEnded(Event, tag="verify_ended"):
+class VerifyEnded(Event, frozen=True, tag="verify_ended"):
     """The verify command ended."""
 
     code: int
     output: str
 
 
-class AttemptEnded(Event, tag="attempt_ended"):
+class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
     """The attempt's one outcome, and its receipt."""
 
     outcome: Outcome
     receipt: Receipt | None = None
 
 
-class RunQueued(Event, tag="run_queued"):
+class RunQueued(Event, frozen=True, tag="run_queued"):
     """The run will be tried again."""
 
     reason: str
     run_after: int
 
 
-class CancelRequested(Event, tag="cancel_requested"):
+class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody asked for the run to stop."""
 
 
-class RunFinished(Event, tag="run_finished"):
+class RunFinished(Event, frozen=True, tag="run_finished"):
     """The run reached a final state."""
 
     state: str

@@ -130,6 +130,9 @@ class Begun:
     workspace: Workspace
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """What `finish` stores, all or nothing."""
@@ -137,7 +140,7 @@ class Ending:
     outcome: Outcome
     decision: Decision
     receipt: Receipt | None = None
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
     """The sessions as they are now, retired ones first."""

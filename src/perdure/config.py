@@ -1,0 +1,189 @@
+"""Settings: read once at the door, passed on as a value, never looked up again.
+
+A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that beats the user's
+`$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are reported at once, each with its line.
+A project's file comes with the repository and is not trusted: it may not widen permissions nor move perdure's own state.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import ConfigError
+from perdure.model import ContinuityPolicy, Permissions
+
+PROJECT_FILE = "perdure.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What perdure goes by. Durations in seconds; 0 means no limit."""
+
+    root: Path
+    """Where workdirs and cache clones lie: `{root}/{service}/.task/{task_id}/`, `{root}/.perdure/`."""
+    state: Path
+    """Where the database, the attempts' logs and the transcripts' copies lie."""
+    agent: str = "claude"
+    model: str = ""
+    permissions: Permissions = Permissions.EDIT
+    continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
+    attempts: int = 3
+    timeout: float = 3600.0
+    stall: float = 600.0
+    grace: float = 10.0
+    """Between the polite and the final end of an agent."""
+    budget_usd: float = 0.0
+    backend: str = ""
+    base: str = ""
+    verify: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Where each setting that is not a default came from."""
+
+
+def duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?", text.strip())
+    if not match:
+        raise ValueError("a duration such as 90s, 15m or 2h is needed")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
+
+
+def _path(value: Any) -> Path:
+    path = Path(str(value)).expanduser()
+    if not path.is_absolute():
+        raise ValueError("an absolute path is needed")
+    return path
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is needed")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("a duration such as 90s, 15m or 2h is needed")
+    return duration(str(value))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 1000:
+        raise ValueError("a whole number from 1 to 1000 is needed")
+    return int(value)
+
+
+def _money(value: Any) -> float:
+    try:
+        amount = float(value)
+    except (TypeError, ValueError):
+        amount = -1.0
+    if not 0 <= amount < 1e6:
+        raise ValueError("an amount of dollars is needed")
+    return amount
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is needed")
+        return str(value)
+
+    return check
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "root": _path,
+    "state": _path,
+    "agent": _text,
+    "model": _text,
+    "permissions": lambda value: Permissions(_one_of(*Permissions)(value)),
+    "continuity": lambda value: ContinuityPolicy(_one_of(*ContinuityPolicy)(value)),
+    "attempts": _count,
+    "timeout": _seconds,
+    "stall": _seconds,
+    "grace": _seconds,
+    "budget_usd": _money,
+    "backend": _one_of("worktree", "isolated"),
+    "base": _text,
+    "verify": _text,
+}
+
+NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity"})
+
+
+def load(environ: Mapping[str, str], cwd: Path) -> Settings:
+    """The settings of one invocation, flags aside. Raises ConfigError with every problem of every source."""
+    home = Path(environ.get("HOME") or "/")
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    user_file = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
+    for file, trusted in ((user_file, True), (_project_file(cwd), False)):
+        for key, value, place in _read_file(file, trusted, problems):
+            values[key], origin[key] = value, place
+    for key, read in READERS.items():
+        name = f"PERDURE_{key.upper()}"
+        if environ.get(name):
+            try:
+                values[key], origin[key] = read(environ[name]), name
+            except ValueError as error:
+                problems.append(f"{name}: {error}, not {environ[name]!r}")
+    if problems:
+        raise ConfigError(problems, "perdure doctor shows what is in force")
+    start = Settings(
+        root=_xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "perdure",
+        state=_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "perdure",
+    )
+    return replace(start, **values, origin=origin)
+
+
+def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    """The XDG base directory; a relative one is invalid and ignored, as the specification (0.8) says."""
+    path = Path(environ.get(name) or "")
+    return path if path.is_absolute() else default
+
+
+def _project_file(cwd: Path) -> Path | None:
+    """The nearest perdure.toml from here up to the top of the repository."""
+    for directory in (cwd, *cwd.parents):
+        if (directory / PROJECT_FILE).is_file():
+            return directory / PROJECT_FILE
+        if (directory / ".git").exists():
+            return None
+    return None
+
+
+def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tuple[str, Any, str]]:
+    if file is None or not file.is_file():
+        return []
+    try:
+        text = file.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{file}: {error}")
+        return []
+    found = []
+    for key, value in table.items():
+        place = f"{file}:{_line(text, key)}"
+        if key not in READERS:
+            problems.append(f"{place}: there is no setting {key!r}; known are {', '.join(READERS)}")
+        elif not trusted and key in NOT_FOR_PROJECTS:
+            problems.append(f"{place}: {key!r} may not be set by a project; put it into your own configuration")
+        else:
+            try:
+                found.append((key, READERS[key](value), place))
+            except ValueError as error:
+                problems.append(f"{place}: {key}: {error}, not {value!r}")
+    return found
+
+
+def _line(text: str, key: str) -> int:
+    """The line on which a top-level key stands; tomllib does not tell."""
+    pattern = re.compile(rf"^\s*\[*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
+    return next((number for number, line in enumerate(text.split("\n"), 1) if pattern.match(line)), 1)

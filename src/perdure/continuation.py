@@ -1,0 +1,183 @@
+"""How the next attempt starts, and the prompt that goes with it. Pure.
+
+`choose` walks the ladder: the agent's own transcript by id, by path, perdure's copy put back, and only then, where the
+policy allows, a new conversation with a brief. It never picks "the latest" of anything, and never starts afresh in
+silence. `prompt` states facts and never says a bare "continue": the agents answer that with a no-op.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perdure.model import Context, Continuation, ContinuityPolicy, Outcome, Rung, Session, SessionState, Snapshot, Start
+
+WRITER_WAIT_MS = 15_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything that the choice depends on."""
+
+    policy: ContinuityPolicy
+    now: int
+    session: Session | None = None
+    lost: Session | None = None
+    """The newest retired conversation of this scope, where there is no live one."""
+    transcript: Snapshot | None = None
+    """The agent's own transcript as it lies on disk now."""
+    copy: Snapshot | None = None
+    """perdure's own copy."""
+    tried: frozenset[Rung] = frozenset()
+    """Rungs that failed for this conversation since it last went on."""
+    writers: tuple[int, ...] = ()
+    """Live processes of somebody else on this conversation."""
+    resume_by_path: bool = False
+    new_id: str = ""
+    """An unused id, where the CLI lets the caller choose."""
+    fork: bool = False
+
+
+def choose(at: Situation) -> Continuation:
+    """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    if at.session is None:
+        return _without_session(at)
+    if at.writers:
+        who = ", ".join(str(pid) for pid in at.writers)
+        return Continuation(
+            kind=Start.WAIT,
+            session_id=at.session.id,
+            until=at.now + WRITER_WAIT_MS,
+            reason=f"another live process ({who}) is on conversation {at.session.id}",
+        )
+    return _by_ladder(at, at.session)
+
+
+def _by_ladder(at: Situation, session: Session) -> Continuation:
+    began = at.transcript is not None and at.transcript.turns > 0
+    if began and Rung.NATIVE not in at.tried:
+        kind = Start.FORK if at.fork else Start.RESUME
+        return Continuation(kind=kind, session_id=session.id, reason="its transcript is on disk")
+    if began and at.resume_by_path and Rung.PATH not in at.tried:
+        return Continuation(
+            kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason="the agent did not find it by its id, but the file is there"
+        )
+    if at.copy is not None and at.copy.turns > 0 and Rung.COPY not in at.tried:
+        gone = "missing" if at.transcript is None else "not usable"
+        return Continuation(
+            kind=Start.RESUME,
+            session_id=session.id,
+            rung=Rung.COPY,
+            reason=f"the agent's transcript is {gone}; perdure's own copy goes back",
+        )
+    if session.state is SessionState.PINNED and session.attempts == 0:
+        reason = "the conversation was announced but never began: no turn of it reached the agent or the disk"
+        same = at.transcript is None and Rung.FRESH not in at.tried
+        return Continuation(kind=Start.FRESH, session_id=session.id if same and at.new_id else at.new_id, rung=Rung.FRESH, reason=reason)
+    return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
+
+
+def _without_session(at: Situation) -> Continuation:
+    if at.lost is None:
+        return Continuation(kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, reason="the first attempt of its scope")
+    return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
+
+
+def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
+    reason = f"conversation {lost} cannot go on: {why}"
+    if at.policy is ContinuityPolicy.STRICT:
+        return Continuation(kind=Start.REFUSE, session_id=lost, lost_session_id=lost, reason=f"{reason}; the policy is strict")
+    if at.policy is ContinuityPolicy.DISCLOSE:
+        return Continuation(kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, lost_session_id=lost, reason=reason)
+    return Continuation(kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, lost_session_id=lost, reason=reason)
+
+
+# --- the prompt ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What the agent may have to be told besides its instructions."""
+
+    contexts: tuple[Context, ...]
+    """All versions of the run's instructions, oldest first."""
+    given: int = 0
+    """The newest version that already stands in the conversation; 0 for none of this run."""
+    previous: Outcome | None = None
+    """How this run's attempt before ended; None before the first."""
+    open_tools: tuple[str, ...] = ()
+    """Commands that ran when the attempt before ended."""
+    ended_processes: int = 0
+    workdir: str = ""
+    """The state of the workdir now, in one or two lines."""
+    done: tuple[str, ...] = ()
+    """What was said and done before, for a brief, oldest first."""
+    turns_between: int = 0
+
+
+def prompt(continuation: Continuation, story: Story) -> str:
+    """The text that the agent gets. A first prompt and an update after a finished turn go unchanged."""
+    if continuation.kind in (Start.RESUME, Start.FORK):
+        return _resumed(story)
+    parts = [_instructions(story.contexts)]
+    if continuation.lost_session_id:
+        parts.append(_brief(story) if continuation.kind is Start.REBUILD else OWN_FILES)
+    return "\n\n".join(part for part in parts if part)
+
+
+OWN_FILES = (
+    "IMPORTANT: this task was worked on before in this directory. The changes and new files that you find here are your own "
+    "earlier work. Look at them first; do not start over, and do not throw them away."
+)
+
+
+def _resumed(story: Story) -> str:
+    new = tuple(context for context in story.contexts if context.version > story.given)
+    interrupted = story.previous is not None and not story.previous.ok
+    parts = []
+    if interrupted:
+        parts.append(_interruption(story))
+    if story.turns_between:
+        parts.append(
+            f"Note: somebody else continued this conversation in between ({story.turns_between} prompt(s) above are not from the runner). "
+            "Check the files before you rely on what you remember."
+        )
+    if new:
+        parts.append(_delta(new, first=story.given == 0))
+    elif interrupted:
+        parts.append("Go on with the task from where it stands. Check what was already done before you repeat a command.")
+    return "\n\n".join(parts) or "Check that the task above is complete, finish what is missing, and say what you did."
+
+
+def _delta(new: tuple[Context, ...], *, first: bool) -> str:
+    if first and len(new) == 1:
+        return new[0].text
+    if first:
+        return _instructions(new)
+    return "\n\n".join(f"New instructions (version {context.version}) for this task:\n\n{context.text}" for context in new)
+
+
+def _instructions(contexts: tuple[Context, ...]) -> str:
+    first, *later = contexts
+    return "\n\n".join([first.text, *(f"New instructions (version {context.version}):\n\n{context.text}" for context in later)])
+
+
+def _interruption(story: Story) -> str:
+    assert story.previous is not None
+    lines = [f"The attempt before this one ended early ({story.previous.kind}: {story.previous.detail or 'no detail'})."]
+    if story.open_tools:
+        lines.append("When it ended, this was still running and its effect is unknown: " + "; ".join(story.open_tools) + ".")
+    if story.ended_processes:
+        lines.append(f"{story.ended_processes} process(es) that it had left behind were ended.")
+    if story.workdir:
+        lines.append(f"The working directory now: {story.workdir}")
+    return "\n".join(lines)
+
+
+def _brief(story: Story) -> str:
+    lines = [OWN_FILES, "Your earlier conversation could not be restored. This is what is known of it:"]
+    lines += [f"- {line}" for line in story.done] or ["- nothing was recorded"]
+    if story.previous is not None and not story.previous.ok:
+        lines.append(_interruption(story))
+    elif story.workdir:
+        lines.append(f"The working directory now: {story.workdir}")
+    return "\n".join(lines)

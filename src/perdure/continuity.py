@@ -1,0 +1,99 @@
+"""Evidence in, receipt out: did the conversation really go on? Pure.
+
+`attempt` gathers the evidence (`perdure.transcripts`, the driver's events) and calls `judge` once an attempt. Nothing is
+inferred from an exit code, from age, or from "not found". A verdict of `native` is given only when every piece of evidence
+that could speak against it was looked at; `broken` is never a success.
+"""
+
+from __future__ import annotations
+
+from perdure.model import Continuation, Evidence, Receipt, Rung, Start, Verdict
+
+
+def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
+    """The receipt of one attempt; None where it ended before the conversation could be touched, so nothing is claimed."""
+    if continuation.kind in (Start.WAIT, Start.REFUSE):
+        return None
+    if continuation.kind in (Start.FRESH, Start.REBUILD):
+        return _of_new(continuation, evidence)
+    if not _touched(evidence):
+        return None
+    wrong = _contradictions(continuation, evidence)
+    if wrong:
+        return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
+    if continuation.kind is Start.FORK:
+        return _receipt(Verdict.FORKED, continuation, evidence, f"a new conversation that begins with {continuation.session_id}")
+    if evidence.known_kept is False:
+        return _receipt(Verdict.REPAIRED, continuation, evidence, "an older copy was put back: its newest part is missing")
+    return _receipt(Verdict.NATIVE, continuation, evidence, *_grounds(continuation, evidence))
+
+
+def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
+    """A new conversation claims nothing of an earlier one; it can only fail to be saved, or not be the one asked for."""
+    verdict = Verdict.REBUILT if continuation.kind is Start.REBUILD else Verdict.FRESH
+    notes = [continuation.reason] if continuation.reason else []
+    if evidence.asked and evidence.returned and evidence.returned != evidence.asked:
+        return _receipt(Verdict.BROKEN, continuation, evidence, f"asked for {evidence.asked}, the agent opened {evidence.returned}")
+    if evidence.foreign_turns:
+        return _receipt(Verdict.BROKEN, continuation, evidence, _foreign(evidence))
+    if evidence.answered and (evidence.after is None or evidence.writes_lost):
+        notes.append(f"the conversation was not saved by the agent ({evidence.writes_lost or 'no transcript on disk'})")
+    return _receipt(verdict, continuation, evidence, *notes)
+
+
+def _touched(evidence: Evidence) -> bool:
+    """Whether this attempt's prompt, or anything of the agent's, entered a conversation."""
+    return evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns) or _other_id(evidence)
+
+
+def _other_id(evidence: Evidence) -> bool:
+    return bool(evidence.returned) and evidence.returned != evidence.asked
+
+
+def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
+    """Everything that speaks against the claim that the conversation went on."""
+    forked = continuation.kind is Start.FORK
+    found = []
+    if forked and evidence.returned == evidence.asked:
+        found.append(f"a fork was asked for, and the agent wrote into its parent {evidence.asked}")
+    if not forked and _other_id(evidence):
+        found.append(f"asked for {evidence.asked}, the agent opened {evidence.returned}")
+    if evidence.after is None:
+        found.append("there is no transcript of it on disk")
+    elif evidence.prefix_kept is not True:
+        found.append("the earlier conversation is not the beginning of the transcript as it is now")
+    if evidence.answered and evidence.prompt_found is not True:
+        found.append("this attempt's prompt does not stand in the transcript")
+    if evidence.writes_lost:
+        found.append(f"the agent could not save it: {evidence.writes_lost}")
+    if evidence.foreign_turns:
+        found.append(_foreign(evidence))
+    if evidence.known_kept is False and continuation.rung is not Rung.COPY:
+        found.append("the transcript was changed between the attempts: what perdure had seen of it is not in it any more")
+    return found
+
+
+def _foreign(evidence: Evidence) -> str:
+    return f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation while the attempt ran"
+
+
+def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
+    assert evidence.before is not None and evidence.after is not None
+    grounds = [
+        f"same id {evidence.asked}" + ("" if evidence.returned else " (not repeated by the agent before it ended)"),
+        f"the first {evidence.before.size} bytes of the transcript are unchanged, it grew to {evidence.after.size}",
+        "this attempt's prompt stands in the new part",
+    ]
+    if continuation.rung is Rung.COPY:
+        grounds.append("the transcript was missing; perdure's own complete copy was put back first")
+    if continuation.rung is Rung.PATH:
+        grounds.append("resumed by the path of the transcript")
+    if evidence.turns_between:
+        grounds.append(f"{evidence.turns_between} prompt(s) of somebody else were added between perdure's attempts")
+    if evidence.cached_tokens:
+        grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
+    return grounds
+
+
+def _receipt(verdict: Verdict, continuation: Continuation, evidence: Evidence, *reasons: str) -> Receipt:
+    return Receipt(verdict=verdict, rung=continuation.rung, reasons=tuple(reasons), evidence=evidence)

@@ -1,0 +1,130 @@
+"""The state machine of a run: which trigger leads where, and what follows an outcome. Pure.
+
+The store makes `advance` true under races (compare-and-set, and a trigger in the schema); `attempt` and `service` ask
+`decide` what comes next. `docs/state_machine.md` is the picture of `MOVES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from perdure.model import Condition, ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
+
+
+class Trigger(StrEnum):
+    """What can happen to a run."""
+
+    READY = "ready"
+    CLAIM = "claim"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    AGAIN = "again"
+    CANCEL = "cancel"
+    REOPEN = "reopen"
+
+
+MOVES: dict[tuple[RunState, Trigger], RunState] = {
+    (RunState.PENDING, Trigger.READY): RunState.QUEUED,
+    (RunState.PENDING, Trigger.CANCEL): RunState.CANCELLED,
+    (RunState.QUEUED, Trigger.CLAIM): RunState.RUNNING,
+    (RunState.QUEUED, Trigger.CANCEL): RunState.CANCELLED,
+    (RunState.RUNNING, Trigger.SUCCEED): RunState.SUCCEEDED,
+    (RunState.RUNNING, Trigger.FAIL): RunState.FAILED,
+    (RunState.RUNNING, Trigger.AGAIN): RunState.QUEUED,
+    (RunState.RUNNING, Trigger.CANCEL): RunState.CANCELLED,
+    (RunState.SUCCEEDED, Trigger.REOPEN): RunState.QUEUED,
+    (RunState.FAILED, Trigger.REOPEN): RunState.QUEUED,
+    (RunState.CANCELLED, Trigger.REOPEN): RunState.QUEUED,
+}
+
+FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+
+def advance(state: RunState, trigger: Trigger) -> RunState:
+    """The state that the trigger leads to. Raises ValueError where the machine has no such move."""
+    try:
+        return MOVES[state, trigger]
+    except KeyError:
+        raise ValueError(f"a run that is {state} cannot {trigger}") from None
+
+
+FREE = frozenset(
+    {
+        OutcomeKind.RATE_LIMITED,
+        OutcomeKind.OVERLOADED,
+        OutcomeKind.SESSION_MISSING,
+        OutcomeKind.SESSION_BROKEN,
+        OutcomeKind.WRITER_CONFLICT,
+    }
+)
+"""Outcomes that say nothing about the task: they do not use up the attempts that were asked for."""
+
+FREE_LIMIT = 20
+"""As many free attempts in a row end the run all the same: something is wrong that time does not mend."""
+
+NEEDS_PERSON = {
+    OutcomeKind.AUTH_FAILED: "the agent has no valid credentials: log in with the agent's own program, then perdure retry",
+    OutcomeKind.CONFIG_ERROR: "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry",
+    OutcomeKind.BUDGET_SPENT: "the budget is spent: raise it with a new run, or perdure retry to allow one more attempt",
+    OutcomeKind.NEEDS_INPUT: "the agent asks a question: answer it with perdure update",
+}
+
+AT_ONCE = frozenset({OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
+LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
+
+_BACKOFF_S = {OutcomeKind.OVERLOADED: 30.0, OutcomeKind.RATE_LIMITED: 900.0, OutcomeKind.WRITER_CONFLICT: 15.0}
+_BACKOFF_CAP_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What the attempts so far add up to, this one included."""
+
+    counted: int
+    """Attempts that used up one of those allowed."""
+    free: int
+    """Free attempts in a row, up to and with this one."""
+    allowed: int
+    spent_usd: float = 0.0
+    budget_usd: float = 0.0
+
+
+def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5) -> Decision:
+    """What follows an attempt. `now` in ms; `jitter` in [0, 1) spreads the delays by a fifth to either side."""
+    kind = outcome.kind
+    if kind is OutcomeKind.SUCCEEDED:
+        return Decision(state=RunState.SUCCEEDED)
+    if kind is OutcomeKind.CANCELLED:
+        return Decision(state=RunState.CANCELLED, reason=outcome.detail or "stopped on request")
+    if kind in NEEDS_PERSON:
+        return _ask(outcome, NEEDS_PERSON[kind], now)
+    if kind in LOST_CONVERSATION and policy is ContinuityPolicy.STRICT:
+        return _ask(outcome, "the conversation did not go on, and the policy is strict: see perdure why", now)
+    if tally.budget_usd and tally.spent_usd >= tally.budget_usd:
+        return _ask(outcome, NEEDS_PERSON[OutcomeKind.BUDGET_SPENT], now)
+    if kind in FREE and tally.free >= FREE_LIMIT:
+        return Decision(state=RunState.FAILED, reason=f"{kind} {tally.free} times in a row: {outcome.detail}")
+    if kind not in FREE and tally.counted >= tally.allowed:
+        return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {tally.counted} of {tally.allowed} attempts used")
+    return Decision(state=RunState.QUEUED, run_after=_when(outcome, tally, now, jitter), reason=_say(outcome))
+
+
+def _ask(outcome: Outcome, what: str, now: int) -> Decision:
+    return Decision(state=RunState.FAILED, reason=_say(outcome), condition=Condition(type="needs_person", message=what, at=now))
+
+
+def _say(outcome: Outcome) -> str:
+    return f"{outcome.kind}: {outcome.detail}" if outcome.detail else str(outcome.kind)
+
+
+def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
+    """When the next attempt is due: at the limit's own end, at once, or after a growing delay."""
+    if outcome.kind is OutcomeKind.RATE_LIMITED and outcome.until is not None:
+        return max(now, outcome.until)
+    if outcome.kind in AT_ONCE:
+        return now
+    tries = max(tally.free if outcome.kind in FREE else tally.counted, 1)
+    base = _BACKOFF_S.get(outcome.kind, 1.0)
+    delay_s = min(base * 4 ** min(tries - 1, 8), _BACKOFF_CAP_S)
+    return now + int(delay_s * 1000 * (0.8 + 0.4 * jitter))
