@@ -1,0 +1,47 @@
+"""One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that claims one run).
+
+`perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
+Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in four rooms: `opening` (how it starts,
+stored before anything is launched), `watching` (lines to events, deadlines, collisions), `reading` (what the events add up
+to), `closing` (evidence, receipt, verify, decision).
+"""
+
+from __future__ import annotations
+
+from perdure.attempt.closing import close, close_unopened
+from perdure.attempt.engine import Engine
+from perdure.attempt.opening import NotStarted, open_attempt, reopen_attempt
+from perdure.attempt.watching import watch
+from perdure.errors import PerdureError
+from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
+
+__all__ = ["Engine", "perform", "take_over"]
+
+
+def perform(engine: Engine, claim: Claim) -> TaskRun:
+    """Does the attempt that was claimed, and returns the run as it is afterwards.
+
+    Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's outcome, with its sentence.
+    """
+    try:
+        opened = open_attempt(engine, claim)
+    except NotStarted as stop:
+        return close_unopened(engine, claim, stop.outcome)
+    except PerdureError as error:
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error)))
+    with opened:
+        return close(engine, opened, watch(engine, opened))
+
+
+def take_over(engine: Engine, claim: Claim) -> TaskRun:
+    """Goes on with an attempt whose supervisor died: follows its agent if it lives, else records how it ended.
+
+    Raises LostLease if another supervisor was quicker.
+    """
+    claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
+    opened = reopen_attempt(engine, claim)
+    if opened is None:
+        detail = "perdure was ended before it had started the agent"
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
+    with opened:
+        return close(engine, opened, watch(engine, opened))

@@ -1,0 +1,244 @@
+"""How an attempt ends: the driver's classification, the evidence, the receipt, the check, the decision; one `finish`.
+
+Every path of an attempt leads here, the one after a lost machine too, and nothing else writes an outcome.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from perdure import process
+from perdure.attempt.engine import Engine
+from perdure.attempt.opening import Opened
+from perdure.attempt.watching import Watched
+from perdure.continuity import judge
+from perdure.errors import PerdureError
+from perdure.events import AnyEvent, CollisionSeen, SessionRetired, VerifyEnded
+from perdure.lifecycle import FREE, Tally, decide
+from perdure.model import (
+    Attempt,
+    Claim,
+    Condition,
+    Decision,
+    Evidence,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Session,
+    SessionState,
+    Snapshot,
+    Start,
+    TaskRun,
+    Usage,
+    Verdict,
+)
+from perdure.protocols import Ending
+from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+
+VERIFY_TIMEOUT_S = 1800.0
+VERIFY_OUTPUT = 4000
+
+
+def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
+    """Stores how the attempt ended and what follows. Returns the run as it is then."""
+    claim = opened.claim
+    outcome = opened.driver.outcome(watched.exit, watched.reading.for_classifier())
+    evidence = gather(opened, watched)
+    receipt = judge(opened.asked, evidence)
+    events: list[AnyEvent] = []
+    if receipt is not None and receipt.verdict is Verdict.BROKEN:
+        outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
+    if outcome.ok and claim.run.spec.verify:
+        outcome, checked = _verify(engine, opened)
+        events.append(checked)
+    usage = watched.reading.usage(opened.session.total if opened.session else Usage())
+    sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    events += [SessionRetired(session_id=s.id, cause=s.cause) for s in sessions if s.state is SessionState.RETIRED]
+    collision = _collision(opened, evidence)
+    if collision and not watched.other_writers:
+        events.append(CollisionSeen(session_id=evidence.asked or evidence.returned, detail=collision))
+    return _finish(
+        engine,
+        claim,
+        outcome,
+        receipt=receipt,
+        usage=usage,
+        sessions=sessions,
+        events=tuple(events),
+        version=watched.reading.version,
+        collision=collision,
+    )
+
+
+def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
+    """Stores the end of an attempt that never launched its agent."""
+    return _finish(engine, claim, outcome)
+
+
+def gather(opened: Opened, watched: Watched) -> Evidence:
+    """Looks at the conversation as it is now, against what it was before the launch and when perdure last left it."""
+    driver, asked, before = opened.driver, opened.asked, opened.attempt.before
+    session, reading = watched.session, watched.reading
+    returned = reading.session_id
+    # A resumed conversation is judged by its own file, whatever the agent opened instead.
+    judged = asked.session_id if asked.kind is Start.RESUME else (returned or asked.session_id)
+    path = driver.transcript(opened.home, judged) if judged else None
+    after = snapshot(driver, path)
+    own = fingerprint((opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+    known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
+    new = _new_prompts(opened, path, before)
+    sent = set(session.prompts) if session is not None else {own}
+    return Evidence(
+        asked=asked.session_id,
+        returned=returned,
+        before=before,
+        after=after,
+        last_known=known,
+        prefix_kept=_prefix_kept(opened, path, before),
+        known_kept=begins_with(path, known) if known is not None and path is not None else None,
+        prompt_found=own in new if path is not None else None,
+        foreign_turns=sum(mark not in sent and mark != own for mark in new),
+        turns_between=_between(opened, session, known, before),
+        other_writers=watched.other_writers,
+        writes_lost=reading.writes_lost,
+        answered=reading.answered,
+        cached_tokens=reading.usage(session.total if session is not None else Usage()).cached,
+    )
+
+
+def _new_prompts(opened: Opened, path: Path | None, before: Snapshot | None) -> list[str]:
+    """The prompts that came in during the attempt. A fork's own file repeats its parent's, which are left out."""
+    if path is None:
+        return []
+    if opened.asked.kind is Start.FORK and before is not None:
+        return prompts_since(opened.driver, path, None)[before.turns :]
+    return prompts_since(opened.driver, path, before)
+
+
+def _prefix_kept(opened: Opened, path: Path | None, before: Snapshot | None) -> bool | None:
+    if before is None or path is None:
+        return None
+    if opened.asked.kind is Start.FORK:
+        parent = prompts_since(opened.driver, Path(before.path), None)
+        return prompts_since(opened.driver, path, None)[: len(parent)] == parent
+    return begins_with(path, before)
+
+
+def _between(opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None) -> int:
+    """Strangers' prompts between perdure's last look and this launch."""
+    if session is None or known is None or before is None or not begins_with(Path(before.path), known):
+        return 0
+    all_new = prompts_since(opened.driver, Path(before.path), known)
+    within = _new_prompts(opened, Path(before.path), before)
+    between = all_new[: len(all_new) - len(within)]
+    return sum(mark not in session.prompts for mark in between)
+
+
+def _verify(engine: Engine, opened: Opened) -> tuple[Outcome, VerifyEnded]:
+    """Runs the task's own check in the workdir; its failure is the attempt's failure."""
+    spec = opened.claim.run.spec
+    code, output = process.run_quick(
+        ("sh", "-c", spec.verify),
+        directory=opened.directory / "verify",
+        cwd=Path(opened.workspace.path),
+        env=engine.agent_environment(opened.driver, opened.claim.run),
+        timeout_s=VERIFY_TIMEOUT_S,
+    )
+    checked = VerifyEnded(code=code, output=output[-VERIFY_OUTPUT:])
+    if code == 0:
+        return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{spec.verify}`", code=0), checked
+    return Outcome(
+        kind=OutcomeKind.FAILED, detail=f"verify `{spec.verify}` failed with exit code {code}:\n{checked.output}", code=0
+    ), checked
+
+
+def _sessions(
+    engine: Engine, opened: Opened, watched: Watched, outcome: Outcome, receipt: Receipt | None, evidence: Evidence
+) -> tuple[Session, ...]:
+    """The conversation's record after this attempt; retired only on positive proof that it cannot go on."""
+    session = watched.session
+    if session is None:
+        return ()
+    transcript = opened.driver.transcript(opened.home, session.id)
+    found = snapshot(opened.driver, transcript)
+    if transcript is not None and found is not None and found.turns:
+        try:
+            engine.copies.take(opened.driver, session.id, transcript)
+        except PerdureError:
+            found = session.snapshot
+    confirmed = session.state is SessionState.CONFIRMED or bool(evidence.prompt_found and session.id in (evidence.returned, evidence.asked))
+    cause = ""
+    if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
+        cause = "its context is exhausted"
+    elif receipt is not None and receipt.verdict is Verdict.BROKEN and evidence.prefix_kept is False:
+        cause = "its history was changed or lost"
+    state = SessionState.RETIRED if cause else SessionState.CONFIRMED if confirmed else SessionState.PINNED
+    return (
+        replace(
+            session,
+            state=state,
+            cause=cause,
+            updated=engine.store.now(),
+            context_version=opened.attempt.context_version if evidence.prompt_found else session.context_version,
+            attempts=session.attempts + bool(evidence.answered),
+            total=watched.reading.total or session.total,
+            snapshot=found or session.snapshot,
+        ),
+    )
+
+
+def _collision(opened: Opened, evidence: Evidence) -> str:
+    if evidence.foreign_turns:
+        return f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation during attempt {opened.attempt.number}"
+    if evidence.other_writers:
+        return f"another program was on the conversation during attempt {opened.attempt.number}"
+    if evidence.turns_between:
+        return f"{evidence.turns_between} prompt(s) of somebody else came into the conversation before attempt {opened.attempt.number}"
+    return ""
+
+
+def _finish(
+    engine: Engine,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    receipt: Receipt | None = None,
+    usage: Usage | None = None,
+    sessions: tuple[Session, ...] = (),
+    events: tuple[AnyEvent, ...] = (),
+    version: str = "",
+    collision: str = "",
+) -> TaskRun:
+    spent = usage or Usage()
+    now = engine.store.now()
+    earlier = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number < claim.attempt]
+    decision = decide(outcome, tally(claim.run, earlier, outcome, spent), claim.run.spec.continuity, now, random.random())
+    if collision and decision.condition is None:
+        decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
+    ending = Ending(
+        outcome=outcome, decision=decision, receipt=receipt, usage=spent, agent_version=version, sessions=sessions, events=events
+    )
+    return engine.store.finish(claim, ending)
+
+
+def _with_condition(decision: Decision, condition: Condition) -> Decision:
+    return replace(decision, condition=condition)
+
+
+def tally(run: TaskRun, earlier: list[Attempt], outcome: Outcome, spent: Usage) -> Tally:
+    """What the attempts add up to, the one that just ended included."""
+    kinds = [attempt.outcome.kind for attempt in earlier if attempt.outcome is not None] + [outcome.kind]
+    free = 0
+    for kind in reversed(kinds):
+        if kind not in FREE:
+            break
+        free += 1
+    return Tally(
+        counted=sum(kind not in FREE for kind in kinds),
+        free=free,
+        allowed=run.attempts_allowed,
+        spent_usd=sum(attempt.usage.cost_usd for attempt in earlier) + spent.cost_usd,
+        budget_usd=run.spec.budget_usd,
+    )

@@ -1,0 +1,73 @@
+"""What an attempt works with: wired together once, in the composition root, and handed down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from perdure.model import Attempt, Claim, TaskRun
+from perdure.protocols import AgentDriver, RunStore, SessionStore
+from perdure.transcripts import Copies
+from perdure.workspace import Workspaces
+
+ORDINARY = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "TMPDIR", "XDG_*_HOME"),
+    *("VIRTUAL_ENV", "PYENV_*", "CONDA_*", "JAVA_HOME", "GOPATH", "GOROOT", "CARGO_HOME", "RUSTUP_HOME", "NVM_DIR", "NODE_PATH"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+)
+"""What any program needs of the user's environment; the agent's own variables come from its driver."""
+
+HEARTBEAT_S = 15.0
+
+
+class Store(RunStore, SessionStore, Protocol):
+    """Runs and sessions together."""
+
+
+def _keep_on() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """The replaceable parts, and the few numbers that they go by."""
+
+    store: Store
+    workspaces: Workspaces
+    driver: Callable[[str], AgentDriver]
+    copies: Copies
+    state: Path
+    environ: Mapping[str, str]
+    worker: str
+    lease_s: float = 60.0
+    grace_s: float = 10.0
+    stopping: Callable[[], bool] = _keep_on
+    """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
+
+    def attempt_directory(self, claim: Claim) -> Path:
+        """Where the attempt's logs and the marks of its process lie."""
+        return self.state / "runs" / claim.run.id / str(claim.attempt)
+
+    def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
+        """What reaches the agent: the ordinary variables, its own documented ones, and those that the task names."""
+        passed = {name: value for name, value in self.environ.items() if is_passed(name, (*ORDINARY, *driver.variables))}
+        for name, value in run.spec.env.items():
+            passed[name] = value if value else self.environ.get(name, "")
+        return passed
+
+
+def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a variable matches; a pattern with `!` before it takes names out again. perdure's own never pass."""
+    if name.startswith("PERDURE_"):
+        return False
+    if any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
+        return False
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def mark_of(attempt: Attempt) -> str:
+    """The mark that all processes of an attempt carry in their environment."""
+    return f"{attempt.run}.{attempt.number}"

@@ -1,0 +1,252 @@
+"""How an attempt starts: workspace, conversation, decision, prompt; stored, then launched.
+
+Everything up to `begin` can be done again at any time; after `begin` the attempt's start is known for ever, and only then is
+a process started. `reopen_attempt` finds an attempt again that another supervisor had started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from perdure import process
+from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.telling import story_of
+from perdure.continuation import Situation, choose, prompt
+from perdure.events import AgentLaunched, CollisionSeen, CopyRestored, SessionPinned
+from perdure.model import (
+    Attempt,
+    Claim,
+    Continuation,
+    Launch,
+    Outcome,
+    OutcomeKind,
+    Program,
+    Rung,
+    Session,
+    SessionKey,
+    SessionState,
+    Snapshot,
+    Start,
+    Workspace,
+)
+from perdure.protocols import AgentDriver, Begun
+from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+
+
+class NotStarted(Exception):
+    """The attempt ends before anything was launched, with this outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.detail)
+        self.outcome = outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class Opened:
+    """An attempt on its way: everything that watching and closing need."""
+
+    claim: Claim
+    attempt: Attempt
+    driver: AgentDriver
+    workspace: Workspace
+    home: Path
+    session: Session | None
+    process: process.Process | None
+    adopted: bool = False
+    lock_fd: int | None = None
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.lock_fd is not None:
+            os.close(self.lock_fd)
+            self.lock_fd = None
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.attempt.directory)
+
+    @property
+    def asked(self) -> Continuation:
+        assert self.attempt.continuation is not None
+        return self.attempt.continuation
+
+
+def open_attempt(engine: Engine, claim: Claim) -> Opened:
+    """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace or the driver."""
+    run = claim.run
+    assert run.workspace is not None
+    driver = engine.driver(run.spec.agent)
+    program = driver.locate(engine.environ)
+    home = driver.home({**engine.environ, **run.spec.env})
+    lock_fd = engine.workspaces.lock(run.workspace)
+    try:
+        prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
+        live = engine.store.session(SessionKey(run.spec.agent, run.scope))
+        continuation = _decide(engine, claim, driver, home, live)
+        opened = _begin(engine, claim, driver, program, home, continuation, live)
+        opened.lock_fd = lock_fd
+        _launch(engine, opened, program, prepared.env)
+    except BaseException:
+        os.close(lock_fd)
+        raise
+    return opened
+
+
+def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
+    """The attempt of a dead supervisor, with its process if one was started; None if it never began."""
+    attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
+    if attempt.continuation is None or not attempt.directory:
+        return None
+    run = claim.run
+    assert run.workspace is not None
+    driver = engine.driver(run.spec.agent)
+    return Opened(
+        claim=claim,
+        attempt=attempt,
+        driver=driver,
+        workspace=run.workspace,
+        home=driver.home({**engine.environ, **run.spec.env}),
+        session=engine.store.session(SessionKey(run.spec.agent, run.scope)),
+        process=process.find(Path(attempt.directory)),
+        adopted=True,
+    )
+
+
+def _decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session | None) -> Continuation:
+    run = claim.run
+    lineage = engine.store.lineage(SessionKey(run.spec.agent, run.scope))
+    retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts]
+    situation = Situation(
+        policy=run.spec.continuity,
+        now=engine.store.now(),
+        session=live,
+        lost=retired[-1] if retired else None,
+        transcript=snapshot(driver, driver.transcript(home, live.id)) if live else None,
+        copy=snapshot(driver, engine.copies.of(driver.name, live.id)) if live else None,
+        tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
+        writers=tuple(driver.writers(home, live.id)) if live else (),
+        resume_by_path=driver.abilities.resume_by_path,
+        new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
+    )
+    continuation = choose(situation)
+    if continuation.kind is Start.WAIT:
+        assert live is not None
+        engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
+        raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=continuation.reason))
+    if continuation.kind is Start.REFUSE:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
+    return continuation
+
+
+def _rungs_tried(attempts: list[Attempt] | tuple[Attempt, ...], session_id: str) -> frozenset[Rung]:
+    """The rungs that failed for this conversation since it last went on."""
+    rungs: set[Rung] = set()
+    for attempt in reversed([a for a in attempts if a.outcome is not None]):
+        asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
+        if asked is None or outcome is None or asked.session_id != session_id:
+            continue
+        unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
+        strayed = receipt is not None and bool(receipt.evidence.returned) and receipt.evidence.returned != receipt.evidence.asked
+        if not (unusable or strayed):
+            break
+        rungs.add(asked.rung)
+    return frozenset(rungs)
+
+
+def _begin(
+    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, asked: Continuation, live: Session | None
+) -> Opened:
+    run = claim.run
+    assert run.workspace is not None
+    cwd = Path(run.workspace.path)
+    key = SessionKey(run.spec.agent, run.scope)
+    now = engine.store.now()
+    if asked.rung is Rung.COPY:
+        place = engine.copies.put_back(driver, asked.session_id, home, cwd)
+        engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
+    if live is not None and asked.kind in (Start.FRESH, Start.REBUILD) and live.id != asked.session_id:
+        engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
+        live = None
+    before = snapshot(driver, driver.transcript(home, asked.session_id)) if asked.kind in (Start.RESUME, Start.FORK) else None
+    text = prompt(asked, story_of(engine, claim, live, _turns_between(driver, live, before)))
+    session = live
+    if session is None and asked.session_id:
+        session = Session(
+            key=key,
+            id=asked.session_id,
+            state=SessionState.PINNED,
+            created=now,
+            updated=now,
+            cwd=str(cwd),
+            home=str(home),
+            parent=asked.lost_session_id,
+        )
+    if session is not None:
+        session = replace(session, prompts=(*session.prompts, fingerprint(text)), updated=now)
+    directory = engine.attempt_directory(claim)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
+    attempt = engine.store.begin(
+        claim,
+        Begun(
+            continuation=asked,
+            directory=str(directory),
+            prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            flags=_flags(claim),
+            agent_version=program.version,
+            before=before,
+            session=session,
+            workspace=run.workspace,
+        ),
+    )
+    return Opened(claim=claim, attempt=attempt, driver=driver, workspace=run.workspace, home=home, session=session, process=None)
+
+
+def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
+    """Prompts that somebody else put into the conversation since perdure last saw it."""
+    if live is None or before is None or live.snapshot is None or not begins_with(Path(before.path), live.snapshot):
+        return 0
+    return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
+
+
+def _flags(claim: Claim) -> dict[str, str]:
+    """What is no part of a conversation and is set again on every resume; kept so that a change can be shown."""
+    spec = claim.run.spec
+    return {"model": spec.model, "permissions": str(spec.permissions), "agent_args": " ".join(spec.agent_args)}
+
+
+def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str, str]) -> None:
+    run, attempt, asked = opened.claim.run, opened.attempt, opened.asked
+    launch = Launch(
+        spec=run.spec,
+        continuation=asked,
+        prompt=(opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"),
+        cwd=opened.workspace.path,
+        home=str(opened.home),
+        program=program,
+        transcript=attempt.before.path if attempt.before else "",
+    )
+    refusal = opened.driver.refuse(launch)
+    if refusal:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
+    opened.process = process.start(
+        opened.driver.command(launch),
+        directory=opened.directory,
+        cwd=Path(opened.workspace.path),
+        env={**engine.agent_environment(opened.driver, run), **identity},
+        mark=mark_of(attempt),
+        deadline_s=run.spec.timeout_s,
+        grace_s=engine.grace_s,
+        lock_fd=opened.lock_fd,
+    )
+    events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0)]
+    if opened.session is not None and asked.kind is not Start.RESUME:
+        events.append(SessionPinned(session_id=opened.session.id))
+    engine.store.record(opened.claim, events)

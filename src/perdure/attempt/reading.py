@@ -1,0 +1,78 @@
+"""What an agent's events add up to while they come in. Pure; used by `watching`, read by `closing`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from perdure.events import (
+    AgentEvent,
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    UsageSeen,
+    WritesLost,
+)
+from perdure.model import Usage
+
+KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
+RETRIES_KEPT = 20
+
+
+@dataclass(slots=True)
+class Reading:
+    """The sum of an attempt's events. `kept` is what the driver's classifier gets."""
+
+    session_id: str = ""
+    version: str = ""
+    answered: bool = False
+    writes_lost: str = ""
+    turn_over: bool = False
+    open_tools: dict[str, str] = field(default_factory=dict)
+    kept: list[AgentEvent] = field(default_factory=list)
+    retries: list[RetrySeen] = field(default_factory=list)
+    counted: Usage = field(default_factory=Usage)
+    """The sum of what was reported for this launch alone."""
+    total: Usage | None = None
+    """The newest count over the whole conversation, where the agent counts so."""
+
+    def absorb(self, event: AgentEvent) -> None:
+        """Takes one event in."""
+        if isinstance(event, KEPT):
+            self.kept.append(event)
+        match event:
+            case SessionSeen():
+                self.session_id = event.session_id or self.session_id
+                self.version = event.version or self.version
+            case Said():
+                self.answered = True
+            case ToolStarted():
+                self.answered = True
+                self.turn_over = False
+                self.open_tools[event.tool_id] = event.summary or event.name
+            case ToolEnded():
+                self.open_tools.pop(event.tool_id, None)
+            case UsageSeen():
+                if event.cumulative:
+                    self.total = event.usage
+                else:
+                    self.counted = self.counted + event.usage
+            case RetrySeen():
+                self.retries = [*self.retries, event][-RETRIES_KEPT:]
+            case WritesLost():
+                self.writes_lost = event.detail
+            case TurnEnded():
+                self.turn_over = True
+            case _:
+                pass
+
+    def for_classifier(self) -> list[AgentEvent]:
+        """The events that decide on the outcome, in their order of kind."""
+        return [*self.retries, *self.kept]
+
+    def usage(self, before: Usage) -> Usage:
+        """What this attempt cost: the difference where the agent counts over the whole conversation."""
+        return self.counted if self.total is None else self.counted + self.total.since(before)

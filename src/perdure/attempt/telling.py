@@ -1,0 +1,69 @@
+"""What the agent has to be told of earlier attempts: the run's journal and workdir as a `Story` for the prompt."""
+
+from __future__ import annotations
+
+from perdure.attempt.engine import Engine
+from perdure.continuation import Story
+from perdure.events import AttemptEnded, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
+from perdure.model import Attempt, Claim, Session
+
+BRIEF_LINES = 60
+BRIEF_WIDTH = 300
+HISTORY = 100_000
+
+
+def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: int) -> Story:
+    """The facts as they stand now. `live` is the conversation that goes on, if one does."""
+    run = claim.run
+    assert run.workspace is not None
+    ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
+    done, open_tools = _told(engine, run.id)
+    return Story(
+        contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
+        given=_given(ended, live),
+        previous=ended[-1].outcome if ended else None,
+        open_tools=open_tools,
+        workdir=engine.workspaces.state(run.workspace).sentence(),
+        done=done,
+        turns_between=turns_between,
+    )
+
+
+def _given(ended: list[Attempt], live: Session | None) -> int:
+    """The newest version of this run's instructions that is known to stand in the conversation."""
+    if live is None:
+        return 0
+    return max((a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found), default=0)
+
+
+def _told(engine: Engine, run_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was said and done, newest lines kept; and the tools that ran when the last attempt ended."""
+    lines: list[str] = []
+    running: dict[str, str] = {}
+    left: tuple[str, ...] = ()
+    for record in engine.store.history(run_id, limit=HISTORY):
+        match record.event:
+            case Said(text=text):
+                lines.append(f"you said: {_short(text)}")
+            case ToolStarted(tool_id=tool_id, name=name, summary=summary):
+                running[tool_id] = f"`{_short(summary or name)}`"
+                lines.append(f"you ran {running[tool_id]}")
+            case ToolEnded(tool_id=tool_id, ok=ok):
+                running.pop(tool_id, None)
+                if not ok:
+                    lines.append("  and it failed")
+            case TurnEnded(ok=True):
+                lines.append("you ended your turn")
+            case VerifyEnded(code=code, output=output) if code:
+                lines.append(f"the check of your work failed with exit code {code}: {_short(output)}")
+            case AttemptEnded(outcome=outcome):
+                lines.append(f"attempt {record.attempt} ended: {outcome.kind} {_short(outcome.detail)}".rstrip())
+                left, running = tuple(running.values()), {}
+            case _:
+                pass
+    return tuple(lines[-BRIEF_LINES:]), left
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= BRIEF_WIDTH else f"{line[:BRIEF_WIDTH]} ..."

@@ -1,0 +1,205 @@
+"""Follows a live agent: its lines become events in the journal, and its limits are kept.
+
+The agent writes into files, so nothing here can block it, and a supervisor that comes later reads them from the start: the
+events that already stand in the journal are counted and not written twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+from perdure import process
+from perdure.attempt.engine import HEARTBEAT_S, Engine
+from perdure.attempt.opening import Opened
+from perdure.attempt.reading import Reading
+from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
+from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start
+from perdure.transcripts import fingerprint, prompts_since
+
+TICK_S = 0.04
+COLLISION_CHECK_S = 1.0
+TOOL_PATIENCE = 5
+"""Silence inside a tool may last so many times longer than outside."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """How the agent ended, and what its events add up to."""
+
+    exit: Exit
+    reading: Reading
+    session: Session | None
+    other_writers: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Watch:
+    engine: Engine
+    opened: Opened
+    lines: process.Lines
+    skip: int
+    reading: Reading = field(default_factory=Reading)
+    pending: list[AnyEvent] = field(default_factory=list)
+    others: set[int] = field(default_factory=set)
+    beat: float = 0.0
+    looked: float = 0.0
+    heard: float = 0.0
+    stopped: bool = False
+    capped: bool = False
+
+    def take_lines(self) -> None:
+        """Reads what is new, pins the conversation at first sight, saves it at the end of a turn."""
+        lines = self.lines.read()
+        if lines:
+            self.heard = process.boottime()
+        for line in lines:
+            for event in self.opened.driver.parse(line):
+                self.absorb(event)
+        self.flush()
+
+    def absorb(self, event: AgentEvent) -> None:
+        was_over = self.reading.turn_over
+        self.reading.absorb(event)
+        if self.skip:
+            self.skip -= 1
+        else:
+            self.pending.append(event)
+        if isinstance(event, SessionSeen):
+            self.pin(event.session_id)
+        if self.reading.turn_over and not was_over:
+            self.save_turn()
+
+    def pin(self, session_id: str) -> None:
+        """Stores a newly seen id at once. An id that is not the one to be resumed ends the attempt."""
+        session, asked = self.opened.session, self.opened.asked
+        if not session_id or (session is not None and session.id == session_id):
+            return
+        if asked.kind is Start.RESUME:
+            self.stop("stopped")
+            return
+        now = self.engine.store.now()
+        claim = self.opened.claim
+        prompts = session.prompts if session is not None else (self.sent(),)
+        if session is not None and asked.kind is not Start.FORK:
+            self.engine.store.put_session(replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"))
+        self.opened.session = Session(
+            key=SessionKey(claim.run.spec.agent, claim.run.scope),
+            id=session_id,
+            state=SessionState.PINNED,
+            created=now,
+            updated=now,
+            cwd=self.opened.workspace.path,
+            home=str(self.opened.home),
+            parent=asked.lost_session_id or (session.id if session is not None else ""),
+            prompts=prompts,
+        )
+        self.pending.append(SessionPinned(session_id=session_id))
+        self.flush(self.opened.session)
+
+    def sent(self) -> str:
+        return fingerprint((self.opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+
+    def save_turn(self) -> None:
+        """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the prompt stands in it."""
+        session = self.opened.session
+        if session is None:
+            return
+        transcript = self.opened.driver.transcript(self.opened.home, session.id)
+        if transcript is None:
+            return
+        self.engine.copies.take(self.opened.driver, session.id, transcript)
+        if session.state is SessionState.PINNED and self.sent() in prompts_since(self.opened.driver, transcript, None):
+            self.opened.session = replace(session, state=SessionState.CONFIRMED, updated=self.engine.store.now())
+            self.pending.append(SessionConfirmed(session_id=session.id))
+            self.flush(self.opened.session)
+
+    def flush(self, session: Session | None = None) -> None:
+        """Writes the events that are waiting, all in one transaction."""
+        if self.pending or session is not None:
+            self.engine.store.record(self.opened.claim, self.pending, session)
+            self.pending = []
+
+    def stop(self, cause: str) -> None:
+        if not self.stopped and self.opened.process is not None:
+            self.stopped = True
+            self.opened.process.stop(cause)
+
+    def keep_limits(self) -> None:
+        """Heartbeat, a person's stop, silence, other writers."""
+        now = process.boottime()
+        if self.engine.stopping():
+            self.stop("stopped")
+        if now - self.beat >= HEARTBEAT_S:
+            self.beat = now
+            if self.engine.store.renew(self.opened.claim, self.engine.lease_s).cancel_requested:
+                self.stop("stopped")
+        patience = self.opened.claim.run.spec.stall_s * (TOOL_PATIENCE if self.reading.open_tools else 1)
+        if patience and now - self.heard > patience:
+            self.stop("stalled")
+        if now - self.looked >= COLLISION_CHECK_S:
+            self.looked = now
+            self.look_for_others()
+        if self.lines.capped and not self.capped:
+            self.capped = True
+            self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
+
+    def look_for_others(self) -> None:
+        """Another live program on the same conversation is a collision: told once each, and by a strict policy the end."""
+        session, agent = self.opened.session, self.opened.process
+        if session is None or agent is None:
+            return
+        ours = {agent.agent_pid, *process.survivors(agent.mark)}
+        new = {pid for pid in self.opened.driver.writers(self.opened.home, session.id) if pid not in ours} - self.others
+        for pid in sorted(new):
+            detail = f"process {pid} is on conversation {session.id} at the same time"
+            self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
+        self.others |= new
+        if new and self.opened.claim.run.spec.continuity is ContinuityPolicy.STRICT:
+            self.stop("stopped")
+
+
+def watch(engine: Engine, opened: Opened) -> Watched:
+    """Follows the agent to its end, however it ends."""
+    now = process.boottime()
+    stdout = Path(opened.attempt.directory) / "stdout"
+    run = _Watch(engine, opened, process.Lines(stdout), skip=_already_written(engine, opened), beat=now, heard=now)
+    if opened.adopted:
+        engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
+    end = None if opened.process is not None else Exit(cause="lost", at=engine.store.now())
+    while end is None:
+        assert opened.process is not None
+        end = opened.process.wait(TICK_S)
+        run.take_lines()
+        if end is None:
+            run.keep_limits()
+    _read_to_the_end(run)
+    return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)))
+
+
+def _read_to_the_end(run: _Watch) -> None:
+    before = -1
+    while run.lines.offset != before:
+        before = run.lines.offset
+        run.take_lines()
+    torn = run.lines.rest()
+    for event in run.opened.driver.parse(torn) if torn.strip() else ():
+        run.absorb(event)
+    run.flush()
+
+
+def _already_written(engine: Engine, opened: Opened) -> int:
+    """How many events of this attempt's agent stand in the journal already."""
+    if not opened.adopted:
+        return 0
+    records = engine.store.history(opened.claim.run.id, limit=1_000_000)
+    return sum(record.attempt == opened.claim.attempt and is_agents(record.event) for record in records)
+
+
+def is_agents(event: AnyEvent) -> bool:
+    """Whether an event came from the agent's output and not from perdure."""
+    return isinstance(event, _AGENT_EVENTS)
+
+
+_AGENT_EVENTS: tuple[type, ...] = get_args(AgentEvent)

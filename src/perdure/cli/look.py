@@ -1,0 +1,157 @@
+"""`ls`, `show`, `logs`, `why`: the verbs that only look. `ls` imports nothing that it does not need."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.text import age, clean, clock, one_line, tokens
+from perdure.model import RunState
+
+
+def ls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", action="append", default=[], choices=[*RunState], help="only these; repeatable")
+    parser.add_argument("-n", "--limit", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+
+
+def ls_verb(arguments: argparse.Namespace) -> int:
+    store = open_to_read(settings())
+    rows = store.find([RunState(state) for state in arguments.state], arguments.limit)
+    now = store.now()
+    if arguments.json:
+        keys = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place")
+        print(json.dumps({"schema_version": 1, "runs": [{key: getattr(row, key) for key in keys} for row in rows]}, indent=2))
+        return 0
+    if not rows and sys.stdout.isatty():
+        print('no runs yet; begin with: perdure run "what the agent is to do"')
+    lines = [(row.name, str(row.state), row.agent, str(row.attempt), age(row.updated, now), one_line(row.reason, 60)) for row in rows]
+    _table(("NAME", "STATE", "AGENT", "TRY", "AGE", "REASON"), lines)
+    return 0
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument("--json", action="store_true")
+
+
+def _report(ref: str) -> dict[str, Any]:
+    from perdure.report import run_report
+
+    store = open_to_read(settings())
+    run = store.get(ref)
+    return run_report(run, store.attempts(run.id), store.contexts(run.id))
+
+
+def show_verb(arguments: argparse.Namespace) -> int:
+    report = _report(arguments.name)
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return 0
+    place = report["workspace"]
+    print(f"{report['name']}  {report['state']}  ({report['agent']}, {report['id'][:8]})")
+    if report["reason"]:
+        print(f"  {one_line(report['reason'], 160)}")
+    print(f"  workdir   {clean(place['path'])} ({place['backend']})")
+    if place["branch"]:
+        print(f"  branch    {clean(place['branch'])}")
+    used = report["usage"]
+    print(f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+    for condition in report["conditions"]:
+        print(f"  {condition['type']}: {one_line(condition['message'], 160)}")
+    for attempt in report["attempts"]:
+        print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
+    return 0
+
+
+def _attempt_line(attempt: dict[str, Any]) -> str:
+    outcome, receipt = attempt["outcome"], attempt["receipt"]
+    ended = "running" if outcome is None else f"{outcome['kind']}" + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
+    proof = f"  receipt {receipt['verdict']}" if receipt else ""
+    return f"{attempt['continuation'] or 'not started'}  {ended}{proof}"
+
+
+def why_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument("--json", action="store_true")
+
+
+def why_verb(arguments: argparse.Namespace) -> int:
+    report = _report(arguments.name)
+    if arguments.json:
+        keep = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags", "outcome", "receipt")
+        attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
+        print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
+        return 0
+    print(f"{report['name']}: {report['state']}; policy {report['policy']}, conversation of {clean(report['scope'])}")
+    previous: dict[str, Any] | None = None
+    for attempt in report["attempts"]:
+        _explain(attempt, previous)
+        previous = attempt
+    return 0
+
+
+def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
+    print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+    if attempt["continuation"]:
+        print(f"  start     {attempt['continuation']} {attempt['session_id']}: {clean(attempt['why'])}")
+    print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
+    if previous and previous["agent_version"] and attempt["agent_version"] not in ("", previous["agent_version"]):
+        print(f"  drift     the agent was {previous['agent_version']} before")
+    if attempt["outcome"]:
+        outcome = attempt["outcome"]
+        print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}")
+    receipt = attempt["receipt"]
+    if receipt is None:
+        print("  receipt   none: the attempt ended before the conversation was touched" if attempt["outcome"] else "  receipt   not yet")
+        return
+    print(f"  receipt   {receipt['verdict']}")
+    for reason in receipt["reasons"]:
+        print(f"            - {one_line(reason, 200)}")
+
+
+def _flags(flags: dict[str, str]) -> str:
+    return ", ".join(f"{name} {clean(value)}" for name, value in flags.items() if value)
+
+
+def logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
+    parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
+    parser.add_argument("--json", action="store_true", help="one JSON record a line")
+
+
+def logs_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.progress import line_of
+    from perdure.codec import encode
+    from perdure.lifecycle import FINAL
+
+    store = open_to_read(settings())
+    run = store.get(arguments.name)
+    seen = 0
+    while True:
+        state = store.get(run.id).state
+        records = store.history(run.id, after=seen, limit=1000)
+        for record in records:
+            seen = record.seq
+            if arguments.attempt and record.attempt != arguments.attempt:
+                continue
+            text = encode(record) if arguments.json else line_of(record)
+            if text:
+                print(text, flush=True)
+        if not records and (not arguments.follow or state in FINAL):
+            return 0
+        if not records:
+            time.sleep(0.2)

@@ -1,0 +1,90 @@
+"""The command `perdure`: finds the verb, loads only its module, and maps every error once.
+
+Nothing heavy is imported here: `perdure ls` must not pay for what another verb needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from perdure.errors import ConfigError, PerdureError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("run", "start a task: an agent, a prompt, a workdir of its own"),
+    "retry": ("run", "go on with a task where it stopped"),
+    "update": ("run", "give a task new instructions, in the same conversation"),
+    "ls": ("look", "list runs"),
+    "show": ("look", "show one run, its attempts and receipts"),
+    "logs": ("look", "what the agent said and did; -f follows"),
+    "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
+    "stop": ("stop", "stop a run; perdure retry goes on later"),
+    "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
+    "_drive": ("run", ""),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from perdure import __version__
+
+        print(f"perdure {__version__}")
+        return 0
+    verb = words[0]
+    if verb not in VERBS:
+        return _refuse(f"there is no verb {verb!r}", _near(verb))
+    module = import_module(f"perdure.cli.{VERBS[verb][0]}")
+    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False)
+    getattr(module, f"{verb.strip('_')}_arguments")(parser)
+    arguments = parser.parse_args(words[1:])
+    try:
+        code: int = getattr(module, f"{verb.strip('_')}_verb")(arguments)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"perdure: {problem}", file=sys.stderr)
+        return _refuse(f"{len(error.problems)} problem(s) in the configuration", error.hint, error.exit_code)
+    except PerdureError as error:
+        return _refuse(str(error), error.hint, error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`perdure logs | head`); nothing is wrong, and Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def usage() -> str:
+    """The overview: verbs, exit codes, and where to begin."""
+    verbs = "\n".join(f"  {verb:8} {text}" for verb, (_, text) in VERBS.items() if text)
+    return (
+        "usage: perdure VERB ...\n\n"
+        "Runs coding agents so that a task's workdir and conversation survive whatever kills them.\n\n"
+        f"{verbs}\n\n"
+        'begin with:  perdure run "Fix the failing test"      (in a git repository)\n'
+        "more:        perdure VERB --help, perdure --version"
+    )
+
+
+def _refuse(message: str, hint: str = "", code: int = 2) -> int:
+    from perdure.cli.text import clean
+
+    print(f"perdure: {clean(message)}", file=sys.stderr)
+    if hint:
+        print(f"  try: {clean(hint)}", file=sys.stderr)
+    return code
+
+
+def _near(verb: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, [name for name in VERBS if not name.startswith("_")], 1)
+    return f"perdure {near[0]}" if near else "perdure --help"

@@ -1,0 +1,168 @@
+"""Live progress on standard error, fed by the journal: plain lines, and on a terminal one live line below them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.text import clean, clock, one_line, tokens
+from perdure.events import (
+    AttemptAdopted,
+    AttemptEnded,
+    AttemptStarted,
+    CollisionSeen,
+    CopyRestored,
+    LimitSeen,
+    OutputCapped,
+    Record,
+    RetrySeen,
+    RunFinished,
+    RunQueued,
+    Said,
+    SessionRetired,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    UsageSeen,
+    VerifyEnded,
+    WritesLost,
+)
+from perdure.model import Start, TaskRun
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+SHOWN = 600
+
+
+def line_of(record: Record) -> str:
+    """A record as one line (or a few, for what the agent said) for a person; empty for what a person need not see."""
+    match record.event:
+        case AttemptStarted(continuation=asked):
+            what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
+            return f"attempt {record.attempt}: {what} ({one_line(asked.reason, 160)})"
+        case AttemptAdopted():
+            return f"attempt {record.attempt}: its supervisor had died; it is followed again"
+        case Said(text=text):
+            return "\n".join(f"  {line}" for line in clean(text).strip().split("\n"))
+        case ToolStarted(name=name, summary=summary):
+            return f"  > {one_line(name, 30)}: {one_line(summary, 160)}" if summary else f"  > {one_line(name, 30)}"
+        case ToolEnded(ok=False, summary=summary):
+            return f"    failed: {one_line(summary, 160)}"
+        case RetrySeen(detail=detail, status=status):
+            return f"  the agent tries again: {status or ''} {one_line(detail, 160)}"
+        case LimitSeen(detail=detail):
+            return f"  usage limit: {one_line(detail, 160)}"
+        case WritesLost(detail=detail):
+            return f"  the agent could not save its conversation: {one_line(detail, 160)}"
+        case CollisionSeen(detail=detail):
+            return f"  COLLISION: {one_line(detail, 200)}"
+        case CopyRestored(session_id=session_id):
+            return f"  conversation {session_id}: perdure's own copy was put back"
+        case SessionRetired(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
+        case OutputCapped(stream=stream, limit=limit):
+            return f"  {stream}: a line over {limit:,} bytes was cut"
+        case VerifyEnded(code=code):
+            return "  verify: passed" if code == 0 else f"  verify: failed with exit code {code}"
+        case AttemptEnded(outcome=outcome, receipt=receipt):
+            proof = f"; receipt {receipt.verdict}: {one_line('; '.join(receipt.reasons), 240)}" if receipt else ""
+            return f"attempt {record.attempt}: {outcome.kind} {one_line(outcome.detail, 160)}{proof}"
+        case RunQueued(reason=reason, run_after=after):
+            return f"again at {clock(after)}: {one_line(reason, 160)}"
+        case RunFinished(state=state, reason=reason):
+            return f"{state}{': ' + one_line(reason, 200) if reason else ''}"
+        case _:
+            return ""
+
+
+class Progress:
+    """An Observer for a person. It never raises for a terminal that went away."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._name = ""
+        self._attempt = 0
+        self._turns = 0
+        self._tool = ""
+        self._in = self._out = 0
+        self._cost = 0.0
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True, get_renderable=self._status)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+            self._live = None
+
+    def introduce(self, run: TaskRun) -> None:
+        """Says which run this is and where it works."""
+        self._name = run.name
+        place = f" in {run.workspace.path}" if run.workspace else ""
+        self._say(f"{run.name}: {run.spec.agent}{place}")
+
+    def __call__(self, record: Record) -> None:
+        self._count(record)
+        text = line_of(record)
+        if text:
+            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …")
+
+    def conclude(self, report: dict[str, Any]) -> None:
+        """The last word: where the result lies, or what to do next."""
+        name, place = report["name"], report["workspace"]
+        if report["state"] == "succeeded":
+            where = f"branch {place['branch']} in {place['path']}" if place["branch"] else place["path"]
+            self._say(f"the result: {clean(where)}")
+        elif report["state"] == "queued":
+            self._say(f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at once")
+        else:
+            for condition in report["conditions"]:
+                self._say(f"{condition['type']}: {one_line(condition['message'], 240)}")
+            self._say(f"next: perdure why {name}, perdure retry {name}")
+
+    def _count(self, record: Record) -> None:
+        self._attempt = record.attempt or self._attempt
+        match record.event:
+            case ToolStarted(name=name, summary=summary):
+                self._tool = f"{name}: {summary}" if summary else name
+            case ToolEnded() | Said():
+                self._tool = ""
+            case TurnEnded():
+                self._turns += 1
+                self._tool = ""
+            case UsageSeen(usage=usage, cumulative=cumulative):
+                self._in = usage.input if cumulative else self._in + usage.input
+                self._out = usage.output if cumulative else self._out + usage.output
+                self._cost = usage.cost_usd if cumulative else self._cost + usage.cost_usd
+            case _:
+                pass
+
+    def _say(self, text: str) -> None:
+        try:
+            if self._live is not None:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
+        except OSError:
+            self._live = None
+
+    def _status(self) -> Any:
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        parts = [self._name, f"attempt {self._attempt}", f"turn {self._turns + 1}", one_line(self._tool, 50)]
+        parts += [f"{tokens(self._in)} in, {tokens(self._out)} out", f"${self._cost:.2f}", f"{minutes}:{seconds:02}"]
+        if not hasattr(self, "_spinner"):
+            self._spinner = Spinner("dots")
+        self._spinner.update(text=Text(" · ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis"))
+        return self._spinner

@@ -1,0 +1,28 @@
+"""`stop`: ends a run's agent in good order."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from perdure.cli.compose import open_engine, settings
+from perdure.model import RunState
+
+PATIENCE_S = 30.0
+
+
+def stop_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+
+
+def stop_verb(arguments: argparse.Namespace) -> int:
+    from perdure import service
+
+    engine = open_engine(settings())
+    run = service.stop(engine, arguments.name)
+    give_up = time.monotonic() + PATIENCE_S
+    while run.state is RunState.RUNNING and time.monotonic() < give_up:
+        time.sleep(0.1)
+        run = engine.store.get(run.id)
+    print(f"{run.name} is {run.state}; perdure retry {run.name} goes on where it stopped")
+    return 0 if run.state is not RunState.RUNNING else 75

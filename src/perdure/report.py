@@ -1,0 +1,72 @@
+"""A run as every `--json` shows it: one stable, versioned object. Pure.
+
+Fields are added without a new `schema_version`; a field that is removed or changes its meaning raises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.codec import plain
+from perdure.model import Attempt, Context, TaskRun, Usage
+
+SCHEMA_VERSION = 1
+
+
+def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Context]) -> dict[str, Any]:
+    """The object that `show`, `run`, `retry` and `update` print with --json."""
+    total = Usage()
+    for attempt in attempts:
+        total = total + attempt.usage
+    place = run.workspace
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": run.id,
+        "name": run.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "agent": run.spec.agent,
+        "scope": run.scope,
+        "key": run.spec.key,
+        "labels": run.spec.labels,
+        "policy": str(run.spec.continuity),
+        "context_version": run.context_version,
+        "contexts": [plain(context) for context in contexts],
+        "workspace": {
+            "path": place.path if place else "",
+            "repo": place.repo if place else "",
+            "branch": place.branch if place else "",
+            "base": place.base if place else "",
+            "backend": str(place.backend) if place else "",
+        },
+        "attempts_allowed": run.attempts_allowed,
+        "attempts": [_attempt(attempt) for attempt in attempts],
+        "usage": plain(total),
+        "conditions": [plain(condition) for condition in run.conditions],
+        "created": run.created,
+        "updated": run.updated,
+        "finished": run.finished,
+        "run_after": run.run_after,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    asked = attempt.continuation
+    return {
+        "number": attempt.number,
+        "context_version": attempt.context_version,
+        "continuation": str(asked.kind) if asked else None,
+        "rung": str(asked.rung) if asked else None,
+        "why": asked.reason if asked else "",
+        "lost_session_id": asked.lost_session_id if asked else "",
+        "session_id": attempt.session_id,
+        "agent_version": attempt.agent_version,
+        "flags": attempt.flags,
+        "outcome": plain(attempt.outcome) if attempt.outcome else None,
+        "receipt": plain(attempt.receipt) if attempt.receipt else None,
+        "usage": plain(attempt.usage),
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "directory": attempt.directory,
+    }

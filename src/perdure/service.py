@@ -1,0 +1,152 @@
+"""The verbs that every door calls: submit, retry, update, stop, describe.
+
+Input is checked here, before anything is stored or made: what is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure import process
+from perdure.attempt import Engine
+from perdure.errors import Conflict, UsageError
+from perdure.lifecycle import FINAL
+from perdure.model import OutcomeKind, RunState, TaskRun, TaskSpec
+from perdure.names import suggest
+from perdure.report import run_report
+from perdure.worker import rescue
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
+    """Accepts a task. The same key and spec give the run that is there. Raises UsageError, NotFound, Conflict, AgentMissing."""
+    driver = engine.driver(spec.agent)
+    driver.locate(engine.environ)
+    check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
+    if spec.name and not NAME.fullmatch(spec.name):
+        raise UsageError(f"{spec.name!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
+    for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
+        if value and not SCOPE.fullmatch(value):
+            raise UsageError(f"{flag} must be one line of at most 200 characters")
+    tries = 0
+    while True:
+        name = spec.name or suggest(tries)
+        planned = spec if not spec.service or spec.task else replace(spec, task=name)
+        workspace = engine.workspaces.plan(planned, name, cwd)
+        try:
+            return engine.store.add(planned, uuid.uuid4().hex, name, workspace)
+        except Conflict as conflict:
+            # Only a suggested name may be taken by chance; every other conflict is the caller's to know.
+            tries += 1
+            if spec.name or tries > 20 or not _is_taken(engine, name):
+                raise conflict
+
+
+def check_prompt(text: str, limit: int) -> None:
+    """Raises UsageError for a prompt that no agent could take."""
+    if not text.strip():
+        raise UsageError("the prompt is empty", "give it as an argument, with --file, or on standard input")
+    if "\x00" in text:
+        raise UsageError("the prompt holds a NUL character, which no agent takes", "is it a text file?")
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if limit and size > limit:
+        raise UsageError(f"the prompt has {size:,} bytes, and this agent takes at most {limit:,}", "put the long part into a file")
+
+
+def _is_taken(engine: Engine, name: str) -> bool:
+    return any(row.name == name for row in engine.store.find(limit=100_000))
+
+
+def retry(engine: Engine, ref: str) -> TaskRun:
+    """Makes a run go on with the same instructions: adopts what still lives, else queues one more attempt.
+
+    Raises Conflict while its supervisor is alive, and after success.
+    """
+    run = engine.store.get(ref)
+    if run.state is RunState.RUNNING:
+        rescued = rescue(engine, run)
+        if rescued is None:
+            raise Conflict(f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}")
+        if rescued.state is RunState.SUCCEEDED:
+            return rescued
+        run = rescued
+    if run.state is RunState.SUCCEEDED:
+        raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
+    return engine.store.requeue(run.id, "asked for by a person")
+
+
+def update(engine: Engine, ref: str, text: str) -> TaskRun:
+    """Gives a run new instructions; it is queued unless it is running, then it goes on with them afterwards."""
+    run = engine.store.get(ref)
+    check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+    if run.state is RunState.RUNNING:
+        rescue(engine, run)
+    return engine.store.update(run.id, text)
+
+
+def stop(engine: Engine, ref: str) -> TaskRun:
+    """Stops a run: its agent is ended in good order, its supervisor records it. Returns the run as it is then."""
+    run = engine.store.get(ref)
+    if run.state in FINAL:
+        raise Conflict(f"{run.name} is not running: it has {run.state}", f"perdure show {run.name}")
+    run = engine.store.request_cancel(run.id)
+    if run.state is not RunState.RUNNING:
+        return run
+    attempts = engine.store.attempts(run.id)
+    agent = process.find(Path(attempts[-1].directory)) if attempts and attempts[-1].directory else None
+    if agent is not None:
+        agent.stop("stopped")
+    return rescue(engine, run) or engine.store.get(run.id)
+
+
+def describe(engine: Engine, ref: str) -> dict[str, Any]:
+    """The run as `--json` shows it."""
+    run = engine.store.get(ref)
+    return run_report(run, engine.store.attempts(run.id), engine.store.contexts(run.id))
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "the run succeeded",
+    1: "the run failed",
+    2: "the command or the configuration is wrong",
+    3: "a person is needed: the conversation could not go on, or the agent asks",
+    4: "the agent has no valid credentials",
+    5: "not found: run, repository, base, agent or its program",
+    6: "somebody else is on it: already running, name or key taken",
+    7: "perdure's own state, the disk or the workdir cannot be used",
+    75: "not finished: it waits for a later time and stays queued",
+    130: "stopped",
+}
+
+_BY_OUTCOME = {
+    OutcomeKind.AUTH_FAILED: 4,
+    OutcomeKind.CONTINUITY_LOST: 3,
+    OutcomeKind.NEEDS_INPUT: 3,
+    OutcomeKind.CONFIG_ERROR: 7,
+}
+
+
+def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
+    """The exit code of a verb that followed a run."""
+    match run.state:
+        case RunState.SUCCEEDED:
+            return 0
+        case RunState.CANCELLED:
+            return 130
+        case RunState.FAILED:
+            return _BY_OUTCOME.get(last, 1) if last else 1
+        case _:
+            return 75
+
+
+def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
+    """The kind of the newest attempt's outcome."""
+    outcomes: Sequence[OutcomeKind] = [a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None]
+    return outcomes[-1] if outcomes else None
