@@ -1,0 +1,53 @@
+# Everything a person or CI does with this checkout. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 3
+N ?= 200
+
+.PHONY: help demo test check install agents agents-latest kills docs clean fmt
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: install agents ## a real agent, killed in the middle of a tool call, goes on in the same conversation
+	$(BIN)/python demo/demo.py
+
+test: install agents ## the whole suite, on the real agent CLIs
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: install ## format, lint, types, import floors, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/check.py
+
+kills: install agents ## N random kills of a two-turn task (N=200), with the counts
+	$(BIN)/python -m tests.journeys.kills $(N)
+
+install: .venv/.done ## the package, its tests and checks, into .venv
+
+.venv/.done: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
+	touch $@
+
+agents: agents/node_modules/.done ## the pinned agent CLIs of agents/package.json, below agents/
+
+agents/node_modules/.done: agents/package.json
+	cd agents && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
+
+agents-latest: install ## the suite on the newest agent CLIs (a nightly target); pins stay as they are
+	rm -rf agents/latest && mkdir -p agents/latest
+	cd agents/latest && npm init -y >/dev/null && npm install --no-package-lock --no-audit --no-fund --loglevel=error \
+	  $$($(PYTHON) -c 'import json; print(*(name + "@latest" for name in json.load(open("../package.json"))["dependencies"]))')
+	PERDURE_TEST_AGENTS=$(CURDIR)/agents/latest/node_modules $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/drivers tests/journeys
+
+fmt: install ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## what was installed and built here
+	rm -rf .venv agents/node_modules agents/latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,146 @@
+"""`doctor`: what this machine offers a run, and what an agent would be given. It changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perdure.cli.compose import DATABASE, settings
+from perdure.cli.text import clean
+from perdure.config import Settings
+from perdure.errors import PerdureError
+
+LOW_DISK = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would fail)."""
+
+    topic: str
+    state: str
+    message: str
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--agent", action="append", default=[], help="only this agent; repeatable")
+
+
+def doctor_verb(arguments: argparse.Namespace) -> int:
+    chosen = settings()
+    findings = list(examine(chosen, arguments.agent))
+    passed = dict(variables(chosen, arguments.agent))
+    if arguments.json:
+        shown = {"schema_version": 1, "findings": [asdict(finding) for finding in findings], "environment": passed, "settings": origins(chosen)}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            print(f"{finding.state:5} {finding.topic:12} {clean(finding.message)}")
+        print("\nsettings that are not defaults:")
+        for name, (value, origin) in origins(chosen).items():
+            print(f"  {name} = {clean(value)}  ({clean(origin)})")
+        for agent, names in passed.items():
+            print(f"\nwhat {agent} is given of your environment:")
+            for name, value in names.items():
+                print(f"  {name}={clean(value)}")
+    return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
+    """Settings that are not defaults: their value and where it came from."""
+    return {name: (str(getattr(chosen, name)), place) for name, place in chosen.origin.items()}
+
+
+def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
+    """Looks at everything that a run relies on."""
+    yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
+    yield from _git()
+    yield from _agents(agents)
+    for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
+        yield _directory(topic, directory)
+    yield from _store(chosen)
+
+
+def _git() -> Iterator[Finding]:
+    from perdure.git import version
+
+    try:
+        yield Finding("git", "ok", ".".join(str(part) for part in version()))
+    except PerdureError as error:
+        yield Finding("git", "bad", str(error))
+
+
+def _agents(only: list[str]) -> Iterator[Finding]:
+    from perdure import drivers
+
+    found = 0
+    for name in only or drivers.names():
+        try:
+            driver = drivers.load(name)
+            program = driver.locate(os.environ)
+        except PerdureError as error:
+            yield Finding(name, "bad" if only else "warn", f"{error}" + (f"; {error.hint}" if error.hint else ""))
+            continue
+        found += 1
+        home = driver.home(os.environ)
+        yield Finding(name, "ok", f"{program.version or 'version unknown'} at {program.path}, conversations in {home}")
+        if home.exists() and not os.access(home, os.W_OK):
+            yield Finding(name, "bad", f"{home} cannot be written: conversations would be lost without a word")
+        elif home.is_symlink() and not home.exists():
+            yield Finding(name, "bad", f"{home} is a link to nothing: conversations would be lost without a word")
+    if not found:
+        yield Finding("agents", "bad", "no agent is installed")
+
+
+def _directory(topic: str, directory: Path) -> Finding:
+    there = directory
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        return Finding(topic, "bad", f"{directory} cannot be made or written")
+    space = os.statvfs(there)
+    free = space.f_bavail * space.f_frsize
+    state = "warn" if free < LOW_DISK else "ok"
+    return Finding(topic, state, f"{directory}, {free / (1 << 30):.1f} GiB free")
+
+
+def _store(chosen: Settings) -> Iterator[Finding]:
+    from perdure import stores
+
+    checks: list[Callable[[], str]] = [stores.sqlite_warning]
+    for check in checks:
+        warning = check()
+        if warning:
+            yield Finding("sqlite", "warn", warning)
+    try:
+        stores.open(chosen.state / DATABASE, read_only=True).close()
+        yield Finding("store", "ok", str(chosen.state / DATABASE))
+    except PerdureError as error:
+        yield Finding("store", "bad", str(error))
+
+
+def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """By agent: the variables that reach it, with the values masked where they may be secret."""
+    from perdure import drivers
+    from perdure.attempt.engine import ORDINARY, is_passed
+
+    for name in only or drivers.names():
+        try:
+            patterns = (*ORDINARY, *drivers.load(name).variables)
+        except PerdureError:
+            continue
+        passed = sorted(variable for variable in os.environ if is_passed(variable, patterns))
+        yield name, {variable: mask(variable, os.environ[variable], variable in ORDINARY) for variable in passed}
+
+
+def mask(name: str, value: str, ordinary: bool) -> str:
+    """A value that may be shown: whole for what is no secret by its nature, else its first characters and its length."""
+    if ordinary:
+        return value
+    return f"{value[:3]}… ({len(value)} characters)" if len(value) > 12 else "…" * bool(value)
