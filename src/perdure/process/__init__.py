@@ -1,0 +1,37 @@
+"""Runs an agent so that it outlives its supervisor, and ends it so that nothing of it is left.
+
+Called by `attempt` (start, wait, stop, verify), `worker` and `sweeper` (find, adopt, end). The supervisor prepares a directory
+for the attempt and starts a shim (`perdure.shim`) in it; the shim is the agent's parent. Output goes to files, which `Lines`
+follows; the end comes from `exit.json`. What it guarantees:
+
+- An agent goes on when its supervisor dies, and the next supervisor finds it by the directory alone.
+- Every attempt has one Exit. `wait` returns it only when nothing of the attempt lives any more.
+- The workspace lock is held exactly as long as the shim lives, and the shim as long as anything below it.
+- No signal goes to a process that was not identified by boot, pid and start time.
+- No output of any shape or amount blocks, breaks or bloats the supervisor.
+"""
+
+from __future__ import annotations
+
+from perdure.process.child import OUTPUT_CAP, Process, find, run_quick, start
+from perdure.process.identity import Identity, worker_alive, worker_identity
+from perdure.process.lines import Lines, plain, tail
+from perdure.process.marks import end_all, survivors
+from perdure.shim import boottime
+
+__all__ = [
+    "OUTPUT_CAP",
+    "Identity",
+    "Lines",
+    "Process",
+    "boottime",
+    "end_all",
+    "find",
+    "plain",
+    "run_quick",
+    "start",
+    "survivors",
+    "tail",
+    "worker_alive",
+    "worker_identity",
+]

@@ -1,0 +1,90 @@
+"""Which process is meant: never a bare pid, always (boot, pid, start time), and signals through a pidfd.
+
+Also a worker's name for itself, by which another worker on the same host can tell whether it still lives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from perdure.shim import stat
+
+
+@cache
+def boot_id() -> str:
+    """The kernel's name for this boot of this machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def is_dead(known: tuple[str, int, int, int]) -> bool:
+    """Ended and only waiting to be reaped. A first thread that has ended while others run is not the process's end."""
+    state, _, threads, _ = known
+    return state in "ZX" and threads <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, for ever: a recycled pid has another start time, a rebooted machine another boot id."""
+
+    boot: str
+    pid: int
+    starttime: int
+    """Clock ticks since boot, field 22 of /proc/PID/stat."""
+
+    @staticmethod
+    def of(pid: int) -> Identity | None:
+        """The live process that has this pid now, or None."""
+        known = stat(pid)
+        return None if known is None or is_dead(known) else Identity(boot_id(), pid, known[3])
+
+    def alive(self) -> bool:
+        return self == Identity.of(self.pid)
+
+    def open(self) -> int | None:
+        """A pidfd of exactly this process, which the caller closes; None if it has ended."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except (ProcessLookupError, OSError):
+            return None
+        if self.alive():
+            return fd
+        os.close(fd)
+        return None
+
+    def send(self, number: signal.Signals) -> bool:
+        """A signal to exactly this process. False if it has ended, or belongs to another user."""
+        fd = self.open()
+        if fd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(fd, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+
+def worker_identity() -> str:
+    """This process as `host:boot8:pid:starttime`."""
+    known = stat("self")
+    return f"{socket.gethostname()}:{boot_id()[:8]}:{os.getpid()}:{known[3] if known else 0}"
+
+
+def worker_alive(identity: str) -> bool | None:
+    """Whether the process that called itself so still lives; None if it is on another host, or the text is no identity.
+
+    Two machines (or pid namespaces) with one host name cannot be told apart: the other's workers look dead.
+    """
+    match identity.rsplit(":", 3):
+        case [host, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
+            if host != socket.gethostname():
+                return None
+            return boot == boot_id()[:8] and Identity(boot_id(), int(pid), int(starttime)).alive()
+        case _:
+            return None

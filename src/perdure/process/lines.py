@@ -1,0 +1,98 @@
+"""An agent's output, read from its file: whole lines as bytes, whatever stands in them, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+CHUNK = 4 * 1024**2
+"""Bytes that one `read` takes from the file at most."""
+CAP = 64 * 1024**2
+"""Bytes that are kept of one line. Tool results of tens of megabytes stand in one line of the agents' output."""
+
+
+class Lines:
+    """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other things that `splitlines` knows).
+
+    A line over `cap` comes out cut to its first `cap` bytes: `capped` counts such lines, `dropped` the bytes that were not
+    given. At most cap + CHUNK bytes are held. `offset` is how far the file was read, `complete` where its first unfinished
+    line begins: a new Lines from there goes on without loss or repetition. A file that became shorter (a tool wrote to
+    /dev/stdout) is read again from its start.
+    """
+
+    def __init__(self, path: Path, *, cap: int = CAP, offset: int = 0) -> None:
+        self.path, self.cap, self.offset = path, cap, offset
+        self.complete = offset
+        self.capped = 0
+        self.dropped = 0
+        self._torn = bytearray()
+
+    def read(self) -> list[bytes]:
+        """The lines that became complete, without their `\\n`, from at most CHUNK new bytes.
+
+        [] does not mean that all was read: `offset` has moved if there was anything.
+        """
+        *ends, torn = self._take().split(b"\n")
+        lines = []
+        for piece in ends:
+            self._keep(piece)
+            self.offset += 1
+            lines.append(self.rest())
+        self._keep(torn)
+        return lines
+
+    def rest(self) -> bytes:
+        """The torn last line, once nobody writes any more; b"" if the file ended with `\\n`. Read to the end first."""
+        line = bytes(self._torn)
+        self._torn.clear()
+        self.complete = self.offset
+        return line
+
+    def _take(self) -> bytes:
+        try:
+            fd = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        try:
+            if os.fstat(fd).st_size < self.offset:
+                self._torn.clear()
+                self.offset = self.complete = 0
+            return os.pread(fd, CHUNK, self.offset)
+        finally:
+            os.close(fd)
+
+    def _keep(self, piece: bytes) -> None:
+        kept = piece[: self.cap - len(self._torn)]
+        whole_so_far = self.offset - self.complete == len(self._torn)
+        self.capped += whole_so_far and len(kept) < len(piece)
+        self.dropped += len(piece) - len(kept)
+        self._torn += kept
+        self.offset += len(piece)
+
+
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS, SOS, PM, APC
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
+    r"|\x1b[ -/]*[0-~]?"
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(output: bytes) -> str:
+    """An agent's bytes as text that is safe to show: invalid UTF-8 as `\\xNN`, no escapes, no controls but newline and tab."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", output.decode("utf-8", "backslashreplace").replace("\r\n", "\n")))
+
+
+def tail(path: Path, size: int = 4096) -> str:
+    """The last `size` bytes of a file as plain text; "" if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - size))
+            kept = file.read(size)
+    except OSError:
+        return ""
+    # A character cut in two at the front is not invalid UTF-8 of the agent's.
+    return plain(kept if end <= size else kept.lstrip(bytes(range(0x80, 0xC0))))

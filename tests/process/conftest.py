@@ -1,0 +1,53 @@
+"""Real agents for the tests of processes: small sh and Python programs. Whatever a test does, nothing may survive it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from process_agents import Launcher
+
+from perdure.model import Command
+from perdure.process import Process, end_all, find, start, survivors
+
+
+@pytest.fixture
+def mark() -> str:
+    return f"test-{uuid4().hex}"
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    home = tmp_path / "home"
+    home.mkdir()
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """The attempt's directory; `start` makes it."""
+    return tmp_path / "attempt"
+
+
+@pytest.fixture
+def launch(tmp_path: Path, directory: Path, env: dict[str, str], mark: str) -> Iterator[Launcher]:
+    """Starts an agent: a shell script, or an argv. At the end of the test nothing with its mark may live."""
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+
+    def launcher(agent: str | tuple[str, ...], stdin: bytes = b"", extra: dict[str, str] | None = None, **options: Any) -> Process:
+        argv = ("/bin/sh", "-c", agent) if isinstance(agent, str) else agent
+        given = {"directory": directory, "cwd": workdir, "env": env, "mark": mark, "deadline_s": 60.0, "grace_s": 5.0} | options
+        return start(Command(argv=argv, stdin=stdin, env=extra or {}), **given)
+
+    yield launcher
+    left = survivors(mark)
+    end_all(mark, 0)
+    process = find(directory)
+    if process is not None:
+        process.alive()  # takes an ended shim off the process table
+    assert left == []

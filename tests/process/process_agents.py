@@ -1,0 +1,55 @@
+"""What the tests of processes share: waiting, looking, and a tool that does all it can to get away."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perdure.process import Process
+
+Launcher = Callable[..., Process]
+
+_AWAY = (
+    "import os,signal,sys,time\n"
+    "os.fork() and os._exit(0)\n"
+    "os.setsid()\n"
+    "os.fork() and os._exit(0)\n"
+    "os.closerange(0, 100)\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+    "time.sleep(600)\n"
+)
+
+
+def daemon(pid_file: Path, *, bare: bool = True) -> str:
+    """Shell words that start a daemon: new session, double fork, no open files, deaf to TERM, and no environment where
+    `bare`. They end when its pid stands in the file."""
+    return f"""{"env -i " if bare else ""}{sys.executable} -I -S -c "{_AWAY}" {pid_file}; while ! [ -s {pid_file} ]; do sleep 0.02; done"""
+
+
+def gone(pid: int) -> bool:
+    """No such process, or only its entry until somebody reaps it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def until(happened: Callable[[], Any], within_s: float = 20.0) -> Any:
+    """Waits for something that must come, and returns it."""
+    end = time.monotonic() + within_s
+    while not (found := happened()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+    return found
+
+
+def content(path: Path) -> bytes:
+    """What a file holds so far; b"" while there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

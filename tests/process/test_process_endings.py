@@ -1,0 +1,292 @@
+"""How an agent starts and ends: its exit, its input, its limits, and that the recorded end means that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from process_agents import Launcher, content, daemon, gone, until
+
+from perdure.errors import Conflict, UsageError
+from perdure.model import Command
+from perdure.process import find, run_quick, start, survivors
+
+
+def test_a_normal_end(launch: Launcher) -> None:
+    """Code, cause, time and output of an agent that simply works."""
+    process = launch("echo said; echo warned >&2; exit 3")
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.signal, end.cause, end.stderr_tail) == (3, None, "exited", "warned\n")
+    assert end.at > 0
+    assert process.stdout.read_bytes() == b"said\n"
+    assert not process.alive()
+
+
+def test_an_end_by_a_signal(launch: Launcher) -> None:
+    """An agent that is killed by somebody else has a signal and no code."""
+    end = launch("kill -9 $$").wait()
+    assert end is not None
+    assert (end.code, end.signal, end.cause) == (None, 9, "exited")
+
+
+def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
+    """The agent gets its whole stdin and then its end, its own cwd, and is the leader of a session of its own."""
+    prompt = b"first\n" + b"x" * 300_000 + b"\xff\x00"
+    process = launch("cat; pwd >&2; ps -o sid= -p $$ | tr -d ' ' >&2; echo $$ >&2", prompt)
+    end = process.wait()
+    assert end is not None
+    assert process.stdout.read_bytes() == prompt
+    cwd, session, pid = end.stderr_tail.split()
+    assert (cwd, session) == (str(tmp_path / "work"), pid)
+    assert process.agent_pid == int(pid)
+
+
+def test_the_agent_has_exactly_the_environment_given(launch: Launcher, env: dict[str, str], mark: str) -> None:
+    """Nothing of the supervisor's environment leaks, nothing is added but the mark; the command's own wins."""
+    process = launch(("env", "-0"), extra={"EXTRA": "é\n=1", "TMPDIR": "/elsewhere"})
+    assert process.wait() is not None
+    seen = dict(entry.split("=", 1) for entry in process.stdout.read_bytes().decode().split("\0") if entry)
+    assert seen == {**env, "EXTRA": "é\n=1", "TMPDIR": "/elsewhere", "PERDURE_ATTEMPT": mark}
+
+
+def test_signals_are_fresh(launch: Launcher) -> None:
+    """The agent neither ignores nor blocks any signal, whatever its parents do."""
+    process = launch(("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"))
+    assert process.wait() is not None
+    glibcs_own = 3 << 31  # signals 32 and 33, which its posix_spawn leaves ignored
+    masks = [int(line.split()[1], 16) for line in process.stdout.read_text().splitlines()]
+    assert [mask & ~glibcs_own for mask in masks] == [0, 0]
+
+
+def test_a_polite_stop(launch: Launcher) -> None:
+    """A stop reaches the agent as TERM: it may say its last words, and its own code is kept beside the cause."""
+    process = launch("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
+    until(lambda: content(process.stdout))
+    process.stop()
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.cause) == (7, "stopped")
+    assert process.stdout.read_bytes() == b"ready\nbye\n"
+
+
+def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
+    """A stop that comes before the shim is ready is not lost, and not an unexplained death."""
+    process = launch("sleep 600")
+    process.stop()
+    end = process.wait()
+    assert end is not None
+    assert end.cause == "stopped"
+
+
+@pytest.mark.parametrize("cause", ["stalled", "budget_spent"])
+def test_the_supervisors_word_is_the_cause(launch: Launcher, cause: str) -> None:
+    """Why the supervisor stopped an agent stands in its Exit."""
+    process = launch("exec sleep 600")
+    until(lambda: process.agent_pid)
+    process.stop(cause)
+    end = process.wait()
+    assert end is not None
+    assert (end.cause, end.signal) == (cause, 15)
+
+
+def test_an_agent_deaf_to_term(launch: Launcher) -> None:
+    """After the grace comes KILL, for the agent and its tools alike."""
+    process = launch("trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done", grace_s=0.2)
+    until(lambda: content(process.stdout))
+    process.stop()
+    end = process.wait()
+    assert end is not None
+    assert (end.signal, end.cause) == (9, "stopped")
+
+
+def test_the_deadline(launch: Launcher) -> None:
+    """An agent that takes too long is ended by its shim, with nobody waiting."""
+    end = launch("exec sleep 600", deadline_s=0.2).wait()
+    assert end is not None
+    assert (end.signal, end.cause) == (15, "deadline")
+
+
+def test_no_deadline(launch: Launcher) -> None:
+    """A deadline of 0 is none."""
+    end = launch("sleep 0.1", deadline_s=0).wait()
+    assert end is not None
+    assert (end.code, end.cause) == (0, "exited")
+
+
+def test_wait_gives_up_in_time(launch: Launcher) -> None:
+    """A wait with a timeout returns None while the agent runs, and leaves it running."""
+    process = launch("exec sleep 600")
+    assert process.wait(0.05) is None
+    assert process.alive()
+    process.kill()
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare: bool) -> None:
+    """New session, double fork, closed files, no environment, deaf to TERM: it ends before exit.json is there."""
+    pid_file = tmp_path / "pid"
+    process = launch(f"{daemon(pid_file, bare=bare)}; exit 0", grace_s=0.2)
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.cause) == (0, "exited")
+    assert gone(int(pid_file.read_text()))
+    assert json.loads((process.directory / "exit.json").read_text())["survivors_killed"] == 1
+
+
+def test_a_storm_of_daemons(launch: Launcher) -> None:
+    """Processes that go on forking away for as long as they live are outrun."""
+    storm = (
+        "import os,signal,time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "for _ in range(8):\n"
+        "    if os.fork() == 0:\n"
+        "        end = time.monotonic() + 30\n"
+        "        while time.monotonic() < end:\n"
+        "            os.setsid() if os.getpid() != os.getsid(0) else None\n"
+        "            if os.fork(): os._exit(0)\n"
+        "            time.sleep(0.001)\n"
+        "        os._exit(0)\n"
+        "time.sleep(0.3)\n"
+    )
+    process = launch((sys.executable, "-I", "-S", "-c", storm), grace_s=0.1)
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.cause) == (0, "exited")
+    assert json.loads((process.directory / "exit.json").read_text())["survivors_killed"] >= 8
+
+
+def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> None:
+    """The last resort: the whole tree is gone when it returns, a deaf agent's daemons included, and the end is recorded."""
+    pid_file = tmp_path / "pid"
+    process = launch(f"trap '' TERM; {daemon(pid_file)}; while :; do sleep 0.05; done", grace_s=600.0)
+    until(lambda: content(pid_file))
+    process.kill()
+    assert survivors(mark) == []
+    assert gone(int(pid_file.read_text()))
+    end = process.wait(0)
+    assert end is not None
+    assert (end.signal, end.cause) == (9, "stopped")
+
+
+def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
+    """Kill also ends a shim that was stopped by SIGSTOP; then nobody saw the end."""
+    process = launch("exec sleep 600")
+    until(lambda: process.agent_pid)
+    assert process.shim is not None
+    os.kill(process.shim.pid, 19)
+    process.kill()
+    assert survivors(mark) == []
+    end = process.wait(0)
+    assert end is not None
+    assert end.cause == "lost"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("/nowhere/agent",), 127, "cannot start /nowhere/agent: No such file or directory"),
+        (("/etc/passwd",), 126, "cannot start /etc/passwd: Permission denied"),
+        (("/bin/echo", "x" * 200_000), 126, "cannot start /bin/echo: Argument list too long"),
+    ],
+)
+def test_a_program_that_cannot_start(launch: Launcher, argv: tuple[str, ...], code: int, words: str) -> None:
+    """Not there, not executable, too long: an Exit like any other, with a sentence."""
+    process = launch(argv)
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.cause, end.stderr_tail) == (code, "exited", f"perdure: {words}\n")
+    assert process.agent_pid is None
+
+
+def test_a_missing_directory(launch: Launcher, tmp_path: Path) -> None:
+    """A workdir that is not there is said to be the reason."""
+    end = launch("true", cwd=tmp_path / "not").wait()
+    assert end is not None
+    assert (end.code, end.stderr_tail) == (126, f"perdure: cannot enter {tmp_path}/not: No such file or directory\n")
+
+
+def test_an_environment_too_large_for_any_program(launch: Launcher, env: dict[str, str], directory: Path) -> None:
+    """Where not even the shim can be started, the end is recorded all the same."""
+    end = launch("true", env={**env, "BIG": "x" * 200_000}).wait()
+    assert end is not None
+    assert (end.code, end.stderr_tail) == (126, "perdure: cannot start /bin/sh: Argument list too long\n")
+    found = find(directory)
+    assert found is not None
+    assert found.wait(0) == end
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [((), {}), (("a\0b",), {}), (("a\ud800",), {}), (("true",), {"A=B": "1"}), (("true",), {"A": "1\0"}), (("true",), {"": "1"})],
+)
+def test_what_no_program_can_be_given(argv: tuple[str, ...], env: dict[str, str], tmp_path: Path, directory: Path, mark: str) -> None:
+    """Such a command is refused before anything is made."""
+    with pytest.raises(UsageError):
+        start(Command(argv=argv, stdin=b""), directory=directory, cwd=tmp_path, env=env, mark=mark, deadline_s=1)
+    assert not directory.exists()
+
+
+def test_a_directory_is_for_one_attempt(launch: Launcher) -> None:
+    """A second start in a used directory is refused, and the first agent does not notice."""
+    process = launch("read line; echo $line", b"one\n")
+    with pytest.raises(Conflict):
+        launch("echo two")
+    assert process.wait() is not None
+    with pytest.raises(Conflict):
+        launch("echo three")
+    assert process.stdout.read_bytes() == b"one\n"
+
+
+def test_secrets_are_nowhere(launch: Launcher, env: dict[str, str], tmp_path: Path) -> None:
+    """An environment's values are in no file of the attempt and in no argv; the files are the owner's alone."""
+    process = launch("exec sleep 600", b"prompt", env={**env, "API_KEY": "s3cr3t-canary"})
+    pid = until(lambda: process.agent_pid)
+    assert process.shim is not None
+    for each in (pid, process.shim.pid):
+        assert b"s3cr3t-canary" in Path(f"/proc/{each}/environ").read_bytes()
+        assert b"s3cr3t-canary" not in Path(f"/proc/{each}/cmdline").read_bytes()
+    process.stop()
+    assert process.wait() is not None
+    files = list(process.directory.iterdir())
+    assert {"stdin", "launch", "shim.json", "agent.json", "stdout", "stderr", "cause", "exit.json"} <= {file.name for file in files}
+    for file in files:
+        assert b"s3cr3t-canary" not in file.read_bytes(), file.name
+        assert file.stat().st_mode & 0o077 == 0, file.name
+    assert process.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_agents_files_get_the_users_umask(launch: Launcher, tmp_path: Path) -> None:
+    """That perdure's own files are private does not make the agent's so."""
+    before = os.umask(0o027)
+    try:
+        process = launch("umask")
+    finally:
+        os.umask(before)
+    assert process.wait() is not None
+    assert process.stdout.read_text().strip() == "0027"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        ("echo out; echo err >&2; exit 4", 4, "out\nerr\n"),
+        (("printf", "a b"), 0, "a b"),
+        ("kill -9 $$", 137, ""),
+        ("sleep 600 & echo done", 0, "done\n"),
+    ],
+)
+def test_quick_commands(command: str, code: int, output: str, directory: Path, tmp_path: Path, env: dict[str, str], mark: str) -> None:
+    """A verify command gives its code and its output in one piece, and leaves nothing behind."""
+    assert run_quick(command, directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=30) == (code, output)
+    assert survivors(mark) == []
+
+
+def test_a_quick_command_that_hangs(directory: Path, tmp_path: Path, env: dict[str, str], mark: str) -> None:
+    """It is ended at its timeout with code 124, and what it said before is kept."""
+    code, output = run_quick("echo begun; sleep 600", directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=0.3)
+    assert (code, output) == (124, "begun\n\n[deadline after 0.3 s]")
+    assert survivors(mark) == []
