@@ -1,0 +1,245 @@
+"""The script language: what the rehearsed model says and does, one action a line, the same for every dialect.
+
+Read by `parse`; played by `cues` (which reply is next) and by the dialects (how it looks on the wire). Pure.
+
+A script is a list of replies separated by a line `---`. A reply is a list of actions:
+
+    say TEXT               text of the model, streamed; `say` lines that follow each other make one text of several lines
+    run COMMAND            calls the CLI's own shell tool
+    slow SECONDS           what comes next is spread over that time; headers and first events are sent before
+    hang [xK]              the stream stays open and silent until the client goes or the server stops
+    cut [xK]               the connection is cut in mid-stream
+    fail STATUS [xK]       an HTTP error with the provider's own error body, then the rest of the reply
+    limit SECONDS [xK]     a usage limit that ends that many seconds from now, then the rest of the reply
+    usage in=N out=N cached=N   the tokens reported, word for word (default in=100 out=7 cached=0)
+
+`xK`: so many times (default once), counted over all requests; after that the line is passed over. So a `hang` in a reply
+that is given again (after a kill, `by history`) does not hang again. A reply of which nothing is left to send is passed
+over. `fail` and `limit` stand before everything that the reply sends. After the last reply the model says `Done.`.
+
+At the top of a script may stand `match TEXT` (this script answers only where TEXT stands in a prompt of the user) and
+`by history` (see `cues`). Several scripts are separated by a line `===`; the first that matches answers. Lines that begin
+with `#` and blank lines are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from perdure.errors import UsageError
+
+
+class ScriptError(UsageError):
+    """A script cannot be read; the sentence names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    text: str
+
+    def pieces(self, most: int = 12) -> list[str]:
+        """The text as at most so many parts, cut before words."""
+        words = re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or [self.text]
+        step = -(-len(words) // most)
+        return ["".join(words[at : at + step]) for at in range(0, len(words), step)]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    status: int
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    seconds: float
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a reply reports. `cached` is sent beside `input`, in the provider's own field, nothing is added or taken off."""
+
+    input: int = 100
+    output: int = 7
+    cached: int = 0
+
+
+Action: TypeAlias = Say | Run | Slow | Hang | Cut | Fail | Limit | Tokens
+Mark: TypeAlias = tuple[str, str]
+"""What a reply leaves in a history: ("say", text) or ("run", command)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    actions: tuple[Action, ...]
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """What stands in the history once the reply was given in full."""
+        return marks(self.actions)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    replies: tuple[Reply, ...]
+    match: str = ""
+    by_history: bool = False
+
+
+def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
+    """The texts (lines of one text joined) and commands of these actions, in order."""
+    found: list[Mark] = []
+    for action in actions:
+        if isinstance(action, Run):
+            found.append(("run", action.command))
+        elif isinstance(action, Say) and found and found[-1][0] == "say":
+            found[-1] = ("say", f"{found[-1][1]}\n{action.text}")
+        elif isinstance(action, Say):
+            found.append(("say", action.text))
+    return tuple(found)
+
+
+def parse(text: str) -> tuple[Script, ...]:
+    """All scripts of a file, at least one. Raises ScriptError with the number of the first bad line."""
+    scripts: list[Script] = []
+    draft = _Draft()
+    number = 0
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if line == "===":
+            scripts.append(draft.script(number))
+            draft = _Draft()
+        elif line == "---":
+            draft.close(number)
+        elif line and not line.startswith("#"):
+            draft.take(number, line)
+    scripts.append(draft.script(number))
+    return tuple(scripts)
+
+
+class _Draft:
+    """One script while it is read."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
+        self.actions: list[Action] = []
+        self.match = ""
+        self.by_history = False
+
+    def take(self, number: int, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if word in ("match", "by"):
+            self._heading(number, word, rest)
+            return
+        if word not in _READERS:
+            raise ScriptError(f"line {number}: unknown action {word!r}", f"One of: {', '.join(_READERS)}, match, by history.")
+        try:
+            action = _READERS[word](rest)
+        except ValueError as error:
+            raise ScriptError(f"line {number}: {word}: {error}") from None
+        if isinstance(action, (Fail, Limit)) and any(isinstance(before, (Say, Run, Hang, Cut)) for before in self.actions):
+            raise ScriptError(f"line {number}: {word} must stand before everything that the reply sends")
+        self.actions.append(action)
+
+    def close(self, number: int) -> None:
+        if not self.actions:
+            raise ScriptError(f"line {number}: a reply without an action")
+        self.replies.append(Reply(tuple(self.actions)))
+        self.actions = []
+
+    def script(self, number: int) -> Script:
+        if self.actions or self.replies:
+            self.close(number)
+        return Script(tuple(self.replies), self.match, self.by_history)
+
+    def _heading(self, number: int, word: str, rest: str) -> None:
+        if self.actions or self.replies:
+            raise ScriptError(f"line {number}: {word} must stand at the top of a script")
+        if word == "match":
+            if not rest:
+                raise ScriptError(f"line {number}: match: a text is missing")
+            self.match = rest
+        elif rest in ("history", "request"):
+            self.by_history = rest == "history"
+        else:
+            raise ScriptError(f"line {number}: by: expected 'history' or 'request', not {rest!r}")
+
+
+def _text(rest: str) -> str:
+    if not rest:
+        raise ValueError("a text is missing")
+    return rest
+
+
+def _times(rest: str) -> int:
+    if not rest:
+        return 1
+    found = re.fullmatch(r"x([1-9]\d*)", rest)
+    if not found:
+        raise ValueError(f"expected xK, for example x3, not {rest!r}")
+    return int(found[1])
+
+
+def _seconds(word: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", word):
+        raise ValueError(f"expected seconds, not {word!r}")
+    return float(word)
+
+
+def _fail(rest: str) -> Fail:
+    status, _, times = rest.partition(" ")
+    if not re.fullmatch(r"[45]\d\d", status):
+        raise ValueError(f"expected an HTTP status from 400 to 599, not {status!r}")
+    return Fail(int(status), _times(times.strip()))
+
+
+def _limit(rest: str) -> Limit:
+    seconds, _, times = rest.partition(" ")
+    return Limit(_seconds(seconds), _times(times.strip()))
+
+
+def _tokens(rest: str) -> Tokens:
+    given = {"in": 100, "out": 7, "cached": 0}
+    for pair in _text(rest).split():
+        name, _, number = pair.partition("=")
+        if name not in given or not number.isdecimal():
+            raise ValueError(f"expected in=N, out=N or cached=N, not {pair!r}")
+        given[name] = int(number)
+    return Tokens(given["in"], given["out"], given["cached"])
+
+
+_READERS: dict[str, Callable[[str], Action]] = {
+    "say": lambda rest: Say(_text(rest)),
+    "run": lambda rest: Run(_text(rest)),
+    "slow": lambda rest: Slow(_seconds(rest)),
+    "hang": lambda rest: Hang(_times(rest)),
+    "cut": lambda rest: Cut(_times(rest)),
+    "fail": _fail,
+    "limit": _limit,
+    "usage": _tokens,
+}

@@ -1,0 +1,144 @@
+"""Which reply comes next, without a server."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.rehearsal import Message, parse
+from perdure.rehearsal.conversation import Conversation
+from perdure.rehearsal.cues import Cues, position
+from perdure.rehearsal.script import Cut, Hang, Mark, Reply, Run, Say
+
+NOW = Conversation((Message("user", "go"),))
+
+
+def said(cues: Cues, conversation: Conversation = NOW) -> str:
+    """The next answer in one word."""
+    cue = cues.next(conversation)
+    if cue.failure:
+        return type(cue.failure).__name__.lower()
+    return " ".join(
+        action.text if isinstance(action, Say) else action.command if isinstance(action, Run) else type(action).__name__.lower()
+        for action in cue.actions
+    )
+
+
+def history(*lines: str) -> Conversation:
+    """`user TEXT`, `say TEXT`, `run COMMAND` (finished), `killed COMMAND`, `dangling COMMAND`."""
+    messages: list[Message] = []
+    for at, line in enumerate(lines):
+        word, _, text = line.partition(" ")
+        if word in ("user", "say"):
+            messages.append(Message("user" if word == "user" else "assistant", text))
+            continue
+        messages.append(Message("tool_call", text, f"call{at}"))
+        if word != "dangling":
+            result = "fine" if word == "run" else "[Tool call interrupted: the session ended before"
+            messages.append(Message("tool_result", result, f"call{at}"))
+    return Conversation(tuple(messages))
+
+
+def test_by_request_each_request_gets_the_next_reply():
+    """The n-th request gets the n-th reply, then always Done., whatever the history says."""
+    cues = Cues(parse("say a\n---\nsay b"))
+    assert [said(cues) for _ in range(4)] == ["a", "b", "Done.", "Done."]
+
+
+def test_a_failure_does_not_use_the_reply_up():
+    """After its K failures the reply is given; a limit counts like a failure."""
+    cues = Cues(parse("fail 500 x2\nlimit 5\nsay a\n---\nfail 400\n---\nsay c"))
+    assert [said(cues) for _ in range(6)] == ["fail", "fail", "limit", "a", "fail", "c"]
+
+
+def test_a_cut_happens_as_often_as_it_says():
+    """A reply with a cut is used up by its last cut."""
+    cues = Cues(parse("say a\ncut x2\n---\nsay b"))
+    assert [said(cues) for _ in range(3)] == ["a cut", "a cut", "b"]
+
+
+def test_by_history_a_hang_happens_once():
+    """The reply whose client was killed in the silence is given again, in full."""
+    cues = Cues(parse("by history\nsay a\nhang\nrun b\n---\nsay c"))
+    assert said(cues, history("user 1")) == "a hang"
+    assert said(cues, history("user 1", "user 2")) == "a b"
+    assert said(cues, history("user 1", "user 2", "say a", "run b")) == "c"
+
+
+def test_by_history_an_interrupted_command_is_called_again():
+    """A tool call without a result, or with one that tells of a kill, counts as not done."""
+    cues = Cues(parse("by history\nsay a\nrun b\n---\nsay c"))
+    assert said(cues, history("user 1", "say a", "dangling b", "user 2")) == "a b"
+    assert said(cues, history("user 1", "say a", "killed b", "say No response requested.", "user 2")) == "a b"
+    assert said(cues, history("user 1", "say a", "killed b", "user 2", "say a", "run b")) == "c"
+
+
+def test_by_history_a_lost_history_starts_over():
+    """A conversation without a history gets the first reply, even after others were given."""
+    cues = Cues(parse("by history\nsay a\n---\nsay b"))
+    assert said(cues, history("user 1", "say a")) == "b"
+    assert said(cues, history("user 1")) == "a"
+
+
+def test_by_history_a_hole_in_the_history_is_passed_over():
+    """The reply after the last one that stands there is given, although an earlier one is missing."""
+    assert said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b")) == "c"
+
+
+def test_by_history_a_text_cut_short_does_not_count():
+    """Half a text (the CLI kept it at an interrupt) is not the reply, nor a later reply that reads the same."""
+    cues = Cues(parse("by history\nsay a long text\n---\nsay a"))
+    assert said(cues, history("user 1", "say a", "user 2")) == "a long text"
+
+
+def test_the_first_script_that_matches_answers():
+    """A match looks at what the user said, anywhere in the conversation; each script counts for itself."""
+    cues = Cues(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
+    red, blue = history("user the red one", "say x", "user go on"), history("user the blue one", "say red")
+    assert [said(cues, red), said(cues, blue), said(cues, red), said(cues, NOW)] == ["r1", "b1", "r2", ""]
+    assert cues.next(NOW).script is None
+
+
+def test_the_indices_say_what_answered():
+    """Script and reply are counted from 0; after the last reply there is none."""
+    cues = Cues(parse("match x\nsay a\n===\nsay b"))
+    assert [(cue.script, cue.reply) for cue in (cues.next(NOW), cues.next(NOW))] == [(1, 0), (1, None)]
+
+
+marks = st.sampled_from([("say", "a"), ("say", "b"), ("run", "a"), ("run", "b")])
+
+
+def as_reply(given: list[Mark]) -> Reply:
+    return Reply(tuple(Say(text) if kind == "say" else Run(text) for kind, text in given))
+
+
+replies = st.lists(st.lists(marks, min_size=1, max_size=4).map(as_reply).filter(lambda reply: reply.marks), min_size=1, max_size=6)
+
+
+@given(replies, st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=8))
+def test_by_history_survives_any_kills(script: list[Reply], kills: list[tuple[int, bool]]):
+    """However often a reply is broken off (so many of its marks kept, the last command finished or not), the next one given is
+    always the first that the history does not hold in full, also where replies are alike."""
+    found: list[tuple[Mark, bool]] = [(("user", ""), False)]
+    waiting = list(kills)
+    for index, reply in enumerate(script):
+        while waiting:
+            assert position(script, found) == index
+            kept, finished = waiting.pop()
+            part = reply.marks[: min(kept, len(reply.marks))]
+            whole = len(part) == len(reply.marks) and (finished or part[-1][0] == "say")
+            found += [(mark, mark[0] == "say" or finished or at < len(part) - 1) for at, mark in enumerate(part)]
+            found.append((("user", ""), False))
+            if whole:
+                break
+        else:
+            assert position(script, found) == index
+            found += [(mark, True) for mark in reply.marks]
+    assert position(script, found) == len(script)
+
+
+def test_disturbances_end_what_is_sent():
+    """Nothing of a reply follows a hang or a cut in the same answer."""
+    for word, kind in (("hang", Hang), ("cut", Cut)):
+        cue = Cues(parse(f"say a\n{word}\nsay b")).next(NOW)
+        assert cue.actions == (Say("a"), kind())
