@@ -1,0 +1,83 @@
+"""The rehearsal as a program of its own, and the arguments for Codex."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import UsageError
+from perdure.rehearsal import Rehearsal
+
+from .conftest import Agent, ask, claude_body
+
+PROGRAM = [sys.executable, "-m", "perdure.rehearsal"]
+
+
+def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):
+    """It writes its port, plays the script, records the requests, and ends with 0 on SIGTERM."""
+    script, record = tmp_path / "script", tmp_path / "record.jsonl"
+    script.write_text("say from a file")
+    argv = [*PROGRAM, "--script", str(script), "--port-file", str(tmp_path / "port"), "--record", str(record)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        port = int((tmp_path / "port").read_text())
+        assert address == f"http://127.0.0.1:{port}"
+        there = type("There", (), {"port": port})()
+        assert ask(there, "POST", "/v1/messages", claude_body("hello", stream=False)).json["content"][0]["text"] == "from a file"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert json.loads(record.read_text())["messages"] == [{"role": "user", "text": "hello"}]
+
+
+@pytest.mark.parametrize(("text", "code", "complaint"), [("shout", 2, "line 1: unknown action"), (None, 1, "No such file")])
+def test_a_script_that_cannot_be_read_ends_the_program(tmp_path: Path, text: str | None, code: int, complaint: str):
+    """One sentence on stderr, nothing on stdout, an exit code that says whose fault it is."""
+    script = tmp_path / "script"
+    if text is not None:
+        script.write_text(text)
+    done = subprocess.run([*PROGRAM, "--script", str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert complaint in done.stderr
+
+
+def test_codex_can_be_configured_by_arguments_alone(an_agent):
+    """`codex_args` is the same configuration as the file, for a Codex home that must not be touched."""
+    agent: Agent = an_agent("codex")
+    home = agent.scratch / "plain"
+    home.mkdir()
+    with Rehearsal("say by arguments") as rehearsal:
+        argv = agent.argv()
+        argv[2:2] = rehearsal.codex_args()
+        env = {**agent.environ(rehearsal), **rehearsal.environ("codex"), "CODEX_HOME": str(home)}
+        done = subprocess.run(argv, input=b"hello", env=env, cwd=agent.cwd, capture_output=True, timeout=60)
+        assert done.returncode == 0
+        assert rehearsal.prompts() == ["hello"]
+        assert not (home / "config.toml").exists()
+
+
+def test_the_codex_home_is_valid_toml(tmp_path: Path):
+    """The file names the rehearsal as the only provider and switches off what would look for another network."""
+    with Rehearsal() as rehearsal:
+        rehearsal.write_codex_home(tmp_path / "home")
+        settings = tomllib.loads((tmp_path / "home" / "config.toml").read_text())
+        assert settings["model_providers"]["rehearsal"]["base_url"] == f"{rehearsal.url}/v1"
+        assert settings["features"] == {"plugins": False, "unbounded_connection_retries": False}
+
+
+def test_an_unknown_agent_is_refused():
+    """Only agents that the rehearsal can serve get an environment."""
+    with Rehearsal() as rehearsal, pytest.raises(UsageError, match="no agent named 'gemini'"):
+        rehearsal.environ("gemini")
+
+
+def test_a_taken_port_is_an_error():
+    """Two rehearsals cannot share a port; the second says so and leaves nothing open."""
+    with Rehearsal() as rehearsal, pytest.raises(OSError):
+        Rehearsal(port=rehearsal.port).start()
