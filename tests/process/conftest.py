@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from process_agents import Launcher
+from tests.process.agents import Launcher
 
 from perdure.model import Command
 from perdure.process import Process, end_all, find, start, survivors

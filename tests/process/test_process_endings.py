@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_agents import Launcher, content, daemon, gone, until
+from tests.process.agents import Launcher, content, daemon, gone, until
 
 from perdure.errors import Conflict, UsageError
 from perdure.model import Command
