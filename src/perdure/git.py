@@ -1,0 +1,335 @@
+"""The only room that runs git, and the only way in which it is run.
+
+`workspace` and `checkpoint` call it. Every call gets an environment of its own: nothing that begins with GIT_ is
+inherited (a leaked GIT_DIR beats `-C`), system and user configuration are not read, and the settings below are given as
+environment configuration, which beats whatever an agent wrote into a repository. So hooks, fsmonitor, external diffs,
+signing programs, credential helpers and automatic maintenance do not run, and no transport is allowed unless the call
+asks for it. What is left open (filters that a repository's own configuration names) is listed in docs/reference/trust.md.
+
+A call is bounded: stdin is closed or a file, output has a cap, there is a deadline, and the whole process group is ended
+when it passes. git's children inherit the descriptors in `keep`: a lock that a killed supervisor held stays held until the
+last git of it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import GitFailed, WorkspaceError
+
+OLDEST = (2, 38)
+"""safe.bareRepository came with git 2.38, configuration by environment (GIT_CONFIG_COUNT) with 2.31: without them the
+settings below would silently not hold."""
+
+_CAP = 64 << 20
+_STDERR_KEPT = 64 << 10
+
+_PASSED = re.compile(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
+
+_SETTINGS = (
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.attributesFile", "/dev/null"),
+    ("core.excludesFile", "/dev/null"),
+    ("core.alternateRefsCommand", "true"),
+    ("core.gitProxy", ""),
+    ("core.askPass", ""),
+    ("core.sshCommand", "ssh -oBatchMode=yes"),
+    ("core.fsync", "all"),
+    ("core.protectHFS", "true"),
+    ("core.protectNTFS", "true"),
+    ("credential.helper", ""),
+    ("credential.useHttpPath", "true"),
+    ("diff.external", ""),
+    ("commit.gpgSign", "false"),
+    ("log.showSignature", "false"),
+    ("submodule.recurse", "false"),
+    ("fetch.recurseSubmodules", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("transfer.fsckObjects", "true"),
+    ("safe.bareRepository", "explicit"),
+    ("http.followRedirects", "false"),
+    ("http.lowSpeedLimit", "1000"),
+    ("http.lowSpeedTime", "30"),
+    ("protocol.allow", "never"),
+)
+
+_FIXED = {
+    "HOME": "/nonexistent",
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": "/nonexistent/grafts",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_EDITOR": ":",
+    "GIT_PAGER": "cat",
+    "GIT_TEMPLATE_DIR": "",
+    "GIT_DEFAULT_REF_FORMAT": "files",
+}
+"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that has a broker of its own."""
+
+_HINTS = (
+    (r"terminal prompts disabled|could not read Username", "It asks for credentials. Configure a token for this repository."),
+    (r"Authentication failed|HTTP Basic: Access denied|error: 403", "The credentials were refused. Check the token and its rights."),
+    (r"dubious ownership", "The repository belongs to another user. Run perdure as its owner, or change the owner."),
+    (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
+    (r"Read-only file system|Permission denied", "Check who owns the directory, and whether it can be written."),
+    (r"Could not resolve host|Failed to connect|Connection refused|Operation too slow", "Check the network and try again."),
+    (r"transport '.*' not allowed", "A partial clone lacks objects. Fetch them first: git fetch --refetch --no-filter"),
+    (r"unable to update url base from redirection", "The address redirects. Give the repository's final URL."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a git process left: its exit code and its two outputs as bytes (stderr: the last 64 KiB)."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout without the newline at its end, as the file system decodes names."""
+        return os.fsdecode(self.stdout).removesuffix("\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a detached HEAD."""
+
+    head: str
+    branch: str
+    changed: tuple[str, ...]
+    untracked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """One line of `git worktree list`: its directory and the full name of its branch, or empty."""
+
+    path: Path
+    branch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Git:
+    """git at one place. With `git_dir` nothing is discovered; without, discovery stops below `ceiling`."""
+
+    cwd: Path
+    git_dir: Path | None = None
+    work_tree: Path | None = None
+    ceiling: Path | None = None
+    keep: tuple[int, ...] = ()
+    """Descriptors that git and its children inherit."""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """Where PATH, TMPDIR and the proxies come from."""
+
+    def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
+        """The same settings at another place."""
+        return replace(self, cwd=cwd, git_dir=git_dir, work_tree=work_tree)
+
+    def run(
+        self,
+        *args: str,
+        stdin: bytes | IO[bytes] = b"",
+        allow: Collection[str] = (),
+        settings: Sequence[tuple[str, str]] = (),
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+        cap: int = _CAP,
+        good: Collection[int] = (0,),
+    ) -> Result:
+        """Runs one git command and returns what it said.
+
+        `allow`: transports that this call may use (`https`, `ssh`, `http`, `file`). Raises GitFailed for an exit code that is
+        not in `good`, for a call over its deadline and for output over the cap; WorkspaceError without a usable git.
+        """
+        program = require(self.environ.get("PATH", os.defpath))
+        argv = [program]
+        if self.git_dir is not None:
+            argv.append(f"--git-dir={self.git_dir}")
+        if self.work_tree is not None:
+            argv.append(f"--work-tree={self.work_tree}")
+        argv.extend(args)
+        environment = self._environment(allow, settings) | dict(env or {})
+        code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
+        if code not in good:
+            raise _failure(argv, args, self.cwd, code, err)
+        return Result(code, out, err)
+
+    def _environment(self, allow: Collection[str], settings: Sequence[tuple[str, str]]) -> dict[str, str]:
+        env = {name: value for name, value in self.environ.items() if _PASSED.fullmatch(name)}
+        if "ssh" in allow and "SSH_AUTH_SOCK" in self.environ:
+            env["SSH_AUTH_SOCK"] = self.environ["SSH_AUTH_SOCK"]
+        env.update(_FIXED)
+        env["GIT_ALLOW_PROTOCOL"] = ":".join(sorted(allow)) or "none"
+        if self.ceiling is not None:
+            env["GIT_CEILING_DIRECTORIES"] = str(self.ceiling)
+        pairs = (*_SETTINGS, *((f"protocol.{name}.allow", "always") for name in sorted(allow)), *settings)
+        env["GIT_CONFIG_COUNT"] = str(len(pairs))
+        for number, (key, value) in enumerate(pairs):
+            env[f"GIT_CONFIG_KEY_{number}"], env[f"GIT_CONFIG_VALUE_{number}"] = key, value
+        return env
+
+    def commit(self, revision: str) -> str:
+        """The full id of the commit that `revision` names, or empty if there is none."""
+        return self.run("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}", good=(0, 1, 128)).text
+
+    def head(self) -> tuple[str, str]:
+        """(commit id, branch): the branch is empty on a detached HEAD. Raises GitFailed before the first commit."""
+        oid, _, name = self.run("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.partition("\n")
+        return oid, name.removeprefix("refs/heads/") if name != "HEAD" else ""
+
+    def refs(self, *patterns: str) -> dict[str, str]:
+        """Full names and ids of the refs that are, or lie below, one of the patterns."""
+        lines = self.run("for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns).text.splitlines()
+        return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
+
+    def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
+        """Writes a ref; with `new`, only if it does not exist. `name` is a full name."""
+        self.run("update-ref", "--create-reflog", "-m", why, "--", name, oid, *(["0" * len(oid)] if new else []))
+
+    def status(self, *, write_index: bool = False) -> Status:
+        """What differs from HEAD: every file by name, submodules and nested repositories never entered."""
+        args = ("--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--ignore-submodules=all", "--no-renames", "--no-ahead-behind")
+        return parse_status(self.run("status", *args, env={"GIT_OPTIONAL_LOCKS": "1" if write_index else "0"}).stdout)
+
+    def worktrees(self) -> tuple[Worktree, ...]:
+        """All working directories of the repository, the main one first."""
+        return tuple(parse_worktrees(self.run("worktree", "list", "--porcelain", "-z").stdout))
+
+    def user(self) -> dict[str, str]:
+        """`user.name` and `user.email` as the user's own and this repository's configuration say; reads, runs nothing."""
+        own = {name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ}
+        own["GIT_CONFIG_GLOBAL"] = str(_global_config(own)) if own else "/dev/null"
+        found = self.run("config", "--null", "--get-regexp", r"^user\.(name|email)$", env=own, good=(0, 1)).stdout
+        return dict(entry.split("\n", 1) for entry in os.fsdecode(found).split("\0") if "\n" in entry)
+
+
+def parse_status(out: bytes) -> Status:
+    """Reads `git status --porcelain=v2 --branch -z --no-renames`."""
+    head = branch = ""
+    changed: list[str] = []
+    untracked: list[str] = []
+    for line in os.fsdecode(out).split("\0"):
+        if line.startswith("# branch.oid ") and not line.endswith("(initial)"):
+            head = line[13:]
+        elif line.startswith("# branch.head ") and not line.endswith("(detached)"):
+            branch = line[14:]
+        elif line.startswith("1 "):
+            changed.append(line.split(" ", 8)[8])
+        elif line.startswith("u "):
+            changed.append(line.split(" ", 10)[10])
+        elif line.startswith("? "):
+            untracked.append(line[2:])
+    return Status(head, branch, tuple(changed), tuple(untracked))
+
+
+def parse_worktrees(out: bytes) -> Iterator[Worktree]:
+    """Reads `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
+    for block in os.fsdecode(out).split("\0\0"):
+        fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
+        if "worktree" in fields:
+            yield Worktree(Path(fields["worktree"]), fields.get("branch", ""))
+
+
+@functools.cache
+def require(path: str) -> str:
+    """The git program on this PATH. Raises WorkspaceError if there is none, or one that is too old to be hardened."""
+    program = shutil.which("git", path=path)
+    if program is None:
+        raise WorkspaceError("git is not installed.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer.")
+    said = subprocess.run([program, "version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False, env={"LC_ALL": "C"})
+    found = re.search(rb"(\d+)\.(\d+)", said.stdout)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        has = os.fsdecode(said.stdout).strip() or "of unknown version"
+        raise WorkspaceError(f"This git is too old to be run safely: {has}.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer.")
+    return program
+
+
+def _global_config(own: Mapping[str, str]) -> Path:
+    home = Path(own.get("HOME", "/nonexistent"))
+    first = home / ".gitconfig"
+    return first if first.exists() else Path(own.get("XDG_CONFIG_HOME") or home / ".config") / "git/config"
+
+
+def _spawn(
+    argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes | IO[bytes], keep: Sequence[int], timeout_s: float, cap: int
+) -> tuple[int, bytes, bytes]:
+    with contextlib.ExitStack() as stack:
+        source: int | IO[bytes] = subprocess.DEVNULL
+        if not isinstance(stdin, bytes):
+            source = stdin
+        elif stdin:
+            source = stack.enter_context(os.fdopen(os.memfd_create("stdin"), "w+b"))
+            source.write(stdin)
+            source.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv, cwd=cwd, env=env, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=keep, start_new_session=True
+            )
+        except OSError as error:
+            raise GitFailed(f"git could not be started in {cwd}: {error.strerror}.", argv=tuple(argv)) from error
+        stack.enter_context(process)
+        try:
+            out, err = _collect(process, argv, timeout_s, cap)
+            return process.wait(), out, err
+        finally:
+            if process.poll() is None:
+                _end(process)
+
+
+def _collect(process: subprocess.Popen[bytes], argv: Sequence[str], timeout_s: float, cap: int) -> tuple[bytes, bytes]:
+    assert process.stdout is not None and process.stderr is not None
+    out, err = bytearray(), bytearray()
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, out)
+        selector.register(process.stderr, selectors.EVENT_READ, err)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready and time.monotonic() >= deadline:
+                raise GitFailed(f"git did not end within {timeout_s:g} s and was ended.", argv=tuple(argv), code=-signal.SIGKILL)
+            for key, _ in ready:
+                chunk = os.read(key.fd, 1 << 16)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+            if len(out) > cap:
+                raise GitFailed(f"git said more than {cap} bytes and was ended.", argv=tuple(argv), code=-signal.SIGKILL)
+            del err[:-_STDERR_KEPT]
+    return bytes(out), bytes(err)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _failure(argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes) -> GitFailed:
+    text = err.decode("utf-8", "replace").strip()
+    lines = [line for line in text.splitlines() if line.startswith(("fatal:", "error:"))] or text.splitlines()[-1:]
+    cause = lines[0].partition(": ")[2] or lines[0] if lines else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
+    return GitFailed(f"git {args[0]} failed in {cwd}: {cause.rstrip('.')}.", argv=tuple(argv), code=code, stderr=text, hint=hint)

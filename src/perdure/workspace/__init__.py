@@ -1,0 +1,244 @@
+"""Working directories: where a task's agent works, the same place every time, and nobody else's.
+
+The attempt calls `plan` once, when the run is accepted, then for each attempt `lock`, `prepare`, and `state` as often as it
+likes. The path is a function of (repository, agent, branch), or of (service, task), and of nothing else. `prepare` makes the
+workdir, finishes or clears away what a kill left half-made, or hands it back as it is: uncommitted work is kept, and what has
+to move is moved to the trash or under a rescue ref, never deleted.
+
+`identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
+secret, `view` looks and rescues. What each backend protects from is in docs/reference/trust.md.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perdure.errors import NotFound, UsageError, WorkspaceError
+from perdure.git import Git
+from perdure.model import Backend, TaskSpec, Workspace
+from perdure.workspace import isolated, places, view, worktree
+from perdure.workspace.askpass import Credentials
+from perdure.workspace.cache import Source
+from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.view import WorkdirState
+
+__all__ = ["Credentials", "Prepared", "WorkdirState", "Workspaces"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A workdir that is ready. `head` is empty without git; `env` is for the agent: who its commits are by."""
+
+    created: bool
+    head: str = ""
+    notes: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Workspaces:
+    """All workdirs below one root. One root is one trust domain: its caches are shared by all its workspaces.
+
+    `transports`: the URL schemes that may be fetched from. `credentials` is asked for each fetch by URL. `ca_file`: the
+    certificates that a forge of one's own is checked against.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        transports: frozenset[str] = frozenset({"https"}),
+        credentials: Credentials | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._places = Places(root.resolve())
+        self._environ = os.environ if environ is None else environ
+        self._transports = transports
+        self._credentials = credentials
+        self._ca_file = ca_file
+
+    def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
+        """Where this task works. Looks, and changes nothing.
+
+        `cwd` is where the user stands: relative paths start there, and its repository is meant where none is named. Raises
+        UsageError for names and combinations that cannot be meant, NotFound for a missing repository or base,
+        WorkspaceError for a repository without a commit or a branch that is checked out elsewhere.
+        """
+        check_name("run", run_name)
+        _check_combination(spec)
+        if spec.here:
+            return self._plan_here(cwd / Path(spec.here).expanduser())
+        if spec.service and not spec.repo:
+            return self._plan_task(check_name("service", spec.service), check_name("task", spec.task or run_name))
+        branch = check_branch(spec.branch or f"perdure/{run_name}")
+        base = check_base(spec.base) if spec.base else ""
+        if is_remote(spec.repo):
+            if spec.backend == Backend.WORKTREE:
+                raise UsageError("A worktree needs a repository on this machine.", "Leave --backend out, or use a local path.")
+            key = parse_remote(spec.repo, self._transports)
+            return self._of_repository(spec, Backend.ISOLATED, key.url, key.key, branch, base)
+        return self._plan_local(spec, cwd, branch, base)
+
+    def lock(self, workspace: Workspace, holder: str = "") -> int:
+        """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.
+
+        `holder` is how the next one is told who has it. Raises Conflict while somebody has.
+        """
+        self._ready()
+        return places.take(self._places, workspace, holder)
+
+    def prepare(self, workspace: Workspace, agent: str) -> Prepared:
+        """Makes, recovers or reuses the workdir. Idempotent; the caller holds its lock. Raises WorkspaceError and its kin."""
+        check_name("agent", agent)
+        path, git = Path(workspace.path), self._git()
+        created, notes, head = False, list[str](), ""
+        self._ready()
+        match workspace.backend:
+            case Backend.TASK:
+                created = self._make_task(path)
+            case Backend.HERE:
+                if not path.is_dir():
+                    raise NotFound(f"The directory {path} is not there.", "Make it, or name another one with --here.")
+            case Backend.WORKTREE:
+                created, notes = worktree.prepare(self._places, workspace, git)
+            case Backend.ISOLATED:
+                created, notes = isolated.prepare(self._places, workspace, self._source(workspace.repo), git)
+        if workspace.repo:
+            notes += [] if created else places.clear_locks(path, *_locks(workspace))
+            head, branch = git.at(path, path / ".git", path).head()
+            if branch != workspace.branch:
+                notes.append(f"The workdir is on {branch or 'a detached HEAD'}, not on {workspace.branch}.")
+        return Prepared(created=created, head=head, notes=tuple(notes), env=self._identity(workspace, agent))
+
+    def state(self, workspace: Workspace) -> WorkdirState:
+        """The workdir as it is now. Raises WorkspaceError where that cannot be known."""
+        self._ready()
+        return view.state(self._places, workspace, self._git())
+
+    def rescue(self, workspace: Workspace, why: str) -> str:
+        """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing else."""
+        self._ready()
+        return view.rescue(self._places, workspace, why, self._git())
+
+    def _ready(self) -> None:
+        places.make_directory(self._places.root)
+        places.make_private(self._places.own)
+
+    def _git(self) -> Git:
+        return Git(cwd=self._places.root, ceiling=self._places.root, environ=self._environ)
+
+    def _source(self, repo: str) -> Source:
+        if is_remote(repo):
+            remote = parse_remote(repo, self._transports)
+            return Source(key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file)
+        return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
+
+    def _of_repository(self, spec: TaskSpec, backend: Backend, repo: str, key: str, branch: str, base: str) -> Workspace:
+        identity = identify("workspace", key, check_name("agent", spec.agent), branch)
+        return Workspace(id=identity, path=str(self._places.work(identity)), backend=backend, repo=repo, branch=branch, base=base)
+
+    def _plan_here(self, path: Path) -> Workspace:
+        path = path.resolve()
+        if not path.is_dir():
+            raise NotFound(f"There is no directory {path}.", "Make it first, or leave --here out.")
+        return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+
+    def _plan_task(self, service: str, task: str) -> Workspace:
+        path = self._places.task(service, task)
+        _refuse_look_alike("service", service, self._places.root)
+        _refuse_look_alike("task", task, path.parent)
+        return Workspace(id=identify("task", service, task), path=str(path), backend=Backend.TASK)
+
+    def _plan_local(self, spec: TaskSpec, cwd: Path, branch: str, base: str) -> Workspace:
+        start = (cwd / Path(spec.repo).expanduser()).resolve()
+        if not start.is_dir():
+            raise NotFound(
+                f"{spec.repo!r} is neither a directory nor the address of a repository.", "Give a path or https://host/owner/name."
+            )
+        bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
+        git = Git(cwd=start, git_dir=start if bare else None, environ=self._environ)
+        found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
+        if found.code:
+            if b"not a git repository" not in found.stderr:
+                git.run("rev-parse", "--git-common-dir")
+            raise NotFound(f"{start} is not in a git repository.", "Use --repo PATH, or --here to work in this directory as it is.")
+        common = Path(found.text).resolve()
+        repo = str(common.parent if common.name == ".git" else common)
+        if not (head := git.commit("HEAD")) and not base:
+            raise WorkspaceError(
+                f"{repo} has no commit yet, so there is nothing to start from.", "Make a first commit: git commit --allow-empty"
+            )
+        if not (oid := git.commit(base) if base else head):
+            raise NotFound(f"{repo} has no branch, tag or commit {base!r}.", "See: git branch --all")
+        backend = Backend(spec.backend or Backend.WORKTREE)
+        workspace = self._of_repository(spec, backend, repo, repo, branch, oid)
+        if backend is Backend.WORKTREE:
+            worktree.check_branch_free(git, branch, Path(workspace.path))
+        return workspace
+
+    def _make_task(self, path: Path) -> bool:
+        """mkdir is one step, so nothing can be half-made; a link in the way would lead out of the root."""
+        created = not path.is_dir()
+        for part in (path.parents[1], path.parent, path):
+            places.make_directory(part)
+            if not places.is_real_directory(part):
+                raise WorkspaceError(f"{part} is a link, and not a directory.", "Move it away and try again.")
+        return created
+
+    def _identity(self, workspace: Workspace, agent: str) -> dict[str, str]:
+        """Commits are authored by the agent, and committed by the user where the user has an identity: both are visible, and
+        somebody answers for them."""
+        git = self._git()
+        if workspace.backend is Backend.WORKTREE:
+            git = git.at(Path(workspace.path), worktree.common_directory(workspace.repo))
+        elif workspace.backend is Backend.HERE:
+            git = git.at(Path(workspace.path))
+        user = git.user()
+        name, email = f"{agent} (perdure)", f"{agent}@perdure.invalid"
+        own = user if {"user.name", "user.email"} <= user.keys() else {}
+        return {
+            "GIT_AUTHOR_NAME": name,
+            "GIT_AUTHOR_EMAIL": email,
+            "GIT_COMMITTER_NAME": own.get("user.name", name),
+            "GIT_COMMITTER_EMAIL": own.get("user.email", email),
+        }
+
+
+def _check_combination(spec: TaskSpec) -> None:
+    """Raises UsageError for parts of a spec that exclude each other."""
+    if spec.here and (spec.repo or spec.service or spec.branch or spec.base or spec.backend not in ("", Backend.HERE)):
+        raise UsageError("--here works in the directory as it is, without repository, service, branch or base.", "Leave one of them out.")
+    if spec.task and not spec.service:
+        raise UsageError("A task name needs a service.", "Add --service NAME.")
+    if spec.service and not spec.repo and (spec.branch or spec.base or spec.backend not in ("", Backend.TASK)):
+        raise UsageError("A task of a service has a plain directory, without branch or base.", "Add --repo, or leave them out.")
+    allowed = {"", Backend.WORKTREE, Backend.ISOLATED} if spec.repo or not (spec.here or spec.service) else {"", Backend.HERE, Backend.TASK}
+    if spec.backend not in allowed:
+        raise UsageError(f"There is no backend {spec.backend!r} for this.", "Use worktree or isolated.")
+
+
+def _locks(workspace: Workspace) -> list[Path]:
+    """The locks that a git of this workspace's agent takes, and nobody else's."""
+    path = Path(workspace.path)
+    admin = worktree.git_directory(path) or path / ".git"
+    common = worktree.common_directory(workspace.repo) if workspace.backend is Backend.WORKTREE else admin
+    return [admin / "index.lock", admin / "HEAD.lock", common / "refs/heads" / f"{workspace.branch}.lock"]
+
+
+def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
+    """Two names that some file systems, and all people, take for one are one task too many."""
+    if not directory.is_dir():
+        return
+    for entry in directory.iterdir():
+        if entry.name != name and _folded(entry.name) == _folded(name):
+            raise UsageError(
+                f"The {kind} {name!r} looks like {entry.name!r}, which is there already.", f"Use {entry.name!r}, or another name."
+            )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,106 @@
+"""Gives a secret to one git call, and to no one else.
+
+git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (this file's `_ask`, run by the same Python
+without site-packages) asks a Unix socket that a thread of the supervisor serves while the call lasts. The prompt names the
+host and path that git is really about to talk to, so after a redirect or a `url.insteadOf` it names another one and gets
+nothing. The secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a log.
+
+Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for 'https://user@host/owner/repo': " when
+credential.useHttpPath is on; newer ones percent-encode the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+Credentials = Callable[[str], tuple[str, str] | None]
+"""Asked with a repository's URL before a call on it; returns (user, secret), or None if there are none."""
+
+_ASK = """\
+import os, socket, sys
+fd = os.open({place!r}, os.O_RDONLY | os.O_DIRECTORY)
+with socket.socket(socket.AF_UNIX) as client:
+    client.settimeout(60)
+    client.connect(f"/proc/self/fd/{{fd}}/socket")
+    client.sendall(b"{token}\\n" + os.fsencode(sys.argv[1]) + b"\\0")
+    answer = b""
+    while chunk := client.recv(4096):
+        answer += chunk
+if not answer:
+    sys.exit(1)
+os.write(1, answer)
+"""
+
+
+@contextlib.contextmanager
+def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
+    """Serves the prompts of one git call on `url` with (user, secret); yields the variables for that call.
+
+    Each of the two prompts is answered once. The socket is reached through its directory's descriptor, because its path
+    may be longer than the 107 bytes that a socket address holds.
+    """
+    place = Path(tempfile.mkdtemp(prefix="ask-", dir=scratch))
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    token = secrets.token_hex(16)
+    server = socket.socket(socket.AF_UNIX)
+    thread = threading.Thread(target=_serve, args=(server, token, expected(url, *login)), daemon=True)
+    try:
+        server.bind(f"/proc/self/fd/{fd}/socket")
+        server.listen(4)
+        thread.start()
+        program, script = place / "ask", place / "ask.py"
+        script.write_text(_ASK.format(place=str(place), token=token), encoding="utf-8")
+        program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", "-S", str(script)])} "$1"\n', encoding="utf-8")
+        program.chmod(0o700)
+        yield {"GIT_ASKPASS": str(program)}
+    finally:
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        if thread.ident is not None:
+            thread.join()
+        server.close()
+        os.close(fd)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def expected(url: str, user: str, secret: str) -> dict[str, str]:
+    """The only prompts that are answered, with their answers."""
+    scheme, _, rest = url.partition("://")
+    passwords = {f"Password for '{scheme}://{name}@{rest}': ": secret for name in (user, quote(user, safe=""))}
+    return {f"Username for '{url}': ": user, **passwords}
+
+
+def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
+    while True:
+        try:
+            client, _ = server.accept()
+        except OSError:
+            return
+        with client, contextlib.suppress(OSError):
+            client.settimeout(10)
+            _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            given, _, prompt = _request(client).partition("\n")
+            if uid == os.getuid() and secrets.compare_digest(given.encode("utf-8", "replace"), token.encode()):
+                client.sendall(answers.pop(prompt, "").encode())
+
+
+def _request(client: socket.socket) -> str:
+    raw = b""
+    while not raw.endswith(b"\0") and len(raw) < 1 << 16:
+        chunk = client.recv(4096)
+        if not chunk:
+            return ""
+        raw += chunk
+    return raw[:-1].decode("utf-8", "replace")

@@ -1,0 +1,136 @@
+"""One cache per repository: a bare, full clone that only grows, from which isolated workdirs borrow their objects.
+
+It is made by init and fetch, never by clone, with the address and the refspecs on the command line: nothing that a server
+or a configuration says chooses what runs or where it is written. Objects are never pruned (extensions.preciousObjects makes
+git itself refuse), and every workspace's start is pinned by a ref. It is a full clone because git 2.39 cannot borrow from
+a partial one ("invalid object" in every borrower).
+
+All callers hold the cache's lock. Fetches are single-flight: who waited while another's fetch began and ended uses that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.errors import GitFailed, NotFound, WorkspaceError
+from perdure.git import Git
+from perdure.workspace.askpass import Credentials, broker
+from perdure.workspace.identity import Places, identify, is_oid
+from perdure.workspace.places import held, make_private, read, sync, write
+
+REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/perdure/head")
+
+_HONEST_OLD_FAULTS = (
+    "zeroPaddedFilemode badDate badDateOverflow zeroPaddedDate badEmail missingEmail badName missingNameBeforeEmail "
+    "missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone missingTaggerEntry"
+).split()
+"""Faults of date, mode and author that old, honest history has (pallets/flask: zeroPaddedFilemode). Never the path classes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials."""
+
+    key: str
+    url: str
+    scheme: str
+    credentials: Credentials | None = None
+    ca_file: Path | None = None
+
+    @property
+    def id(self) -> str:
+        return identify("cache", self.key)
+
+
+@contextlib.contextmanager
+def opened(places: Places, source: Source, git: Git) -> Iterator[Git]:
+    """The cache, locked, made if need be and fetched. Raises NotFound, GitFailed or WorkspaceError."""
+    started, finished = places.lock(source.id).with_suffix(".started"), places.lock(source.id).with_suffix(".finished")
+    began, ended = read(started), read(finished)
+    with held(places.lock(source.id), timeout_s=3600.0) as fd:
+        cache = _made(places, source, Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ))
+        shared = read(finished)
+        if shared in ("", began, ended):
+            ticket = secrets.token_hex(8)
+            write(started, ticket)
+            _sweep(places, source)
+            _fetch(places, source, cache, REFSPECS)
+            write(finished, ticket)
+        yield cache
+
+
+def find(places: Places, source: Source, cache: Git, base: str) -> str:
+    """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises NotFound."""
+    if not base:
+        return cache.commit("refs/perdure/head")
+    for name in (f"refs/remotes/origin/{base.removeprefix('origin/')}", f"refs/tags/{base}"):
+        if oid := cache.commit(name):
+            return oid
+    if is_oid(base):
+        if not cache.commit(base):
+            with contextlib.suppress(GitFailed):
+                _fetch(places, source, cache, (f"+{base}:refs/perdure/wanted/{base}",))
+        if oid := cache.commit(base):
+            return oid
+    raise NotFound(f"{source.url} has no branch, tag or commit {base!r}.", "Name one that has been pushed.")
+
+
+def _made(places: Places, source: Source, git: Git) -> Git:
+    directory = places.cache(source.id)
+    if not directory.is_dir():
+        stage = directory.with_suffix(".stage")
+        shutil.rmtree(stage, ignore_errors=True)
+        make_private(directory.parent)
+        git.run("init", "--quiet", "--bare", "--template=", "--", str(stage))
+        made = git.at(places.root, stage)
+        made.run("config", "core.repositoryFormatVersion", "1")
+        made.run("config", "extensions.preciousObjects", "true")
+        stage.rename(directory)
+        sync(directory.parent)
+    return git.at(places.root, directory)
+
+
+def _sweep(places: Places, source: Source) -> None:
+    """Removes what a killed fetch left. Sound under the lock: git's children hold it too, so none of them is alive."""
+    mark = places.making(source.id)
+    if mark.exists():
+        directory = places.cache(source.id)
+        for pattern in ("**/*.lock", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/??/tmp_obj_*", "objects/tmp_objdir-*"):
+            for leftover in list(directory.glob(pattern)):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]) -> None:
+    mark = places.making(source.id)
+    write(mark, source.url)
+    settings = [(f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS]
+    if source.ca_file is not None:
+        settings.append(("http.sslCAInfo", str(source.ca_file)))
+    login = source.credentials(source.url) if source.credentials is not None else None
+    options = ("--quiet", "--prune", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--no-auto-maintenance")
+    with contextlib.ExitStack() as stack:
+        asking = stack.enter_context(broker(source.url, login, make_private(places.scratch))) if login else {}
+        try:
+            cache.run(
+                "fetch", *options, "--upload-pack=git-upload-pack", "--", source.url, *refspecs,
+                allow=(source.scheme,), settings=settings, env=asking, timeout_s=3600.0,
+            )  # fmt: skip
+        except GitFailed as error:
+            _explain(error, source)
+            raise
+    mark.unlink(missing_ok=True)
+
+
+def _explain(error: GitFailed, source: Source) -> None:
+    """Raises a better sentence, where there is one."""
+    if "couldn't find remote ref HEAD" in error.stderr:
+        raise WorkspaceError(f"{source.url} has no commit yet.", "Push a first commit, then try again.") from error
+    if "does not appear to be a git repository" in error.stderr or "not found" in error.stderr:
+        raise NotFound(
+            f"There is no repository at {source.url}, or it is not yours to read.", "Check the address and the token."
+        ) from error

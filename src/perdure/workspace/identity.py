@@ -1,0 +1,151 @@
+"""Which names are accepted, and where what they name lies on disk. Pure: reads nothing, runs nothing.
+
+Names come from people, forges and agents, so each has a grammar, and what does not fit is refused with a sentence. What
+fits may still collide or surprise as a file name, so on disk stands a hash of the identity; only the two names of
+`{root}/{service}/.task/{task}` are used as they are, and their grammar is narrow enough for that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from perdure.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
+_PORTS = {"https": 443, "http": 80, "ssh": 22}
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things lie below the root. Nothing else in perdure puts such a path together."""
+
+    root: Path
+
+    @property
+    def own(self) -> Path:
+        return self.root / ".perdure"
+
+    def task(self, service: str, task: str) -> Path:
+        return self.root / service / ".task" / task
+
+    def work(self, workspace: str) -> Path:
+        return self.own / "work" / workspace
+
+    def stage(self, workspace: str) -> Path:
+        """Where a workdir is made before it is renamed to its place."""
+        return self.own / "work" / f".stage-{workspace}"
+
+    def cache(self, repository: str) -> Path:
+        return self.own / "repos" / f"{repository}.git"
+
+    def view(self, workspace: str) -> Path:
+        """perdure's own git directory for looking at a workdir whose git directory belongs to an agent."""
+        return self.own / "views" / f"{workspace}.git"
+
+    def lock(self, name: str) -> Path:
+        return self.own / "locks" / f"{name}.lock"
+
+    def making(self, name: str) -> Path:
+        """A mark that stands while something is being made: found again, it says that the making was cut off."""
+        return self.own / "locks" / f"{name}.making"
+
+    def trash(self, name: str) -> Path:
+        return self.own / "trash" / name
+
+    @property
+    def scratch(self) -> Path:
+        return self.own / "tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A repository behind a URL. `key` is the same for all spellings of one address; `scheme` is the transport."""
+
+    url: str
+    scheme: str
+    key: str
+
+
+def identify(*parts: str) -> str:
+    """26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Injective in the parts, up to the hash."""
+    packed = b"".join(len(raw).to_bytes(4, "big") + raw for raw in (part.encode("utf-8", "surrogateescape") for part in parts))
+    return base64.b32encode(hashlib.sha256(packed).digest()).decode("ascii")[:26].lower()
+
+
+def check_name(kind: str, name: str) -> str:
+    """A service, task, run or agent name. Raises UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a {kind} name.", "Use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit."
+        )
+    return name
+
+
+def check_branch(branch: str) -> str:
+    """A short branch name. What passes here passes `git check-ref-format --branch`. Raises UsageError."""
+    parts = branch.split("/")
+    bad = (
+        not _BRANCH.fullmatch(branch)
+        or ".." in branch
+        or branch.endswith(".")
+        or any(not part or part.startswith((".", "-")) or part.lower().endswith(".lock") for part in parts)
+        or parts[0].lower() in ("refs", "head")
+        or _OID.fullmatch(branch) is not None
+    )
+    if bad:
+        hint = "Use up to 200 letters, digits, '.', '_', '-' and '/', without '..', '.lock', 'refs/' and empty parts."
+        raise UsageError(f"{branch!r} cannot be a branch name.", hint)
+    return branch
+
+
+def check_base(base: str) -> str:
+    """A branch, tag or commit to start from. Raises UsageError."""
+    if not _BASE.fullmatch(base):
+        raise UsageError(f"{base!r} cannot be a base.", "Name a branch, a tag or a commit.")
+    return base
+
+
+def is_oid(text: str) -> bool:
+    return _OID.fullmatch(text) is not None
+
+
+def is_remote(repo: str) -> bool:
+    """Whether this is meant as an address and not as a directory."""
+    return "://" in repo or "::" in repo or _SCP.fullmatch(repo) is not None
+
+
+def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
+    """Checks an address. `allowed`: the schemes that may be used. Raises UsageError, and never repeats a secret."""
+    shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
+    if scp := _SCP.fullmatch(repo):
+        repo = f"ssh://{scp['user']}@{scp['host']}/{scp['path']}"
+    try:
+        parts = urlsplit(repo)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"{shown!r} is not a repository address: {error}.", "Give it as https://host/owner/repository.") from None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+    if scheme not in allowed:
+        also = " ssh must be allowed in the settings first." if scheme == "ssh" else ""
+        raise UsageError(f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.", f"Use {', '.join(sorted(allowed))}.{also}")
+    if parts.password is not None or (parts.username is not None and scheme != "ssh"):
+        raise UsageError(f"The address holds credentials: {shown!r}.", "Leave them out; configure a token for the repository instead.")
+    user = parts.username or ""
+    plain = _HOST.fullmatch(host) and ".." not in host and _PATH.fullmatch(parts.path) and (not user or _NAME.fullmatch(user))
+    if not plain or "?" in repo or "#" in repo:
+        raise UsageError(f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository.")
+    place = host if port in (None, _PORTS.get(scheme)) else f"{host}:{port}"
+    path = parts.path.rstrip("/")
+    at = f"{user}@" if user else ""
+    return Remote(f"{scheme}://{at}{place}{path}", scheme, f"{scheme}://{at}{place}{path.removesuffix('.git')}")

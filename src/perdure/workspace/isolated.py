@@ -1,0 +1,78 @@
+"""The `isolated` backend: a repository of its own that borrows its objects from the cache.
+
+No git directory is shared with anybody: what an agent writes into its hooks, configuration or refs reaches no other workspace,
+and perdure never runs git by the configuration that lies in it. It is made in a stage directory and renamed to its place,
+so what stands there is whole. A stage that was cut off never held anyone's work and is removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.git import Git
+from perdure.model import Workspace
+from perdure.workspace import cache as caches
+from perdure.workspace.identity import Places, is_oid
+from perdure.workspace.places import held, is_real_directory, make_private, sync, write
+
+
+def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Git) -> tuple[bool, list[str]]:
+    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network."""
+    path = Path(workspace.path)
+    if _stands(path):
+        return False, []
+    with held(places.lock(f"{workspace.id}.making"), timeout_s=3600.0) as fd:
+        if _stands(path):
+            return False, []
+        git = Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        notes: list[str] = []
+        with caches.opened(places, source, git) as cache:
+            oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")
+            if oid:
+                notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
+            else:
+                oid = caches.find(places, source, cache, workspace.base)
+            cache.set_ref(f"refs/perdure/pin/{workspace.id}", oid, "perdure: start of a workspace")
+            packed = _packed_refs(cache)
+        stage = places.stage(workspace.id)
+        shutil.rmtree(stage, ignore_errors=True)
+        make_private(path.parent)
+        _build(stage, workspace, places.cache(source.id), source, oid, packed, git)
+        stage.rename(path)
+        sync(path.parent)
+    return True, notes
+
+
+def _stands(path: Path) -> bool:
+    """Whether the workdir is there. Raises WorkspaceError for something else in its place: unknown means kept."""
+    if is_real_directory(path / ".git") and is_real_directory(path):
+        return True
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise WorkspaceError(
+            f"{path} holds files, but not its own git directory any more. Nothing was touched.", "Move the directory away and try again."
+        )
+    return False
+
+
+def _packed_refs(cache: Git) -> str:
+    return "".join(f"{oid} {name}\n" for name, oid in sorted(cache.refs("refs/remotes/origin", "refs/tags").items()))
+
+
+def _build(stage: Path, workspace: Workspace, cache: Path, source: caches.Source, oid: str, packed: str, git: Git) -> None:
+    form = "sha256" if is_oid(oid) and len(oid) == 64 else "sha1"
+    git.run("init", "--quiet", "--template=", f"--object-format={form}", f"--initial-branch={workspace.branch}", "--", str(stage))
+    own = stage / ".git"
+    made = git.at(stage, own, stage)
+    (own / "objects/info").mkdir(exist_ok=True)
+    write(own / "objects/info/alternates", f"{cache / 'objects'}\n")
+    write(own / "packed-refs", packed)
+    for key, value in (
+        ("remote.origin.url", source.url),
+        ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
+        ("gc.auto", "0"),
+    ):
+        made.run("config", key, value)
+    made.set_ref(f"refs/heads/{workspace.branch}", oid, "perdure: new branch")
+    made.run("read-tree", "-m", "-u", oid, timeout_s=1800.0)

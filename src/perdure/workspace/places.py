@@ -1,0 +1,161 @@
+"""Locks, renames and safe directories below the root: what the makers of workdirs stand on.
+
+A lock file is never unlinked, so two processes cannot hold locks on two files of one name. A lock belongs to the open file,
+not to the process: whoever inherits the descriptor (git's children, the shim of an agent) keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import Conflict, WorkspaceError
+from perdure.model import Workspace
+from perdure.workspace.identity import Places
+
+
+def make_private(directory: Path) -> Path:
+    """Makes a directory of perdure's own, readable by nobody else. Raises WorkspaceError."""
+    return make_directory(directory, 0o700)
+
+
+def make_directory(directory: Path, mode: int = 0o777) -> Path:
+    """mkdir -p with a sentence for what stands in the way. Raises WorkspaceError."""
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(f"{directory} cannot be made: {error.strerror}.", "Check the root directory and its rights.") from error
+    return directory
+
+
+def take(places: Places, workspace: Workspace, holder: str) -> int:
+    """The workspace's lock, now or never. Raises Conflict with what is known of the holder."""
+    fd = _open(places.lock(workspace.id))
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        known = _holder(fd)
+        os.close(fd)
+        raise Conflict(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.") from None
+    except OSError:
+        os.close(fd)
+        raise
+    note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "holder": holder}).encode()
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, note, 0)
+    return fd
+
+
+@contextlib.contextmanager
+def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
+    """Waits for a lock and yields its descriptor. Raises Conflict when it is not free in time."""
+    fd = _open(lock)
+    try:
+        deadline = time.monotonic() + timeout_s
+        pause = 0.002
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Conflict(
+                        f"{lock} was not free within {timeout_s:g} s.", "See which perdure or git is still at work there."
+                    ) from None
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.1)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a small file for certain: all of it, or nothing."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """Makes renames in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read(path: Path) -> str:
+    """A small file's text, or empty if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
+    """Moves a leftover into the trash, where it is kept; an empty directory is simply removed. Returns its new place."""
+    if not os.path.lexists(leftover):
+        return None
+    with contextlib.suppress(OSError):
+        leftover.rmdir()
+        return None
+    target = make_private(places.trash(f"{workspace_id}-{time.time_ns()}")) / label
+    shutil.move(leftover, target)
+    return target
+
+
+def clear_locks(path: Path, *locks: Path) -> list[str]:
+    """Removes git's lock files that a killed git left, unless a living one works in `path`. Returns what was done, in words."""
+    found = [lock for lock in locks if os.path.lexists(lock)]
+    if not found or _git_works_in(path):
+        return []
+    for lock in found:
+        lock.unlink(missing_ok=True)
+    return [f"A lock of a git that is gone was removed: {lock.name}." for lock in found]
+
+
+def is_real_directory(path: Path) -> bool:
+    """A directory, and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _open(path: Path) -> int:
+    make_private(path.parent)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise WorkspaceError(f"The lock {path} cannot be opened: {error.strerror}.", "Check the root directory and its rights.") from error
+
+
+def _git_works_in(path: Path) -> bool:
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (process / "comm").read_text().startswith("git") and (process / "cwd").readlink().is_relative_to(path):
+                    return True
+    return False
+
+
+def _holder(fd: int) -> str:
+    try:
+        note = json.loads(os.pread(fd, 4096, 0))
+        pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    alive = "" if Path(f"/proc/{pid}").exists() else ", which is gone, but its agent still runs"
+    return f" by {name or 'perdure'} (process {pid}{alive}; since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"

@@ -1,0 +1,225 @@
+"""Looks at workdirs without trusting them, and saves what is in them.
+
+The git directory of an isolated workdir belongs to its agent: its configuration can name programs, its index can hide
+changes. So perdure looks with a git directory and an index of its own (a view), which borrows the agent's objects and nothing
+else. In a worktree of the user's repository the hardened git looks by itself; there only filters are left open.
+
+A rescue writes every tracked and untracked file as a commit: the bytes are read by perdure and streamed to fast-import, so no
+filter, hook or index of the workdir takes part. Ignored files are not in it; files of nested repositories are, as plain files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import GitFailed, WorkspaceError
+from perdure.git import Git, Status
+from perdure.model import Backend, Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.places import held, is_real_directory, make_private, read, write
+from perdure.workspace.worktree import git_directory
+
+SHOWN = 20
+COUNTED = 10_000
+"""Files of a directory without git are counted up to here."""
+
+_IN_PROGRESS = (
+    ("MERGE_HEAD", "merge"),
+    ("rebase-merge", "rebase"),
+    ("rebase-apply", "rebase"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+    ("BISECT_LOG", "bisect"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkdirState:
+    """A workdir as it is now. Without git, `head` and `branch` are empty and every file counts as untracked."""
+
+    head: str = ""
+    branch: str = ""
+    changed: int = 0
+    untracked: int = 0
+    paths: tuple[str, ...] = ()
+    """The first 20 of them, changed ones first, relative to the workdir."""
+    in_progress: str = ""
+    """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
+
+
+def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
+    """Raises WorkspaceError or GitFailed where the state cannot be known; it is never guessed."""
+    with _looking(places, workspace, git) as looker:
+        if looker is None:
+            found = tuple(itertools.islice(_files(Path(workspace.path)), COUNTED))
+            return WorkdirState(untracked=len(found), paths=found[:SHOWN])
+        status = looker.status()
+    return WorkdirState(
+        head=looker.head,
+        branch=looker.branch,
+        changed=len(status.changed),
+        untracked=len(status.untracked),
+        paths=(status.changed + status.untracked)[:SHOWN],
+        in_progress=next((name for file, name in _IN_PROGRESS if os.path.lexists(looker.git_dir / file)), ""),
+    )
+
+
+def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
+    """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index and HEAD stay as they are."""
+    ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
+    with _looking(places, workspace, git) as looker:
+        if looker is None:
+            raise WorkspaceError(f"{workspace.path} is not in a git repository, so nothing can be rescued into one.", "Copy the directory.")
+        listed = looker.eye.run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate").stdout
+        with tempfile.TemporaryFile(dir=make_private(places.scratch)) as stream:
+            _stream(stream, ref, why, looker.head, looker.top, sorted(name for name in os.fsdecode(listed).split("\0") if name))
+            stream.seek(0)
+            objects = {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")} if looker.own else {}
+            looker.eye.run("fast-import", "--quiet", "--date-format=raw", stdin=stream, env=objects, timeout_s=1800.0)
+        if looker.own:
+            looker.repository.set_ref(ref, looker.eye.commit(ref), f"perdure: {why}")
+    return ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looker:
+    """`repository`: git on the workdir's own git directory; `eye`: the git that looks (a view, if `own`)."""
+
+    repository: Git
+    eye: Git
+    own: bool
+    top: Path
+    git_dir: Path
+    head: str
+    branch: str
+
+    def status(self) -> Status:
+        return self.eye.status(write_index=self.own)
+
+
+@contextlib.contextmanager
+def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker | None]:
+    path = Path(workspace.path)
+    if not path.is_dir():
+        raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
+    if workspace.backend is Backend.ISOLATED:
+        with _view(places, workspace, git) as looker:
+            yield looker
+        return
+    if workspace.backend is Backend.TASK:
+        yield None
+        return
+    if workspace.backend is Backend.WORKTREE:
+        if (admin := git_directory(path)) is None:
+            raise WorkspaceError(
+                f"{path} is no longer a worktree of {workspace.repo}.", f"Try: git -C {workspace.repo} worktree repair {path}"
+            )
+        inside, top = git.at(path, path / ".git", path), path
+    else:
+        found = git.at(path).run("rev-parse", "--absolute-git-dir", "--show-toplevel", good=(0, 128))
+        if found.code:
+            yield None
+            return
+        admin, top = (Path(line) for line in found.text.split("\n"))
+        inside = git.at(top, admin, top)
+    head, branch = inside.head() if inside.commit("HEAD") else ("", "")
+    yield _Looker(repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch)
+
+
+@contextlib.contextmanager
+def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker]:
+    path, directory = Path(workspace.path), places.view(workspace.id)
+    admin = path / ".git"
+    if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
+        raise WorkspaceError(f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away.")
+    repository = git.at(path, admin, path)
+    head, branch = repository.head()
+    with held(places.lock(f"{workspace.id}.view")) as fd:
+        eye = Git(cwd=path, git_dir=directory, work_tree=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        try:
+            _turn(eye, directory, admin / "objects", head)
+        except GitFailed:
+            shutil.rmtree(directory, ignore_errors=True)
+            _turn(eye, directory, admin / "objects", head)
+        yield _Looker(repository=repository, eye=eye, own=True, top=path, git_dir=admin, head=head, branch=branch)
+
+
+def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
+    """Points the view at a commit. Its index keeps what it knows of unchanged files, so a second look reads few of them."""
+    if not (directory / "made").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        make_private(directory.parent)
+        form = "sha256" if len(head) == 64 else "sha1"
+        eye.at(directory.parent).run("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory))
+        (directory / "objects/info").mkdir(exist_ok=True)
+        write(directory / "objects/info/alternates", f"{objects}\n")
+        write(directory / "made", "")
+    (directory / "index.lock").unlink(missing_ok=True)
+    if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
+        eye.run("read-tree", "-m", head)
+        write(directory / "HEAD", f"{head}\n")
+
+
+def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed: list[str]) -> None:
+    message = f"perdure: {why}\n".encode("utf-8", "surrogateescape")
+    who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
+    stream.write(f"commit {ref}\nauthor {who}\ncommitter {who}\ndata {len(message)}\n".encode() + message)
+    stream.write((f"from {head}\n" if head else "").encode() + b"deleteall\n")
+    for name in listed:
+        path = top / name
+        if is_real_directory(path):
+            for below in _files(path):
+                _file(stream, path / below, f"{name.rstrip('/')}/{below}")
+        else:
+            _file(stream, path, name)
+    stream.write(b"\n")
+
+
+def _file(stream: IO[bytes], path: Path, name: str) -> None:
+    """One file or link in fast-import's language; what is gone, or is neither, is left out."""
+    quoted = (
+        b'"'
+        + b"".join(b"\\%03o" % byte if byte < 32 or byte in b'"\\' or byte > 126 else bytes([byte]) for byte in os.fsencode(name))
+        + b'"'
+    )
+    try:
+        kind = path.lstat().st_mode
+        if stat.S_ISLNK(kind):
+            content = os.fsencode(path.readlink())
+            stream.write(b"M 120000 inline %s\ndata %d\n%s\n" % (quoted, len(content), content))
+            return
+        if not stat.S_ISREG(kind):
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with os.fdopen(fd, "rb") as file:
+        size = os.fstat(fd).st_size
+        stream.write(b"M %s inline %s\ndata %d\n" % (b"100755" if kind & 0o100 else b"100644", quoted, size))
+        left = size
+        while left and (chunk := file.read(min(left, 1 << 20))):
+            stream.write(chunk)
+            left -= len(chunk)
+        if left:
+            raise WorkspaceError(f"{path} became shorter while it was being saved.", "Try again when nothing writes there.")
+        stream.write(b"\n")
+
+
+def _files(top: Path) -> Iterator[str]:
+    """All files and links below a directory, relative, in order; git directories are passed over, links never followed."""
+    for directory, folders, names in os.walk(top):
+        here = Path(directory)
+        linked = [folder for folder in folders if (here / folder).is_symlink()]
+        folders[:] = sorted(set(folders) - {".git", *linked})
+        for name in sorted({*names, *linked} - {".git"}):
+            yield str((here / name).relative_to(top))

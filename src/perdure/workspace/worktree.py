@@ -1,0 +1,171 @@
+"""The `worktree` backend: a linked worktree of the user's own repository. One trust domain, nothing copied.
+
+`git worktree add` is not crash-safe: killed, it leaves a locked admin directory, a directory without an index, locks. So all of
+it happens under the repository's lock, between a mark that is set before and taken away after. Who finds the mark finishes a
+workdir that is whole, or moves what is there to the trash and makes it anew. Without the mark, files are somebody's work:
+they are never moved. The branch is created by plumbing with full names, because `worktree add -b` hands its argument to
+`git branch` unguarded (a branch named `-D` deletes).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from perdure.errors import GitFailed, UsageError, WorkspaceError
+from perdure.git import Git
+from perdure.model import Workspace
+from perdure.workspace.identity import Places, identify
+from perdure.workspace.places import discard, held, is_real_directory, make_private, read, sync, write
+
+
+def git_directory(path: Path) -> Path | None:
+    """The admin directory that `path/.git` points to, if it points back; else None."""
+    pointer = read(path / ".git") if (path / ".git").is_file() else ""
+    if not pointer.startswith("gitdir: "):
+        return None
+    admin = Path(os.path.normpath(path / pointer.removeprefix("gitdir: ").rstrip("\n")))
+    return admin if _points_to(admin) == path / ".git" else None
+
+
+def _points_to(admin: Path) -> Path | None:
+    """The `.git` file that an admin directory belongs to; git may write it as a relative path."""
+    back = read(admin / "gitdir").rstrip("\n")
+    return Path(os.path.normpath(admin / back)) if back else None
+
+
+def common_directory(repo: str) -> Path:
+    """The git directory of a repository as `Workspace.repo` names it: a checkout's top, or a bare repository."""
+    return Path(repo) / ".git" if is_real_directory(Path(repo) / ".git") else Path(repo)
+
+
+def repository_lock(places: Places, repo: str) -> Path:
+    return places.lock(identify("repository", repo))
+
+
+def check_branch_free(git: Git, branch: str, path: Path) -> None:
+    """Raises UsageError for a name that lies above or below an existing branch, WorkspaceError for one checked out elsewhere."""
+    full = f"refs/heads/{branch}"
+    there = git.refs(f"refs/heads/{branch.partition('/')[0]}")
+    for name in there:
+        if name.startswith(full + "/") or full.startswith(name + "/"):
+            other = name.removeprefix("refs/heads/")
+            raise UsageError(
+                f"The branch {branch!r} cannot stand beside {other!r}: git keeps them as file and directory.", "Use another --branch."
+            )
+    if full in there:
+        for worktree in git.worktrees():
+            if worktree.branch == full and worktree.path != path:
+                raise WorkspaceError(
+                    f"The branch {branch!r} is checked out in {worktree.path}.", "Use another --branch, or work there with --here."
+                )
+
+
+def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[str]]:
+    """Makes, recovers or reuses the worktree. Returns (created, notes)."""
+    path = Path(workspace.path)
+    mark = places.making(workspace.id)
+    if not mark.exists() and git_directory(path) is not None:
+        return False, []
+    common = common_directory(workspace.repo)
+    if not common.is_dir():
+        raise WorkspaceError(
+            f"The repository {workspace.repo} is not there.", "Bring it back, or mount its volume. The workdir was not touched."
+        )
+    with held(repository_lock(places, workspace.repo)) as fd:
+        git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        cut_off = mark.exists()
+        if not cut_off and git_directory(path) is not None:
+            return False, []
+        if not cut_off:
+            _refuse_strange(path, workspace)
+        notes = _recover(places, workspace, git, common, cut_off)
+        if notes is None:
+            mark.unlink()
+            return True, ["A making that was cut off had been complete."]
+        make_private(mark.parent)
+        write(mark, workspace.path)
+        _create(workspace, git, path, notes)
+        mark.unlink()
+        sync(mark.parent)
+    return True, notes
+
+
+def _refuse_strange(path: Path, workspace: Workspace) -> None:
+    """Files without a mark and without a link to the repository are kept, whatever they are."""
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise WorkspaceError(
+            f"{path} holds files, but is no longer a worktree of {workspace.repo}. Nothing was touched.",
+            f"Try: git -C {workspace.repo} worktree repair {path}. Or move the directory away and try again.",
+        )
+
+
+def _recover(places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool) -> list[str] | None:
+    """Clears what is in the way. Returns the notes, or None if what a cut-off making left turns out to be whole."""
+    path = Path(workspace.path)
+    if cut_off and _is_whole(git, path, workspace):
+        return None
+    notes = []
+    for admin in _admins(common, path):
+        notes += _save_head(git, admin, workspace)
+        if moved := discard(places, workspace.id, admin, "admin"):
+            notes.append(f"What git still knew of an earlier worktree was kept in {moved}.")
+    if moved := discard(places, workspace.id, path, "worktree"):
+        notes.append(f"A half-made worktree was moved to {moved}.")
+    if cut_off:
+        (common / "refs/heads" / f"{workspace.branch}.lock").unlink(missing_ok=True)
+    return notes
+
+
+def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
+    admin = git_directory(path)
+    if admin is None or not (admin / "index").exists() or (admin / "index.lock").exists():
+        return False
+    try:
+        status = git.at(path, path / ".git", path).status()
+    except GitFailed:
+        return False
+    return status.branch == workspace.branch and not status.changed and not status.untracked
+
+
+def _admins(common: Path, path: Path) -> list[Path]:
+    """The admin directories that belong to this path; one that a kill left without its `gitdir` is known by its name."""
+    if not (common / "worktrees").is_dir():
+        return []
+    found = []
+    for admin in (common / "worktrees").iterdir():
+        target = _points_to(admin)
+        if target == path / ".git" or (target is None and admin.name == path.name):
+            found.append(admin)
+    return found
+
+
+def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
+    """Commits on a detached HEAD are reachable from nowhere else once the admin directory is gone."""
+    head = read(admin / "HEAD").strip()
+    oid = git.commit(head) if head and not head.startswith("ref:") else ""
+    if not oid or git.run("for-each-ref", "--count=1", f"--contains={oid}", "--", "refs/heads", "refs/remotes", "refs/tags").stdout:
+        return []
+    ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
+    git.set_ref(ref, oid, "perdure: HEAD of a worktree that was gone")
+    return [f"Its commits were kept as {ref}."]
+
+
+def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> None:
+    full = f"refs/heads/{workspace.branch}"
+    check_branch_free(git, workspace.branch, path)
+    start = git.commit(full)
+    make_private(path.parent)
+    oid = start or git.commit(workspace.base)
+    if not oid:
+        raise WorkspaceError(f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base.")
+    # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
+    locked = ("--lock", "--reason", "perdure: a task's workdir")
+    git.run("worktree", "add", "--detach", *locked, "--", str(path), oid, timeout_s=1800.0)
+    sync(path.parent)
+    if start:
+        notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
+    else:
+        git.set_ref(full, oid, "perdure: new branch", new=True)
+    git.at(path, path / ".git", path).run("symbolic-ref", "-m", "perdure: new worktree", "HEAD", full)
