@@ -1,0 +1,46 @@
+"""The agents that perdure can drive, by name. Loaded late: `perdure ls` pays for none of them.
+
+Called by the composition root alone. Built-in drivers stand in `BUILT_IN`; a driver from outside is an entry point of the
+group `perdure.drivers`, named like the agent, whose object is a driver or a class that makes one without arguments. The
+suite in `perdure.testing.drivers` shows whether it keeps the contract.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from perdure.errors import AgentMissing, DriverError
+from perdure.protocols import AgentDriver
+
+BUILT_IN = {"claude": "perdure.drivers.claude:DRIVER", "codex": "perdure.drivers.codex:DRIVER"}
+GROUP = "perdure.drivers"
+
+
+def names() -> list[str]:
+    """Every agent that `load` knows, sorted."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def load(name: str) -> AgentDriver:
+    """The driver of that name. Raises AgentMissing if there is none, DriverError if it cannot be loaded or is not a driver."""
+    if place := BUILT_IN.get(name):
+        module, _, attribute = place.partition(":")
+        return cast(AgentDriver, getattr(import_module(module), attribute))
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            found = point.load()
+            driver = found() if isinstance(found, type) else found
+        except Exception as error:
+            raise DriverError(f"The driver for {name!r} ({point.value}) could not be loaded: {error}") from error
+        return _checked(driver, name, point.value)
+    raise AgentMissing(f"There is no agent named {name!r}.", f"One of: {', '.join(names())}.")
+
+
+def _checked(driver: Any, name: str, place: str) -> AgentDriver:
+    """The object, if it has all that a driver has."""
+    wanted = [*AgentDriver.__annotations__, *(word for word in vars(AgentDriver) if not word.startswith("_"))]
+    if missing := sorted({word for word in wanted if not hasattr(driver, word)}):
+        raise DriverError(f"The driver for {name!r} ({place}) lacks {', '.join(missing)}.", "It must have all of AgentDriver.")
+    return cast(AgentDriver, driver)

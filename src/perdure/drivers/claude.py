@@ -1,0 +1,157 @@
+"""The driver for Claude Code: how it is started, and what its output and files mean. Written against 2.1.329.
+
+Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own beside this one.
+
+Permissions, and why these flags:
+
+- `read`: `dontAsk` denies whatever would be asked for, so only reading tools and shell commands that the CLI knows to be
+  harmless run; the editing tools are taken away as well, because the user's own settings may allow them.
+- `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash` allowed): tests and git are of
+  no use otherwise. A shell command is not confined to the workdir. Everything else that would be asked for is denied.
+- `full`: nothing is asked. As root the CLI refuses this unless IS_SANDBOX=1 is in the user's environment.
+
+A word `@file` in a prompt is replaced by nothing, but the CLI adds the file to the request, as it does for a person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals
+from perdure.drivers.ids import checked
+from perdure.events import AgentEvent
+from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
+from perdure.protocols import Abilities, Prompt
+
+PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
+
+MAX_PROMPT_BYTES = 10 * 1024 * 1024
+"""One byte more is refused: `piped stdin input exceeds 10MB`."""
+
+SETTINGS = json.dumps({"cleanupPeriodDays": 3650}, separators=(",", ":"))
+"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also those of others."""
+
+_PERMISSIONS = {
+    Permissions.READ: ("--permission-mode=dontAsk", "--disallowedTools=Edit,Write,NotebookEdit"),
+    Permissions.EDIT: ("--permission-mode=acceptEdits", "--allowedTools=Bash"),
+    Permissions.FULL: ("--permission-mode=bypassPermissions",),
+}
+
+_UNATTENDED = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "3"}
+"""Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take minutes): perdure waits better."""
+
+_RESERVED = frozenset(
+    {"-c", "--continue", "-r", "--resume", "--session-id", "--fork-session", "--resume-session-at", "--no-session-persistence", "--from-pr"}
+    | {
+        "-p",
+        "--print",
+        "--output-format",
+        "--input-format",
+        "--bg",
+        "--background",
+        "--cloud",
+        "--desktop",
+        "-h",
+        "--help",
+        "-v",
+        "--version",
+        "--",
+    }
+)
+
+
+class ClaudeDriver:
+    """An `AgentDriver`."""
+
+    name = "claude"
+    abilities = Abilities(
+        choose_id=True, fork=True, resume_by_path=True, cwd_bound=False, cumulative_usage=False, max_prompt_bytes=MAX_PROMPT_BYTES
+    )
+    variables = (
+        *(
+            "ANTHROPIC_*",
+            "CLAUDE_CONFIG_DIR",
+            "CLAUDE_CODE_*",
+            "DISABLE_*",
+            "IS_SANDBOX",
+            "API_TIMEOUT_MS",
+            "BASH_*_TIMEOUT_MS",
+            "MCP_*TIMEOUT",
+        ),
+        *("MAX_THINKING_TOKENS", "MAX_MCP_OUTPUT_TOKENS", "ENABLE_TOOL_SEARCH", "USE_BUILTIN_RIPGREP"),
+        *("AWS_*", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUD_ML_REGION", "VERTEX_REGION_*"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("!CLAUDE_CODE_SESSION_*", "!CLAUDE_CODE_CHILD_*", "!CLAUDE_CODE_MESSAGING_*", "!CLAUDE_CODE_ENTRYPOINT", "!CLAUDE_CODE_EXECPATH"),
+        *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
+    )
+    """`!pattern` takes names out again: what a running Claude Code sets for its children would tie the agent to that session,
+    and two settings would resume by themselves or keep the conversation from being saved."""
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_CLAUDE, else the first `claude` on PATH; the npm wrapper is followed to the native program."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """CLAUDE_CONFIG_DIR (which the CLI does not expand), else `~/.claude`."""
+        return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home()) / ".claude")
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
+            return f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude Code takes; put it into a file."
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+
+    def command(self, launch: Launch) -> Command:
+        """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag. Raises ValueError for a bad id."""
+        argv = [launch.program.path, "-p", "--output-format=stream-json", "--verbose", *_conversation(launch)]
+        argv += [f"--settings={SETTINGS}", *_PERMISSIONS[launch.spec.permissions]]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        env = {name: value for name, value in _UNATTENDED.items() if name not in launch.spec.env}
+        return Command(argv=(*argv, *launch.spec.agent_args), stdin=claude_files.sent(launch.prompt).encode(), env=env)
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return claude_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return claude_outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return claude_files.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return claude_files.place(home, session_id, cwd)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return claude_files.belongings(transcript)
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(claude_files.prompts(transcript))
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return claude_files.writers(home, session_id)
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which conversation: chosen, resumed by id or by path, or forked from."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return [f"--session-id={checked(asked.session_id)}"] if asked.session_id else []
+        case Start.RESUME if asked.rung is Rung.PATH:
+            path = Path(launch.transcript)
+            if not path.is_absolute() or path.name != f"{checked(asked.session_id)}.jsonl":
+                raise ValueError(f"{launch.transcript!r} is not the transcript of {asked.session_id}: nothing of the turn would be saved")
+            return [f"--resume={path}"]
+        case Start.RESUME:
+            return [f"--resume={checked(asked.session_id)}"]
+        case Start.FORK:
+            return [f"--resume={checked(asked.session_id)}", "--fork-session"]
+        case _:
+            raise ValueError(f"a continuation {asked.kind} starts nothing")
+
+
+DRIVER = ClaudeDriver()

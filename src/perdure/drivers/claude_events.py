@@ -1,0 +1,161 @@
+"""Claude Code's `stream-json` lines as events. Pure.
+
+Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One run may print several pairs of `init` and `result`:
+a background task that ends starts another turn. Each `result` counts what was used since the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.events import (
+    AgentEvent,
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+    WritesLost,
+)
+from perdure.model import Usage
+
+SUMMARY = 500
+_ARGUMENTS = ("command", "file_path", "notebook_path", "pattern", "url", "query", "description", "prompt", "skill")
+_FACTS = (
+    "subtype",
+    "terminal_reason",
+    "api_error_status",
+    "api_error_type",
+    "api_error",
+    "stop_reason",
+    "startup_failure_reason",
+    "result_index",
+)
+_QUIET = frozenset({"stream_event", "command_lifecycle", "control_request", "control_response", "transcript_mirror", "prompt_suggestion"})
+"""Known types that say nothing about the attempt; so do all subtypes of `system` that are not read below."""
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = lines.read(line)
+    if found is None:
+        return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+    match found.get("type"):
+        case "system":
+            return _system(found)
+        case "assistant":
+            return tuple(_said(found))
+        case "user":
+            return tuple(_tools_ended(found))
+        case "result":
+            return _result(found)
+        case "rate_limit_event":
+            return _limit(found)
+        case str() as name if name in _QUIET:
+            return ()
+        case _:
+            return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    match found.get("subtype"):
+        case "init":
+            version, model = lines.text(found.get("claude_code_version"), SUMMARY), lines.text(found.get("model"), SUMMARY)
+            return (SessionSeen(lines.text(found.get("session_id"), SUMMARY), version, model), TurnStarted())
+        case "api_retry":
+            status = found.get("error_status")
+            return (RetrySeen(lines.whole(status) if status is not None else None, lines.text(found.get("error"), SUMMARY)),)
+        case "session_writes_lost":
+            lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
+            return (WritesLost(lines.text(f"{lines.text(found.get('error_code'))} {lost}".strip(), SUMMARY)),)
+        case _:
+            return ()
+
+
+def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """An API error is no word of the agent, though the CLI prints it as one; the result repeats it."""
+    if found.get("is_api_error_message") is True or found.get("error") is not None:
+        return
+    for block in lines.items(lines.part(found, "message", "content")):
+        if block.get("type") == "text" and (said := lines.text(block.get("text"))):
+            yield Said(said)
+        elif block.get("type") == "tool_use":
+            name = lines.text(block.get("name"), SUMMARY)
+            yield ToolStarted(lines.text(block.get("id"), SUMMARY), name, _argument(block.get("input")))
+
+
+def _argument(given: Any) -> str:
+    """The tool's main argument, on one line's length."""
+    if not isinstance(given, dict):
+        return ""
+    named = (given.get(key) for key in _ARGUMENTS)
+    return next((lines.text(value, SUMMARY) for value in (*named, *given.values()) if isinstance(value, str) and value), "")
+
+
+def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    for block in lines.items(lines.part(found, "message", "content")):
+        if block.get("type") == "tool_result":
+            content = block.get("content")
+            output = content if isinstance(content, str) else "\n".join(lines.text(item.get("text")) for item in lines.items(content))
+            yield ToolEnded(lines.text(block.get("tool_use_id"), SUMMARY), block.get("is_error") is not True, lines.text(output, SUMMARY))
+
+
+def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """Warnings of a limit that is near (`allowed_warning`) are not a limit."""
+    limit = found.get("rate_limit_info")
+    if lines.part(limit, "status") != "rejected":
+        return ()
+    until = lines.whole(lines.part(limit, "resetsAt")) * 1000
+    return (LimitSeen(lines.text(lines.part(limit, "rateLimitType"), SUMMARY) or "usage limit", until or None),)
+
+
+def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    turns = lines.whole(found.get("num_turns"))
+    errors = [lines.text(error) for error in found.get("errors") or () if isinstance(error, str)] if _is_list(found, "errors") else []
+    facts = {name: lines.text(str(found[name]), SUMMARY) for name in _FACTS if isinstance(found.get(name), (str, int))}
+    if denials := len(lines.items(found.get("permission_denials"))):
+        facts["permission_denials"] = str(denials)
+    ended = TurnEnded(
+        ok=found.get("is_error") is False and found.get("subtype") == "success",
+        text=lines.text(found.get("result")) or lines.text("\n".join(errors)),
+        turns=turns,
+        facts=facts,
+    )
+    if not turns:
+        return (ended,)
+    return (SessionSeen(lines.text(found.get("session_id"), SUMMARY)), UsageSeen(_usage(found)), ended)
+
+
+def _usage(found: dict[str, Any]) -> Usage:
+    """What was used since the last result. The input is counted with its cached parts, which the API counts apart.
+
+    `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where the CLI is too old to
+    say what the turn cost (then it counts the process alone).
+    """
+    used = found.get("usage")
+    cached, written = lines.whole(lines.part(used, "cache_read_input_tokens")), lines.whole(lines.part(used, "cache_creation_input_tokens"))
+    models = found.get("model_usage_since_last_result")
+    if isinstance(models, dict):
+        cost = sum(lines.dollars(lines.part(model, "costUSD")) for model in models.values())
+    else:
+        cost = lines.dollars(found.get("total_cost_usd"))
+    return Usage(
+        input=lines.whole(lines.part(used, "input_tokens")) + cached + written,
+        output=lines.whole(lines.part(used, "output_tokens")),
+        cached=cached,
+        cache_write=written,
+        cost_usd=round(cost, 6),
+    )
+
+
+def _is_list(found: dict[str, Any], name: str) -> bool:
+    return isinstance(found.get(name), list)

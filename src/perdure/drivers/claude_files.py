@@ -1,0 +1,134 @@
+"""Claude Code's own files: where a conversation lies, what stands in it, and who has it open.
+
+Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory `{session}` with spilled tool
+output and subagents; `{home}/sessions/{pid}.json` for each live process. Ids are checked before they become part of a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.drivers.ids import checked, is_id
+from perdure.protocols import Prompt
+
+_SLUG_LIMIT = 200
+_OWN_WORDS = (
+    *(
+        "<system-reminder>",
+        "<task-notification>",
+        "<local-command-",
+        "<command-name>",
+        "<command-message>",
+        "<bash-",
+        "Caveat: The messages below",
+    ),
+    *("[Request interrupted by user", "Continue from where you left off.", "This session is being continued from a previous conversation"),
+)
+"""How the CLI's own user lines begin, for versions that do not say where a prompt comes from."""
+
+
+def transcript(home: Path, session_id: str) -> Path | None:
+    """The conversation's file; of several, the one that was written to last. It may be empty or damaged."""
+    if not is_id(session_id):
+        return None
+    found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
+    return max(found, key=_written, default=None)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def place(home: Path, session_id: str, cwd: Path) -> Path:
+    """In the folder of the directory in which it is resumed: every version looks there first."""
+    return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
+
+
+def slug(cwd: Path) -> str:
+    """The folder's name for a directory: every UTF-16 unit that is no ASCII letter or digit is a dash; long ones end in a hash."""
+    real = str(cwd.resolve())
+    units = real.encode("utf-16-le", "surrogatepass")
+    codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
+    name = "".join(chr(code) if code < 128 and chr(code).isalnum() else "-" for code in codes)
+    if len(name) <= _SLUG_LIMIT:
+        return name
+    number = 0
+    for code in codes:
+        number = (number * 31 + code) & 0xFFFFFFFF
+    return f"{name[:_SLUG_LIMIT]}-{_base36(abs(number - (1 << 32) if number >> 31 else number))}"
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
+
+
+def belongings(transcript: Path) -> Sequence[Path]:
+    """The directory with spilled tool output and subagents, where there is one."""
+    beside = transcript.with_suffix("")
+    return (beside,) if beside != transcript and beside.is_dir() else ()
+
+
+def sent(prompt: str) -> str:
+    """The prompt as it is written to stdin. A space before a leading slash, else the CLI takes `/cost` for its own command."""
+    return f" {prompt}" if re.match(r" */", prompt) else prompt
+
+
+def prompts(content: bytes) -> Iterator[Prompt]:
+    """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines are passed over."""
+    for line in content.split(b"\n"):
+        if b'"user"' in line and (entry := lines.read(line)) and (words := _prompt(entry)):
+            yield Prompt(words[1:] if re.match(r" +/", words) else words)
+
+
+def _prompt(entry: dict[str, Any]) -> str:
+    """The words of a prompt; empty for all other lines."""
+    if entry.get("type") != "user" or any(
+        entry.get(mark) for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
+    ):
+        return ""
+    content = lines.part(entry, "message", "content")
+    if isinstance(content, str):
+        words = content
+    else:
+        blocks = lines.items(content)
+        if any(block.get("type") == "tool_result" for block in blocks):
+            return ""
+        words = "\n".join(block["text"] for block in blocks if block.get("type") == "text" and isinstance(block.get("text"), str))
+    source = entry.get("promptSource")
+    if source is not None:
+        return "" if source == "system" else words
+    return "" if words.lstrip().startswith(_OWN_WORDS) else words
+
+
+def writers(home: Path, session_id: str) -> Sequence[int]:
+    """Live processes that registered themselves with this conversation. The register outlives a SIGKILL: start times are compared."""
+    found = []
+    for path in sorted(home.glob("sessions/*.json")):
+        try:
+            entry = lines.read(path.read_bytes()) or {}
+        except OSError:
+            continue
+        pid = lines.whole(entry.get("pid"))
+        if is_id(session_id) and entry.get("sessionId") == session_id and pid and _started(pid) == str(entry.get("procStart")):
+            found.append(pid)
+    return found
+
+
+def _started(pid: int) -> str:
+    """The process's start in clock ticks since boot (field 22 of its stat); empty if it is gone or only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (OSError, IndexError):
+        return ""

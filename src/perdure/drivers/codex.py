@@ -1,0 +1,147 @@
+"""The driver for the Codex CLI: how it is started, and what its output and files mean. Written against 0.169.0.
+
+Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own beside this one.
+
+Permissions are the CLI's own sandbox, which it forgets on resume, so it is set every time: `read` is read-only, `edit` is
+workspace-write (the workdir and temporary directories; no network), `full` is none. Codex keeps the git directory read-only in
+the sandbox; for `edit` the parts that a commit needs are made writable, except in the user's own checkout (`here`), and in a
+linked worktree without the repository's hooks and configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
+from perdure.drivers.ids import checked
+from perdure.events import AgentEvent
+from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
+from perdure.protocols import Abilities, Prompt
+
+PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
+
+MAX_PROMPT_CHARACTERS = 1 << 20
+"""One more is refused: `Input exceeds the maximum length of 1048576 characters`."""
+
+_ALWAYS = (
+    *("--json", "--skip-git-repo-check"),
+    *("--disable=plugins", "--disable=unbounded_connection_retries", "-c", "check_for_update_on_startup=false"),
+)
+"""Without plugins a run looks up no foreign host; without the second switch it waits for ever where the network is gone."""
+
+_RESERVED = frozenset(
+    {"--last", "--all", "--ephemeral", "--json", "-C", "--cd", "resume", "fork", "review", "-", "--", "-h", "--help", "-V", "--version"}
+)
+
+
+class CodexDriver:
+    """An `AgentDriver`."""
+
+    name = "codex"
+    abilities = Abilities(
+        choose_id=False, fork=True, resume_by_path=False, cwd_bound=False, cumulative_usage=True, max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS
+    )
+    variables = (
+        *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("!CODEX_THREAD_ID", "!CODEX_SESSION_ID", "!CODEX_TOOL_CALL_ID", "!CODEX_CI", "!CODEX_VERSION", "!CODEX_PERMISSION_PROFILE"),
+        *("!CODEX_SANDBOX*", "!CODEX_MANAGED_*", "!CODEX_APPLY_PATCH_*"),
+    )
+    """`!pattern` takes names out again: what a running Codex sets for its children."""
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_CODEX, else the first `codex` on PATH; the npm wrapper is followed to the native program."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """CODEX_HOME, else `~/.codex`."""
+        return Path(environ.get("CODEX_HOME") or Path(environ.get("HOME") or Path.home()) / ".codex")
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
+            return f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex takes; put it into a file."
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+
+    def command(self, launch: Launch) -> Command:
+        """All flags stand before `resume`, which takes few of them; after the user's own comes one of ours, so that none of
+        them eats the subcommand. Raises ValueError for a bad id: Codex would silently start anew."""
+        argv = [launch.program.path, "exec", *launch.spec.agent_args, *_ALWAYS, *_sandbox(launch)]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        return Command(argv=(*argv, *_conversation(launch), "-"), stdin=launch.prompt.encode())
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return codex_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return codex_outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return codex_files.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return codex_files.place(home, session_id, copy)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return ()
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(codex_files.prompts(transcript))
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return codex_files.writers(home, session_id)
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which thread: a new one, one that goes on, or one that is forked from."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return []
+        case Start.RESUME if asked.rung is not Rung.PATH:
+            return ["resume", checked(asked.session_id)]
+        case Start.FORK:
+            return ["fork", checked(asked.session_id)]
+        case _:
+            raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
+
+
+def _sandbox(launch: Launch) -> list[str]:
+    if launch.spec.permissions is Permissions.FULL:
+        return ["--dangerously-bypass-approvals-and-sandbox"]
+    if launch.spec.permissions is Permissions.READ:
+        return ["--sandbox=read-only"]
+    roots = [] if launch.spec.here else git_roots(Path(launch.cwd))
+    return [
+        "--sandbox=workspace-write",
+        "-c",
+        f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}",
+    ]
+
+
+def git_roots(cwd: Path) -> list[Path]:
+    """What a commit from this directory must be able to write, outside of what the sandbox allows. Reads the file system.
+
+    A linked worktree is believed only if its repository knows it: an agent could have written any path into the `.git` file.
+    """
+    mark = cwd / ".git"
+    if mark.is_symlink():
+        return []
+    if mark.is_dir():
+        return [mark]
+    try:
+        own = (cwd / mark.read_text().removeprefix("gitdir:").strip()).resolve(strict=True)
+        back = (own / (own / "gitdir").read_text().strip()).resolve()
+        shared = (own / (own / "commondir").read_text().strip()).resolve(strict=True)
+    except (OSError, ValueError):
+        return []
+    if back != mark.resolve() or own.parent != shared / "worktrees":
+        return []
+    return [own, *(shared / part for part in ("objects", "refs", "logs", "reftable") if (shared / part).is_dir())]
+
+
+DRIVER = CodexDriver()

@@ -1,0 +1,105 @@
+"""Codex's own files: where a thread lies, what stands in it, and who has it open.
+
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`; `{home}/thread-writer-locks/<thread>.lock`, held by
+flock while a process writes. A fork's file holds only what came after the fork and names its parent (`forked_from_id`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.drivers.ids import checked, is_id
+from perdure.protocols import Prompt
+
+_NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
+_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
+_OWN_WORDS = (
+    *("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>", "<user_shell_command>"),
+    *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
+)
+"""How Codex's own user messages begin, for versions that do not say where a message comes from."""
+
+
+def transcript(home: Path, session_id: str) -> Path | None:
+    """The thread's rollout; of several, the one with the newest date in its name."""
+    if not is_id(session_id):
+        return None
+    return max(
+        (path for path in home.glob(f"sessions/*/*/*/rollout-*-{session_id}.jsonl") if path.is_file()),
+        key=lambda path: path.name,
+        default=None,
+    )
+
+
+def place(home: Path, session_id: str, copy: Path) -> Path:
+    """Where the rollout lay: over what is left of it, else by the date in the copy's name, else by its first line.
+
+    Raises ValueError if the copy is no rollout of this thread.
+    """
+    checked(session_id)
+    if there := transcript(home, session_id):
+        return there
+    if (named := _NAME.fullmatch(copy.name)) and named[4] == session_id:
+        return home.joinpath("sessions", *named.group(1, 2, 3), copy.name)
+    with copy.open("rb") as file:
+        meta = lines.part(lines.read(file.readline()), "payload")
+    began = _TIME.match(lines.text(lines.part(meta, "timestamp")))
+    if lines.part(meta, "id") != session_id or began is None:
+        raise ValueError(f"{copy} is no rollout of the thread {session_id}")
+    year, month, day, *clock = began.groups()
+    return home / "sessions" / year / month / day / f"rollout-{year}-{month}-{day}T{'-'.join(clock)}-{session_id}.jsonl"
+
+
+def prompts(content: bytes) -> Iterator[Prompt]:
+    """The prompts of people and programs, in order; Codex's own user messages and unreadable lines are passed over."""
+    for line in content.split(b"\n"):
+        if b'"user"' in line and (entry := lines.read(line)) and entry.get("type") == "response_item":
+            message = entry.get("payload")
+            if lines.part(message, "type") == "message" and lines.part(message, "role") == "user" and (words := _prompt(message)):
+                yield Prompt(words)
+
+
+def _prompt(message: Any) -> str:
+    """The words of a prompt; empty for what Codex put in itself."""
+    texts = [item["text"] for item in lines.items(lines.part(message, "content")) if isinstance(item.get("text"), str)]
+    origins = lines.items(lines.part(message, "internal_chat_message_metadata_passthrough", "content_item_metadata"))
+    if origins:
+        return "\n".join(words for words, origin in zip(texts, origins, strict=False) if lines.part(origin, "provenance", "type") == "user")
+    return "\n".join(words for words in texts if not words.lstrip().startswith(_OWN_WORDS))
+
+
+def writers(home: Path, session_id: str) -> Sequence[int]:
+    """Processes that hold the thread's lock, as the kernel lists them. The lock itself is not touched: a probe by flock would
+    make a Codex that starts at that moment fail."""
+    lock = home / "thread-writer-locks" / f"{session_id}.lock"
+    if not is_id(session_id):
+        return ()
+    try:
+        wanted = lock.stat()
+        held = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ()
+    fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
+    pids = {int(field[4]) for field in fields if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)}
+    return sorted(pid for pid in pids if pid > 0 and _has_open(pid, wanted))
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    """Whether it is really this file: inode numbers repeat over devices. Where the kernel does not let us look, it may be."""
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False

@@ -1,0 +1,82 @@
+"""Where an agent's native program lies. The npm wrapper is never started: a kill would end it and leave the agent running.
+
+Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex` 0.169.0.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.drivers import lines
+from perdure.errors import AgentMissing
+from perdure.model import Program
+
+_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+_NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """How an agent is installed: its command, its npm scope and name, and its file inside the platform package (a glob)."""
+
+    command: str
+    variable: str
+    scope: str
+    name: str
+    native: str
+
+    @property
+    def install(self) -> str:
+        return f"npm install -g {self.scope}/{self.name}"
+
+
+def locate(package: Package, environ: Mapping[str, str]) -> Program:
+    """The program named by the package's variable, else the first on PATH. Raises AgentMissing."""
+    given = environ.get(package.variable, "")
+    found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
+    if found is None:
+        raise AgentMissing(f"{package.command} is not installed: it is not on PATH.", package.install)
+    path = native(package, Path(found).absolute())
+    if not path.is_file() or not os.access(path, os.X_OK):
+        place = f"{package.variable}={given}" if given else str(path)
+        raise AgentMissing(f"{package.command} cannot be started: {place} is no program.", package.install)
+    return Program(path=str(path), version=version(path))
+
+
+def native(package: Package, path: Path) -> Path:
+    """The native file behind the npm wrapper; any other program is taken as it is."""
+    real = path.resolve()
+    scope = next((folder for folder in real.parents if folder.name == package.scope), None)
+    if scope is None or package.name not in (folder.name for folder in real.parents):
+        return path
+    system = f"{package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
+    homes = (scope, scope / package.name / "node_modules" / package.scope)
+    for home in homes:
+        for folder in (home / system, home / f"{system}-musl"):
+            if file := next(iter(sorted(folder.glob(package.native))), None):
+                return file
+    return real
+
+
+def version(program: Path) -> str:
+    """From the package file beside the program, or from its own name (as the native installer has it); empty if neither says."""
+    real = program.resolve()
+    if _NUMBER.fullmatch(real.name):
+        return real.name
+    for folder in list(real.parents)[:5]:
+        for name in ("codex-package.json", "package.json"):
+            try:
+                stated = lines.part(lines.read((folder / name).read_bytes()), "version")
+            except OSError:
+                continue
+            if number := _NUMBER.match(lines.text(stated)):
+                return number[0]
+        if folder.parent.name == "node_modules":
+            break
+    return ""
