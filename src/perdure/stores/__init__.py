@@ -1,0 +1,47 @@
+"""Where runs, conversations and the journal are kept. `open` is the door; `perdure.cli.compose` is who calls it.
+
+The rooms: `sql` (what is written, and when it is refused), `reading` (what is asked), `queries.sql` (every statement by name),
+`rows` (rows to nouns and back), `sqlite` (the one dialect's connection and its errors in words), `migrate` and `migrations/`
+(the schema), `disk` (where a database may lie). Importing this package costs nothing: everything comes with the first `open`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from perdure.protocols import Observer
+    from perdure.stores.sql import SqlStore
+
+
+def open(  # noqa: A001 - read as stores.open
+    url_or_path: str | Path, *, read_only: bool = False, observers: Sequence[Observer] = (), allow_network: bool = False
+) -> SqlStore:
+    """The store at a path or a `sqlite:///absolute/path` URL; made, or brought up to date, where needed.
+
+    `read_only` changes nothing, and shows an empty store where there is none. `observers` are called with each committed
+    Record. `allow_network` lets the database lie on a network file system, for people who know theirs to be safe.
+    Raises StoreError with one sentence: not writable, full, damaged, of a newer perdure, on a network file system.
+    """
+    from pathlib import Path
+
+    from perdure.errors import StoreError
+    from perdure.stores.sql import SqlStore
+    from perdure.stores.sqlite import connect
+
+    place = str(url_or_path)
+    scheme, separator, rest = place.partition("://")
+    if separator and scheme != "sqlite":
+        raise StoreError(f"There is no store for {scheme}:// addresses", "name a file, or sqlite:///absolute/path")
+    path = Path(rest if separator else place)
+    return SqlStore(connect(path, read_only=read_only, allow_network=allow_network), observers)
+
+
+def sqlite_warning() -> str:
+    """One sentence if the SQLite in use has a known bug that a person should know of, else empty."""
+    from perdure.stores.disk import sqlite_warning
+
+    return sqlite_warning()

@@ -1,0 +1,71 @@
+"""Whether a database may lie where it is to lie: local disk yes, network no.
+
+SQLite's write-ahead log needs shared memory and honest locks. On a network file system both fail quietly, and two hosts
+corrupt the database at once (sqlite.org/wal.html: "does not work over a network filesystem"). Called by `sqlite.connect`;
+`sqlite_warning` by `perdure doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from perdure.errors import StoreError
+
+MOUNTS = Path("/proc/self/mountinfo")
+
+NETWORK = frozenset(
+    """nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs auristorfs ceph coda davfs fhgfs beegfs glusterfs gpfs lustre ncpfs ocfs2 gfs2
+    orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse fuse.vmhgfs-fuse""".split()
+)
+"""File system types of /proc/self/mountinfo that are shared with another kernel, or may be."""
+
+LOCAL_FUSE = frozenset(
+    """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs fuse.cryfs fuse.ext4 fuse.ext2
+    fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
+)
+"""FUSE types known to keep their bytes on this machine; every other one is taken for a network's."""
+
+
+def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
+    """Raises StoreError if the directory lies on a network file system. Silent where the system does not tell."""
+    kind = file_system(directory, mounts)
+    if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
+        raise StoreError(
+            f"The database cannot lie in {directory}: that is a network file system ({kind}), on which SQLite loses data",
+            "choose a state directory on a local disk",
+        )
+
+
+def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
+    """The type of the file system (as in /proc/self/mountinfo, see proc(5)) in which a path lies, or empty."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    real = os.path.realpath(directory)
+    best, kind = -1, ""
+    for line in lines:
+        fields = line.split(" ")
+        point = _unescape(fields[4])
+        inside = point == "/" or real == point or real.startswith(point + "/")
+        # Of two mounts on one point, the later one hides the earlier.
+        if inside and len(point) >= best:
+            best, kind = len(point), fields[fields.index("-") + 1]
+    return kind
+
+
+def _unescape(point: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        point = point.replace(code, character)
+    return point
+
+
+def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
+    """One sentence if this SQLite has the WAL-reset bug (3.7.0 to 3.51.2: two connections that write and checkpoint at the
+    same instant may, very rarely, corrupt the database), else empty. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03)."""
+    if version >= (3, 51, 3):
+        return ""
+    name = ".".join(str(part) for part in version)
+    return f"SQLite {name} has a rare bug that can corrupt a database under two writers; 3.51.3 or later is free of it"

@@ -1,0 +1,70 @@
+"""The schema, brought up to date: numbered scripts, each in a transaction of its own, counted by `PRAGMA user_version`.
+
+Called by `sqlite.connect`. A kill at any point leaves the schema of one whole number, and the next start goes on from there.
+Many processes may do this at once: each script is run by the first that gets the write lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import StoreError
+
+SCRIPTS = Path(__file__).parent / "migrations"
+
+APPLICATION = 0x70726472
+"""`PRAGMA application_id` of perdure's databases ("prdr"): a file of another program is left alone."""
+
+
+def newest(scripts: Path = SCRIPTS) -> int:
+    """The schema version that this perdure writes."""
+    return max(number for number, _ in _numbered(scripts))
+
+
+def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
+    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer perdure's, or a stranger's."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    if owner != APPLICATION and (version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()):
+        raise StoreError(f"{place} is a database of another program", "choose another state directory")
+    if version > newest(scripts):
+        raise StoreError(
+            f"{place} was written by a newer perdure (schema {version}; this one knows {newest(scripts)})",
+            "upgrade perdure, or choose another state directory",
+        )
+    return version
+
+
+def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> None:
+    """Brings the schema up to date. The connection must be in autocommit mode."""
+    for number, script in _numbered(scripts):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if version_of(connection, place, scripts) < number:
+                for statement in _statements(script.read_text(encoding="utf-8")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _numbered(scripts: Path) -> list[tuple[int, Path]]:
+    return sorted((int(script.name.partition("_")[0]), script) for script in scripts.glob("*.sql"))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One statement at a time: `executescript` would commit before it begins."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+    if any(line.strip() and not line.lstrip().startswith("--") for line in pending.splitlines()):
+        raise ValueError(f"a migration ends in the middle of a statement: {pending.strip()[:60]!r}")

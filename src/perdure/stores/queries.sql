@@ -1,0 +1,145 @@
+-- Every statement of the store, by name. Parameters are `:name`; the dialects of SQLite and PostgreSQL both take them
+-- (psycopg after one rewriting to `%(name)s`). Nothing here is put together from pieces at run time.
+
+-- name: add_run
+INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attempts_allowed, run_after, created, updated, spec, workspace)
+VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace)
+RETURNING *;
+
+-- name: run_by_id
+SELECT * FROM runs WHERE id = :ref;
+
+-- name: run_by_name
+SELECT * FROM runs WHERE name = :ref;
+
+-- name: run_by_key
+SELECT * FROM runs WHERE key = :ref;
+
+-- name: runs_by_prefix
+SELECT * FROM runs WHERE id >= :ref AND id < :above ORDER BY id LIMIT 6;
+
+-- name: newest_names
+SELECT name FROM runs ORDER BY ordinal DESC LIMIT 500;
+
+-- name: running_beside
+-- The running run, if any, that holds this workspace or this conversation.
+SELECT * FROM runs
+WHERE state = 'running' AND id <> :id AND (workspace_id = :workspace_id OR (agent = :agent AND scope = :scope))
+LIMIT 1;
+
+-- name: newest
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
+FROM runs ORDER BY ordinal DESC LIMIT :limit;
+
+-- name: newest_in_state
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
+FROM runs WHERE state = :state ORDER BY ordinal DESC LIMIT :limit;
+
+-- name: claim_next
+UPDATE runs
+SET state = 'running', attempt = attempt + 1, worker = :worker, lease_until = :lease_until, reason = '', updated = :now
+WHERE id = (
+    SELECT due.id FROM runs AS due
+    WHERE due.state = 'queued' AND due.run_after <= :now
+      AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
+      AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
+    ORDER BY due.run_after, due.ordinal
+    LIMIT 1
+)
+RETURNING *;
+
+-- name: claim_one
+UPDATE runs
+SET state = 'running', attempt = attempt + 1, worker = :worker, lease_until = :lease_until, reason = '', updated = :now
+WHERE id = (
+    SELECT due.id FROM runs AS due
+    WHERE due.id = :id AND due.state = 'queued' AND due.run_after <= :now
+      AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
+      AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
+)
+RETURNING *;
+
+-- name: held
+-- The run of a claim, if the claim still holds it: the fence of every claimed write.
+SELECT * FROM runs WHERE id = :id AND state = 'running' AND attempt = :attempt AND worker = :worker;
+
+-- name: adopt
+-- `lease_until` as it was seen: an owner that renewed since then is alive and keeps its attempt.
+UPDATE runs SET worker = :new_worker, lease_until = :new_lease, updated = :now
+WHERE id = :id AND state = 'running' AND attempt = :attempt AND worker = :worker AND lease_until = :lease_until
+RETURNING *;
+
+-- name: renew
+UPDATE runs SET lease_until = :lease_until
+WHERE id = :id AND state = 'running' AND attempt = :attempt AND worker = :worker
+RETURNING *;
+
+-- name: place_run
+UPDATE runs SET workspace_id = :workspace_id, place = :place, workspace = :workspace, updated = :now WHERE id = :id;
+
+-- name: touch_run
+UPDATE runs SET updated = :now WHERE id = :id;
+
+-- name: settle
+UPDATE runs
+SET state = :state, run_after = :run_after, reason = :reason, conditions = :conditions, finished = :finished,
+    worker = '', lease_until = 0, cancel_requested = 0, updated = :now
+WHERE id = :id
+RETURNING *;
+
+-- name: reopen
+UPDATE runs
+SET state = 'queued', run_after = :now, reason = :reason, conditions = :conditions, attempts_allowed = :attempts_allowed,
+    cancel_requested = 0, finished = NULL, updated = :now
+WHERE id = :id
+RETURNING *;
+
+-- name: instruct
+UPDATE runs SET context_version = :context_version, attempts_allowed = :attempts_allowed, updated = :now
+WHERE id = :id
+RETURNING *;
+
+-- name: ask_to_stop
+UPDATE runs SET cancel_requested = 1, updated = :now WHERE id = :id RETURNING *;
+
+-- name: running
+SELECT * FROM runs WHERE state = 'running' ORDER BY ordinal;
+
+-- name: lapsed
+SELECT * FROM runs WHERE state = 'running' AND lease_until <= :now ORDER BY lease_until, ordinal;
+
+-- name: add_context
+INSERT INTO contexts (run, version, at, text) VALUES (:run, :version, :at, :text);
+
+-- name: contexts
+SELECT version, text, at FROM contexts WHERE run = :run ORDER BY version;
+
+-- name: add_attempt
+INSERT INTO attempts (run, number, started, body) VALUES (:run, :number, :started, :body);
+
+-- name: attempt
+SELECT body FROM attempts WHERE run = :run AND number = :number;
+
+-- name: attempts
+SELECT body FROM attempts WHERE run = :run ORDER BY number;
+
+-- name: put_attempt
+UPDATE attempts SET ended = :ended, outcome = :outcome, body = :body WHERE run = :run AND number = :number AND ended IS NULL;
+
+-- name: add_record
+INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at, :kind, :event) RETURNING seq;
+
+-- name: history
+SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
+
+-- name: live_session
+SELECT id, body FROM sessions WHERE agent = :agent AND scope = :scope AND state <> 'retired';
+
+-- name: lineage
+SELECT body FROM sessions WHERE agent = :agent AND scope = :scope ORDER BY created, ordinal;
+
+-- name: put_session
+INSERT INTO sessions (agent, scope, id, state, created, updated, body)
+VALUES (:agent, :scope, :id, :state, :created, :updated, :body)
+ON CONFLICT (agent, scope, id)
+DO UPDATE SET state = excluded.state, created = excluded.created, updated = excluded.updated, body = excluded.body;

@@ -1,0 +1,112 @@
+"""What can be asked of the store. Nothing here writes, and `find` decodes nothing: `perdure ls` stays cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import NotFound
+from perdure.model import Attempt, Claim, Context, RunState, Session, SessionKey, TaskRun
+from perdure.stores.queries import SQL
+from perdure.stores.rows import Row, claim_of, event_of, key_values, noun_of, run_of, run_row_of
+from perdure.stores.sqlite import Sqlite
+
+if TYPE_CHECKING:
+    from perdure.events import Record
+    from perdure.protocols import RunRow
+
+PREFIX = 4
+"""The least number of characters of an id that name a run."""
+
+
+class Reading:
+    """The half of `SqlStore` that looks. The methods are those of `RunStore` and `SessionStore`."""
+
+    def __init__(self, database: Sqlite) -> None:
+        self._database = database
+
+    def now(self) -> int:
+        return self._database.now()
+
+    def close(self) -> None:
+        """Ends the connection; the store cannot be used afterwards."""
+        self._database.close()
+
+    def problems(self) -> list[str]:
+        """What a quick check of the database finds wrong: empty if all is well."""
+        return self._database.problems()
+
+    def get(self, ref: str) -> TaskRun:
+        with self._database.reading() as cursor:
+            return run_of(named(cursor, ref))
+
+    def find(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        with self._database.reading() as cursor:
+            if not states:
+                rows = cursor.execute(SQL["newest"], {"limit": limit}).fetchall()
+            else:
+                # One state at a time is one walk of an index each; all at once would be a sort of everything.
+                rows = [
+                    row
+                    for state in dict.fromkeys(states)
+                    for row in cursor.execute(SQL["newest_in_state"], {"state": str(state), "limit": limit}).fetchall()
+                ]
+                rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
+        return [run_row_of(row) for row in rows]
+
+    def lapsed(self) -> Sequence[Claim]:
+        return [claim_of(row) for row in self._rows("lapsed", now=self.now())]
+
+    def claims(self) -> Sequence[Claim]:
+        return [claim_of(row) for row in self._rows("running")]
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]:
+        return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
+
+    def contexts(self, run_id: str) -> Sequence[Context]:
+        return [Context(row["version"], row["text"], row["at"]) for row in self._rows("contexts", run=run_id)]
+
+    def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        from perdure.events import Record
+
+        rows = self._rows("history", run=run_id, after=after, limit=limit)
+        return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+
+    def session(self, key: SessionKey) -> Session | None:
+        found = self._sessions("live_session", key)
+        return found[0] if found else None
+
+    def lineage(self, key: SessionKey) -> Sequence[Session]:
+        return self._sessions("lineage", key)
+
+    def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
+        return [noun_of(row["body"], Session) for row in self._rows(statement, **key_values(key))]
+
+    def _rows(self, statement: str, **values: Any) -> list[Row]:
+        with self._database.reading() as cursor:
+            return cursor.execute(SQL[statement], values).fetchall()
+
+
+def named(cursor: Any, ref: str) -> Row:
+    """The row of the run that a person means. Raises NotFound, with near names in the hint."""
+    for statement in ("run_by_id", "run_by_name", "run_by_key"):
+        row = cursor.execute(SQL[statement], {"ref": ref}).fetchone() if ref else None
+        if row is not None:
+            return row
+    # The next text after all that begin with `ref`: an index walk, where LIKE would have wildcards to escape.
+    near = cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall() if len(ref) >= PREFIX else []
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise NotFound(
+            f"{ref!r} is the beginning of several ids", "one of: " + ", ".join(f"{row['id']} ({row['name']})" for row in near[:5])
+        )
+    raise NotFound(f"There is no run {ref!r}", _near_names(cursor, ref))
+
+
+def _near_names(cursor: Any, ref: str) -> str:
+    from difflib import get_close_matches
+
+    names = [row["name"] for row in cursor.execute(SQL["newest_names"]).fetchall()]
+    close = get_close_matches(ref, names, n=3, cutoff=0.5)
+    return "did you mean " + " or ".join(close) + "?" if close else "perdure ls"

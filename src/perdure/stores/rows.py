@@ -1,0 +1,134 @@
+"""Rows as nouns, and nouns as rows. `codec` is imported late: a list of runs decodes nothing.
+
+Called by `reading` and `sql`. A row is anything that gives a column by its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from perdure.errors import StoreError
+from perdure.model import Attempt, Claim, Condition, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
+
+if TYPE_CHECKING:
+    from perdure.events import AnyEvent
+    from perdure.protocols import RunRow
+
+Noun = TypeVar("Noun")
+
+Row = Any
+"""A row of either dialect: `row["column"]`."""
+
+MAX_TIME = 2**53
+"""The latest time that is stored, in ms: an agent may name any number as the end of its limit."""
+
+
+def noun_of(text: str, kind: type[Noun]) -> Noun:
+    """Stored JSON as a noun. Raises StoreError where it does not fit: damaged, or written by a newer perdure."""
+    from msgspec import MsgspecError
+
+    from perdure.codec import decode
+
+    try:
+        return decode(text, kind)
+    except MsgspecError as error:
+        raise StoreError(
+            f"The database holds something that this perdure cannot read: {error}", "was it written by a newer one?"
+        ) from error
+
+
+def run_of(row: Row) -> TaskRun:
+    """A row of `runs` as a run."""
+    return TaskRun(
+        id=row["id"],
+        name=row["name"],
+        spec=noun_of(row["spec"], TaskSpec),
+        state=RunState(row["state"]),
+        created=row["created"],
+        updated=row["updated"],
+        context_version=row["context_version"],
+        attempt=row["attempt"],
+        attempts_allowed=row["attempts_allowed"],
+        run_after=row["run_after"],
+        reason=row["reason"],
+        workspace=noun_of(row["workspace"], Workspace),
+        conditions=noun_of(row["conditions"], tuple[Condition, ...]),
+        cancel_requested=bool(row["cancel_requested"]),
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        finished=row["finished"],
+    )
+
+
+def claim_of(row: Row) -> Claim:
+    """A row of a running run as the claim that holds it."""
+    return Claim(run_of(row), row["attempt"], row["worker"])
+
+
+def run_row_of(row: Row) -> RunRow:
+    """A row of plain columns as a list shows it."""
+    from perdure.protocols import RunRow
+
+    return RunRow(
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        attempt=row["attempt"],
+        reason=row["reason"],
+        updated=row["updated"],
+        created=row["created"],
+        place=row["place"],
+        worker=row["worker"],
+    )
+
+
+def scope_of(spec: TaskSpec, run_id: str) -> str:
+    """The conversation's scope of a run that is not stored yet: the rule is the run's own."""
+    return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
+
+
+def attempt_values(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as the parameters of `add_attempt` and `put_attempt`."""
+    from perdure.codec import encode
+
+    return {
+        "run": attempt.run,
+        "number": attempt.number,
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "outcome": attempt.outcome.kind.value if attempt.outcome else None,
+        "body": encode(attempt),
+    }
+
+
+def session_values(session: Session) -> dict[str, Any]:
+    """A session as the parameters of `put_session`."""
+    from perdure.codec import encode
+
+    return {
+        **key_values(session.key),
+        "id": session.id,
+        "state": session.state.value,
+        "created": session.created,
+        "updated": session.updated,
+        "body": encode(session),
+    }
+
+
+def key_values(key: SessionKey) -> dict[str, str]:
+    """A session's key as parameters."""
+    return {"agent": key.agent, "scope": key.scope}
+
+
+def event_of(text: str) -> AnyEvent:
+    """A stored event; one that a newer perdure wrote is kept as Unrecognised, with its text."""
+    from msgspec import MsgspecError
+
+    from perdure.codec import decode_event
+    from perdure.events import Unrecognised
+
+    try:
+        return decode_event(text)
+    except MsgspecError:
+        return Unrecognised(text=text)

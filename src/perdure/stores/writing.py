@@ -1,0 +1,74 @@
+"""One open write transaction, as `sql` sees it: statements by name, one clock reading, and the Records to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import Conflict
+from perdure.model import Attempt, Claim, Session, SessionState
+from perdure.stores.queries import SQL
+from perdure.stores.reading import named
+from perdure.stores.rows import Row, attempt_values, key_values, noun_of, session_values
+
+if TYPE_CHECKING:
+    from perdure.events import AnyEvent, Record
+
+
+class Write:
+    """Valid until its transaction ends. `records` are those written so far: observers see them after the commit."""
+
+    def __init__(self, cursor: Any, now: int) -> None:
+        self._cursor = cursor
+        self.now = now
+        self.records: list[Record] = []
+
+    def one(self, statement: str, **values: Any) -> Row:
+        """The first row of a statement, or None."""
+        return self._cursor.execute(SQL[statement], values).fetchone()
+
+    def do(self, statement: str, **values: Any) -> None:
+        """Runs a statement that gives no rows."""
+        self._cursor.execute(SQL[statement], values)
+
+    def named(self, ref: str) -> Row:
+        """The row of a run. Raises NotFound."""
+        return named(self._cursor, ref)
+
+    def attempt(self, claim: Claim) -> Attempt:
+        """The attempt of a claim."""
+        return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """Replaces an attempt that has not ended."""
+        values = attempt_values(attempt)
+        del values["started"]
+        self.do("put_attempt", **values)
+
+    def put_session(self, session: Session) -> None:
+        """Inserts or replaces a session. Raises Conflict if another one of its key is live."""
+        live = self.one("live_session", **key_values(session.key))
+        if session.state is not SessionState.RETIRED and live is not None and live["id"] != session.id:
+            key = f"{session.key.agent}/{session.key.scope}"
+            raise Conflict(f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well", "retire that one first")
+        self.do("put_session", **session_values(session))
+
+    def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
+        """Appends Records to the journal."""
+        from perdure.codec import encode
+        from perdure.events import Record
+
+        for event in events:
+            kind = str(event.__struct_config__.tag)
+            seq = self.one("add_record", run=run_id, attempt=attempt, at=self.now, kind=kind, event=encode(event))["seq"]
+            self.records.append(Record(run_id, seq, attempt, self.now, event))
+
+    def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+        """The events without those of a change of state: the store writes these itself, exactly once each."""
+        from perdure import events as e
+
+        own = (
+            e.RunSubmitted, e.ContextAdded, e.AttemptClaimed, e.AttemptStarted, e.AttemptAdopted, e.AttemptEnded, e.RunQueued,
+            e.CancelRequested, e.RunFinished,
+        )  # fmt: skip
+        return [event for event in events if not isinstance(event, own)]
