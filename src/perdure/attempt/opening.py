@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -145,7 +146,7 @@ def _decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live:
     return continuation
 
 
-def _rungs_tried(attempts: list[Attempt] | tuple[Attempt, ...], session_id: str) -> frozenset[Rung]:
+def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung]:
     """The rungs that failed for this conversation since it last went on."""
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):

@@ -6,10 +6,12 @@ from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.events import AttemptEnded, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Session
+from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 HISTORY = 100_000
+NAMES = 10
 
 
 def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: int) -> Story:
@@ -23,10 +25,18 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
         given=_given(ended, live),
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
-        workdir=engine.workspaces.state(run.workspace).sentence(),
+        workdir=_workdir(engine.workspaces.state(run.workspace)),
         done=done,
         turns_between=turns_between,
     )
+
+
+def _workdir(state: WorkdirState) -> str:
+    """The state of the workdir in a sentence, with the first few names."""
+    where = f"branch {state.branch} at {state.head[:12]}, " if state.branch else f"detached at {state.head[:12]}, " if state.head else ""
+    names = f" ({', '.join(state.paths[:NAMES])}{', ...' if len(state.paths) > NAMES else ''})" if state.paths else ""
+    open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
+    return f"{where}{state.changed} changed and {state.untracked} untracked file(s){names}{open_ended}."
 
 
 def _given(ended: list[Attempt], live: Session | None) -> int:

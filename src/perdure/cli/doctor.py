@@ -37,7 +37,12 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     findings = list(examine(chosen, arguments.agent))
     passed = dict(variables(chosen, arguments.agent))
     if arguments.json:
-        shown = {"schema_version": 1, "findings": [asdict(finding) for finding in findings], "environment": passed, "settings": origins(chosen)}
+        shown = {
+            "schema_version": 1,
+            "findings": [asdict(finding) for finding in findings],
+            "environment": passed,
+            "settings": origins(chosen),
+        }
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
@@ -68,10 +73,10 @@ def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
 
 
 def _git() -> Iterator[Finding]:
-    from perdure.git import version
+    from perdure.git import require
 
     try:
-        yield Finding("git", "ok", ".".join(str(part) for part in version()))
+        yield Finding("git", "ok", require(os.environ.get("PATH", os.defpath)))
     except PerdureError as error:
         yield Finding("git", "bad", str(error))
 

@@ -165,7 +165,7 @@ def _follow(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[An
 
 
 def _detach(chosen: Settings, run: TaskRun) -> None:
-    from perdure.process import spawn_detached
+    from perdure.process.detached import spawn_detached
 
     log = chosen.state / "runs" / run.id / "supervisor.log"
     spawn_detached((sys.executable, "-m", "perdure", "_drive", run.id), log)

@@ -1,0 +1,22 @@
+"""A supervisor that runs on without its starter: `perdure run --detach`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def spawn_detached(argv: Sequence[str], log: Path) -> int:
+    """Starts `argv` in a session of its own, with no terminal and this process's environment; returns its pid.
+
+    Standard input is empty, all output goes to `log` (0600). Nobody waits for it here: it belongs to init afterwards.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawn(argv[0], list(argv), os.environ, file_actions=files, setsid=True)

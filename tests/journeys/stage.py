@@ -1,0 +1,222 @@
+"""A user's machine in miniature: a scratch home, a repository, the real agent CLI on the rehearsal, and the real `perdure` command.
+
+Used by the journeys and by `kills`. Nothing outside the stage's own directory is read or written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.rehearsal import Rehearsal
+
+TOP = Path(__file__).parents[2]
+PATIENCE_S = 60.0
+
+
+def native(agent: str) -> Path:
+    """The pinned native program of an agent; an error says how to install it."""
+    modules = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
+    pattern = {"claude": "@anthropic-ai/claude-code-linux-*/claude", "codex": "@openai/codex-linux-*/vendor/*/bin/codex"}[agent]
+    found = [path for path in modules.glob(pattern) if "musl" not in path.parts[-2] or agent == "codex"]
+    assert found, f"{agent} is not installed below {modules}: run `make agents`"
+    return found[0]
+
+
+@dataclass
+class Stage:
+    """One machine. `agent` is the CLI that plays on it."""
+
+    directory: Path
+    agent: str
+    rehearsal: Rehearsal
+    extra: dict[str, str] = field(default_factory=dict)
+    subscription: bool = False
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.home, self.tmp, self.repo = self.directory / "home", self.directory / "t", self.directory / "repo"
+        for path in (self.home, self.tmp, self.repo):
+            path.mkdir(parents=True, exist_ok=True)
+        self.state = self.home / ".local/state/perdure"
+        self.agent_home = self.home / f".{self.agent}"
+        self.environ = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.tmp),
+            "LANG": "C.UTF-8",
+            "PERDURE_GRACE": "2s",
+            "IS_SANDBOX": "1",  # Claude Code takes full permissions as root only inside a sandbox, which a stage is
+            f"PERDURE_{self.agent.upper()}": str(native(self.agent)),
+            **self.rehearsal.environ(self.agent, home=self.agent_home, subscription=self.subscription),
+            **self.extra,
+        }
+        if not (self.repo / ".git").exists():
+            self.make_repository()
+
+    def make_repository(self) -> None:
+        """A small real repository with one commit."""
+        (self.repo / "greet.py").write_text("def greet(name):\n    return 'Hello ' + name\n")
+        identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
+        for words in (["init", "-q", "-b", "main"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+            subprocess.run(["git", *words], cwd=self.repo, env=self.environ, check=True)
+
+    # --- perdure -------------------------------------------------------------------------------------------------
+
+    def start(self, *words: str, prompt: str | None = None) -> subprocess.Popen[str]:
+        """Starts the perdure command in the background."""
+        command = [sys.executable, "-m", "perdure", *words]
+        started = subprocess.Popen(
+            command, cwd=self.repo, env=self.environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert started.stdin is not None
+        started.stdin.write(prompt or "")
+        started.stdin.close()
+        started.stdin = None
+        self.running.append(started)
+        return started
+
+    def finish(self, started: subprocess.Popen[str]) -> Done:
+        """Waits for the command to end."""
+        out, err = started.communicate(timeout=PATIENCE_S)
+        return Done(started.returncode, out, err)
+
+    def perdure(self, *words: str, prompt: str | None = None) -> Done:
+        """Runs the perdure command to its end."""
+        return self.finish(self.start(*words, prompt=prompt))
+
+    def show(self, name: str = "task") -> dict[str, Any]:
+        """`perdure show NAME --json`."""
+        done = self.perdure("show", name, "--json")
+        assert done.code == 0, done.err
+        return done.json
+
+    def until(self, met: Callable[[], Any], what: str) -> Any:
+        """Waits until something holds, and returns it."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            value = met()
+            if value:
+                return value
+            time.sleep(0.02)
+        raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    def attempt_directory(self, number: int) -> Path:
+        """Where attempt `number` of the only run keeps its marks."""
+        return self.until(lambda: next(iter(self.state.glob(f"runs/*/{number}/agent.json")), None), f"attempt {number} is launched").parent
+
+    def agent_pid(self, number: int = 1) -> int:
+        pid: int = json.loads((self.attempt_directory(number) / "agent.json").read_text())["pid"]
+        return pid
+
+    def agent_pid_cwd(self) -> Path:
+        """The directory in which the agent works."""
+        return Path(f"/proc/{self.agent_pid()}/cwd").readlink()
+
+    def shim_pid(self, number: int = 1) -> int:
+        pid: int = json.loads((self.attempt_directory(number) / "shim.json").read_text())["pid"]
+        return pid
+
+    def marked(self) -> list[int]:
+        """Live processes that an attempt of this stage started: by the mark or by the scratch home in their environment."""
+        own = {os.getpid(), *(process.pid for process in self.running)}
+        return [pid for pid in _live() if pid not in own and self._ours(pid)]
+
+    def _ours(self, pid: int) -> bool:
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return b"PERDURE_ATTEMPT=" in environ and os.fsencode(self.home) in environ
+
+    def lose_machine(self, supervisor: subprocess.Popen[str]) -> None:
+        """Kills everything at once, as a power cut would: the supervisor first, then all that lives, until nothing does."""
+        supervisor.kill()
+        while pids := self.marked():
+            for pid in pids:
+                _kill(pid)
+        self.finish(supervisor)
+
+    def nothing_survives(self) -> None:
+        """Fails with the command lines of what an attempt left alive."""
+        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:120] for pid in self.marked() if _is_live(pid)}
+        assert not left, left
+
+    # --- conversations -------------------------------------------------------------------------------------------
+
+    def transcripts(self) -> list[Path]:
+        """The agent's own transcripts."""
+        pattern = "projects/*/*.jsonl" if self.agent == "claude" else "sessions/**/*.jsonl"
+        return sorted(self.agent_home.glob(pattern))
+
+    def copies(self) -> list[Path]:
+        """perdure's own copies."""
+        return sorted(self.state.glob("transcripts/*/*/main*"))
+
+    def resume_by_hand(self, session: str, prompt: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Somebody else goes on with a conversation, with the agent's own program."""
+        if self.agent == "claude":
+            words = ["-p", "--output-format", "stream-json", "--verbose", "--resume", session]
+        else:
+            words = ["exec", "--json", "--skip-git-repo-check", "resume", session, "-"]
+        return subprocess.run(
+            [str(native(self.agent)), *words], cwd=cwd, env=self.environ, input=prompt, text=True, capture_output=True, timeout=PATIENCE_S
+        )
+
+    def close(self) -> None:
+        """Ends what a failed test left behind."""
+        for started in self.running:
+            if started.poll() is None:
+                started.kill()
+            started.communicate()
+        for pid in self.marked():
+            _kill(pid)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads(self.out)
+        return loaded
+
+
+def said(messages: Any) -> str:
+    """A conversation as the model saw it, one line a message."""
+    return "\n".join(f"{message.role}: {message.text}" for message in messages)
+
+
+def _live() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and _is_live(int(entry.name)):
+            yield int(entry.name)
+
+
+def _is_live(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,406 @@
+"""One task on the real CLIs: killed in every way, it goes on, and what reached the model proves it.
+
+Every journey asserts on the messages that reached the model, on the receipts, on what is left alive, and on the files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.stage import Stage, said
+
+MakeStage = Callable[..., Stage]
+
+RUN = ("run", "--name", "task", "--permissions", "full", "--json", "--agent")
+PROMPT = "Write one.txt, then two.txt. The magic word is quercus."
+
+TWO_TURNS = """by history
+run echo one > one.txt
+---
+say The first file is written.
+run echo two > two.txt
+---
+say Both files are written.
+"""
+
+HANGS_IN_A_REPLY = TWO_TURNS.replace("say The first", "hang\nsay The first")
+
+HANGS_IN_A_TOOL = """by history
+run echo one > one.txt; echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
+---
+say Both files are written.
+"""
+
+pytestmark = pytest.mark.journey
+
+
+def run_to(stage: Stage, *more: str) -> list[str]:
+    return [*RUN, stage.agent, *more]
+
+
+def begun_in_tool(stage: Stage) -> Path:
+    """Waits until the tool runs and the agent has said so; returns the workdir."""
+    found: Path = stage.until(lambda: next(iter(stage.home.rglob("begun.txt")), None), "the tool runs")
+    stage.until(lambda: b"sleep 98" in (stage.attempt_directory(1) / "stdout").read_bytes(), "the agent announces the tool")
+    return found.parent
+
+
+def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
+    """The attempt resumed the first conversation, the receipt says so, and the model was shown what came before."""
+    first, later = report["attempts"][0], report["attempts"][attempt - 1]
+    assert later["continuation"] == "resume"
+    assert later["session_id"] == first["session_id"]
+    assert later["receipt"]["verdict"] == "native", later["receipt"]
+    assert later["receipt"]["evidence"]["prefix_kept"] is True
+    shown = said(stage.rehearsal.last.messages)
+    assert "quercus" in shown
+    assert "echo one > one.txt" in shown
+    assert len({request.session for request in stage.rehearsal.requests}) == 1
+
+
+def test_a_task_succeeds_in_a_worktree_of_its_own(stage: MakeStage) -> None:
+    """A first attempt is fresh, its files lie in its own worktree on its own branch, and the repository is as it was."""
+    one = stage(TWO_TURNS)
+    done = one.perdure(*run_to(one), PROMPT)
+    assert done.code == 0, done.err
+    report = done.json
+    assert (report["schema_version"], report["state"]) == (1, "succeeded")
+    (attempt,) = report["attempts"]
+    assert (attempt["continuation"], attempt["outcome"]["kind"], attempt["receipt"]["verdict"]) == ("fresh", "succeeded", "fresh")
+    workdir = Path(report["workspace"]["path"])
+    assert (workdir / "one.txt").read_text() == "one\n"
+    assert (workdir / "two.txt").read_text() == "two\n"
+    assert report["workspace"]["branch"] == "perdure/task"
+    assert not (one.repo / "one.txt").exists()
+    assert one.rehearsal.prompts() == [PROMPT]
+    assert one.show() == report
+    one.nothing_survives()
+
+
+def test_killed_in_a_reply(stage: MakeStage) -> None:
+    """SIGKILL of the agent while the model answers: the retry goes on in the same conversation."""
+    one = stage(HANGS_IN_A_REPLY)
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    one.rehearsal.wait_for(2)
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    failed = one.finish(started)
+    assert failed.code == 1
+    assert failed.json["attempts"][0]["outcome"]["kind"] == "failed"
+    assert failed.json["attempts"][0]["outcome"]["signal"] == signal.SIGKILL
+    one.nothing_survives()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    went_on_natively(one, done.json)
+    assert "ended early" in one.rehearsal.prompts()[-1]
+    assert (Path(done.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
+    one.nothing_survives()
+
+
+def test_killed_in_a_tool(stage: MakeStage) -> None:
+    """SIGKILL of the agent while its command runs: the command is ended too, and the next attempt is told what ran."""
+    one = stage(HANGS_IN_A_TOOL)
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    workdir = begun_in_tool(one)
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    failed = one.finish(started)
+    assert failed.code == 1, failed.err
+    one.nothing_survives()
+    (workdir / "go.txt").touch()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    went_on_natively(one, done.json)
+    assert "sleep 98" in one.rehearsal.prompts()[-1]
+    assert (workdir / "begun.txt").exists()
+    one.nothing_survives()
+
+
+def test_a_killed_agent_is_tried_again_without_a_person(stage: MakeStage) -> None:
+    """With attempts left, the run itself goes on after a kill and succeeds."""
+    one = stage(HANGS_IN_A_REPLY)
+    started = one.start(*run_to(one, "--attempts", "3"), PROMPT)
+    one.rehearsal.wait_for(2)
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    assert [attempt["number"] for attempt in done.json["attempts"]] == [1, 2]
+    went_on_natively(one, done.json)
+    one.nothing_survives()
+
+
+def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage) -> None:
+    """SIGKILL of perdure alone: the agent works on, and the retry follows the very same attempt to its success."""
+    one = stage(TWO_TURNS.replace("say The first", "slow 3\nsay The first"))
+    started = one.start(*run_to(one), PROMPT)
+    one.rehearsal.wait_for(2)
+    agent = one.agent_pid()
+    started.kill()
+    one.finish(started)
+    assert agent in one.marked()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    (attempt,) = done.json["attempts"]
+    assert (attempt["outcome"]["kind"], attempt["receipt"]["verdict"]) == ("succeeded", "fresh")
+    assert one.rehearsal.prompts() == [PROMPT]
+    assert (Path(done.json["workspace"]["path"]) / "two.txt").exists()
+    one.nothing_survives()
+
+
+def test_the_agent_ends_while_nobody_watches(stage: MakeStage) -> None:
+    """SIGKILL of perdure, then the agent finishes alone: the retry records the success and starts nothing."""
+    one = stage(TWO_TURNS.replace("say The first", "slow 1\nsay The first"))
+    started = one.start(*run_to(one), PROMPT)
+    one.rehearsal.wait_for(2)
+    directory = one.attempt_directory(1)
+    started.kill()
+    one.finish(started)
+    one.until((directory / "exit.json").exists, "the agent ends by itself")
+    requests = len(one.rehearsal.requests)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["succeeded"]
+    assert len(one.rehearsal.requests) == requests
+    one.nothing_survives()
+
+
+def test_everything_is_killed_at_once(stage: MakeStage) -> None:
+    """The machine is lost in the middle of a command: the attempt is recorded as lost, the next one goes on natively."""
+    one = stage(HANGS_IN_A_TOOL)
+    started = one.start(*run_to(one), PROMPT)
+    workdir = begun_in_tool(one)
+    one.lose_machine(started)
+    (workdir / "go.txt").touch()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["lost", "succeeded"]
+    went_on_natively(one, done.json)
+    assert (workdir / "begun.txt").exists()
+    one.nothing_survives()
+
+
+def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
+    """New instructions resume the same conversation, and the new prompt holds them and nothing that was said before."""
+    one = stage(TWO_TURNS + "---\nrun echo three > three.txt\n---\nsay Three.\n")
+    assert one.perdure(*run_to(one), PROMPT).code == 0
+    done = one.perdure("update", "task", "Now write three.txt.", "--json")
+    assert done.code == 0, done.err
+    assert done.json["context_version"] == 2
+    went_on_natively(one, done.json)
+    first, second = one.rehearsal.prompts()
+    assert first == PROMPT
+    assert "Now write three.txt." in second
+    assert "quercus" not in second
+    usage = [attempt["usage"]["input"] for attempt in done.json["attempts"]]
+    assert usage == [300, 200], usage
+    assert (Path(done.json["workspace"]["path"]) / "three.txt").exists()
+    one.nothing_survives()
+
+
+def test_two_tasks_of_one_service_at_once(stage: MakeStage) -> None:
+    """Two tasks of one service run side by side in directories and conversations of their own."""
+    one = stage("match alpha\nrun echo alpha > a.txt\n---\nslow 1\nsay A.\n===\nmatch beta\nrun echo beta > b.txt\n---\nslow 1\nsay B.\n")
+    words = ["run", "--permissions", "full", "--json", "--agent", one.agent, "--service", "billing"]
+    started = [one.start(*words, "--task", task, f"Do {task}.") for task in ("alpha", "beta")]
+    alpha, beta = (one.finish(each) for each in started)
+    assert (alpha.code, beta.code) == (0, 0), alpha.err + beta.err
+    first, second = (Path(each.json["workspace"]["path"]) for each in (alpha, beta))
+    assert first.parts[-3:] == ("billing", ".task", "alpha")
+    assert second.parts[-3:] == ("billing", ".task", "beta")
+    assert sorted(path.name for path in first.iterdir() if path.suffix == ".txt") == ["a.txt"]
+    assert sorted(path.name for path in second.iterdir() if path.suffix == ".txt") == ["b.txt"]
+    sessions = {each.json["attempts"][0]["session_id"] for each in (alpha, beta)}
+    assert len(sessions) == 2
+    for request in one.rehearsal.requests:
+        assert ("alpha" in said(request.messages)) != ("beta" in said(request.messages))
+    one.nothing_survives()
+
+
+def test_the_same_task_twice_at_once(stage: MakeStage) -> None:
+    """A second perdure on a task that runs is refused with exit code 6, and the first is not disturbed."""
+    one = stage("run echo one > one.txt\n---\nslow 4\nsay Done.\n")
+    words = ["run", "--permissions", "full", "--json", "--agent", one.agent, "--service", "billing", "--task", "42", "Do it."]
+    started = one.start(*words)
+    one.rehearsal.wait_for(2)
+    second = one.perdure(*words)
+    assert second.code == 6, second.err
+    assert "running" in second.err
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    assert one.perdure("retry", done.json["name"]).code == 6
+    rows = one.perdure("ls", "--json").json["runs"]
+    assert [row["state"] for row in rows] == ["succeeded"]
+    one.nothing_survives()
+
+
+def lose_conversation(stage: Stage, *, copies: bool) -> None:
+    for path in stage.transcripts() + (stage.copies() if copies else []):
+        path.unlink()
+
+
+@pytest.mark.parametrize("policy", ["strict", "disclose", "fresh-ok"])
+def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
+    """Under every policy perdure's own copy is put back, and the conversation goes on natively."""
+    one = stage(TWO_TURNS + "---\nsay Three.\n")
+    assert one.perdure(*run_to(one, "--continuity", policy), PROMPT).code == 0
+    lose_conversation(one, copies=False)
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    went_on_natively(one, done.json)
+    assert done.json["attempts"][1]["rung"] == "copy"
+    one.nothing_survives()
+
+
+def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> None:
+    """With the copies gone too, strict stops with exit code 3, says why, and nothing reaches the model."""
+    one = stage(TWO_TURNS + "---\nsay Three.\n")
+    assert one.perdure(*run_to(one, "--continuity", "strict"), PROMPT).code == 0
+    lose_conversation(one, copies=True)
+    before = len(one.rehearsal.requests)
+    refused = one.perdure("update", "task", "Go further.", "--json")
+    assert refused.code == 3, refused.err
+    assert refused.json["state"] == "failed"
+    assert [condition["type"] for condition in refused.json["conditions"]] == ["needs_person"]
+    assert len(one.rehearsal.requests) == before
+    assert "strict" in one.perdure("why", "task").out
+    assert (Path(refused.json["workspace"]["path"]) / "two.txt").exists()
+
+
+def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
+    """disclose opens a new conversation with a brief of what was done; the receipt says `rebuilt`."""
+    one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
+    assert one.perdure(*run_to(one, "--continuity", "disclose"), PROMPT).code == 0
+    lose_conversation(one, copies=True)
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][1]
+    assert (last["continuation"], last["receipt"]["verdict"]) == ("rebuild", "rebuilt")
+    assert last["lost_session_id"] == done.json["attempts"][0]["session_id"] != last["session_id"]
+    (brief,) = one.rehearsal.prompts()
+    for piece in (PROMPT, "Go further.", "your own earlier work", "echo two > two.txt", "Both files are written."):
+        assert piece in brief
+    one.nothing_survives()
+
+
+def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
+    """fresh-ok starts anew, and the receipt names the conversation that was lost."""
+    one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
+    assert one.perdure(*run_to(one, "--continuity", "fresh-ok"), PROMPT).code == 0
+    lose_conversation(one, copies=True)
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][1]
+    lost = done.json["attempts"][0]["session_id"]
+    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("fresh", "fresh", lost)
+    assert lost in " ".join(last["receipt"]["reasons"])
+    assert "your own earlier work" in one.rehearsal.prompts()[-1]
+
+
+def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
+    """Somebody went on with the conversation by hand: it is seen, told to the agent, and stands as a condition."""
+    one = stage(TWO_TURNS + "---\nsay To a stranger.\n---\nsay Three.\n")
+    first = one.perdure(*run_to(one), PROMPT).json
+    by_hand = one.resume_by_hand(first["attempts"][0]["session_id"], "A stranger asks.", Path(first["workspace"]["path"]))
+    assert by_hand.returncode == 0, by_hand.stderr
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    assert done.json["attempts"][1]["receipt"]["verdict"] == "native"
+    assert done.json["attempts"][1]["receipt"]["evidence"]["turns_between"] == 1
+    assert [condition["type"] for condition in done.json["conditions"]] == ["collision"]
+    assert "somebody else" in one.rehearsal.prompts()[-1]
+    assert "COLLISION" in one.perdure("logs", "task").out
+
+
+def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage) -> None:
+    """A foreign process on the same conversation while the agent works is never a native success unseen.
+
+    Claude Code lets it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
+    """
+    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 6") + "---\nsay Again.\n")
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    one.rehearsal.wait_for(2)
+    (transcript,) = one.until(one.transcripts, "the transcript is there")
+    session = transcript.stem[-36:]
+    by_hand = one.resume_by_hand(session, "A stranger asks.", one.agent_pid_cwd())
+    done = one.finish(started)
+    (attempt,) = done.json["attempts"]
+    if one.agent == "codex":
+        assert by_hand.returncode == 1
+        assert "active writer" in by_hand.stderr
+        assert (done.code, attempt["receipt"]["verdict"]) == (0, "fresh")
+        return
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert done.code == 3
+    assert attempt["receipt"]["verdict"] == "broken"
+    assert attempt["outcome"]["kind"] == "continuity_lost"
+    assert "collision" in [condition["type"] for condition in done.json["conditions"]]
+    assert attempt["receipt"]["evidence"]["foreign_turns"] == 1
+    one.nothing_survives()
+
+
+def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
+    """After a usage limit the run is queued until the time that the service named, then goes on in the same conversation."""
+    one = stage(TWO_TURNS.replace("say The first", "limit 8\nsay The first"), subscription=True)
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    waiting = one.until(lambda: [row for row in one.perdure("ls", "--json").json["runs"] if row["reason"]] or None, "it waits")
+    assert waiting[0]["state"] == "queued"
+    assert waiting[0]["reason"].startswith("rate_limited")
+    until = one.show()["run_after"]
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    first, second = done.json["attempts"]
+    assert first["outcome"]["kind"] == "rate_limited"
+    assert second["started"] >= until == first["outcome"]["until"]
+    went_on_natively(one, done.json)
+    one.nothing_survives()
+
+
+def test_stop_and_go_on(stage: MakeStage) -> None:
+    """`perdure stop` ends the agent and its command; `retry` goes on in the same conversation."""
+    one = stage(HANGS_IN_A_TOOL)
+    started = one.start(*run_to(one), PROMPT)
+    workdir = begun_in_tool(one)
+    assert one.perdure("stop", "task").code == 0
+    assert one.finish(started).code == 130
+    one.nothing_survives()
+    (workdir / "go.txt").touch()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    went_on_natively(one, done.json)
+
+
+def test_interrupt_at_the_terminal(stage: MakeStage) -> None:
+    """Ctrl-C ends the attempt in good order: cancelled, recorded, nothing left alive."""
+    one = stage(HANGS_IN_A_REPLY)
+    started = one.start(*run_to(one), PROMPT)
+    one.rehearsal.wait_for(2)
+    started.send_signal(signal.SIGINT)
+    stopped = one.finish(started)
+    assert stopped.code == 130
+    assert stopped.json["state"] == "cancelled"
+    one.nothing_survives()
+
+
+def test_detached(stage: MakeStage) -> None:
+    """`--detach` returns at once with the name; the run succeeds in the background and `logs -f` follows it to its end."""
+    one = stage(TWO_TURNS)
+    begun = time.monotonic()
+    done = one.perdure("run", "--name", "task", "--permissions", "full", "--detach", "--agent", one.agent, PROMPT)
+    assert (done.code, done.out.strip()) == (0, "task"), done.err
+    assert time.monotonic() - begun < 30
+    logs = one.perdure("logs", "-f", "task")
+    assert "Both files are written." in logs.out
+    assert one.show()["state"] == "succeeded"
+
+
+def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
+    """A failing check is a failed attempt whose output is told to the next one in the same conversation."""
+    one = stage("by history\nrun echo one > one.txt\n---\nsay I am done.\n---\nrun echo two > two.txt\n---\nsay Now I am.\n")
+    done = one.perdure(*run_to(one, "--verify", "test -e two.txt || { echo two is missing; exit 3; }"), PROMPT)
+    assert done.code == 0, done.err
+    assert "two is missing" in one.rehearsal.prompts()[-1]
+    went_on_natively(one, done.json)
