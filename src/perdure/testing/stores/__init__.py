@@ -1,0 +1,20 @@
+"""What every store must do: subclass `StoreConformance` and give a fixture `store` that returns an empty one.
+
+    class TestMyStore(StoreConformance):
+        @pytest.fixture
+        def store(self): ...
+
+Each test is one promise of `perdure.protocols.RunStore` or `SessionStore`.
+"""
+
+from __future__ import annotations
+
+from perdure.testing.stores.attempts import Performing, Sessions
+from perdure.testing.stores.claims import Adopting, Claiming, Fencing
+from perdure.testing.stores.runs import Adding, Finding, Persons
+
+__all__ = ["StoreConformance"]
+
+
+class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Sessions):
+    """Every promise of the two protocols. The fixture `store` must be empty for each test."""

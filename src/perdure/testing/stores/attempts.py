@@ -1,0 +1,175 @@
+"""What one attempt writes, and the conversations beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import Conflict, LostLease
+from perdure.events import AttemptEnded, RunFinished, RunQueued, Said, SessionPinned
+from perdure.model import (
+    Condition,
+    OutcomeKind,
+    Receipt,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    Usage,
+    Verdict,
+)
+from perdure.testing.stores.making import (
+    AGAIN,
+    FAILURE,
+    SUCCESS,
+    Store,
+    begun,
+    claimed,
+    ending,
+    place,
+    session_of,
+    submit,
+)
+
+
+class Performing:
+    """One attempt, from its start to its one end."""
+
+    def test_the_start_is_stored_before_the_launch(self, store: Store) -> None:
+        """`begin` keeps the continuation, flags, version, session and workspace; a second `begin` is refused."""
+        run = submit(store)
+        claim = claimed(store, run)
+        session, moved = session_of(run, "s-1"), replace(place("elsewhere"), branch="b")
+        attempt = store.begin(claim, begun(run, session, moved))
+        assert list(store.attempts(run.id)) == [attempt]
+        assert (attempt.session_id, attempt.agent_version, attempt.flags) == ("s-1", "1.2.3", {"model": "small"})
+        assert attempt.continuation is not None and attempt.continuation.reason == "first attempt"
+        assert store.session(session.key) == session
+        assert store.get(run.id).workspace == moved
+        with pytest.raises(Conflict):
+            store.begin(claim, begun(run, session))
+
+    def test_events_are_kept_in_order(self, store: Store) -> None:
+        """Records come back oldest first with growing numbers, and `after` and `limit` page through them."""
+        run, other = submit(store), submit(store)
+        claim = claimed(store, run)
+        store.record(claim, [Said(text=str(number)) for number in range(20)])
+        store.record(claimed(store, other), [Said(text="not mine")])
+        records = store.history(run.id)
+        said = [record for record in records if isinstance(record.event, Said)]
+        assert [record.event for record in said] == [Said(text=str(number)) for number in range(20)]
+        assert all(record.attempt == 1 and record.run == run.id for record in said)
+        assert [record.seq for record in records] == sorted({record.seq for record in records})
+        page = store.history(run.id, after=said[4].seq, limit=3)
+        assert [record.event for record in page] == [Said(text="5"), Said(text="6"), Said(text="7")]
+
+    def test_a_pinned_session_is_stored_with_its_event(self, store: Store) -> None:
+        """`record` with a session stores both, and the attempt knows its conversation from then on."""
+        run = submit(store)
+        claim = claimed(store, run)
+        session = session_of(run, "s-9")
+        store.record(claim, [SessionPinned(session_id="s-9")], session)
+        assert store.session(session.key) == session
+        assert store.attempts(run.id)[0].session_id == "s-9"
+        assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
+
+    def test_an_ending_is_one_piece(self, store: Store) -> None:
+        """`finish` stores outcome, receipt, usage, sessions, events and the next state together."""
+        run = submit(store)
+        claim = claimed(store, run)
+        old, new = session_of(run, "s-1"), session_of(run, "s-2", SessionState.CONFIRMED)
+        store.begin(claim, begun(run, old))
+        receipt = Receipt(verdict=Verdict.REBUILT, reasons=("its history was lost",))
+        retired = replace(old, state=SessionState.RETIRED, cause="lost")
+        after = store.finish(
+            claim,
+            replace(SUCCESS, receipt=receipt, usage=Usage(10, 2, 3, 4, 0.5), sessions=(retired, new), events=(Said(text="bye"),)),
+        )
+        assert (after.state, after.worker, after.lease_until, after.reason) == (RunState.SUCCEEDED, "", 0, "")
+        assert after.finished is not None and store.get(run.id) == after
+        [attempt] = store.attempts(run.id)
+        assert attempt.outcome == SUCCESS.outcome and attempt.receipt == receipt and attempt.usage.cost_usd == 0.5
+        assert attempt.ended is not None and attempt.session_id == "s-2" and attempt.agent_version == "1.2.3"
+        assert store.session(old.key) == new and list(store.lineage(old.key)) == [retired, new]
+        assert [type(record.event) for record in store.history(run.id)][-3:] == [Said, AttemptEnded, RunFinished]
+
+    def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
+        """A session that may not be stored takes outcome, events and state back with it."""
+        run = submit(store)
+        claim = claimed(store, run)
+        store.put_session(session_of(run, "s-1"))
+        before = (store.get(run.id), store.attempts(run.id), store.history(run.id))
+        with pytest.raises(Conflict):
+            store.finish(claim, replace(SUCCESS, sessions=(session_of(run, "s-2"),), events=(Said(text="bye"),)))
+        assert before == (store.get(run.id), store.attempts(run.id), store.history(run.id))
+        store.finish(claim, SUCCESS)
+
+    def test_an_attempt_ends_once(self, store: Store) -> None:
+        """The second outcome of an attempt is refused, and a caller's own AttemptEnded never counts as one."""
+        run = submit(store)
+        claim = claimed(store, run)
+        store.record(claim, [AttemptEnded(outcome=FAILURE.outcome)])
+        store.finish(claim, replace(SUCCESS, events=(AttemptEnded(outcome=FAILURE.outcome),)))
+        with pytest.raises(LostLease):
+            store.finish(claim, FAILURE)
+        ends = [record.event for record in store.history(run.id) if isinstance(record.event, AttemptEnded)]
+        assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
+
+    def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:
+        """After `queued` the next claim is attempt 2; both attempts stay."""
+        run = submit(store)
+        again = store.finish(claimed(store, run), AGAIN)
+        assert (again.state, again.attempt, again.reason, again.finished) == (RunState.QUEUED, 1, "once more", None)
+        assert claimed(store, run).attempt == 2
+        assert [attempt.number for attempt in store.attempts(run.id)] == [1, 2]
+        assert isinstance(store.history(run.id)[-2].event, RunQueued)
+
+    def test_conditions_are_one_of_each_type(self, store: Store) -> None:
+        """A new condition replaces the old of its type; `needs_person` ends when the run goes on or succeeds."""
+        run = submit(store)
+        asked, seen = Condition(type="needs_person", message="log in", at=1), Condition(type="collision", message="a", at=1)
+        failed = store.finish(claimed(store, run), ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=asked))
+        assert failed.conditions == (asked,)
+        assert store.requeue(run.id, "again").conditions == ()
+        store.finish(claimed(store, run), ending(OutcomeKind.LOST, RunState.QUEUED, condition=seen))
+        newer = replace(seen, message="b", at=2)
+        assert store.finish(claimed(store, run), ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED, condition=newer)).conditions == (newer,)
+
+
+class Sessions:
+    """Conversations by agent and scope."""
+
+    def test_one_live_conversation_per_key(self, store: Store) -> None:
+        """A second live session of a key is refused until the first is retired; the lineage keeps both, oldest first."""
+        key = SessionKey("claude", "issue-7")
+        first = Session(key=key, id="s-1", state=SessionState.CONFIRMED, created=1, updated=1, prompts=("00ff",), total=Usage(1, 2))
+        second = Session(key=key, id="s-2", state=SessionState.PINNED, created=2, updated=2, parent="s-1")
+        store.put_session(first)
+        assert store.session(key) == first
+        with pytest.raises(Conflict, match="s-1"):
+            store.put_session(second)
+        retired = replace(first, state=SessionState.RETIRED, cause="lost", updated=3)
+        store.put_session(retired)
+        assert store.session(key) is None
+        store.put_session(second)
+        assert store.session(key) == second
+        assert list(store.lineage(key)) == [retired, second]
+
+    def test_putting_again_replaces(self, store: Store) -> None:
+        """The same key and id is the same session, as it was put last."""
+        key = SessionKey("claude", "issue-7")
+        session = Session(key=key, id="s-1", state=SessionState.PINNED, created=1, updated=1)
+        store.put_session(session)
+        newer = replace(session, state=SessionState.CONFIRMED, updated=5, attempts=1)
+        store.put_session(newer)
+        assert list(store.lineage(key)) == [newer]
+
+    def test_agents_never_share(self, store: Store) -> None:
+        """The same scope and even the same id under another agent is another conversation."""
+        one = Session(key=SessionKey("claude", "x"), id="s", state=SessionState.PINNED, created=1, updated=1)
+        two = replace(one, key=SessionKey("codex", "x"))
+        store.put_session(one)
+        store.put_session(two)
+        assert store.session(one.key) == one and store.session(two.key) == two
+        assert store.session(SessionKey("gemini", "x")) is None and not store.lineage(SessionKey("gemini", "x"))

@@ -1,0 +1,148 @@
+"""Who works on a run: claims, leases, adoption, and the fence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import LostLease
+from perdure.events import Said
+from perdure.model import (
+    Decision,
+    RunState,
+    SessionKey,
+    TaskSpec,
+)
+from perdure.testing.stores.making import (
+    AGAIN,
+    FAILURE,
+    LAPSED_S,
+    LEASE_S,
+    SUCCESS,
+    Store,
+    begun,
+    claimed,
+    session_of,
+    submit,
+)
+
+
+class Claiming:
+    """Who may work on what."""
+
+    def test_a_claim_is_the_next_attempt(self, store: Store) -> None:
+        """Claiming makes the run running, counts the attempt and stores a row for it, before anything is launched."""
+        run = submit(store)
+        claim = claimed(store, run)
+        assert (claim.attempt, claim.worker, claim.run.state, claim.run.attempt) == (1, "ann", RunState.RUNNING, 1)
+        assert claim.run.lease_until > store.now()
+        [attempt] = store.attempts(run.id)
+        assert (attempt.number, attempt.worker, attempt.ended, attempt.outcome) == (1, "ann", None, None)
+        assert store.claim("bob", LEASE_S, run.id) is None
+
+    def test_the_oldest_due_run_comes_first(self, store: Store) -> None:
+        """Without a name the claims go by due time, then by age; when nothing is due there is None."""
+        first, second = submit(store), submit(store)
+        waiting = submit(store)
+        store.finish(claimed(store, waiting), replace(AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)))
+        taken = [store.claim("ann", LEASE_S), store.claim("ann", LEASE_S)]
+        assert [claim and claim.run.id for claim in taken] == [first.id, second.id]
+        assert store.claim("ann", LEASE_S) is None
+        assert store.claim("ann", LEASE_S, waiting.id) is None
+        assert store.claim("ann", LEASE_S, "no such id") is None
+
+    def test_one_writer_per_workspace(self, store: Store) -> None:
+        """Two runs on one workspace: the second waits until the first has ended, others pass it by."""
+        first, second, other = submit(store, where="shared"), submit(store, where="shared"), submit(store)
+        claim = claimed(store, first)
+        assert store.claim("bob", LEASE_S, second.id) is None
+        passed = store.claim("bob", LEASE_S)
+        assert passed is not None and passed.run.id == other.id
+        store.finish(claim, SUCCESS)
+        assert claimed(store, second, "bob").attempt == 1
+
+    def test_one_writer_per_conversation(self, store: Store) -> None:
+        """Two runs of one agent and scope never run together; another agent has a conversation of its own."""
+        spec = TaskSpec(prompt="x", scope="issue-7")
+        first, second, codex = submit(store, spec), submit(store, spec), submit(store, replace(spec, agent="codex"))
+        claim = claimed(store, first)
+        assert store.claim("bob", LEASE_S, second.id) is None
+        claimed(store, codex, "bob")
+        store.finish(claim, FAILURE)
+        claimed(store, second, "bob")
+
+    def test_renewing_extends_the_lease(self, store: Store) -> None:
+        """`renew` moves the end of the lease and shows a request to stop."""
+        run = submit(store)
+        claim = claimed(store, run, lease_s=LAPSED_S)
+        assert [lapsed.run.id for lapsed in store.lapsed()] == [run.id]
+        assert not store.renew(claim, LEASE_S).cancel_requested
+        assert not store.lapsed()
+        store.request_cancel(run.id)
+        assert store.renew(claim, LEASE_S).cancel_requested
+
+
+class Adopting:
+    """What happens to the attempts of dead workers."""
+
+    def test_a_lapsed_attempt_is_adopted_once(self, store: Store) -> None:
+        """Of two that adopt the same attempt one gets it; the number stays, and the old worker may write nothing more."""
+        run = submit(store)
+        old = claimed(store, run, lease_s=LAPSED_S)
+        [seen] = store.lapsed()
+        assert (seen.run.id, seen.attempt, seen.worker) == (run.id, 1, "ann")
+        new = store.adopt(seen, "bob", LEASE_S)
+        assert (new.attempt, new.worker, new.run.worker) == (1, "bob", "bob")
+        with pytest.raises(LostLease):
+            store.adopt(seen, "cid", LEASE_S)
+        with pytest.raises(LostLease):
+            store.renew(old, LEASE_S)
+        assert [attempt.worker for attempt in store.attempts(run.id)] == ["bob"]
+        assert store.finish(new, AGAIN).state is RunState.QUEUED
+
+    def test_an_owner_that_renewed_is_not_robbed(self, store: Store) -> None:
+        """A lease that was renewed after it had been seen as lapsed belongs to a living worker."""
+        claim = claimed(store, submit(store), lease_s=LAPSED_S)
+        [seen] = store.lapsed()
+        store.renew(claim, LEASE_S)
+        with pytest.raises(LostLease):
+            store.adopt(seen, "bob", LEASE_S)
+        store.finish(claim, SUCCESS)
+
+    def test_all_claims_are_listed(self, store: Store) -> None:
+        """`claims` has every running run, lapsed or not, and no other."""
+        lapsed, held, done = submit(store), submit(store), submit(store)
+        claimed(store, lapsed, lease_s=LAPSED_S)
+        claimed(store, held, "bob")
+        store.finish(claimed(store, done), SUCCESS)
+        assert {(claim.run.id, claim.worker) for claim in store.claims()} == {(lapsed.id, "ann"), (held.id, "bob")}
+
+
+class Fencing:
+    """A lost claim writes nothing."""
+
+    def test_a_lost_claim_writes_nothing(self, store: Store) -> None:
+        """After the attempt was taken over and ended, each claimed write raises LostLease and leaves no trace."""
+        run = submit(store)
+        stale = claimed(store, run, lease_s=LAPSED_S)
+        store.finish(store.adopt(store.lapsed()[0], "bob", LEASE_S), AGAIN)
+        claimed(store, run, "ann")
+        before = (store.get(run.id), store.attempts(run.id), store.history(run.id), store.lineage(SessionKey("claude", run.scope)))
+        session = session_of(run, "s-1")
+        for write in (
+            lambda: store.renew(stale, LEASE_S),
+            lambda: store.begin(stale, begun(run, session)),
+            lambda: store.record(stale, [Said(text="late")], session),
+            lambda: store.finish(stale, replace(SUCCESS, sessions=(session,))),
+            lambda: store.adopt(stale, "cid", LEASE_S),
+        ):
+            with pytest.raises(LostLease):
+                write()
+        assert before == (store.get(run.id), store.attempts(run.id), store.history(run.id), store.lineage(SessionKey("claude", run.scope)))
+
+    def test_another_worker_is_not_the_holder(self, store: Store) -> None:
+        """The right run and number with the wrong worker is no claim."""
+        claim = claimed(store, submit(store))
+        with pytest.raises(LostLease):
+            store.record(replace(claim, worker="bob"), [Said(text="me too")])

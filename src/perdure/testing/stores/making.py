@@ -1,0 +1,84 @@
+"""What the suite's tests are told with: runs, claims, sessions and endings, each in one call."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Protocol
+
+from perdure.model import (
+    Backend,
+    Claim,
+    Condition,
+    Continuation,
+    Decision,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+from perdure.protocols import Begun, Ending, RunStore, SessionStore
+
+LEASE_S = 60.0
+LAPSED_S = 0.0
+"""A lease that has run out as soon as it is given."""
+
+_numbers = count(1)
+
+
+class Store(RunStore, SessionStore, Protocol):
+    """Runs and sessions together."""
+
+
+def place(name: str) -> Workspace:
+    """A workspace of that name; none is made on disk."""
+    return Workspace(id=name, path=f"/tmp/{name}", backend=Backend.TASK)
+
+
+def submit(store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = "") -> TaskRun:
+    """A new run, in a workspace of its own unless one is named."""
+    number = next(_numbers)
+    return store.add(spec or TaskSpec(prompt="do it"), f"{number:08x}", name or f"run-{number}", place(where or f"place-{number}"))
+
+
+def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float = LEASE_S) -> Claim:
+    """A claim on that run, which must be due."""
+    claim = store.claim(worker, lease_s, run.id)
+    assert claim is not None
+    return claim
+
+
+def session_of(run: TaskRun, id: str, state: SessionState = SessionState.PINNED) -> Session:
+    """A session in the run's scope."""
+    return Session(key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1)
+
+
+def begun(run: TaskRun, session: Session | None = None, where: Workspace | None = None) -> Begun:
+    """What is stored before a launch."""
+    assert run.workspace is not None
+    return Begun(
+        continuation=Continuation(kind=Start.FRESH, session_id=session.id if session else "", reason="first attempt"),
+        directory="/tmp/attempt",
+        prompt_sha256="00",
+        flags={"model": "small"},
+        agent_version="1.2.3",
+        before=None,
+        session=session,
+        workspace=where or run.workspace,
+    )
+
+
+def ending(kind: OutcomeKind, state: RunState, *, run_after: int = 0, reason: str = "", condition: Condition | None = None) -> Ending:
+    """An ending with that outcome and decision."""
+    return Ending(outcome=Outcome(kind=kind), decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition))
+
+
+SUCCESS = ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED)
+FAILURE = ending(OutcomeKind.FAILED, RunState.FAILED, reason="it broke")
+AGAIN = ending(OutcomeKind.LOST, RunState.QUEUED, reason="once more")
+STOPPED = ending(OutcomeKind.CANCELLED, RunState.CANCELLED)

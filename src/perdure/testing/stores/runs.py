@@ -1,0 +1,203 @@
+"""Runs as they come in, are found again, and answer to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import Conflict, NotFound
+from perdure.events import ContextAdded
+from perdure.model import (
+    Decision,
+    RunState,
+    TaskSpec,
+)
+from perdure.testing.stores.making import (
+    AGAIN,
+    FAILURE,
+    LEASE_S,
+    STOPPED,
+    SUCCESS,
+    Store,
+    claimed,
+    place,
+    submit,
+)
+
+
+class Adding:
+    """What may be added, and what is refused."""
+
+    def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
+        """`add` gives a queued run with its first context, as `get` and `find` show it afterwards."""
+        run = submit(store, TaskSpec(prompt="write it", attempts=5, labels={"a": "b"}))
+        assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (RunState.QUEUED, 0, 1, 5)
+        assert store.get(run.id) == run
+        assert [(c.version, c.text) for c in store.contexts(run.id)] == [(1, "write it")]
+        assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
+
+    def test_the_same_key_is_the_same_run(self, store: Store) -> None:
+        """An equal spec with a known key gives the run that is there, even while it runs."""
+        spec = TaskSpec(prompt="x", key="delivery-1", env={"A": "1"}, agent_args=("-v",))
+        run = submit(store, spec)
+        claimed(store, run)
+        assert submit(store, spec).id == run.id
+        assert len(store.find()) == 1
+
+    def test_a_key_with_another_spec_is_refused(self, store: Store) -> None:
+        """The same key cannot mean two things, and the error names the run and a next step."""
+        run = submit(store, TaskSpec(prompt="x", key="k"))
+        with pytest.raises(Conflict, match=run.name) as refused:
+            submit(store, TaskSpec(prompt="y", key="k"))
+        assert refused.value.hint
+        assert len(store.find()) == 1
+
+    def test_a_taken_name_is_refused(self, store: Store) -> None:
+        """A name belongs to one run for ever."""
+        submit(store, name="calm-owl")
+        with pytest.raises(Conflict, match="calm-owl") as refused:
+            submit(store, name="calm-owl")
+        assert "perdure logs -f calm-owl" in refused.value.hint
+
+    def test_a_workdir_or_conversation_at_work_is_refused(self, store: Store) -> None:
+        """While a run is running nothing else may be added to its workspace or scope; afterwards it may."""
+        run = submit(store, TaskSpec(prompt="x", scope="issue-7"), where="shared")
+        claim = claimed(store, run)
+        with pytest.raises(Conflict, match=run.name):
+            submit(store, where="shared")
+        with pytest.raises(Conflict, match=run.name):
+            submit(store, TaskSpec(prompt="y", scope="issue-7"))
+        submit(store, TaskSpec(prompt="y", scope="issue-7", agent="codex"))
+        store.finish(claim, SUCCESS)
+        submit(store, TaskSpec(prompt="y", scope="issue-7"), where="shared")
+
+
+class Finding:
+    """How a run is found again."""
+
+    def test_a_run_answers_to_four_names(self, store: Store) -> None:
+        """Id, name, key and a unique beginning of the id all lead to the run."""
+        run = store.add(TaskSpec(prompt="x", key="order/9"), "feedc0de01", "calm-owl", place("p"))
+        for ref in ("feedc0de01", "calm-owl", "order/9", "feed"):
+            assert store.get(ref) == run
+
+    def test_no_such_run_is_told_with_near_names(self, store: Store) -> None:
+        """What is not there raises NotFound; a near name stands in the hint; three characters are too few."""
+        store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
+        with pytest.raises(NotFound) as missing:
+            store.get("calm-owls")
+        assert "calm-owl" in missing.value.hint
+        for ref in ("", "fee", "%", "feed%", "____", "FEED"):
+            with pytest.raises(NotFound):
+                store.get(ref)
+
+    def test_an_ambiguous_beginning_is_refused(self, store: Store) -> None:
+        """Two ids with the same beginning: NotFound, and the hint lists both."""
+        store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
+        store.add(TaskSpec(prompt="x"), "feedc0de02", "wild-elk", place("q"))
+        with pytest.raises(NotFound) as unclear:
+            store.get("feedc0de")
+        assert "calm-owl" in unclear.value.hint and "wild-elk" in unclear.value.hint
+
+    def test_lists_are_newest_first(self, store: Store) -> None:
+        """`find` filters by state, keeps the order of arrival, newest first, and stops at the limit."""
+        runs = [submit(store) for _ in range(5)]
+        done, stopped = runs[1], runs[3]
+        store.finish(claimed(store, done), SUCCESS)
+        store.request_cancel(stopped.id)
+        assert [row.id for row in store.find()] == [run.id for run in reversed(runs)]
+        assert [row.id for row in store.find(limit=2)] == [runs[4].id, runs[3].id]
+        assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [stopped.id, done.id]
+        assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
+
+
+class Persons:
+    """What a person asks for: update, retry, stop."""
+
+    def test_new_instructions_reopen_a_final_run(self, store: Store) -> None:
+        """`update` appends a context; a final run is queued, due, and may try once more."""
+        run = submit(store, TaskSpec(prompt="x", attempts=1))
+        for state, end in ((2, SUCCESS), (3, FAILURE), (4, STOPPED)):
+            store.finish(claimed(store, run), end)
+            updated = store.update(run.id, f"version {state}")
+            assert (updated.state, updated.context_version, updated.attempts_allowed, updated.finished) == (
+                RunState.QUEUED,
+                state,
+                state,
+                None,
+            )
+            assert isinstance(store.history(run.id)[-2].event, ContextAdded)
+        assert [(c.version, c.text) for c in store.contexts(run.id)][1:] == [(n, f"version {n}") for n in (2, 3, 4)]
+
+    def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
+        """What a person adds while an attempt runs makes its final state `queued`; the next attempt has the new version."""
+        for end in (SUCCESS, FAILURE):
+            run = submit(store, TaskSpec(prompt="x", attempts=1))
+            claim = claimed(store, run)
+            assert store.update(run.id, "and this").state is RunState.RUNNING
+            after = store.finish(claim, end)
+            assert (after.state, after.attempts_allowed, after.finished) == (RunState.QUEUED, 2, None)
+            claimed(store, run)
+            assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
+
+    def test_stopped_stays_stopped(self, store: Store) -> None:
+        """A cancelled attempt ends the run even if newer instructions came; a wished stop beats another try."""
+        run, other = submit(store), submit(store)
+        claim = claimed(store, run)
+        store.update(run.id, "and this")
+        assert store.finish(claim, STOPPED).state is RunState.CANCELLED
+        claim = claimed(store, other)
+        store.request_cancel(other.id)
+        after = store.finish(claim, AGAIN)
+        assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
+
+    def test_a_retry_allows_one_more(self, store: Store) -> None:
+        """`requeue` makes a failed, cancelled or waiting run due now, with room for one more attempt."""
+        run = submit(store, TaskSpec(prompt="x", attempts=1))
+        store.finish(claimed(store, run), FAILURE)
+        again = store.requeue(run.id, "asked for")
+        assert (again.state, again.attempts_allowed, again.reason, again.finished) == (RunState.QUEUED, 2, "asked for", None)
+        later = Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)
+        store.finish(claimed(store, run), replace(AGAIN, decision=later))
+        assert store.claim("ann", LEASE_S, run.id) is None
+        assert store.requeue(run.id, "asked for").attempts_allowed == 3
+        store.finish(claimed(store, run), STOPPED)
+        assert store.requeue(run.id, "asked for").state is RunState.QUEUED
+
+    def test_a_retry_is_refused_while_running_and_after_success(self, store: Store) -> None:
+        """Both are a Conflict that says what to do."""
+        run = submit(store)
+        claim = claimed(store, run)
+        with pytest.raises(Conflict, match=run.name) as running:
+            store.requeue(run.id, "again")
+        store.finish(claim, SUCCESS)
+        with pytest.raises(Conflict, match=run.name) as done:
+            store.requeue(run.id, "again")
+        assert "logs" in running.value.hint and "update" in done.value.hint
+
+    def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
+        """A queued run is cancelled at once, a running one is marked, a final one stays; asking twice is asking once."""
+        queued, run = submit(store), submit(store)
+        assert store.request_cancel(queued.id).state is RunState.CANCELLED
+        assert store.get(queued.id).finished is not None
+        claim = claimed(store, run)
+        first = store.request_cancel(run.id)
+        assert (first.state, first.cancel_requested) == (RunState.RUNNING, True)
+        assert store.request_cancel(run.id) == first
+        done = store.finish(claim, STOPPED)
+        assert store.request_cancel(run.id) == done
+        assert not store.requeue(run.id, "after all").cancel_requested
+
+    def test_unknown_runs_are_not_found(self, store: Store) -> None:
+        """The verbs of a person raise NotFound; what is only read is empty."""
+        verbs: list[Callable[[], object]] = [
+            lambda: store.requeue("nobody", ""),
+            lambda: store.update("nobody", "x"),
+            lambda: store.request_cancel("nobody"),
+        ]
+        for verb in verbs:
+            with pytest.raises(NotFound):
+                verb()
+        assert not store.attempts("nobody") and not store.contexts("nobody") and not store.history("nobody")
