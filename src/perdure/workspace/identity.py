@@ -143,7 +143,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
         raise UsageError(f"The address holds credentials: {shown!r}.", "Leave them out; configure a token for the repository instead.")
     user = parts.username or ""
     plain = _HOST.fullmatch(host) and ".." not in host and _PATH.fullmatch(parts.path) and (not user or _NAME.fullmatch(user))
-    if not plain or "?" in repo or "#" in repo:
+    if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit drops some of these without a word
         raise UsageError(f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository.")
     place = host if port in (None, _PORTS.get(scheme)) else f"{host}:{port}"
     path = parts.path.rstrip("/")

@@ -17,10 +17,10 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Status
@@ -28,6 +28,8 @@ from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.places import held, is_real_directory, make_private, read, write
 from perdure.workspace.worktree import git_directory
+
+_T = TypeVar("_T")
 
 SHOWN = 20
 COUNTED = 10_000
@@ -59,6 +61,10 @@ class WorkdirState:
 
 def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
     """Raises WorkspaceError or GitFailed where the state cannot be known; it is never guessed."""
+    return _again(places, workspace, lambda: _state(places, workspace, git))
+
+
+def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
     with _looking(places, workspace, git) as looker:
         if looker is None:
             found = tuple(itertools.islice(_files(Path(workspace.path)), COUNTED))
@@ -76,6 +82,10 @@ def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
 
 def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index and HEAD stay as they are."""
+    return _again(places, workspace, lambda: _rescue(places, workspace, why, git))
+
+
+def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
     with _looking(places, workspace, git) as looker:
         if looker is None:
@@ -89,6 +99,18 @@ def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
         if looker.own:
             looker.repository.set_ref(ref, looker.eye.commit(ref), f"perdure: {why}")
     return ref
+
+
+def _again(places: Places, workspace: Workspace, look: Callable[[], _T]) -> _T:
+    """A view is only a means: where git fails with it, it is thrown away and the look is tried once more."""
+    try:
+        return look()
+    except GitFailed:
+        if workspace.backend is not Backend.ISOLATED:
+            raise
+        with held(_lock(places, workspace)):
+            shutil.rmtree(places.view(workspace.id), ignore_errors=True)
+        return look()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,14 +166,14 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker]:
         raise WorkspaceError(f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away.")
     repository = git.at(path, admin, path)
     head, branch = repository.head()
-    with held(places.lock(f"{workspace.id}.view")) as fd:
+    with held(_lock(places, workspace)) as fd:
         eye = Git(cwd=path, git_dir=directory, work_tree=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
-        try:
-            _turn(eye, directory, admin / "objects", head)
-        except GitFailed:
-            shutil.rmtree(directory, ignore_errors=True)
-            _turn(eye, directory, admin / "objects", head)
+        _turn(eye, directory, admin / "objects", head)
         yield _Looker(repository=repository, eye=eye, own=True, top=path, git_dir=admin, head=head, branch=branch)
+
+
+def _lock(places: Places, workspace: Workspace) -> Path:
+    return places.lock(f"{workspace.id}.view")
 
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:

@@ -1,0 +1,204 @@
+"""Names: what is refused with a sentence, and that what is accepted can neither escape nor collide."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import NotFound, PerdureError, UsageError, WorkspaceError
+from perdure.model import TaskSpec
+from perdure.workspace import Workspaces
+from perdure.workspace.identity import Places, check_branch, check_name, identify, parse_remote
+from workspace.yard import Yard
+
+HOSTILE = [
+    "-D", "-f", "--upload-pack=x", "..", "a/../b", "a..b", ".git", "a/.git", "a/.hidden", "x.lock", "a/x.lock", "a//b", "/a", "a/", "a.",
+    "@", "@{-1}", "a@{1}", "HEAD", "head", "refs/heads/x", "a b", "a\nb", "a\0b", "a;b", "$(id)", "`id`", "a'b", 'a"b', "a\\b", "a:b",
+    "a?b", "a*b", "a[b", "a~1", "a^", "café", "café", "\u202ea", "a%2fb", "a" * 201, "a" * 300, "0" * 40, " ", "~", "a/-b",
+]  # fmt: skip
+
+names = (
+    st.text(max_size=300)
+    | st.sampled_from(HOSTILE)
+    | st.text("aA1-._/@{}%\\\n\0é", max_size=12)
+    | st.from_regex(r"\A[A-Za-z0-9._/-]{1,20}\Z")
+)
+ROOT = Path("/srv/root")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(names, names, names), min_size=2, max_size=6, unique=True))
+def test_every_planned_path_stays_below_the_root_and_means_one_identity(triples: list[tuple[str, str, str]]) -> None:
+    """For hostile services, tasks, agents and branches: refused, or a path of its own below the root."""
+    workspaces, seen = Workspaces(ROOT, environ={}), dict[str, object]()
+    for agent, one, two in triples:
+        for spec in (
+            TaskSpec(prompt="p", agent=agent, service=one, task=two),
+            TaskSpec(prompt="p", agent=agent, repo=f"https://forge.example/{one}/repo", branch=two),
+        ):
+            try:
+                workspace = workspaces.plan(spec, "run", Path("/"))
+            except (UsageError, NotFound):
+                continue
+            path = Path(workspace.path)
+            assert path == Path(*path.parts) and ".." not in path.parts and path.is_relative_to(ROOT) and path != ROOT
+            identity = (
+                workspace.backend,
+                workspace.repo,
+                "" if spec.service else agent,
+                workspace.branch,
+                spec.service,
+                spec.task or "run",
+            )
+            assert seen.setdefault(workspace.path, identity) == identity
+            assert seen.setdefault(workspace.id, identity) == identity
+
+
+@settings(max_examples=60, deadline=None)
+@given(names)
+def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None:
+    """What the grammar lets through, `git check-ref-format --branch` lets through unchanged."""
+    try:
+        check_branch(name)
+    except UsageError:
+        return
+    said = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, text=True, cwd="/")
+    assert (said.returncode, said.stdout) == (0, f"{name}\n")
+
+
+@given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
+def test_ids_are_the_same_only_for_the_same_parts(one: list[str], two: list[str]) -> None:
+    """Moving text from one part to the next makes another id; the alphabet is safe in any file system."""
+    try:
+        ids = identify(*one), identify(*two)
+    except UnicodeEncodeError:
+        return
+    assert (ids[0] == ids[1]) == (one == two)
+    assert len(ids[0]) == 26 and ids[0].isalnum() and ids[0] == ids[0].lower()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_branches_are_refused(name: str) -> None:
+    """Each of the names that once moved, deleted or ran something is refused before git sees it."""
+    with pytest.raises(UsageError, match="cannot be a branch name"):
+        check_branch(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*[name for name in HOSTILE if name not in ("a.", "x.lock", "HEAD", "head", "refs", "a..b", "0" * 40)], ".task", ".perdure", "a" * 65],
+)
+def test_hostile_service_and_task_names_are_refused(name: str) -> None:
+    """A name that becomes a directory has no slash, no leading dot or dash, and at most 64 plain characters."""
+    with pytest.raises(UsageError):
+        check_name("task", name)
+
+
+@pytest.mark.parametrize(
+    ("repo", "why"),
+    [
+        ("https://user:s3cret@forge.example/o/r", "holds credentials"),
+        ("https://s3cret@forge.example/o/r", "holds credentials"),
+        ("http://forge.example/o/r", "not fetched by 'http'"),
+        ("ssh://git@forge.example/o/r", "not fetched by 'ssh'"),
+        ("git@forge.example:o/r.git", "not fetched by 'ssh'"),
+        ("file:///etc", "not fetched by 'file'"),
+        ("ext::sh -c id", "not fetched by"),
+        ("fd::17", "not fetched by"),
+        ("https://forge.example/../../etc", "not a repository address"),
+        ("https://forge.example/o/r?x=1", "not a repository address"),
+        ("https://forge.example/o/r#x", "not a repository address"),
+        ("https://forge.example/-oProxyCommand=x", "not a repository address"),
+        ("https://-x/o/r", "not a repository address"),
+        ("https://forge.example:99999/o/r", "not a repository address"),
+        ("https://forge.example", "not a repository address"),
+        ("https:///o/r", "not a repository address"),
+        ("https://forge.example/o/r\n", "not a repository address"),
+        ("https://for ge/o/r", "not a repository address"),
+    ],
+)
+def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: str) -> None:
+    """Credentials in an address, transports that run commands, paths that climb: one sentence each."""
+    with pytest.raises(UsageError, match=why) as caught:
+        Workspaces(ROOT, environ={}).plan(TaskSpec(prompt="p", repo=repo), "run", Path("/"))
+    assert "s3cret" not in str(caught.value) + caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_spellings_of_one_address_are_one_repository() -> None:
+    """Case of scheme and host, the default port, a final slash and .git make no second cache."""
+    allowed = frozenset({"https", "ssh"})
+    spellings = ("https://Forge.example/o/r", "HTTPS://forge.example:443/o/r.git", "https://forge.example/o/r/")
+    assert len({parse_remote(url, allowed).key for url in spellings}) == 1
+    assert parse_remote("https://forge.example/O/r", allowed).key != parse_remote("https://forge.example/o/r", allowed).key
+    assert parse_remote("git@forge.example:o/r", allowed).key == "ssh://git@forge.example/o/r"
+
+
+def test_task_directories_lie_where_they_are_documented(yard: Yard) -> None:
+    """{root}/{service}/.task/{task}, and the run's name where no task is named."""
+    assert yard.plan("task").path == str(yard.root / "shop/.task/t1")
+    assert yard.plan("task", task="").path == str(yard.root / "shop/.task/brave-otter")
+    assert Places(Path("/r")).task("s", "t") == Path("/r/s/.task/t")
+
+
+def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
+    """`Shop` beside `shop` is refused while `shop` exists, and so are tasks that differ in case only."""
+    yard.workspaces.prepare(yard.plan("task"), "claude")
+    with pytest.raises(UsageError, match="looks like 'shop'"):
+        yard.plan("task", service="Shop")
+    with pytest.raises(UsageError, match="looks like 't1'"):
+        yard.plan("task", task="T1")
+    yard.plan("task", task="t2")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "why"),
+    [
+        ({"repo": "nonsense"}, NotFound, "neither a directory nor the address"),
+        ({"repo": "../plain"}, NotFound, "not in a git repository"),
+        ({"base": "no-such"}, NotFound, "no branch, tag or commit 'no-such'"),
+        ({"base": "--all"}, UsageError, "cannot be a base"),
+        ({"base": "HEAD:README"}, UsageError, "cannot be a base"),
+        ({"base": ":/first"}, UsageError, "cannot be a base"),
+        ({"branch": "main"}, WorkspaceError, "is checked out in"),
+        ({"branch": "main/sub"}, UsageError, "cannot stand beside 'main'"),
+        ({"branch": "taken"}, UsageError, "cannot stand beside 'taken/up'"),
+        ({"backend": "magic"}, UsageError, "no backend 'magic'"),
+        ({"backend": "task"}, UsageError, "no backend 'task'"),
+        ({"repo": "https://forge.example/o/r", "backend": "worktree"}, UsageError, "on this machine"),
+        ({"here": ".", "branch": "x"}, UsageError, "--here works"),
+        ({"here": ".", "service": "x"}, UsageError, "--here works"),
+        ({"here": "missing"}, NotFound, "There is no directory"),
+        ({"task": "t"}, UsageError, "needs a service"),
+        ({"service": "s", "branch": "x"}, UsageError, "plain directory"),
+        ({"service": "s", "backend": "isolated"}, UsageError, "plain directory"),
+        ({"agent": "../x"}, UsageError, "agent name"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_a_way_out(yard: Yard, spec: dict[str, str], kind: type[PerdureError], why: str) -> None:
+    """Each refusal is one sentence with a hint, of the right kind, and nothing is made."""
+    yard.git("branch", "taken/up")
+    with pytest.raises(kind, match=why) as caught:
+        yard.workspaces.plan(TaskSpec(prompt="p", **spec), "brave-otter", yard.repo)
+    assert caught.value.hint
+    assert not yard.root.exists()
+
+
+def test_a_repository_without_a_commit_is_refused(yard: Yard) -> None:
+    """An unborn branch has nothing to start from; the hint says how to make a first commit."""
+    yard.git("init", "-q", str(yard.top / "unborn"))
+    with pytest.raises(WorkspaceError, match="no commit yet") as caught:
+        yard.plan("worktree", repo=str(yard.top / "unborn"))
+    assert "git commit" in caught.value.hint
+
+
+def test_the_default_branch_and_backend_follow_from_the_run(yard: Yard) -> None:
+    """A run without --branch gets perdure/<run name>; a local repository gets a worktree, an address its own clone."""
+    local = yard.workspaces.plan(TaskSpec(prompt="p"), "brave-otter", yard.repo)
+    far = yard.workspaces.plan(TaskSpec(prompt="p", repo="https://forge.example/o/r"), "brave-otter", yard.repo)
+    assert (local.branch, local.backend, local.repo) == ("perdure/brave-otter", "worktree", str(yard.repo))
+    assert (far.branch, far.backend, far.base) == ("perdure/brave-otter", "isolated", "")
