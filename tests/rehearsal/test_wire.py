@@ -206,6 +206,18 @@ def test_stop_ends_a_hanging_answer(path: str, body: dict[str, Any]):
     assert len(heard) == 1
 
 
+def test_stop_closes_idle_connections():
+    """A kept-alive connection without a request in it is closed too."""
+    rehearsal = Rehearsal().start()
+    with socket.create_connection(("127.0.0.1", rehearsal.port), timeout=30) as idle:
+        idle.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+        heard = idle.recv(4096)
+        rehearsal.stop()
+        while more := idle.recv(4096):
+            heard += more
+    assert heard.startswith(b"HTTP/1.1 200")
+
+
 def test_the_beginning_is_sent_before_the_pause():
     """While a slow or hanging reply pauses, headers, first event and first words have already arrived."""
     with Rehearsal("say one two\nhang") as rehearsal:
@@ -222,7 +234,7 @@ def test_the_beginning_is_sent_before_the_pause():
 
 
 def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
-    """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no stuck server."""
+    """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no waiting thread."""
     with Rehearsal("say a\nhang\n---\nslow 60\nsay many words here\n---\nsay c") as rehearsal:
         for number in (1, 2):
             connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
@@ -232,6 +244,8 @@ def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
         with socket.create_connection(("127.0.0.1", rehearsal.port)) as half:
             half.sendall(b"POST /v1/messages HTTP/1.1\r\ncontent-length: 100\r\n\r\n{")
         assert '"c"' in ask(rehearsal, "POST", MESSAGES, claude_body("hello")).text
+        while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.01)
     assert capfd.readouterr().err == ""
 
 
