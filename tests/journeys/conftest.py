@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.journeys.stage import Stage
 
 from perdure.rehearsal import Rehearsal
-from tests.journeys.stage import Stage
 
 
 @pytest.fixture(params=["claude", "codex"])

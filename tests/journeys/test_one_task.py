@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.journeys.stage import Stage, said
 
 MakeStage = Callable[..., Stage]

@@ -1,0 +1,275 @@
+"""Kills at random points of a two-turn task on the real CLIs, and what came of each: `make kills N=200`.
+
+One trial: a task of two turns (the second one by `update`). At a random moment of a random turn something is killed with
+SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everything. Then `perdure retry` until it succeeds. What
+must never be seen: a `native` receipt although the model was not shown the conversation; a fresh start although a transcript
+with the task in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.journeys.stage import Done, Stage, said
+
+from perdure.rehearsal import Rehearsal
+
+FIRST = "Write one.txt. The magic word is quercus."
+SECOND = "Now write two.txt. The second word is fagus."
+SCRIPT = """by history
+run echo one > one.txt; sleep 0.2
+---
+slow 0.3
+say The first file is written.
+---
+run echo two > two.txt; sleep 0.2
+---
+slow 0.3
+say The second file is written.
+"""
+VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
+LATEST_S = {"claude": 2.0, "codex": 1.6}
+"""A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
+TRIES = 6
+
+
+@dataclass
+class Trial:
+    """What one trial showed. `wrong` is empty when all promises held."""
+
+    seed: int
+    agent: str
+    victim: str = ""
+    turn: int = 0
+    after_s: float = 0.0
+    struck: bool = False
+    wrong: list[str] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    remarkable: list[str] = field(default_factory=list)
+    """Attempts that neither began nor went on with the conversation, and why."""
+    transcript_was_there: int = 0
+    native_of_those: int = 0
+
+
+def trial(seed: int, agent: str) -> Trial:
+    """Makes one trial in a scratch directory of its own."""
+    dice = random.Random(seed)
+    result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]))
+    directory = Path(tempfile.mkdtemp(prefix="pk"))
+    with Rehearsal(SCRIPT) as rehearsal:
+        stage = Stage(directory, agent, rehearsal)
+        try:
+            _play(stage, result)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            result.wrong.append(f"{type(error).__name__}: {error}"[:600])
+        finally:
+            stage.close()
+    if not result.wrong or not os.environ.get("PERDURE_KEEP_TRIALS"):
+        shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def _play(stage: Stage, result: Trial) -> None:
+    words = ("--json", "--attempts", "1")
+    run = ("run", "--name", "task", "--permissions", "full", "--agent", stage.agent, *words, FIRST)
+    _turn(stage, result, 1, run)
+    if not result.wrong:
+        _turn(stage, result, 2, ("update", "task", SECOND, "--json"))
+    if result.wrong:
+        return
+    report = stage.show()
+    _judge(stage, result, report)
+    workdir = Path(report["workspace"]["path"])
+    for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
+        if not (workdir / name).exists() or (workdir / name).read_text() != text:
+            result.wrong.append(f"lost file: {name} is not what the agent wrote")
+    left = stage.marked()
+    if left:
+        result.wrong.append(f"orphans: {left}")
+
+
+def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> None:
+    """One turn, with the kill if it is this turn's, and retries until it is done."""
+    started = stage.start(*words)
+    if result.turn == turn:
+        time.sleep(result.after_s)
+        result.struck = started.poll() is None
+        _strike(stage, result.victim, started)
+    done = stage.finish(started)
+    for _ in range(TRIES):
+        if _succeeded(stage, turn):
+            return
+        files = _files(stage)
+        there = _transcript_has(stage, "quercus")
+        attempts = _attempts(stage)
+        done = _again(stage, words)
+        _compare(result, files, _files(stage))
+        _expect_native(stage, result, there, attempts)
+    result.wrong.append(f"turn {turn} was not done after {TRIES} retries: exit {done.code}: {done.err[-300:]}")
+
+
+def _again(stage: Stage, words: tuple[str, ...]) -> Done:
+    """What a person would do: retry; or give the command again where perdure had not yet accepted it."""
+    done = stage.perdure("retry", "task", "--json")
+    accepted = done.code != 5 and "nothing to retry" not in done.err
+    return done if accepted else stage.perdure(*words)
+
+
+def _succeeded(stage: Stage, turn: int) -> bool:
+    shown = stage.perdure("show", "task", "--json")
+    return shown.code == 0 and shown.json["state"] == "succeeded" and shown.json["context_version"] == turn
+
+
+def _attempts(stage: Stage) -> int:
+    shown = stage.perdure("show", "task", "--json")
+    return len(shown.json["attempts"]) if shown.code == 0 else 0
+
+
+def _strike(stage: Stage, victim: str, supervisor: subprocess.Popen[str]) -> None:
+    """SIGKILL, to whatever of the victim is there at this moment."""
+    if victim == "everything":
+        supervisor.kill()
+        for _ in range(50):
+            pids = stage.marked()
+            for pid in pids:
+                _kill(pid)
+            if not pids:
+                return
+        return
+    if victim.startswith("supervisor"):
+        supervisor.kill()
+    if victim != "supervisor":
+        name = "shim.json" if victim == "shim" else "agent.json"
+        files = sorted(stage.state.glob(f"runs/*/*/{name}"), key=lambda path: int(path.parent.name))
+        if files:
+            _kill(json.loads(files[-1].read_text())["pid"])
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _files(stage: Stage) -> dict[str, str]:
+    found = {}
+    for path in stage.home.glob(".local/share/perdure/.perdure/work/*/*.txt"):
+        found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> None:
+    """What was there is there still. A file that was just being written may have been finished."""
+    empty = hashlib.sha256(b"").hexdigest()
+    for name, digest in before.items():
+        if after.get(name) != digest and digest != empty:
+            result.wrong.append(f"lost file: {name}")
+
+
+def _transcript_has(stage: Stage, word: str) -> bool:
+    """Whether a transcript of the agent holds the task as a prompt."""
+    from perdure import drivers
+
+    driver = drivers.load(stage.agent)
+    return any(word in prompt.text for path in stage.transcripts() for prompt in driver.prompts(path.read_bytes()))
+
+
+def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
+    """Where a transcript with the task was there, every new attempt goes on natively."""
+    shown = stage.perdure("show", "task", "--json")
+    if shown.code != 0:
+        return
+    for attempt in shown.json["attempts"][attempts_before:]:
+        if there:
+            result.transcript_was_there += 1
+            verdict = (attempt["receipt"] or {}).get("verdict")
+            result.native_of_those += verdict == "native"
+            if attempt["continuation"] in ("fresh", "rebuild"):
+                result.wrong.append(f"silent fresh start: attempt {attempt['number']} although the transcript was there: {attempt['why']}")
+
+
+def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
+    """Holds every receipt against what the model was really shown while the attempt ran."""
+    for attempt in report["attempts"]:
+        verdict = (attempt["receipt"] or {}).get("verdict", "none")
+        result.verdicts.append(verdict)
+        if verdict not in ("native", "fresh", "none"):
+            result.remarkable.append(f"attempt {attempt['number']} {verdict}: {attempt['receipt']['reasons']}")
+        shown = [r for r in stage.rehearsal.requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
+        for request in shown:
+            text = said(request.messages)
+            if "quercus" not in text:
+                result.wrong.append(f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model without the task")
+            if verdict == "native" and attempt["context_version"] == 2 and "The first file is written." not in text:
+                result.wrong.append(f"false native: attempt {attempt['number']} was not shown the first turn's answer")
+        if verdict == "native" and not shown:
+            result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
+    sessions = {attempt["session_id"] for attempt in report["attempts"] if (attempt["receipt"] or {}).get("verdict") == "native"}
+    if not sessions <= {request.session for request in stage.rehearsal.requests}:
+        result.wrong.append("false native: a conversation that the model never saw")
+
+
+def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list[Trial]:
+    """So many kills that struck a live task, shared out among the agents; progress on standard error."""
+    done: list[Trial] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        while (left := number - sum(t.struck for t in done)) > 0:
+            numbers = range(len(done), len(done) + max(left, jobs))
+            for result in pool.map(lambda n: trial(seed + n, agents[n % len(agents)]), numbers):
+                done.append(result)
+                mark = "F" if result.wrong else "." if result.struck else "-"
+                print(mark, end="" if len(done) % 50 else f" {len(done)}\n", file=sys.stderr, flush=True)
+    return done
+
+
+def table(trials: list[Trial]) -> str:
+    """The counts, and every failed trial with its seed."""
+    kinds = ("false native", "silent fresh", "orphans", "lost file")
+    lines = [f"{'':22}{'trials':>7}{'kills':>8}" + "".join(f"{kind:>14}" for kind in kinds) + f"{'other':>8}"]
+    for agent in sorted({t.agent for t in trials}):
+        for victim in VICTIMS:
+            mine = [t for t in trials if (t.agent, t.victim) == (agent, victim)]
+            wrong = [w for t in mine for w in t.wrong]
+            counts = [sum(w.startswith(kind) for w in wrong) for kind in kinds]
+            line = f"{agent + ': ' + victim:22}{len(mine):>7}{sum(t.struck for t in mine):>8}"
+            lines.append(line + "".join(f"{count:>14}" for count in counts) + f"{len(wrong) - sum(counts):>8}")
+    there, native = sum(t.transcript_was_there for t in trials), sum(t.native_of_those for t in trials)
+    verdicts = collections.Counter(verdict for t in trials for verdict in t.verdicts)
+    lines.append(f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: {there}, of them native: {native}")
+    lines.append("receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    for t in trials:
+        lines += [f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s): {note}" for note in t.remarkable]
+        lines += [f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s): {w}" for w in t.wrong]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="kills", description=__doc__)
+    parser.add_argument("number", type=int, nargs="?", default=200)
+    parser.add_argument("--agent", action="append", choices=[*LATEST_S])
+    parser.add_argument("--seed", type=int, default=20_261_121)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    trials = campaign(arguments.number, tuple(arguments.agent or LATEST_S), arguments.seed, arguments.jobs)
+    print(table(trials))
+    return 1 if any(t.wrong for t in trials) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
