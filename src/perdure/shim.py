@@ -3,7 +3,7 @@
 `perdure.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its own. It stands alone (standard
 library only) so that it starts in milliseconds and stays small. DIRECTORY is the attempt's own; in it lie
 
-    launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL
+    launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL; locked by this process while it lives
     stdin       read: what the agent gets as its input
     cause       read: the word for `exit.json`, where a supervisor wrote one before SIGTERM
     shim.json   written before the agent starts: who this process is
@@ -14,7 +14,7 @@ library only) so that it starts in milliseconds and stays small. DIRECTORY is th
 What it guarantees: "exit.json exists" implies that the agent and everything that it ever started have ended, whatever they did
 to get away (own session, double fork, empty environment, closed files). As a child subreaper this process inherits every
 orphan below it, so the tree is empty exactly when there is no child left to wait for. The lock, an open file description that
-the supervisor has already locked, comes in as descriptor 3, is not passed on, and so lives exactly as long as this process.
+the supervisor has already locked, comes in as descriptor 4, is not passed on, and so lives exactly as long as this process.
 
 SIGTERM means stop: TERM to the agent, the grace, then KILL to all. All other signals that can be blocked are blocked: the
 supervisor may vanish with its terminal. The environment arrives as this process's own and goes to the agent unchanged; it
@@ -30,7 +30,9 @@ import signal
 import sys
 import time
 
-LOCK_FD = 3
+LAUNCH_FD = 3
+"""The file `launch`, locked by the supervisor: whoever finds it unlocked knows that no shim lives, nor is just starting."""
+LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
 """What processes that the agent left behind get between TERM and KILL."""
 FLOOD_RATE = 2 * 1024**3
@@ -194,7 +196,7 @@ def prepare(mark: bytes, locked: bool) -> None:
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > (LOCK_FD if locked else 2) and os.path.exists(f"/proc/self/fd/{name}"):
+        if int(name) > (LOCK_FD if locked else LAUNCH_FD) and os.path.exists(f"/proc/self/fd/{name}"):
             os.close(int(name))
     known = stat("self")
     with open("/proc/sys/kernel/random/boot_id") as file:
@@ -213,8 +215,9 @@ def private(path: str, flags: int) -> int:
 def main(directory: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     os.chdir(directory)
-    with open("launch", "rb") as file:
+    with open(LAUNCH_FD, "rb", closefd=False) as file:
         deadline_s, grace_s, cap, mark, lock, cwd, *argv = file.read().split(b"\0")
+    os.set_inheritable(LAUNCH_FD, False)
     if lock == b"1":
         os.set_inheritable(LOCK_FD, False)
     prepare(mark, lock == b"1")

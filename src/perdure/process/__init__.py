@@ -13,10 +13,12 @@ follows; the end comes from `exit.json`. What it guarantees:
 
 from __future__ import annotations
 
-from perdure.process.child import OUTPUT_CAP, Process, find, run_quick, start
+from perdure.process.child import Process
 from perdure.process.identity import Identity, worker_alive, worker_identity
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
+from perdure.process.quick import run_quick
+from perdure.process.starting import OUTPUT_CAP, find, start
 from perdure.shim import boottime
 
 __all__ = [

@@ -49,7 +49,8 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
         others = {one for one in found if not _is_shim(one.pid)}
         if others:
             spare_shim_until = now + SHIM_GRACE_S
-        for one in others if kill and now < spare_shim_until else found:
+        targets = others if kill and now < spare_shim_until else found
+        for one in sorted(targets, key=lambda one: (one.starttime, one.pid)):  # parents first: they have nothing to say to it
             if kill or one not in met:
                 one.send(signal.SIGKILL if kill else signal.SIGTERM)
         met |= found

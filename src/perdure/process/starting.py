@@ -1,0 +1,180 @@
+"""Starts an agent under its shim, and finds it again after its supervisor died.
+
+The lock on the file `launch` is the hinge: the starter takes it and hands it to the shim with the fork, so at no moment is an
+agent started, starting or alive while nobody holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict, UsageError
+from perdure.model import Command
+from perdure.process.child import Process, read_json, write
+from perdure.process.identity import Identity, boot_id
+from perdure.process.marks import SHIM, VARIABLE, limit_value
+from perdure.shim import LAUNCH_FD, LOCK_FD, boottime, stat
+
+OUTPUT_CAP = 2 * 1024**3
+"""Bytes of stdout or stderr at which an agent is ended with the cause `flooded`."""
+
+
+def start(
+    command: Command,
+    *,
+    directory: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    mark: str,
+    deadline_s: float,
+    grace_s: float = 10.0,
+    lock_fd: int | None = None,
+    output_cap: int = OUTPUT_CAP,
+) -> Process:
+    """Starts `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs to this one attempt.
+
+    `env` with `command.env` over it is the agent's whole environment, plus the mark. `deadline_s` 0 means none. `lock_fd`
+    is a locked open file description: it is handed to the shim, so close it here afterwards and never unlock it. A program
+    that cannot be started is an Exit with code 127 or 126 and the reason in its stderr. Raises Conflict if the directory
+    was used before, UsageError if argv or the environment cannot be passed to any program.
+    """
+    directory, cwd = directory.absolute(), cwd.absolute()
+    whole_env = {**env, **command.env, VARIABLE: mark}
+    _check(command.argv, whole_env, mark)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    launch_fd = _claim(directory)
+    try:
+        lock = "0" if lock_fd is None else "1"
+        launch = (str(deadline_s), str(grace_s), str(output_cap), str(limit_value(mark)), lock, str(cwd), *command.argv)
+        os.ftruncate(launch_fd, 0)
+        os.pwrite(launch_fd, b"\0".join(os.fsencode(field) for field in launch), 0)
+        write(directory / "stdin", command.stdin)
+        pid = _spawn(directory, whole_env, launch_fd, lock_fd)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        return _stillborn(directory, command.argv[0], error)
+    finally:
+        os.close(launch_fd)
+    known = stat(pid)
+    return Process(directory, Identity(boot_id(), pid, known[3] if known else 0), mark)
+
+
+def find(directory: Path) -> Process | None:
+    """The attempt's process, alive or ended, whoever started it; None if no agent was ever started from this directory.
+
+    Raises Conflict if somebody has been busy starting one for 10 s.
+    """
+    directory = directory.absolute()
+    until = boottime() + 10
+    while True:
+        busy = _is_locked(directory / "launch")  # asked first: what an unlocked shim has written is there to be read
+        if found := _recorded(directory):
+            return found
+        if not busy:
+            return None
+        if boottime() > until:
+            raise Conflict(f"somebody is starting an agent in {directory}, and does not come to an end")
+        time.sleep(0.005)
+
+
+def _recorded(directory: Path) -> Process | None:
+    known = read_json(directory / "shim.json")
+    if known:
+        return Process(directory, Identity(known["boot_id"], known["pid"], known["starttime"]), known["mark"])
+    return Process(directory, None, "") if (directory / "exit.json").exists() else None
+
+
+def _claim(directory: Path) -> int:
+    """The file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
+    fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(20):  # a `find` that looks just now holds the lock for a moment
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.005)
+    else:
+        os.close(fd)
+        raise Conflict(f"an agent is already running in {directory}")
+    if _recorded(directory):
+        os.close(fd)
+        raise Conflict(f"{directory} already belongs to an attempt")
+    return fd
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _spawn(directory: Path, env: Mapping[str, str], launch_fd: int, lock_fd: int | None) -> int:
+    """The shim, in a session of its own, with every signal blocked until it is ready for the one that it wants."""
+    files: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
+        (os.POSIX_SPAWN_OPEN, 2, directory / "shim.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+    ]
+    signals = signal.valid_signals()
+    passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: lock_fd} if lock_fd is not None else {})
+    # Out of the way first: what comes from descriptor 4 must not be overwritten by what goes there.
+    moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            (sys.executable, "-I", "-S", str(SHIM), str(directory)),
+            dict(env),
+            file_actions=[*files, *((os.POSIX_SPAWN_DUP2, fd, to) for to, fd in moved.items())],
+            setsid=True,
+            setsigmask=signals,
+            setsigdef=signals - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    finally:
+        for fd in moved.values():
+            os.close(fd)
+
+
+def _stillborn(directory: Path, program: str, error: OSError) -> Process:
+    write(directory / "stderr", f"perdure: cannot start {program}: {error.strerror}\n".encode())
+    end = {"code": 126, "signal": None, "cause": "exited", "leader_ended": time.time_ns() // 1_000_000, "survivors_killed": 0}
+    write(directory / "exit.json", json.dumps(end).encode(), whole=True)
+    return Process(directory, None, "")
+
+
+def _check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
+    if not argv or not argv[0]:
+        raise UsageError("there is no program to start")
+    if not mark or not mark.isascii() or not all(letter.isalnum() or letter in "._:/@-" for letter in mark):
+        raise UsageError(f"{mark!r} cannot mark an attempt: letters, digits and ._:/@- only")
+    if not all(_fits(word) for word in argv):
+        raise UsageError("a program's arguments cannot contain NUL or half a character")
+    for name, value in env.items():
+        if not name or "=" in name or not _fits(name + value):
+            raise UsageError(f"{name!r} cannot be an environment variable, or its value contains NUL or half a character")
+
+
+def _fits(text: str) -> bool:
+    """Whether the kernel can take it: no NUL, and no lone surrogate."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
