@@ -3,8 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from workspace.yard import Yard, make_yard
+from tests.workspace.yard import Yard, make_yard
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.workspace import Prepared
-from workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.workspace.yard import Yard
 
 from perdure.errors import NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import TaskSpec
 from perdure.workspace import Workspaces
 from perdure.workspace.identity import Places, check_branch, check_name, identify, parse_remote
-from workspace.yard import Yard
 
 HOSTILE = [
     "-D", "-f", "--upload-pack=x", "..", "a/../b", "a..b", ".git", "a/.git", "a/.hidden", "x.lock", "a/x.lock", "a//b", "/a", "a/", "a.",

@@ -1,0 +1,207 @@
+"""Hostile repositories: what an agent plants is run by plain git, and not by perdure's."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from tests.safety.vectors import DOCUMENTED, VECTORS, Ground, Vector
+from tests.workspace.yard import Yard, make_yard
+
+from perdure.errors import PerdureError
+from perdure.model import Backend, Workspace
+
+by_name = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return make_yard(tmp_path)
+
+
+def ground(yard: Yard, backend: str) -> tuple[Ground, Workspace]:
+    """A workdir in which an agent has been at work, not yet planted."""
+    workspace = yard.plan(backend, agent="mallory")
+    yard.workspaces.prepare(workspace, "mallory")
+    admin, common = (
+        Path(yard.git("rev-parse", "--path-format=absolute", what, cwd=workspace.path)) for what in ("--git-dir", "--git-common-dir")
+    )
+    return Ground(yard, Path(workspace.path), common, admin), workspace
+
+
+def everything(yard: Yard, mine: Workspace, *others: str) -> None:
+    """All that perdure does with the poisoned workdir, and with those of other agents on the same repository."""
+    steps = [
+        lambda: yard.workspaces.prepare(mine, "mallory"),
+        lambda: yard.workspaces.state(mine),
+        lambda: yard.workspaces.rescue(mine, "x"),
+    ]
+    for backend in others:
+        other = yard.plan(backend, agent=f"bob-{backend}", branch=f"bob-{backend}")
+        steps += [lambda other=other: yard.workspaces.prepare(other, "bob"), lambda other=other: yard.workspaces.state(other)]
+        steps += [lambda other=other: yard.workspaces.rescue(other, "x")]
+    for step in steps:
+        with contextlib.suppress(PerdureError):
+            step()
+
+
+@by_name
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_each_vector_is_real(yard: Yard, vector: Vector, backend: str) -> None:
+    """Plain git runs the planted program: a fixture that could not fire would prove nothing."""
+    if vector.name.startswith("commondir") and backend == "isolated":
+        backend = "worktree"
+    place, _ = ground(yard, backend)
+    vector.plant(place)
+    place.canary.unlink(missing_ok=True)
+    vector.spring(place)
+    assert place.canary.exists()
+
+
+@by_name
+def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> None:
+    """perdure reuses, looks at and rescues a poisoned workdir, and serves its neighbours, without running anything."""
+    place, workspace = ground(yard, "isolated")
+    vector.plant(place)
+    place.canary.unlink(missing_ok=True)
+    everything(yard, workspace, "isolated", "worktree")
+    assert not place.canary.exists()
+
+
+@by_name
+def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vector: Vector) -> None:
+    """In a shared repository filters are left open, and nothing else; the list is exact in both directions."""
+    place, workspace = ground(yard, "worktree")
+    vector.plant(place)
+    place.canary.unlink(missing_ok=True)
+    everything(yard, workspace, "worktree")
+    assert place.canary.exists() == (vector.name in DOCUMENTED)
+
+
+@by_name
+def test_a_poisoned_repository_is_fetched_from_without_harm(yard: Yard, vector: Vector) -> None:
+    """An isolated workdir of a local repository that an agent has poisoned runs none of it."""
+    place, _ = ground(yard, "worktree")
+    vector.plant(place)
+    place.canary.unlink(missing_ok=True)
+    other = yard.plan("isolated", agent="bob", branch="bob")
+    assert yard.workspaces.prepare(other, "bob").created
+    yard.workspaces.state(other)
+    assert not place.canary.exists()
+
+
+def test_the_documentation_names_what_is_left_open() -> None:
+    """docs/reference/trust.md has every vector that fires, by name."""
+    text = (Path(__file__).parents[2] / "docs/reference/trust.md").read_text()
+    assert all(f"`{name}`" in text for name in DOCUMENTED)
+
+
+def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None:
+    """Standing in a directory that looks like a bare repository, plain git runs its fsmonitor; perdure does not."""
+    trap = yard.repo / "src"
+    yard.git("clone", "-q", "--bare", str(yard.repo), str(trap / "x"))
+    for entry in list((trap / "x").iterdir()):
+        entry.rename(trap / entry.name)
+    place = Ground(yard, trap, trap, trap)
+    place.config(("core.bare", "false"), ("core.worktree", "."), ("core.fsmonitor", place.program), file=trap / "config")
+    yard.git("config", "--file", str(trap / "config"), "--replace-all", "core.bare", "false")
+    place.git("status")
+    assert place.canary.exists()
+    place.canary.unlink()
+    workspace = Workspace(id="x", path=str(trap), backend=Backend.HERE)
+    everything(yard, workspace)
+    assert not place.canary.exists()
+
+
+def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
+    """`git replace` in the shared repository makes plain git check out other content; the next workdir has the true one."""
+    place, _ = ground(yard, "worktree")
+    (place.top / "evil").write_text("EVIL\n")
+    evil = yard.git("hash-object", "-w", "evil", cwd=place.top)
+    yard.git("replace", yard.git("rev-parse", "HEAD:README"), evil, cwd=place.top)
+    assert yard.git("cat-file", "-p", "HEAD:README") == "EVIL"
+    for backend in ("worktree", "isolated"):
+        other = yard.plan(backend, agent="bob", branch=f"bob-{backend}")
+        yard.workspaces.prepare(other, "bob")
+        assert (Path(other.path) / "README").read_text() == "second\n"
+
+
+def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard) -> None:
+    """Deleted refs, replaced objects, gc --prune=now and a dead repository format leave neighbours and cache whole."""
+    place, _ = ground(yard, "isolated")
+    other = yard.plan("isolated", agent="bob", branch="bob")
+    yard.workspaces.prepare(other, "bob")
+    for command in (
+        ("replace", "HEAD", "HEAD~1"),
+        ("config", "gc.pruneExpire", "now"),
+        ("update-ref", "-d", "refs/heads/bob"),
+        ("repack", "-a", "-d", "-q"),
+        ("gc", "--quiet", "--prune=now"),
+        ("config", "core.repositoryFormatVersion", "99"),
+    ):
+        place.git(*command)
+    cache = next((yard.root / ".perdure/repos").iterdir())
+    assert yard.git("fsck", "--full", cwd=other.path) == ""
+    assert yard.git("--git-dir", str(cache), "fsck", "--full") == ""
+    assert yard.workspaces.state(other).changed == 0
+    third = yard.plan("isolated", agent="carol", branch="carol")
+    assert yard.workspaces.prepare(third, "carol").created
+
+
+def test_the_cache_is_never_pruned(yard: Yard) -> None:
+    """gc, prune and repack -d are refused in the cache, so a commit that its origin forgot is still there for its borrowers."""
+    tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "soon forgotten")
+    yard.git("branch", "short-lived", tip)
+    workspace = yard.plan("isolated", base="short-lived")
+    yard.workspaces.prepare(workspace, "claude")
+    yard.git("branch", "-D", "short-lived")
+    yard.workspaces.prepare(yard.plan("isolated", branch="another"), "claude")
+    cache = str(next((yard.root / ".perdure/repos").iterdir()))
+    for command in (("gc", "--prune=now"), ("prune", "--expire=now"), ("repack", "-a", "-d")):
+        yard.git("--git-dir", cache, *command, check=False)
+    assert yard.git("--git-dir", cache, "for-each-ref", "--format=%(objectname)", f"refs/perdure/pin/{workspace.id}") == tip
+    assert yard.git("log", "-1", "--format=%s", cwd=workspace.path) == "soon forgotten"
+
+
+def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
+    """An agent that points its alternates at another tenant's objects cannot make perdure carry them off (confused deputy)."""
+    tenant = make_yard(yard.top / "tenant")
+    (tenant.repo / "secret").write_text("TOPSECRET\n")
+    tenant.git("add", ".")
+    tenant.git("commit", "-qm", "private")
+    secret = tenant.git("rev-parse", "HEAD")
+    place, workspace = ground(yard, "isolated")
+    with (place.common / "objects/info/alternates").open("a") as file:
+        file.write(f"{tenant.repo / '.git/objects'}\n")
+    (place.common / "refs/heads/work").write_text(f"{secret}\n")
+    everything(yard, workspace, "isolated")
+    cache = str(next((yard.root / ".perdure/repos").iterdir()))
+    there = yard.git("--git-dir", cache, "cat-file", "--batch-check", "--batch-all-objects")
+    assert there and secret not in there
+
+
+def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
+    """An agent that makes its objects a link to somebody else's gets a refusal, not a rescue written there."""
+    place, workspace = ground(yard, "isolated")
+    tenant = make_yard(yard.top / "tenant")
+    before = sorted((tenant.repo / ".git/objects").rglob("*"))
+    (place.common / "objects").rename(yard.top / "objects")
+    (place.common / "objects").symlink_to(tenant.repo / ".git/objects")
+    with pytest.raises(PerdureError):
+        yard.workspaces.rescue(workspace, "x")
+    assert sorted((tenant.repo / ".git/objects").rglob("*")) == before
+
+
+def test_a_workdir_without_its_git_directory_is_not_taken_for_its_parents(yard: Yard) -> None:
+    """Where .git is missing, plain git climbs to the repository above and runs its fsmonitor; perdure refuses."""
+    yard.git("init", "-q", str(yard.root))
+    place, workspace = ground(yard, "isolated")
+    above = Ground(yard, yard.root, yard.root / ".git", yard.root / ".git")
+    above.config(("core.fsmonitor", above.program))
+    (place.top / ".git").rename(yard.top / "gone")
+    place.git("status")
+    assert above.canary.exists()
+    above.canary.unlink()
+    everything(yard, workspace)
+    assert not above.canary.exists()
