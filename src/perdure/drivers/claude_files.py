@@ -114,13 +114,14 @@ def _prompt(entry: dict[str, Any]) -> str:
 def writers(home: Path, session_id: str) -> Sequence[int]:
     """Live processes that registered themselves with this conversation. The register outlives a SIGKILL: start times are compared."""
     found = []
-    for path in sorted(home.glob("sessions/*.json")):
+    for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
         try:
             entry = lines.read(path.read_bytes()) or {}
         except OSError:
             continue
         pid = lines.whole(entry.get("pid"))
-        if is_id(session_id) and entry.get("sessionId") == session_id and pid and _started(pid) == str(entry.get("procStart")):
+        started = _started(pid) if pid and entry.get("sessionId") == session_id else ""
+        if started and started == entry.get("procStart"):
             found.append(pid)
     return found
 

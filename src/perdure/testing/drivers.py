@@ -1,0 +1,335 @@
+"""The conformance suite for drivers: the real CLI, started as the driver says, against the rehearsal.
+
+For perdure's own drivers and for those from outside. Make a class in a test module and give it the one fixture:
+
+    class TestMyAgent(DriverConformance):
+        @pytest.fixture
+        def bench(self, tmp_path):
+            def make(script, **options):
+                rehearsal = Rehearsal(script).start()
+                return Bench(driver=load("mine"), environ={...}, rehearsal=rehearsal, cwd=tmp_path)
+            yield make
+
+The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the fixture stops what it made.
+What an agent cannot do (`Abilities`) is not asked of it. Needs pytest, and an agent that speaks to a scripted model server.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from perdure.events import AgentEvent, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec
+from perdure.protocols import AgentDriver
+from perdure.rehearsal import Rehearsal
+
+PATIENCE_S = 60.0
+AWKWARD = (
+    *("/cost", " /clear and more", "/no-such-command x", "-p --help", "@nothing.txt", "!ls", "# heading"),
+    "  two\n\nparagraphs, with ümläuts, 日本 and 🙂\n",
+)
+"""Prompts that a CLI might take for something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run of the CLI, as the driver tells it."""
+
+    events: list[AgentEvent]
+    exit: Exit
+    outcome: Outcome
+
+    @property
+    def session_id(self) -> str:
+        return next((event.session_id for event in reversed(self.events) if isinstance(event, SessionSeen)), "")
+
+    def seen(self, *kinds: type[AgentEvent]) -> list[AgentEvent]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A driver, the environment of its CLI, the model server that it talks to, and the directory in which it works."""
+
+    driver: AgentDriver
+    environ: Mapping[str, str]
+    rehearsal: Rehearsal
+    cwd: Path
+
+    @property
+    def home(self) -> Path:
+        return self.driver.home(self.environ)
+
+    def launch(self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", **spec: object) -> Launch:
+        """A launch in the bench's directory; without a continuation a fresh one, with an id where the CLI takes one."""
+        first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "")
+        task = TaskSpec(prompt=prompt, agent=self.driver.name, **spec)  # type: ignore[arg-type]
+        program = self.driver.locate(self.environ)
+        return Launch(
+            spec=task,
+            continuation=asked or first,
+            prompt=prompt,
+            cwd=str(self.cwd),
+            home=str(self.home),
+            program=program,
+            transcript=transcript,
+        )
+
+    def run(self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", **spec: object) -> Ran:
+        """Runs the CLI to its end."""
+        command = self.driver.command(self.launch(prompt, asked, transcript=transcript, **spec))
+        with self._process(command) as process:
+            out, err = process.communicate(command.stdin, timeout=PATIENCE_S)
+        return self.read(process.returncode, out, err)
+
+    def read(self, returncode: int, out: bytes, err: bytes) -> Ran:
+        """What the driver makes of output and end."""
+        events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
+        killed = -returncode if returncode < 0 else None
+        end = Exit(
+            code=None if killed else returncode, signal=killed, stderr_tail=err.decode("utf-8", "replace"), at=int(time.time() * 1000)
+        )
+        return Ran(events, end, self.driver.outcome(end, events))
+
+    @contextmanager
+    def running(self, prompt: str, asked: Continuation | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """The CLI, left running until its request has reached the model; killed at the end of the block."""
+        command = self.driver.command(self.launch(prompt, asked))
+        before = len(self.rehearsal.requests)
+        with self._process(command) as process:
+            assert process.stdin is not None
+            process.stdin.write(command.stdin)
+            process.stdin.close()
+            process.stdin = None
+            try:
+                self.rehearsal.wait_for(before + 1, PATIENCE_S)
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def _process(self, command: Command) -> Iterator[subprocess.Popen[bytes]]:
+        pipe, environ = subprocess.PIPE, {**command.env, **self.environ}
+        with subprocess.Popen(
+            command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.cwd, env=environ, start_new_session=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+
+    def prompts(self, session_id: str) -> list[str]:
+        """The prompts that stand in the conversation's transcript."""
+        path = self.driver.transcript(self.home, session_id)
+        assert path is not None, f"no transcript of {session_id} in {self.home}"
+        return [prompt.text for prompt in self.driver.prompts(path.read_bytes())]
+
+    def reached_the_model(self) -> str:
+        """All words of the last request, as one text."""
+        return "\n".join(message.text for message in self.rehearsal.last.messages)
+
+
+def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
+    return Continuation(kind=Start.RESUME, session_id=session_id, rung=rung)
+
+
+Make = Callable[..., Bench]
+
+
+class DriverConformance:
+    """Every promise of `AgentDriver` that the real CLI can show."""
+
+    @pytest.fixture
+    def bench(self) -> Make:
+        """Makes a bench whose model plays the given script. To be given by the subclass."""
+        raise NotImplementedError
+
+    def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
+        """The id is the one asked for, the transcript lies where the driver says and holds the prompt, every line is known."""
+        stage = bench("say Hello there.")
+        launch = stage.launch("hello one")
+        ran = stage.run("hello one", launch.continuation)
+        assert ran.outcome.ok, ran.outcome
+        assert ran.session_id == (launch.continuation.session_id or ran.session_id) != ""
+        assert stage.prompts(ran.session_id) == ["hello one"]
+        assert not ran.seen(Unrecognised)
+        assert [event.cumulative for event in ran.events if isinstance(event, UsageSeen)] == [stage.driver.abilities.cumulative_usage]
+        assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
+
+    def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
+        """At the level `edit` a command changes the workdir without being asked for, and its start and end are events."""
+        stage = bench("run echo made > made.txt\n---\nsay Made.")
+        ran = stage.run("make it", permissions=Permissions.EDIT)
+        assert ran.outcome.ok, ran.outcome
+        assert (stage.cwd / "made.txt").read_text() == "made\n"
+        started = [event.tool_id for event in ran.events if isinstance(event, ToolStarted)]
+        assert started == [event.tool_id for event in ran.events if isinstance(event, ToolEnded) and event.ok]
+        assert len(started) == 1
+
+    def test_reading_changes_nothing(self, bench: Make) -> None:
+        """At the level `read` the same command leaves no file."""
+        stage = bench("run echo made > made.txt\n---\nsay Tried.")
+        stage.run("make it", permissions=Permissions.READ)
+        assert not (stage.cwd / "made.txt").exists()
+
+    @pytest.mark.parametrize("level", list(Permissions))
+    def test_every_level_is_accepted_at_the_start_and_on_resume(self, bench: Make, level: Permissions) -> None:
+        """The CLI takes the flags of every level in both positions, with a model named too."""
+        stage = bench("say One.\n---\nsay Two.")
+        first = stage.run("one", permissions=level, model="some-model")
+        assert first.outcome.ok, first.outcome
+        assert stage.run("two", resume(first.session_id), permissions=level, model="some-model").outcome.ok
+
+    def test_a_resume_by_id_goes_on(self, bench: Make) -> None:
+        """The same id comes back, both turns reach the model, and the file only grew."""
+        stage = bench("say The word is plum.\n---\nsay Plum.")
+        first = stage.run("tell me a word")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        assert path is not None
+        before = path.read_bytes()
+        second = stage.run("which word was it?", resume(first.session_id))
+        assert second.outcome.ok, second.outcome
+        assert second.session_id == first.session_id
+        assert "tell me a word" in stage.reached_the_model()
+        assert "The word is plum." in stage.reached_the_model()
+        assert path.read_bytes().startswith(before)
+        assert [prompt.text for prompt in stage.driver.prompts(path.read_bytes()[len(before) :])] == ["which word was it?"]
+
+    def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
+        """Where a transcript can be named by its file, the same conversation goes on in the same file."""
+        stage = bench("say One.\n---\nsay Two.")
+        first = stage.run("hello one")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        if not stage.driver.abilities.resume_by_path:
+            with pytest.raises(ValueError):
+                stage.driver.command(stage.launch("x", resume(first.session_id, Rung.PATH), transcript=str(path)))
+            return
+        second = stage.run("hello two", resume(first.session_id, Rung.PATH), transcript=str(path))
+        assert second.outcome.ok, second.outcome
+        assert second.session_id == first.session_id
+        assert stage.prompts(first.session_id) == ["hello one", "hello two"]
+
+    def test_a_fork_leaves_its_parent_alone(self, bench: Make) -> None:
+        """A new id, the whole history at the model, not a byte of the parent changed."""
+        stage = bench("say One.\n---\nsay Two.")
+        if not stage.driver.abilities.fork:
+            return
+        first = stage.run("hello one")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        assert path is not None
+        before = path.read_bytes()
+        forked = stage.run("another way", Continuation(kind=Start.FORK, session_id=first.session_id))
+        assert forked.outcome.ok, forked.outcome
+        assert forked.session_id not in ("", first.session_id)
+        assert "hello one" in stage.reached_the_model()
+        assert path.read_bytes() == before
+        assert stage.prompts(forked.session_id)[-1] == "another way"
+
+    def test_an_unknown_conversation_is_said_to_be_missing(self, bench: Make) -> None:
+        """Nothing starts afresh: no request reaches the model, and the outcome names the cause."""
+        stage = bench("say Never.")
+        ran = stage.run("go on", resume(str(uuid.uuid4())))
+        assert ran.outcome.kind is OutcomeKind.SESSION_MISSING, ran.outcome
+        assert stage.rehearsal.requests == []
+
+    def test_a_kill_in_the_reply_is_a_failure_that_can_be_gone_on_from(self, bench: Make) -> None:
+        """SIGKILL is named in the outcome; the prompt stands in the transcript, and a resume goes on from it."""
+        stage = bench("say One.\n---\nsay Two is half\nhang\n---\nsay Three.")
+        first = stage.run("hello one")
+        with stage.running("hello two", resume(first.session_id)) as process:
+            self._wait(lambda: "hello two" in stage.prompts(first.session_id))
+            process.send_signal(signal.SIGKILL)
+            out, err = process.communicate(timeout=PATIENCE_S)
+        killed = stage.read(process.returncode, out, err)
+        assert (killed.outcome.kind, killed.outcome.signal) == (OutcomeKind.FAILED, signal.SIGKILL)
+        assert "SIGKILL" in killed.outcome.detail
+        again = stage.run("what was I saying?", resume(first.session_id))
+        assert again.outcome.ok, again.outcome
+        assert again.session_id == first.session_id
+        assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
+
+    def test_a_second_writer_is_seen(self, bench: Make) -> None:
+        """While a process has the conversation open its id is in the register, and no longer after it was killed."""
+        stage = bench("say One.\n---\nhang\n---\nsay Three.")
+        first = stage.run("hello one")
+        assert list(stage.driver.writers(stage.home, first.session_id)) == []
+        with stage.running("hello two", resume(first.session_id)) as process:
+            self._wait(lambda: list(stage.driver.writers(stage.home, first.session_id)) == [process.pid])
+            assert list(stage.driver.writers(stage.home, str(uuid.uuid4()))) == []
+        assert list(stage.driver.writers(stage.home, first.session_id)) == []
+
+    def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
+        """After the transcript was deleted the CLI finds nothing; the copy at the driver's place is found by its id."""
+        stage = bench("say The word is plum.\n---\nsay Plum.")
+        first = stage.run("tell me a word")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        assert path is not None
+        copy = tmp_path / "main"
+        shutil.move(path, copy)
+        assert stage.driver.transcript(stage.home, first.session_id) is None
+        assert stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        place = stage.driver.place(stage.home, first.session_id, stage.cwd, copy)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(copy, place)
+        assert stage.driver.transcript(stage.home, first.session_id) == place
+        second = stage.run("which word was it?", resume(first.session_id))
+        assert second.outcome.ok, second.outcome
+        assert "The word is plum." in stage.reached_the_model()
+        assert stage.prompts(first.session_id) == ["tell me a word", "which word was it?"]
+
+    def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
+        """No prompt is eaten as a command, each reaches the model, and the transcript gives back these and no others."""
+        stage = bench("say Yes.")
+        session = ""
+        for prompt in AWKWARD:
+            ran = stage.run(prompt, resume(session) if session else None)
+            assert ran.outcome.ok, (prompt, ran.outcome)
+            assert prompt.strip() in stage.reached_the_model()
+            session = ran.session_id
+        assert stage.prompts(session) == list(AWKWARD)
+
+    def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
+        """An empty id, a name, an option or a path is refused before the launch, and finds no file."""
+        stage = bench("say Never.")
+        for bad in ("", "latest", "--last", "../../x", f"{uuid.uuid4()}/../x", f"{uuid.uuid4()}\n", "*"):
+            for kind in (Start.RESUME, Start.FORK):
+                with pytest.raises(ValueError):
+                    stage.driver.command(stage.launch("x", Continuation(kind=kind, session_id=bad)))
+            assert stage.driver.transcript(stage.home, bad) is None
+            assert list(stage.driver.writers(stage.home, bad)) == []
+            with pytest.raises(ValueError):
+                stage.driver.place(stage.home, bad, stage.cwd, stage.cwd / "copy")
+
+    @pytest.mark.parametrize(
+        ("status", "kind"), [(401, OutcomeKind.AUTH_FAILED), (429, OutcomeKind.RATE_LIMITED), (500, OutcomeKind.OVERLOADED)]
+    )
+    def test_a_failing_service_is_told_apart(self, bench: Make, status: int, kind: OutcomeKind) -> None:
+        """A refused key, a limit and an overloaded service are three things."""
+        assert bench(f"fail {status} x99\nsay Never.").run("hello").outcome.kind is kind
+
+    def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
+        """A limit that ends in two hours is waited for until then, to the minute."""
+        before = int(time.time() * 1000)
+        ran = bench("limit 7200 x99\nsay Never.", subscription=True).run("hello")
+        assert ran.outcome.kind is OutcomeKind.RATE_LIMITED, ran.outcome
+        assert ran.outcome.until is not None
+        assert 7_100_000 < ran.outcome.until - before < 7_400_000
+
+    @staticmethod
+    def _wait(met: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not met():
+            assert time.monotonic() < end, "it did not come"
+            time.sleep(0.05)

@@ -1,0 +1,219 @@
+"""What the drivers find in the agents' own files, without starting an agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure import drivers
+from perdure.drivers.codex import git_roots
+
+RECORDED = Path(__file__).parent / "recorded"
+ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
+CLAUDE, CODEX = drivers.load("claude"), drivers.load("codex")
+
+
+def texts(driver: object, content: bytes) -> list[str]:
+    return [prompt.text for prompt in driver.prompts(content)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("agent", "name", "expected"),
+    [
+        ("claude", "claude-background.jsonl", ["hello", "BG RUN<python3 -c 'import time; time.sleep(3)'>"]),
+        ("claude", "claude-interrupted.jsonl", ["SLOW 1", "SLOW 2", "SLOW 2"]),
+        ("codex", "codex-interrupted.jsonl", ["hello one", "RUN<id -u; touch made>", "RUN<echo no >&2; exit 3>", "SLOW 1"]),
+    ],
+)
+def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
+    """Of recorded transcripts with interruptions, tool results and background notices only what was sent is a prompt."""
+    assert texts(drivers.load(agent), (RECORDED / name).read_bytes()) == expected
+
+
+@pytest.mark.parametrize(("agent", "name"), [("claude", "claude-interrupted.jsonl"), ("codex", "codex-interrupted.jsonl")])
+def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
+    """Torn tails, NULs, foreign lines and a piece from the middle leave all other prompts readable."""
+    driver = drivers.load(agent)
+    whole = (RECORDED / name).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert texts(driver, b'garbage\n\0\0\0\n[]\n"user"\n' + whole + b'{"type":"user","mess') == texts(driver, whole)
+    assert texts(driver, whole[: len(whole) - 40]) == texts(driver, b"".join(lines[:-1]))
+    assert texts(driver, b"".join(lines[2:])) == texts(driver, whole)[len(texts(driver, b"".join(lines[:2]))) :]
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+@given(content=st.binary(max_size=300))
+def test_any_bytes_have_prompts(agent: str, content: bytes) -> None:
+    """No content raises."""
+    list(drivers.load(agent).prompts(content + b'\n{"type":"user"}'))
+
+
+def user_line(content: object, **more: object) -> bytes:
+    return json.dumps({"type": "user", "message": {"role": "user", "content": content}, "uuid": "u", **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (user_line("plain"), ["plain"]),
+        (user_line([{"type": "text", "text": "in a block"}]), ["in a block"]),
+        (user_line("<environment_context> begins a real prompt", promptSource="sdk"), ["<environment_context> begins a real prompt"]),
+        (
+            user_line("<system-reminder>typed by a person</system-reminder>", promptSource="sdk"),
+            ["<system-reminder>typed by a person</system-reminder>"],
+        ),
+        (user_line("<system-reminder>x</system-reminder>"), []),
+        (user_line("Continue from where you left off."), []),
+        (user_line("x", isMeta=True), []),
+        (user_line("x", isSidechain=True), []),
+        (user_line("This session is being continued ...", isCompactSummary=True), []),
+        (user_line("<command-name>/usage</command-name>"), []),
+        (user_line([{"type": "text", "text": "[Request interrupted by user for tool use]"}]), []),
+        (user_line([{"type": "tool_result", "content": "x"}, {"type": "text", "text": "y"}]), []),
+    ],
+)
+def test_prompts_of_claude_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
+    """Where the line says where it comes from, that decides; in older versions the known beginnings do."""
+    assert texts(CLAUDE, line) == expected
+
+
+def codex_line(*blocks: tuple[str, str]) -> bytes:
+    """A user message of texts and their origins; an empty origin leaves all origins out, as older versions do."""
+    payload: dict[str, object] = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": text} for text, _ in blocks],
+    }
+    if all(origin for _, origin in blocks):
+        origins = [{"provenance": {"type": origin}} for _, origin in blocks]
+        payload["internal_chat_message_metadata_passthrough"] = {"content_item_metadata": origins}
+    return json.dumps({"type": "response_item", "payload": payload}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (codex_line(("plain", "user")), ["plain"]),
+        (codex_line(("plain", "")), ["plain"]),
+        (codex_line(("<environment_context> begins a real prompt", "user")), ["<environment_context> begins a real prompt"]),
+        (codex_line(("# AGENTS.md instructions for /x", "agents_md"), ("<environment_context>", "harness")), []),
+        (codex_line(("<environment_context>\n<cwd>/x</cwd>", "")), []),
+        (codex_line(("<turn_aborted>\nThe user interrupted", "")), []),
+    ],
+)
+def test_prompts_of_codex_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
+    """Where the message says where it comes from, that decides; in older versions the known beginnings do."""
+    assert texts(CODEX, line) == expected
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+def test_what_is_sent_to_claude_is_what_is_found(prompt: str) -> None:
+    """The space that keeps a slash from being a command is taken away again, whatever the prompt begins with."""
+    from perdure.drivers.claude_files import sent
+
+    assert texts(CLAUDE, user_line(sent(prompt), promptSource="sdk")) == [prompt]
+
+
+def test_of_several_files_of_a_conversation_the_newest_is_taken(tmp_path: Path) -> None:
+    """A conversation that lies in two project folders is the one that was written to last."""
+    paths = [tmp_path / "projects" / folder / f"{ID}.jsonl" for folder in ("-a", "-b", "-c")]
+    for age, path in zip((100, 1, 50), paths, strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    assert CLAUDE.transcript(tmp_path, ID) == paths[1]
+
+
+def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
+    """Spilled tool output of Claude is found; Codex has nothing beside the file."""
+    transcript = tmp_path / f"{ID}.jsonl"
+    transcript.touch()
+    assert list(CLAUDE.belongings(transcript)) == []
+    (tmp_path / ID / "tool-results").mkdir(parents=True)
+    assert list(CLAUDE.belongings(transcript)) == [tmp_path / ID]
+    assert list(CODEX.belongings(transcript)) == []
+
+
+def test_a_rollout_goes_back_to_its_own_day(tmp_path: Path) -> None:
+    """By the name of the copy, or by its first line; over what is left at its place; a copy of another thread is refused."""
+    name = f"rollout-2026-11-21T07-42-43-{ID}.jsonl"
+    place = tmp_path / "sessions/2026/11/21" / name
+    copy = tmp_path / "main"
+    copy.write_text(json.dumps({"type": "session_meta", "payload": {"id": ID, "timestamp": "2026-11-21T07:42:43.120Z"}}) + "\n")
+    assert CODEX.place(tmp_path, ID, tmp_path, copy) == place
+    assert CODEX.place(tmp_path, ID, tmp_path, tmp_path / name) == place
+    with pytest.raises(ValueError):
+        CODEX.place(tmp_path, ID.replace("3", "4"), tmp_path, copy)
+    copy.write_text("garbage\n")
+    with pytest.raises(ValueError):
+        CODEX.place(tmp_path, ID, tmp_path, copy)
+    left = tmp_path / "sessions/2025/01/02" / f"rollout-2025-01-02T03-04-05-{ID}.jsonl"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert CODEX.place(tmp_path, ID, tmp_path, copy) == left
+
+
+def start_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def test_a_left_over_entry_of_the_register_is_no_writer(tmp_path: Path) -> None:
+    """The register of Claude outlives a SIGKILL: a process that is gone, or another one with its number, does not count."""
+    sessions = tmp_path / "sessions"
+    sessions.mkdir()
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    me = os.getpid()
+    entries = [
+        {"pid": me, "procStart": start_of(me), "sessionId": ID},
+        {"pid": me, "procStart": "1", "sessionId": ID},
+        {"pid": gone.pid, "procStart": "", "sessionId": ID},
+        {"pid": me, "procStart": start_of(me), "sessionId": ID.replace("3", "4")},
+        {"pid": gone.pid, "sessionId": ID},
+        {"sessionId": ID},
+    ]
+    for number, entry in enumerate(entries):
+        (sessions / f"{number}.json").write_text(json.dumps(entry))
+    (sessions / "x.json").write_bytes(b"\xff{")
+    assert list(CLAUDE.writers(tmp_path, ID)) == [me]
+
+
+def git(*words: str) -> None:
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words],
+        check=True,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+    )
+
+
+def test_only_a_worktree_that_its_repository_knows_opens_the_sandbox(tmp_path: Path) -> None:
+    """The parts that a commit needs are named; a `.git` that an agent could have written names nothing."""
+    repo, linked = tmp_path / "repo", tmp_path / "linked"
+    git("init", "-q", str(repo))
+    git("-C", str(repo), "commit", "-q", "--allow-empty", "-m", "base")
+    git("-C", str(repo), "worktree", "add", "-q", str(linked))
+    assert git_roots(repo) == [repo / ".git"]
+    own = repo / ".git/worktrees/linked"
+    assert git_roots(linked) == [own, repo / ".git/objects", repo / ".git/refs", repo / ".git/logs"]
+    assert git_roots(tmp_path) == []
+
+    forged = tmp_path / "forged"
+    forged.mkdir()
+    (forged / ".git").write_text(f"gitdir: {own}\n")
+    assert git_roots(forged) == []
+    mine = forged / "mine"
+    mine.mkdir()
+    (mine / "gitdir").write_text(f"{forged}/.git\n")
+    (mine / "commondir").write_text(f"{repo}/.git\n")
+    (forged / ".git").write_text(f"gitdir: {mine}\n")
+    assert git_roots(forged) == []
+    (forged / ".git").unlink()
+    (forged / ".git").symlink_to(repo / ".git")
+    assert git_roots(forged) == []

@@ -1,0 +1,169 @@
+"""The parsers and the readers of transcripts on anything at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure import codec, drivers
+from perdure.events import MAX_TEXT, Said, SessionSeen, TurnEnded, Unrecognised, UsageSeen
+from perdure.model import Exit
+
+AGENTS = ("claude", "codex")
+
+TYPES = (
+    *("system", "assistant", "user", "result", "rate_limit_event", "response_item"),
+    *("thread.started", "turn.started", "item.started", "item.completed", "turn.completed", "turn.failed", "error"),
+)
+WORDS = (
+    *(
+        "type",
+        "subtype",
+        "init",
+        "api_retry",
+        "session_writes_lost",
+        "message",
+        "content",
+        "text",
+        "tool_use",
+        "tool_result",
+        "id",
+        "input",
+        "name",
+    ),
+    *(
+        "is_error",
+        "num_turns",
+        "errors",
+        "result",
+        "usage",
+        "input_tokens",
+        "total_cost_usd",
+        "model_usage_since_last_result",
+        "rate_limit_info",
+    ),
+    *(
+        "status",
+        "rejected",
+        "resetsAt",
+        "item",
+        "agent_message",
+        "command_execution",
+        "exit_code",
+        "changes",
+        "payload",
+        "role",
+        "user",
+        "message",
+    ),
+    *("lost", "error_status", "promptSource", "session_id", "thread_id", "permission_denials", "content_item_metadata", "provenance"),
+)
+words = st.sampled_from(WORDS) | st.text(max_size=20)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5), max_leaves=25)
+objects = st.builds(lambda kind, rest: {**rest, "type": kind}, st.sampled_from(TYPES), st.dictionaries(words, values, max_size=6))
+
+
+def in_contract(agent: str, line: bytes) -> None:
+    """Events that the journal takes, and an outcome, whatever the line was."""
+    driver = drivers.load(agent)
+    found = driver.parse(line)
+    for event in found:
+        text = codec.encode(event)
+        assert codec.decode_event(text) == event
+        assert all(len(value) <= MAX_TEXT for value in vars_of(event) if isinstance(value, str))
+    driver.outcome(Exit(code=1, at=1), found)
+    driver.prompts(line)
+
+
+def vars_of(event: Any) -> list[Any]:
+    return [getattr(event, field) for field in event.__struct_fields__]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@settings(max_examples=300, deadline=None)
+@given(line=st.binary(max_size=200))
+def test_any_bytes_are_events(agent: str, line: bytes) -> None:
+    """No bytes raise, and what is not known is kept."""
+    in_contract(agent, line)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@settings(max_examples=500, deadline=None)
+@given(value=objects | values)
+def test_any_json_is_events(agent: str, value: Any) -> None:
+    """No JSON raises, however its fields are typed; lone surrogates and infinities included."""
+    in_contract(agent, json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@settings(max_examples=300, deadline=None)
+@given(value=objects, cut=st.integers(0, 400), junk=st.binary(max_size=5))
+def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) -> None:
+    """A line that was cut anywhere, or has broken bytes in it, raises nothing."""
+    line = json.dumps(value).encode("utf-8", "surrogatepass")
+    in_contract(agent, line[:cut] + junk)
+    in_contract(agent, line[:cut] + junk + line[cut:])
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"type":"result","num_turns":' + b"9" * 5000 + b"}",
+        b'{"type":"result","total_cost_usd":1e999}',
+    ],
+    ids=["lists", "objects", "digits", "infinity"],
+)
+def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None:
+    """Depth and size that break a JSON reader end as an unknown line, or as a number within bounds."""
+    in_contract(agent, line)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_what_is_not_known_is_kept(agent: str) -> None:
+    """Lines of other programs, and types of newer versions, come back whole as Unrecognised; blank lines are nothing."""
+    driver = drivers.load(agent)
+    for line in (b"npm warn something", b'{"type":"brand_new","x":1}', b"[1,2]", b'{"type":[]}'):
+        assert driver.parse(line) == (Unrecognised(line.decode()),)
+    assert list(driver.parse(b"")) == list(driver.parse(b"  \r")) == []
+
+
+def test_long_text_is_cut_and_said_so() -> None:
+    """A text over the limit keeps its beginning and says how much is missing."""
+    long = {"type": "assistant", "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]}}
+    (event,) = drivers.load("claude").parse(json.dumps(long).encode())
+    assert isinstance(event, Said)
+    assert len(event.text) <= MAX_TEXT
+    assert event.text.endswith("characters more]")
+
+
+def test_a_result_with_broken_characters_is_still_the_result() -> None:
+    """Half a surrogate pair, or a broken byte, in the agent's last words does not cost the run its result."""
+    claude = drivers.load("claude")
+    line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"s","result":"a\\ud83d b\xff c"}'
+    seen, used, ended = claude.parse(line)
+    assert isinstance(seen, SessionSeen)
+    assert isinstance(used, UsageSeen)
+    assert isinstance(ended, TurnEnded)
+    assert ended.ok
+    codec.encode(ended)
+    assert claude.outcome(Exit(code=0), [seen, used, ended]).ok
+
+
+def test_the_last_id_counts() -> None:
+    """A result names the conversation again: the id may have changed in mid-run."""
+    line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"the-new-one","result":""}'
+    assert drivers.load("claude").parse(line)[0] == SessionSeen("the-new-one")
+
+
+def test_an_id_of_a_run_without_a_turn_is_not_believed() -> None:
+    """For an unknown conversation the CLI prints a result with the id that was asked for: that is no conversation."""
+    line = b'{"type":"result","subtype":"error_during_execution","is_error":true,"num_turns":0,"session_id":"asked","errors":["x"]}'
+    assert [type(event) for event in drivers.load("claude").parse(line)] == [TurnEnded]

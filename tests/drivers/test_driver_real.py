@@ -1,0 +1,142 @@
+"""The drivers on the real CLIs, against the rehearsal: the conformance suite, and what only one of them has."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure import drivers
+from perdure.model import OutcomeKind, Permissions
+from perdure.rehearsal import Rehearsal
+from perdure.testing.drivers import Bench, DriverConformance, resume
+
+COMMANDS = Path(__file__).parents[2] / "agents" / "node_modules" / ".bin"
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+Make = Callable[..., Bench]
+
+
+def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
+    """Makes benches in a short scratch directory (sockets have 108 bytes), and ends what it made."""
+    scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
+    started: list[Rehearsal] = []
+
+    def make(script: str, **options: bool) -> Bench:
+        rehearsal = Rehearsal(script).start()
+        started.append(rehearsal)
+        for name in ("home", "tmp", "work"):
+            (scratch / name).mkdir(exist_ok=True)
+        outer = {
+            "PATH": f"{COMMANDS}:{os.environ['PATH']}",
+            "HOME": str(scratch / "home"),
+            "TMPDIR": str(scratch / "tmp"),
+            "LANG": "C.UTF-8",
+        }
+        own = rehearsal.environ(agent, scratch / "home" / agent, **options)
+        return Bench(driver=drivers.load(agent), environ={**outer, "IS_SANDBOX": "1", **own}, rehearsal=rehearsal, cwd=scratch / "work")
+
+    yield make
+    for rehearsal in started:
+        rehearsal.stop()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+class TestClaude(DriverConformance):
+    """Claude Code."""
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Make]:
+        yield from benches("claude")
+
+    def test_full_permissions_as_root_need_a_word_of_the_user(self, bench: Make) -> None:
+        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do; any other user is let through."""
+        stage = bench("say One.")
+        bare = replace(stage, environ={name: value for name, value in stage.environ.items() if name != "IS_SANDBOX"})
+        ran = bare.run("hello", permissions=Permissions.FULL)
+        if os.geteuid() == 0:
+            assert ran.outcome.kind is OutcomeKind.CONFIG_ERROR
+            assert "IS_SANDBOX=1" in ran.outcome.detail
+        else:
+            assert ran.outcome.ok
+
+    def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
+        """Settings in the repository that allow every command do not make `read` run one."""
+        stage = bench("run touch made.txt\n---\nsay Tried.")
+        (stage.cwd / ".claude").mkdir()
+        (stage.cwd / ".claude" / "settings.json").write_text('{"permissions":{"allow":["Bash"],"defaultMode":"bypassPermissions"}}')
+        stage.run("make it", permissions=Permissions.READ)
+        assert not (stage.cwd / "made.txt").exists()
+
+    @pytest.mark.parametrize("depth", [1, 4])
+    def test_a_copy_lies_where_the_cli_itself_would_put_it(self, bench: Make, depth: int) -> None:
+        """The name of the project's folder is the CLI's own, also for long paths and for letters beyond ASCII."""
+        stage = bench("say One.")
+        deep = replace(stage, cwd=stage.cwd.joinpath(*[f"{'a_b.c' * 10}-ü-日本-🙂"] * depth))
+        deep.cwd.mkdir(parents=True)
+        ran = deep.run("hello")
+        assert deep.driver.transcript(deep.home, ran.session_id) == deep.driver.place(deep.home, ran.session_id, deep.cwd, deep.cwd)
+
+    def test_no_conversation_is_cleaned_away(self, bench: Make) -> None:
+        """A run that is long enough for the CLI's own clean-up leaves a conversation of forty days ago where it is."""
+        stage = bench("say One.\n---\nslow 8\nsay This one takes its time.")
+        old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
+        assert old is not None
+        os.utime(old, (time.time() - 40 * 86400,) * 2)
+        assert stage.run("another").outcome.ok
+        assert old.exists()
+
+    def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
+        """A flag that takes any number of words, as the last one, eats neither the prompt nor a flag of perdure's."""
+        stage = bench("say One.")
+        assert stage.run("hello", agent_args=("--add-dir", str(stage.cwd))).outcome.ok
+        assert "hello" in stage.reached_the_model()
+
+
+class TestCodex(DriverConformance):
+    """The Codex CLI."""
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Make]:
+        yield from benches("codex")
+
+    def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
+        """A flag that takes any number of files, as the last one, does not eat the subcommand."""
+        stage = bench("say One.\n---\nsay Two.")
+        first = stage.run("hello one")
+        (stage.cwd / "dot.png").write_bytes(DOT)
+        second = stage.run("hello two", resume(first.session_id), agent_args=("-c", "model_reasoning_effort=low", "-i", "dot.png"))
+        assert second.outcome.ok, second.outcome
+        assert second.session_id == first.session_id
+
+    @pytest.mark.parametrize("linked", [True, False])
+    def test_a_commit_works_where_editing_is_allowed(self, linked: bool) -> None:
+        """In the sandbox the agent commits to its branch, on resume too; in a linked worktree the hooks stay out of its reach."""
+        for bench in benches("codex", parent="/var/tmp"):
+            stage = bench("run git add -A && git commit -q -m agent; touch $(git rev-parse --git-common-dir)/hooks/planted\n---\nsay Done.")
+            repo = stage.cwd.with_name("repo") if linked else stage.cwd
+            identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+            git = {"PATH": stage.environ["PATH"], "HOME": stage.environ["HOME"], "GIT_CONFIG_NOSYSTEM": "1"}
+            for step in (
+                ("init", "-q", str(repo)),
+                ("-C", str(repo), "config", "user.name", "agent"),
+                ("-C", str(repo), "config", "user.email", "agent@example.org"),
+                ("-C", str(repo), *identity, "commit", "-q", "--allow-empty", "-m", "base"),
+                *([("-C", str(repo), "worktree", "add", "-q", "-f", "-b", "side", str(stage.cwd))] if linked else []),
+            ):
+                subprocess.run(["git", *step], env=git, check=True, capture_output=True)
+            (stage.cwd / "new.txt").write_text("new")
+            ran = stage.run("commit it", permissions=Permissions.EDIT)
+            assert ran.outcome.ok, ran.outcome
+            log = subprocess.run(
+                ["git", "-C", str(stage.cwd), "log", "--format=%s", "--name-only"], env=git, check=True, capture_output=True
+            )
+            assert log.stdout.split() == [b"agent", b"new.txt", b"base"], ran.events
+            assert (repo / ".git/hooks/planted").exists() is not linked
