@@ -21,7 +21,9 @@ def main(database: str) -> None:
     number = 0
     while True:
         number += 1
-        run = store.add(TaskSpec(prompt="x" * 200), f"{os.getpid()}-{number}", f"run-{os.getpid()}-{number}", place(f"{os.getpid()}-{number}"))
+        run = store.add(
+            TaskSpec(prompt="x" * 200), f"{os.getpid()}-{number}", f"run-{os.getpid()}-{number}", place(f"{os.getpid()}-{number}")
+        )
         tell("added", run.id)
         claim = store.claim("writer", 60.0, run.id)
         assert claim is not None

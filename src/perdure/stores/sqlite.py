@@ -23,6 +23,9 @@ from perdure.stores.migrate import migrate, newest, version_of
 BUSY_S = 30.0
 """How long a write waits for another process's write."""
 
+SMALLEST_PAGE = 512
+"""Bytes (sqlite.org/fileformat2.html)."""
+
 ELSEWHERE = "make it writable, or choose another state directory"
 
 
@@ -97,6 +100,7 @@ def connect(path: Path, *, read_only: bool = False, allow_network: bool = False)
     if not allow_network:
         refuse_network(path.parent)
     with in_words(place):
+        _refuse_fragment(path, place)
         if read_only:
             return _open_for_reading(path, place)
         _make_file(path)
@@ -147,7 +151,7 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
         connection.close()
         log = Path(f"{place}-wal")
         # In a directory that cannot be written, SQLite cannot make its shared memory; without a log there is nothing to share.
-        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or (log.exists() and log.stat().st_size):
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or (log.exists() and log.stat().st_size):
             raise
         return _raw(_uri(place, "immutable=1"))
     except BaseException:
@@ -186,6 +190,12 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
             time.sleep(0.01)
     if mode != "wal":
         raise StoreError(f"{place} lies on a file system without what SQLite's write-ahead log needs", "choose a local disk")
+
+
+def _refuse_fragment(path: Path, place: str) -> None:
+    """SQLite takes a file of less than its smallest page for an empty one, and would write over it."""
+    if path.is_file() and 0 < path.stat().st_size < SMALLEST_PAGE:
+        raise _damaged(place, "it is too short for a database")
 
 
 def _make_file(path: Path) -> None:
@@ -238,16 +248,18 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
             return StoreError(f"The database {place} cannot be opened or written: {error}", ELSEWHERE)
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_FORMAT:
-            return StoreError(
-                f"The database {place} is damaged: {error}",
-                f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a new one",
-            )
+            return _damaged(place, str(error))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError(f"Another process has held the database {place} for more than {BUSY_S:.0f} s", "end it, then try again")
         case sqlite3.SQLITE_IOERR:
             return StoreError(f"The disk under {place} failed: {error} ({error.sqlite_errorname})", "look at the disk and at dmesg")
         case _:
             return StoreError(f"The database {place} cannot be used: {error}")
+
+
+def _damaged(place: str, why: str) -> StoreError:
+    hint = f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a new one"
+    return StoreError(f"The database {place} is damaged: {why}", hint)
 
 
 def _full(place: str) -> StoreError:

@@ -35,7 +35,7 @@ CREATE TABLE runs (
 
 CREATE UNIQUE INDEX one_writer_per_session ON runs (agent, scope) WHERE state = 'running';
 CREATE UNIQUE INDEX one_writer_per_workspace ON runs (workspace_id) WHERE state = 'running';
-CREATE INDEX runs_due ON runs (run_after, ordinal) WHERE state = 'queued';
+CREATE INDEX runs_due ON runs (state, run_after, ordinal);
 CREATE INDEX runs_by_state ON runs (state, ordinal);
 
 -- The published machine: see lifecycle.MOVES.

@@ -1,0 +1,112 @@
+"""The schema is the old one or the new one, whatever happens on the way between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from perdure import stores
+from perdure.errors import StoreError
+from perdure.stores.migrate import SCRIPTS, migrate, newest
+from perdure.testing.stores.making import submit
+
+HERE = Path(__file__).parent
+SOURCE = Path(stores.__file__).parents[2]
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """The first migration and two that are yet to come: one with a table, a trigger and rows, one with a column."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    shutil.copy(SCRIPTS / "0001_core.sql", scripts)
+    (scripts / "0002_notes.sql").write_text(
+        "-- A note; with a semicolon in a comment.\nCREATE TABLE notes (run TEXT PRIMARY KEY, text TEXT NOT NULL);\n"
+        "CREATE TRIGGER notes_stay BEFORE DELETE ON notes\nBEGIN\n    SELECT RAISE(ABORT, 'no;');\nEND;\n"
+        "INSERT INTO notes SELECT id, name || spec FROM runs;\n"
+    )
+    (scripts / "0003_marks.sql").write_text("ALTER TABLE notes ADD COLUMN mark TEXT;\nUPDATE notes SET mark = run;\n")
+    return scripts
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A database of schema 1 with 50 runs, cleanly closed."""
+    store = stores.open(tmp_path / "old" / "perdure.db")
+    for _ in range(50):
+        submit(store)
+    store.close()
+    return tmp_path / "old" / "perdure.db"
+
+
+def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scripts: Path) -> None:
+    """Over 150 kills spread over an upgrade, in statements and in the middle of writes: always a whole schema, and it goes on."""
+    (tmp_path / "scratch").mkdir()
+    ran = subprocess.run(
+        [sys.executable, str(HERE / "migrating_until_killed.py"), str(old), str(scripts), str(tmp_path / "scratch")],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert set(result["found"]) == {"1", "2", "3"}, result
+    assert result["ends"]["killed: SIGKILL"] > 70 and result["ends"]["torn: SIGXFSZ"] > 70, result
+
+
+def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
+    """From schema 1 to 3 and again: the second time nothing is to be done."""
+    for _ in range(2):
+        with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+            migrate(connection, str(old), scripts)
+            assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+            assert connection.execute("SELECT count(*), count(mark) FROM notes").fetchone() == (50, 50)
+
+
+def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
+    """An error in the last statement of a script takes the whole script back, and the ones before it stay."""
+    (scripts / "0003_marks.sql").write_text("CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n")
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+            migrate(connection, str(old), scripts)
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'marks'").fetchone()
+
+
+def test_a_newer_schema_is_refused(old: Path) -> None:
+    """What a newer perdure wrote is neither read nor written, and the sentence says what to do."""
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute(f"PRAGMA user_version = {newest() + 1}")
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match="newer perdure") as refused:
+            stores.open(old, read_only=read_only)
+        assert "upgrade perdure" in refused.value.hint
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    """A database that perdure did not make is refused, and not a byte of it is changed."""
+    strange = tmp_path / "photos.db"
+    with closing(sqlite3.connect(strange)) as connection:
+        connection.execute("CREATE TABLE photos (name TEXT)")
+    before = strange.read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match="another program"):
+            stores.open(strange, read_only=read_only)
+    assert strange.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["photos.db"]
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    """What a kill between making the file and making the schema leaves behind is simply gone on with."""
+    (tmp_path / "perdure.db").touch()
+    reader = stores.open(tmp_path / "perdure.db", read_only=True)
+    assert reader.find() == []
+    reader.close()
+    store = stores.open(tmp_path / "perdure.db")
+    submit(store)
+    store.close()

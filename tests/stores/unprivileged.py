@@ -1,0 +1,41 @@
+"""Opens a store as someone whom permissions bind, root or not; run by test_store_faults.py.
+
+argv: database, `read` or `write`. Prints `ok`, or the kind, sentence and hint of the error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+from perdure import stores
+from perdure.errors import PerdureError
+from perdure.testing.stores.making import submit
+
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def drop_capabilities() -> None:
+    """Without CAP_DAC_OVERRIDE root is bound by a file's mode like everybody else (capabilities(7))."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def main(database: str, wish: str) -> None:
+    drop_capabilities()
+    try:
+        store = stores.open(database, read_only=wish == "read")
+        if wish == "read":
+            print("ok", len(store.find()))
+        else:
+            submit(store)
+            print("ok")
+        store.close()
+    except PerdureError as error:
+        print(f"{type(error).__name__}: {error} [{error.hint}]")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
