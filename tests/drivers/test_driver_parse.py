@@ -85,7 +85,7 @@ def vars_of(event: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(line=st.binary(max_size=200))
 def test_any_bytes_are_events(agent: str, line: bytes) -> None:
     """No bytes raise, and what is not known is kept."""
@@ -93,7 +93,7 @@ def test_any_bytes_are_events(agent: str, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(value=objects | values)
 def test_any_json_is_events(agent: str, value: Any) -> None:
     """No JSON raises, however its fields are typed; lone surrogates and infinities included."""
@@ -101,7 +101,7 @@ def test_any_json_is_events(agent: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(value=objects, cut=st.integers(0, 400), junk=st.binary(max_size=5))
 def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) -> None:
     """A line that was cut anywhere, or has broken bytes in it, raises nothing."""

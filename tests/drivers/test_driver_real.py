@@ -86,7 +86,7 @@ class TestClaude(DriverConformance):
 
     def test_no_conversation_is_cleaned_away(self, bench: Make) -> None:
         """A run that is long enough for the CLI's own clean-up leaves a conversation of forty days ago where it is."""
-        stage = bench("say One.\n---\nslow 8\nsay This one takes its time.")
+        stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
         os.utime(old, (time.time() - 40 * 86400,) * 2)
