@@ -2,7 +2,8 @@
 
 The agent's file is only ever read, except when a copy is put back where the file is gone. Copies lie under
 `{state}/transcripts/{agent}/{session}/`: `main` is the newest; a copy that the agent's file does not begin with any more is
-moved aside to `main.<n>`, never overwritten. Files are 0600, directories 0700: a transcript holds whatever the agent saw.
+moved aside to `main.<n>`, never overwritten. It holds complete lines only, without the secrets of the environment (`redaction`,
+which keeps every length). Files are 0600, directories 0700: a transcript holds whatever the agent saw.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from perdure.errors import WorkspaceError
 from perdure.model import Snapshot
 from perdure.protocols import AgentDriver
+from perdure.redaction import NO_SECRETS, Redactor
 
 CHUNK = 1 << 20
 
@@ -66,6 +68,7 @@ class Copies:
     """The store of copies below one directory."""
 
     directory: Path
+    redactor: Redactor = NO_SECRETS
 
     def of(self, agent: str, session_id: str) -> Path:
         """Where the newest copy of a conversation lies, whether or not it is there."""
@@ -78,16 +81,18 @@ class Copies:
         try:
             copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with transcript.open("rb") as source:
-                start = _common_length(copy, source.fileno())
-                if start is None:
-                    _move_aside(copy)
-                    start = 0
-                source.seek(start)
+                content = self.redactor.bytes(source.read())
+            lines = content[: content.rfind(b"\n") + 1]
+            start = _common_length(copy, lines)
+            if start is None:
+                _move_aside(copy)
+                start = 0
+            if start < len(lines):
                 with open(copy, "ab", opener=_private) as target:
-                    shutil.copyfileobj(source, target, CHUNK)
+                    target.write(lines[start:])
                     target.flush()
                     os.fsync(target.fileno())
-            _copy_belongings(driver.belongings(transcript), transcript.parent, copy.parent / "beside")
+            _copy_belongings(driver.belongings(transcript), transcript.parent, copy.parent / "beside", self.redactor)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -108,7 +113,7 @@ class Copies:
         staged.replace(place)
         beside = copy.parent / "beside"
         if beside.is_dir():
-            _copy_belongings(list(beside.iterdir()), beside, place.parent)
+            _copy_belongings(list(beside.iterdir()), beside, place.parent, self.redactor)
         return place
 
 
@@ -116,19 +121,13 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _common_length(copy: Path, source: int) -> int | None:
-    """How many bytes the copy already holds of the source; None if the source does not begin with the copy."""
+def _common_length(copy: Path, lines: bytes) -> int | None:
+    """How many bytes the copy already holds of these; None if they do not begin with the copy."""
     try:
-        size = copy.stat().st_size
-        if size > os.fstat(source).st_size:
-            return None
-        with copy.open("rb") as old:
-            while chunk := old.read(CHUNK):
-                if os.read(source, len(chunk)) != chunk:
-                    return None
+        old = copy.read_bytes()
     except FileNotFoundError:
         return 0
-    return size
+    return len(old) if lines.startswith(old) else None
 
 
 def _move_aside(path: Path, suffix: str = "") -> None:
@@ -138,7 +137,7 @@ def _move_aside(path: Path, suffix: str = "") -> None:
     path.rename(aside)
 
 
-def _copy_belongings(sources: Sequence[Path], top: Path, target: Path) -> None:
+def _copy_belongings(sources: Sequence[Path], top: Path, target: Path, redactor: Redactor) -> None:
     """Copies regular files that are new or have grown; links and special files are left out, nothing is deleted."""
     for source in sources:
         for folder, _, names in os.walk(source, followlinks=False):
@@ -149,3 +148,4 @@ def _copy_belongings(sources: Sequence[Path], top: Path, target: Path) -> None:
                     continue
                 copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 shutil.copyfile(file, copy)
+                redactor.file(copy)

@@ -45,6 +45,8 @@ def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
     """Stores how the attempt ended and what follows. Returns the run as it is then."""
     claim = opened.claim
     outcome = opened.driver.outcome(watched.exit, watched.reading.for_classifier())
+    for name in ("stdout", "stderr"):
+        engine.redactor.file(opened.directory / name)
     evidence = gather(opened, watched)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
@@ -146,7 +148,9 @@ def _verify(engine: Engine, opened: Opened) -> tuple[Outcome, VerifyEnded]:
         env=engine.agent_environment(opened.driver, opened.claim.run),
         timeout_s=VERIFY_TIMEOUT_S,
     )
-    checked = VerifyEnded(code=code, output=output[-VERIFY_OUTPUT:])
+    checked = VerifyEnded(code=code, output=engine.redactor.text(output[-VERIFY_OUTPUT:]))
+    for name in ("stdout", "stderr"):
+        engine.redactor.file(opened.directory / "verify" / name)
     if code == 0:
         return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{spec.verify}`", code=0), checked
     return Outcome(
@@ -212,6 +216,7 @@ def _finish(
     collision: str = "",
 ) -> TaskRun:
     spent = usage or Usage()
+    outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
     earlier = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number < claim.attempt]
     decision = decide(outcome, tally(claim.run, earlier, outcome, spent), claim.run.spec.continuity, now, random.random())

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
+from perdure.codec import decode_event, encode
+from perdure.events import AnyEvent
 from perdure.model import Attempt, Claim, TaskRun
 from perdure.protocols import AgentDriver, RunStore, SessionStore
+from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
 from perdure.workspace import Workspaces
 
@@ -21,6 +24,8 @@ ORDINARY = (
 """What any program needs of the user's environment; the agent's own variables come from its driver."""
 
 HEARTBEAT_S = 15.0
+
+EventT = TypeVar("EventT", bound=AnyEvent)
 
 
 class Store(RunStore, SessionStore, Protocol):
@@ -42,6 +47,7 @@ class Engine:
     state: Path
     environ: Mapping[str, str]
     worker: str
+    redactor: Redactor = NO_SECRETS
     lease_s: float = 60.0
     grace_s: float = 10.0
     stopping: Callable[[], bool] = _keep_on
@@ -57,6 +63,13 @@ class Engine:
         for name, value in run.spec.env.items():
             passed[name] = value if value else self.environ.get(name, "")
         return passed
+
+
+def redacted(event: EventT, redactor: Redactor) -> EventT:
+    """The event without secrets."""
+    text = encode(event)
+    clean = redactor.text(text)
+    return event if clean == text else cast(EventT, decode_event(clean))
 
 
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from perdure import process
-from perdure.attempt.engine import HEARTBEAT_S, Engine
+from perdure.attempt.engine import HEARTBEAT_S, Engine, redacted
 from perdure.attempt.opening import Opened
 from perdure.attempt.reading import Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
@@ -60,6 +60,7 @@ class _Watch:
         self.flush()
 
     def absorb(self, event: AgentEvent) -> None:
+        event = redacted(event, self.engine.redactor)
         was_over = self.reading.turn_over
         self.reading.absorb(event)
         if self.skip:

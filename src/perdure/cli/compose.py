@@ -37,14 +37,17 @@ def open_engine(chosen: Settings, observers: Sequence[Observer] = ()) -> Engine:
     from perdure import drivers, stores
     from perdure.attempt import Engine
     from perdure.process import worker_identity
+    from perdure.redaction import Redactor
     from perdure.transcripts import Copies
     from perdure.workspace import Workspaces
 
+    redactor = Redactor.of(os.environ)
     return Engine(
         store=stores.open(chosen.state / DATABASE, observers=observers),
         workspaces=Workspaces(chosen.root, credentials=_credentials(os.environ)),
         driver=drivers.load,
-        copies=Copies(chosen.state / "transcripts"),
+        copies=Copies(chosen.state / "transcripts", redactor),
+        redactor=redactor,
         state=chosen.state,
         environ=dict(os.environ),
         worker=worker_identity(),

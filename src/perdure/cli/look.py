@@ -113,7 +113,7 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
         print(f"  drift     the agent was {previous['agent_version']} before")
     if attempt["outcome"]:
         outcome = attempt["outcome"]
-        print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}")
+        print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
     receipt = attempt["receipt"]
     if receipt is None:
         print("  receipt   none: the attempt ended before the conversation was touched" if attempt["outcome"] else "  receipt   not yet")

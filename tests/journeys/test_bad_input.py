@@ -1,0 +1,220 @@
+"""Bad input at the command line: one clear sentence, the right exit code, nothing lost, nothing half-made left behind."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Done, Stage
+
+RUN = ("run", "--agent", "claude", "--permissions", "full", "--attempts", "1")
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """A machine with Claude Code, on which the model says one thing."""
+    directory = Path(tempfile.mkdtemp(prefix="pb"))
+    with Rehearsal("say Done.") as rehearsal:
+        made = Stage(directory, "claude", rehearsal)
+        yield made
+        made.close()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def refused(done: Done, code: int, *words: str) -> None:
+    """One sentence on stderr with these words, no traceback, the exit code, and nothing on stdout."""
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    lines = [line for line in done.err.splitlines() if line.startswith("perdure")]
+    assert len(lines) == 1, done.err
+    for word in words:
+        assert word in done.err, done.err
+
+
+def nothing_made(stage: Stage) -> None:
+    """No run, no branch, no workdir, and nothing reached the model."""
+    assert stage.perdure("ls", "--json").json["runs"] == []
+    branches = subprocess.run(["git", "branch", "--list", "--format=%(refname:short)"], cwd=stage.repo, env=stage.environ, capture_output=True)
+    assert branches.stdout.split() in ([b"main"], [])
+    assert list(stage.home.glob(".local/share/perdure/.perdure/work/*")) == []
+    assert stage.rehearsal.requests == []
+
+
+def test_unknown_agent(stage: Stage) -> None:
+    """An agent that nobody knows is named, with those that there are."""
+    refused(stage.perdure("run", "--agent", "clod", "Do it."), 5, "clod", "claude")
+    nothing_made(stage)
+
+
+def test_agent_not_installed(stage: Stage) -> None:
+    """An agent that is not on this machine: the sentence says how to install it."""
+    refused(stage.perdure("run", "--agent", "codex", "Do it."), 5, "npm install")
+    nothing_made(stage)
+
+
+def test_not_a_repository(stage: Stage) -> None:
+    """Outside a repository the two ways to go on are named."""
+    shutil.rmtree(stage.repo / ".git")
+    refused(stage.perdure(*RUN, "Do it."), 5, "not in a git repository", "--here")
+    assert stage.perdure("ls", "--json").json["runs"] == []
+
+
+def test_unborn_branch(stage: Stage) -> None:
+    """A repository without a commit has nothing to start from."""
+    shutil.rmtree(stage.repo / ".git")
+    subprocess.run(["git", "init", "-q"], cwd=stage.repo, env=stage.environ, check=True)
+    refused(stage.perdure(*RUN, "Do it."), 7, "no commit")
+
+
+@pytest.mark.parametrize("branch", ["-D", "../x", "a..b", "x.lock", "a b", "refs@{0}", "a;id", "$(id)", "a\nb", "é"])
+def test_hostile_branch(stage: Stage, branch: str) -> None:
+    """A branch name that git or a shell could misread never gets near git."""
+    refused(stage.perdure(*RUN, f"--branch={branch}", "Do it."), 2, "branch")
+    nothing_made(stage)
+
+
+@pytest.mark.parametrize("task", ["..", "a/b", "-x", "a\nb", "\u202eabc", "x" * 300, ".git"])
+def test_hostile_task_name(stage: Stage, task: str) -> None:
+    """A task's id that could leave its service's directory is refused."""
+    refused(stage.perdure(*RUN, "--service", "billing", f"--task={task}", "Do it."), 2, "task")
+    nothing_made(stage)
+
+
+def test_missing_base(stage: Stage) -> None:
+    """A base that is not there is named."""
+    refused(stage.perdure(*RUN, "--base", "no-such", "Do it."), 5, "no-such")
+    nothing_made(stage)
+
+
+def test_empty_prompt(stage: Stage) -> None:
+    """An empty or blank prompt is refused before anything is made."""
+    refused(stage.perdure(*RUN, ""), 2, "empty")
+    refused(stage.perdure(*RUN, "-", prompt=" \n\t"), 2, "empty")
+    nothing_made(stage)
+
+
+def test_prompt_over_the_limit(stage: Stage) -> None:
+    """A prompt that the agent would not take is refused with both numbers."""
+    file = stage.directory / "long.txt"
+    file.write_text("x" * 10_500_000)
+    refused(stage.perdure(*RUN, "--file", str(file)), 2, "10,500,000")
+    nothing_made(stage)
+
+
+@pytest.mark.parametrize("prompt", ["- item one\n- item two", "--help me", "/cost is what I want to know", "/compact", "@greet.py what is it?"])
+def test_a_prompt_of_any_shape_reaches_the_model(stage: Stage, prompt: str) -> None:
+    """A prompt that begins like a flag or a command of the CLI is still a prompt, and is found in the transcript."""
+    done = stage.perdure(*RUN, "--json", "-", prompt=prompt)
+    assert done.code == 0, done.err
+    assert any(prompt.strip() in said for said in stage.rehearsal.prompts()), stage.rehearsal.prompts()
+    assert done.json["attempts"][0]["receipt"]["evidence"]["prompt_found"] is True
+    assert done.json["attempts"][0]["receipt"]["evidence"]["foreign_turns"] == 0
+
+
+def test_invalid_configuration(stage: Stage) -> None:
+    """All problems of all sources are told at once, each with its file and line."""
+    (stage.repo / "perdure.toml").write_text('agent = "claude"\n\nattempts = "many"\npermissions = "full"\ncolour = 1\n')
+    stage.environ["PERDURE_STALL"] = "soon"
+    done = stage.perdure(*RUN, "Do it.")
+    assert done.code == 2
+    for place in ("perdure.toml:3", "perdure.toml:4", "perdure.toml:5", "PERDURE_STALL"):
+        assert place in done.err
+    assert "4 problem(s)" in done.err
+
+
+def test_state_directory_that_cannot_be_written(stage: Stage) -> None:
+    """Where no state can be kept, nothing is started. (/proc is read-only for every user.)"""
+    stage.environ["PERDURE_STATE"] = "/proc/perdure"
+    refused(stage.perdure(*RUN, "Do it."), 7, "/proc/perdure")
+    assert stage.rehearsal.requests == []
+
+
+def test_corrupt_database(stage: Stage) -> None:
+    """A damaged database is said to be so and left as it is."""
+    stage.state.mkdir(parents=True)
+    database = stage.state / "perdure.db"
+    database.write_bytes(b"this is no database, " * 300)
+    before = database.read_bytes()
+    refused(stage.perdure(*RUN, "Do it."), 7, "perdure.db")
+    assert database.read_bytes() == before
+    assert stage.rehearsal.requests == []
+
+
+def test_disk_full(stage: Stage) -> None:
+    """With no space for the state the run is refused in a sentence; the same command works when there is space again."""
+    stage.state.mkdir(parents=True)
+    inside = f"mount -t tmpfs -o size=64k none {stage.state} && exec {sys.executable} -m perdure {' '.join(RUN)} Do"
+    full = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", inside], cwd=stage.repo, env=stage.environ, capture_output=True, text=True
+    )
+    refused(Done(full.returncode, full.stdout, full.stderr), 7, "full")
+    assert stage.rehearsal.requests == []
+    assert stage.perdure(*RUN, "Do it.").code == 0
+
+
+def test_corrupt_transcript(stage: Stage) -> None:
+    """A transcript that became garbage is moved aside, never overwritten; perdure's own copy goes on natively."""
+    first = stage.perdure(*RUN, "--name", "task", "--json", "Do it.").json
+    (transcript,) = stage.transcripts()
+    transcript.write_bytes(b"\0garbage\n" * 50)
+    done = stage.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    assert done.json["attempts"][1]["session_id"] == first["attempts"][0]["session_id"]
+    assert done.json["attempts"][1]["receipt"]["verdict"] == "native"
+    assert stage.rehearsal.prompts()[0] == "Do it."
+    aside = [path for path in stage.agent_home.rglob("*unusable*")]
+    assert [path.read_bytes()[:8] for path in aside] == [b"\0garbage"]
+
+
+def test_no_credentials(stage: Stage) -> None:
+    """Without a key the exit code is 4, and the sentence says what to do."""
+    del stage.environ["ANTHROPIC_API_KEY"]
+    done = stage.perdure(*RUN, "--name", "task", "--json", "Do it.")
+    assert done.code == 4, done.err
+    assert done.json["attempts"][0]["outcome"]["kind"] == "auth_failed"
+    assert "log in" in done.json["conditions"][0]["message"]
+    stage.environ["ANTHROPIC_API_KEY"] = "dummy-key"
+    assert stage.perdure("retry", "task").code == 0
+
+
+def test_the_same_key(stage: Stage) -> None:
+    """The same key and task is the same run; the same key with another task is a conflict."""
+    first = stage.perdure(*RUN, "--key", "job-7", "--json", "Do it.")
+    again = stage.perdure(*RUN, "--key", "job-7", "--json", "Do it.")
+    assert (first.code, again.code) == (0, 0), again.err
+    assert first.json["id"] == again.json["id"]
+    assert len(stage.rehearsal.requests) == 1
+    refused(stage.perdure(*RUN, "--key", "job-7", "Do something else."), 6, "job-7")
+
+
+def test_unknown_run(stage: Stage) -> None:
+    """A name that is not there exits with 5 in every verb and names what is near."""
+    assert stage.perdure(*RUN, "--name", "brisk-otter", "Do it.").code == 0
+    for verb in ("show", "why", "logs", "retry", "stop"):
+        refused(stage.perdure(verb, "brisk-oter"), 5, "brisk-otter")
+
+
+def test_secrets_stay_out(stage: Stage) -> None:
+    """perdure's and the forge's secrets never reach the agent; the agent's key is in no file that perdure writes."""
+    stage.environ |= {"PERDURE_GIT_TOKEN": "canary-git-token", "GITHUB_TOKEN": "canary-forge", "ANTHROPIC_API_KEY": "canary-model-key"}
+    with Rehearsal("run env > env.txt\n---\nsay Done.") as rehearsal:
+        stage.environ["ANTHROPIC_BASE_URL"] = rehearsal.url
+        done = stage.perdure(*RUN, "--name", "task", "--json", "Do it.")
+    assert done.code == 0, done.err
+    seen = (Path(done.json["workspace"]["path"]) / "env.txt").read_text()
+    assert "canary-model-key" in seen
+    assert "canary-git-token" not in seen
+    assert "canary-forge" not in seen
+    for path in stage.state.rglob("*"):
+        assert not path.is_file() or b"canary" not in path.read_bytes(), path
+    shown = stage.perdure("doctor", "--json").out
+    assert "ANTHROPIC_API_KEY" in shown
+    assert "canary-model-key" not in shown

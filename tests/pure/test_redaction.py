@@ -1,0 +1,56 @@
+"""Secrets of the environment stay out of what perdure writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.redaction import NO_SECRETS, Redactor
+
+SECRET = 'sk-"quoted"/and+plus='
+REDACTOR = Redactor.of({"SOME_API_KEY": SECRET, "HOME": "/home/ada", "SHORT_TOKEN": "abc", "PATH": "/usr/bin"})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [SECRET, json.dumps(SECRET)[1:-1], quote(SECRET, safe=""), base64.b64encode(SECRET.encode()).decode()],
+    ids=["plain", "json", "url", "base64"],
+)
+def test_each_way_to_write_a_secret_is_replaced(form: str) -> None:
+    """A secret goes as itself and as JSON, URLs and base64 write it, and leaves as many asterisks."""
+    clean = REDACTOR.text(f"before {form} after")
+    assert clean == f"before {'*' * len(form)} after"
+
+
+def test_what_is_no_secret_stays() -> None:
+    """Ordinary variables and values too short to tell are left alone."""
+    assert REDACTOR.text("/home/ada abc /usr/bin") == "/home/ada abc /usr/bin"
+    assert NO_SECRETS.bytes(b"anything") == b"anything"
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) -> None:
+    """The length never changes, and the secret is never left."""
+    content = before + SECRET.encode() + after
+    clean = REDACTOR.bytes(content)
+    assert len(clean) == len(content)
+    assert SECRET.encode() not in clean
+
+
+def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
+    """A log keeps its size and its other bytes; empty and missing files are no error."""
+    log = tmp_path / "stdout"
+    log.write_bytes(b"x" * 5000 + SECRET.encode() + b"\0\xff" + SECRET.encode())
+    size = log.stat().st_size
+    assert REDACTOR.file(log) == 2
+    assert log.stat().st_size == size
+    assert SECRET.encode() not in log.read_bytes()
+    assert log.read_bytes().startswith(b"x" * 5000 + b"*")
+    (tmp_path / "empty").touch()
+    assert REDACTOR.file(tmp_path / "empty") == REDACTOR.file(tmp_path / "missing") == 0
