@@ -95,14 +95,18 @@ class Performing:
         assert [type(record.event) for record in store.history(run.id)][-3:] == [Said, AttemptEnded, RunFinished]
 
     def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
-        """A session that may not be stored takes outcome, events and state back with it."""
+        """A session that may not be stored takes what was written before it back: events, other sessions, outcome, state."""
         run = submit(store)
         claim = claimed(store, run)
-        store.put_session(session_of(run, "s-1"))
+        live, fine, refused = session_of(run, "s-1"), session_of(run, "s-0", SessionState.RETIRED), session_of(run, "s-2")
+        store.put_session(live)
         before = (store.get(run.id), store.attempts(run.id), store.history(run.id))
         with pytest.raises(Conflict):
-            store.finish(claim, replace(SUCCESS, sessions=(session_of(run, "s-2"),), events=(Said(text="bye"),)))
+            store.record(claim, [Said(text="hello")], refused)
+        with pytest.raises(Conflict):
+            store.finish(claim, replace(SUCCESS, sessions=(fine, refused), events=(Said(text="bye"),)))
         assert before == (store.get(run.id), store.attempts(run.id), store.history(run.id))
+        assert list(store.lineage(live.key)) == [live]
         store.finish(claim, SUCCESS)
 
     def test_an_attempt_ends_once(self, store: Store) -> None:
