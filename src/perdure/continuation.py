@@ -106,7 +106,6 @@ class Story:
     """How this run's attempt before ended; None before the first."""
     open_tools: tuple[str, ...] = ()
     """Commands that ran when the attempt before ended."""
-    ended_processes: int = 0
     workdir: str = ""
     """The state of the workdir now, in one or two lines."""
     done: tuple[str, ...] = ()
@@ -166,8 +165,6 @@ def _interruption(story: Story) -> str:
     lines = [f"The attempt before this one ended early ({story.previous.kind}: {story.previous.detail or 'no detail'})."]
     if story.open_tools:
         lines.append("When it ended, this was still running and its effect is unknown: " + "; ".join(story.open_tools) + ".")
-    if story.ended_processes:
-        lines.append(f"{story.ended_processes} process(es) that it had left behind were ended.")
     if story.workdir:
         lines.append(f"The working directory now: {story.workdir}")
     return "\n".join(lines)

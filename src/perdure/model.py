@@ -289,7 +289,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A process to start. `env` is added to what the composition lets through; the prompt goes by `stdin`."""
+    """A process to start. `env` are defaults for variables that the user has not set; the prompt goes by `stdin`."""
 
     argv: tuple[str, ...]
     stdin: bytes

@@ -237,11 +237,14 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
     refusal = opened.driver.refuse(launch)
     if refusal:
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
+    command = opened.driver.command(launch)
+    own = {**engine.agent_environment(opened.driver, run), **identity}
     opened.process = process.start(
-        opened.driver.command(launch),
+        # The driver's variables are defaults: what the user has set stands.
+        replace(command, env={name: value for name, value in command.env.items() if name not in own}),
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
-        env={**engine.agent_environment(opened.driver, run), **identity},
+        env=own,
         mark=mark_of(attempt),
         deadline_s=run.spec.timeout_s,
         grace_s=engine.grace_s,
