@@ -142,6 +142,7 @@ def _nested(ground: Ground) -> None:
 
 
 _FILTER = (("filter.evil.clean", "{filter}"), ("filter.evil.smudge", "{filter}"))
+_ASK = r'printf "protocol=https\nhost=h\n\n" | git credential fill'
 _EXT = (("protocol.ext.allow", "always"),)
 _PROMISE = (
     ("core.repositoryFormatVersion", "1"),
@@ -166,7 +167,7 @@ VECTORS = (
     Vector("core.sshCommand", configured(("core.sshCommand", "{program}")), run("fetch", "ssh://forge.invalid/o/r")),
     Vector("core.gitProxy", configured(("core.gitProxy", "{program}")), run("fetch", "git://forge.invalid/o/r")),
     Vector("core.alternateRefsCommand", _alternate_refs, lambda ground: ground.git("fetch", str(ground.yard.top / "far"))),
-    Vector("credential.helper", configured(("credential.helper", "{program}")), run("-c", r'alias.ask=!printf "protocol=https\nhost=h\n\n" | git credential fill', "ask")),
+    Vector("credential.helper", configured(("credential.helper", "{program}")), run("-c", f"alias.ask=!{_ASK}", "ask")),
     Vector("diff.external", both(configured(("diff.external", "{program}")), _touch), run("diff")),
     Vector("textconv", both(configured(("diff.evil.textconv", "{program}")), _attributes("* diff=evil"), _touch), run("diff")),
     Vector("gpg.program", configured(("gpg.program", "{program}"), ("commit.gpgSign", "true")), commit),

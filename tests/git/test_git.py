@@ -1,0 +1,205 @@
+"""git as perdure runs it: bounded, scrubbed, and with a sentence when it fails."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.workspace.yard import Yard, make_yard
+
+from perdure.errors import GitFailed, WorkspaceError
+from perdure.git import Git, parse_status, parse_worktrees
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return make_yard(tmp_path)
+
+
+@pytest.fixture
+def git(yard: Yard) -> Git:
+    return Git(cwd=yard.repo, environ=yard.environ)
+
+
+def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
+    """A leaked GIT_DIR, GIT_INDEX_FILE or GIT_CONFIG_* of the caller does not change where git works or what it reads."""
+    leaked = {
+        "GIT_DIR": "/nowhere",
+        "GIT_WORK_TREE": "/",
+        "GIT_INDEX_FILE": "/x",
+        "GIT_CONFIG_PARAMETERS": "'core.bare=true'",
+        "SECRET": "s",
+    }
+    git = Git(cwd=yard.repo, environ=yard.environ | leaked)
+    assert git.head()[0] == yard.git("rev-parse", "HEAD")
+    seen = git.run("-c", "alias.env=!env", "env").text
+    assert not [value for value in ("/nowhere", "/agent", "s3cret", "core.bare") if value in seen]
+
+
+def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: Git) -> None:
+    """What stands in ~/.gitconfig is seen by plain git and not by perdure's, but for the user's name."""
+    assert yard.git("config", "init.defaultBranch") == "main"
+    assert git.run("config", "init.defaultBranch", good=(1,)).stdout == b""
+    assert git.user() == {"user.name": "Una User", "user.email": "una@example.org"}
+
+
+@pytest.mark.parametrize(
+    "key", ["core.hooksPath", "core.fsmonitor", "core.gitProxy", "core.sshCommand", "diff.external", "credential.helper", "core.askPass"]
+)
+def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) -> None:
+    """Environment configuration beats what an agent wrote into the repository."""
+    yard.git("config", key, "evil")
+    assert yard.git("config", key) == "evil"
+    assert git.run("config", key).text != "evil"
+
+
+@pytest.mark.parametrize("url", ["ext::touch x", "file:///", "ssh://h/o", "https://h/o", "http://h/o", "git://h/o", "fd::7", "/"])
+def test_no_transport_is_allowed_unless_asked_for(yard: Yard, git: Git, url: str) -> None:
+    """Every transport is refused by default, also after the repository's configuration has allowed all."""
+    yard.git("config", "protocol.allow", "always")
+    yard.git("config", "protocol.ext.allow", "always")
+    with pytest.raises(GitFailed, match="not allowed"):
+        git.run("fetch", "--", url)
+
+
+def test_one_transport_can_be_asked_for(yard: Yard, git: Git) -> None:
+    """A call may use what it names, and only that."""
+    git.run("fetch", "--", str(yard.repo), allow=("file",))
+    with pytest.raises(GitFailed, match="not allowed"):
+        git.run("fetch", "--", "https://127.0.0.1:1/o/r", allow=("file",))
+
+
+def test_a_call_over_its_deadline_is_ended_with_its_children(yard: Yard, git: Git) -> None:
+    """git and what it started are gone, and the error says after how long."""
+    with pytest.raises(GitFailed, match=r"did not end within 0\.3 s"):
+        git.run("-c", f"alias.hang=!echo $$ >{yard.top}/pid; sleep 1000", "hang", timeout_s=0.3)
+    pid = int((yard.top / "pid").read_text())
+    while alive(pid):
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_output_has_a_cap(git: Git) -> None:
+    """A git that does not stop talking is ended, and stderr keeps its end only."""
+    with pytest.raises(GitFailed, match="more than 1000 bytes"):
+        git.run("-c", "alias.flood=!yes", "flood", cap=1000)
+    told = git.run("-c", "alias.loud=!yes x | head -c 1000000 >&2; echo end >&2", "loud")
+    assert len(told.stderr) <= 65536 and told.stderr.endswith(b"end\n")
+
+
+def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None:
+    """The message names the command, the place and git's own reason; argv, code and stderr are kept."""
+    with pytest.raises(GitFailed, match=f"git show failed in {yard.repo}: bad revision 'nothing'") as caught:
+        git.run("show", "nothing", "--")
+    assert caught.value.code == 128 and "show" in caught.value.argv and "nothing" in caught.value.stderr
+
+
+def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
+    """git never waits for a terminal; bytes and files can be fed to it."""
+    assert git.run("hash-object", "--stdin").text == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert git.run("hash-object", "--stdin", stdin=b"second\n").text == yard.git("rev-parse", "HEAD:README")
+    with (yard.repo / "README").open("rb") as file:
+        assert git.run("hash-object", "--stdin", stdin=file).text == yard.git("rev-parse", "HEAD:README")
+
+
+def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
+    """A lock given in `keep` is inherited by git and by what git starts."""
+    with (yard.top / "lock").open("w") as lock:
+        git = Git(cwd=yard.repo, environ=yard.environ, keep=(lock.fileno(),))
+        assert git.run("-c", "alias.fds=!readlink /proc/self/fd/" + str(lock.fileno()), "fds").text == str(yard.top / "lock")
+
+
+@pytest.mark.parametrize("name", ["nothing", "HEAD:README", "--all", "HEAD~9", ""])
+def test_what_is_no_commit_is_empty(git: Git, name: str) -> None:
+    """A revision that names no commit, or looks like an option, is not found, and runs nothing."""
+    assert git.commit(name) == ""
+
+
+def test_head_and_refs_are_read(yard: Yard, git: Git) -> None:
+    """The branch is empty on a detached HEAD; refs come by full name, by prefix or exactly."""
+    oid = yard.git("rev-parse", "HEAD")
+    yard.git("branch", "a/b")
+    assert git.head() == (oid, "main")
+    assert git.refs("refs/heads/a", "refs/heads/mai") == {"refs/heads/a/b": oid}
+    yard.git("checkout", "-q", "--detach")
+    assert git.head() == (oid, "")
+
+
+def test_a_new_ref_is_not_written_over_an_old_one(yard: Yard, git: Git) -> None:
+    """`new` means new: a branch that is there already is an error and stays."""
+    with pytest.raises(GitFailed):
+        git.set_ref("refs/heads/main", yard.git("rev-parse", "HEAD~1"), "x", new=True)
+    assert yard.git("log", "-1", "--format=%s") == "second"
+
+
+def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
+    """Newlines, quotes, arrows and bytes that are no text come through; a rename is a deletion and a new file."""
+    names = ["a\nb", "a -> b", '"q"', " x ", "\udcff", "? y"]
+    for name in names:
+        (yard.repo / name).write_text("x")
+    (yard.repo / "README").rename(yard.repo / "MOVED")
+    yard.git("add", "MOVED")
+    status = git.status()
+    assert set(status.untracked) == set(names)
+    assert set(status.changed) == {"README", "MOVED"}
+    assert (status.head, status.branch) == git.head()
+
+
+def test_unmerged_and_unborn_are_told_by_a_status() -> None:
+    """A conflict is a change; before the first commit there is no head."""
+    text = b"# branch.oid (initial)\0# branch.head main\0u UU N... 100644 100644 100644 100644 1 2 3 a b\0? c\0"
+    status = parse_status(text)
+    assert (status.head, status.branch, status.changed, status.untracked) == ("", "main", ("a b",), ("c",))
+
+
+def test_a_newline_in_a_path_forges_no_worktree(yard: Yard, git: Git) -> None:
+    """The list of worktrees is split by NUL, so a directory's name cannot pretend to be another entry."""
+    forged = yard.top / "x\nworktree " / "y\nbranch refs" / "heads" / "z"
+    forged.parent.mkdir(parents=True)
+    yard.git("worktree", "add", "-q", "-b", "odd", str(forged))
+    assert [(tree.path, tree.branch) for tree in git.worktrees()] == [(yard.repo, "refs/heads/main"), (forged, "refs/heads/odd")]
+    assert list(parse_worktrees(b"worktree /bare\0bare\0\0")) != []
+
+
+def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
+    """Without git, or with one that would ignore the settings, nothing is run."""
+    for version, why in (("git version 2.30.2", "too old"), ("nonsense", "too old"), (None, "not installed")):
+        place = yard.top / f"bin-{version}"
+        place.mkdir()
+        if version:
+            (place / "git").write_text(f"#!/bin/sh\necho {version}\n")
+            (place / "git").chmod(0o755)
+        with pytest.raises(WorkspaceError, match=why):
+            Git(cwd=yard.repo, environ={"PATH": str(place)}).head()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("fetch", "--", "--upload-pack=touch fired;", "x"),
+        ("ls-remote", "--", "--upload-pack=touch fired"),
+        ("rev-parse", "--verify", "--end-of-options", "--output=fired"),
+        ("worktree", "add", "--detach", "--", "-D", "HEAD"),
+    ],
+)
+def test_an_operand_that_looks_like_an_option_is_an_operand(yard: Yard, git: Git, args: tuple[str, ...]) -> None:
+    """After `--` or --end-of-options nothing is taken for an option; `worktree add -b -D` really deletes a branch."""
+    yard.git("branch", "victim")
+    git.run(*args, allow=("file",), good=range(256))
+    assert "victim" in yard.git("branch") and not (yard.repo / "fired").exists()
+    yard.git("worktree", "add", "-b", "-D", str(yard.top / "w"), "victim", check=False)
+    assert "victim" not in yard.git("branch")
+
+
+def test_a_status_on_a_broken_repository_is_never_empty(yard: Yard, git: Git) -> None:
+    """Where git cannot tell, the answer is an error and not `clean`."""
+    (yard.repo / ".git/index").write_bytes(b"torn")
+    with pytest.raises(GitFailed):
+        git.status()

@@ -1,0 +1,218 @@
+"""Secrets: given to the one git call that needs them, on a real git server with basic authentication, and to nobody else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.workspace.yard import Yard, make_yard
+
+from perdure.errors import GitFailed, PerdureError
+from perdure.git import Git
+from perdure.workspace import Workspaces
+from perdure.workspace.askpass import broker, expected
+
+USER, SECRET = "robot@example", "s3cret-kanarienvogel/+"
+BACKEND = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()) / "git-http-backend"
+
+
+class Forge(http.server.ThreadingHTTPServer):
+    """git-http-backend behind basic authentication; records every Authorization header. `redirect`: where to send callers."""
+
+    daemon_threads = True
+
+    def __init__(self, yard: Yard, redirect: str = "") -> None:
+        self.yard, self.redirect, self.seen = yard, redirect, list[str]()
+        super().__init__(("127.0.0.1", 0), Turn)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/owner/repo"
+
+
+class Turn(http.server.BaseHTTPRequestHandler):
+    server: Forge
+
+    def do_GET(self) -> None:
+        authorization = self.headers.get("Authorization", "")
+        self.server.seen.append(authorization)
+        path, _, query = self.path.partition("?")
+        if self.server.redirect:
+            return self.answer(302, {"Location": self.server.redirect + self.path})
+        if authorization != "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode():
+            return self.answer(401, {"WWW-Authenticate": 'Basic realm="forge"'})
+        env = {
+            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(self.server.yard.top / "served"), "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command, "PATH_INFO": path, "QUERY_STRING": query, "REMOTE_USER": USER,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""), "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }  # fmt: skip
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(0.05)
+        head, _, content = subprocess.run([BACKEND], env=env, input=body, capture_output=True).stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        return self.answer(int(fields.pop("Status", "200").split()[0]), fields, content)
+
+    do_POST = do_GET  # noqa: N815
+
+    def answer(self, code: int, fields: dict[str, str], content: bytes = b"") -> None:
+        self.send_response(code)
+        for name, value in {**fields, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@contextlib.contextmanager
+def serving(yard: Yard, redirect: str = "") -> Iterator[Forge]:
+    with Forge(yard, redirect) as forge:
+        thread = threading.Thread(target=forge.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield forge
+        finally:
+            forge.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    yard = make_yard(tmp_path)
+    (yard.top / "served/owner").mkdir(parents=True)
+    yard.git("clone", "-q", "--bare", str(yard.repo), str(yard.top / "served/owner/repo"))
+    return yard
+
+
+def workspaces(yard: Yard, asked: list[str], login: tuple[str, str] | None = (USER, SECRET)) -> Workspaces:
+    def credentials(url: str) -> tuple[str, str] | None:
+        asked.append(url)
+        return login
+
+    return Workspaces(yard.root, environ=yard.environ, transports=frozenset({"http", "https"}), credentials=credentials)
+
+
+def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -> None:
+    """The workdir is made; the secret is in no command line, environment or file of the agent, before, during or after."""
+    asked: list[str] = []
+    with serving(yard) as forge, watching() as seen:
+        mine = workspaces(yard, asked)
+        workspace = mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top)
+        prepared = mine.prepare(workspace, "claude")
+        url = forge.url
+    assert prepared.created and (Path(workspace.path) / "README").read_text() == "second\n"
+    assert asked == [url]
+    encodings = [SECRET, base64.b64encode(f"{USER}:{SECRET}".encode()).decode(), "s3cret-kanarienvogel"]
+    assert any("fetch" in line for line in seen)
+    everything = [*seen, *prepared.env.values(), *prepared.notes, repr(workspace)]
+    everything += [path.read_text(errors="replace") for path in yard.root.rglob("*") if path.is_file()]
+    assert not [text for text in everything for canary in encodings if canary in text]
+    assert list((yard.root / ".perdure/tmp").iterdir()) == []
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[set[str]]:
+    """All command lines and environments of the processes of this machine that could be read meanwhile."""
+    seen, over = set[str](), threading.Event()
+    own = str(os.getpid())
+
+    def look() -> None:
+        while not over.is_set():
+            for process in Path("/proc").iterdir():
+                if process.name.isdecimal() and process.name != own:
+                    with contextlib.suppress(OSError):
+                        seen.add((process / "cmdline").read_text(errors="replace"))
+                        seen.add((process / "environ").read_text(errors="replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("login", [None, (USER, "wrong")])
+def test_without_the_right_secret_the_refusal_is_one_sentence(yard: Yard, login: tuple[str, str] | None) -> None:
+    """No credentials, or refused ones: said so, with a hint, and the next attempt with the right ones works."""
+    with serving(yard) as forge:
+        spec = yard.spec("isolated", repo=forge.url)
+        poor = workspaces(yard, [], login)
+        workspace = poor.plan(spec, "brave-otter", yard.top)
+        with pytest.raises(GitFailed) as caught:
+            poor.prepare(workspace, "claude")
+        assert "credentials" in caught.value.hint and "wrong" not in str(caught.value) + caught.value.stderr
+        assert workspaces(yard, []).prepare(workspace, "claude").created
+
+
+def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
+    """A server that sends git elsewhere is not followed; even a git that follows is not given the secret for there."""
+    with serving(yard) as thief, serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge:
+        mine = workspaces(yard, [])
+        workspace = mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top)
+        with pytest.raises(PerdureError):
+            mine.prepare(workspace, "claude")
+        assert thief.seen == []
+        git = Git(cwd=yard.repo, environ=yard.environ)
+        with broker(forge.url, (USER, SECRET), yard.top) as asking, pytest.raises(GitFailed):
+            git.run("fetch", "--", forge.url, env=asking, allow=("http",), settings=[("http.followRedirects", "true")])
+        assert thief.seen and not any(thief.seen)
+
+
+def test_an_address_that_configuration_rewrites_gets_nothing(yard: Yard) -> None:
+    """`url.insteadOf` sends git to another host; the prompt names that host, and is not answered."""
+    with serving(yard) as thief, serving(yard) as forge:
+        git = Git(cwd=yard.repo, environ=yard.environ)
+        yard.git("config", f"url.{thief.url}.insteadOf", forge.url)
+        with broker(forge.url, (USER, SECRET), yard.top) as asking, pytest.raises(GitFailed):
+            git.run("fetch", "--", forge.url, env=asking, allow=("http",))
+        assert thief.seen and not any(thief.seen)
+        with broker(thief.url, (USER, SECRET), yard.top) as asking:
+            git.run("fetch", "--", forge.url, env=asking, allow=("http",))
+        assert any(thief.seen)
+
+
+def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
+    """Another path, another port, another user, a second time: nothing, and the asker fails."""
+    url = "http://127.0.0.1:8080/owner/repo"
+
+    def ask(program: str, prompt: str) -> tuple[int, str]:
+        done = subprocess.run([program, prompt], capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    with broker(url, ("u", "p"), tmp_path) as asking:
+        program = asking["GIT_ASKPASS"]
+        for wrong in ("", "x", url, f"Username for '{url}2': ", "Password for 'http://u@127.0.0.1:8080/owner/other': "):
+            assert ask(program, wrong) == (1, "")
+        assert ask(program, f"Username for '{url}': ") == (0, "u")
+        assert ask(program, f"Username for '{url}': ") == (1, "")
+        assert ask(program, "Password for 'http://u@127.0.0.1:8080/owner/repo': ") == (0, "p")
+        assert ask(program, "Password for 'http://u@127.0.0.1:8080/owner/repo': ") == (1, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_spellings_of_a_user_are_known() -> None:
+    """Older gits show the user as it is in the prompt, newer ones percent-encoded."""
+    prompts = expected("https://h/o/r", "a@b", "p")
+    assert prompts["Password for 'https://a@b@h/o/r': "] == prompts["Password for 'https://a%40b@h/o/r': "] == "p"
+
+
+def test_the_users_netrc_is_not_used(yard: Yard) -> None:
+    """libcurl would take a password from ~/.netrc for any call; perdure's calls do not see it."""
+    (yard.top / "home/.netrc").write_text(f"machine 127.0.0.1 login {USER} password {SECRET}\n")
+    with serving(yard) as forge:
+        yard.git("ls-remote", forge.url)
+        assert any(forge.seen)
+        forge.seen.clear()
+        mine = workspaces(yard, [], None)
+        with pytest.raises(GitFailed):
+            mine.prepare(mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top), "claude")
+        assert not any(forge.seen)
