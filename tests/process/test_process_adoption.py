@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from tests.process.agents import Launcher, content, daemon, gone, until
 
 import perdure
+from perdure.errors import Conflict
 from perdure.process import Identity, Process, end_all, find, survivors, worker_alive, worker_identity
 
 SUPERVISOR = """
@@ -292,3 +294,20 @@ def test_two_wait_for_one(launch: Launcher) -> None:
     assert isinstance(second, Process)
     assert second.wait() == first.wait()
     assert second.wait(0) == first.wait(0)
+
+
+def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) -> None:
+    """Of many who start an attempt in one directory exactly one succeeds, and one agent runs."""
+    runs = tmp_path / "runs"
+
+    def attempt(_: int) -> Process | None:
+        try:
+            return launch(f"echo run >> {runs}; sleep 0.2")
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        started = [process for process in pool.map(attempt, range(8)) if process]
+    assert len(started) == 1
+    assert started[0].wait() is not None
+    assert content(runs) == b"run\n"

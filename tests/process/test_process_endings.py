@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
     end = process.wait()
     assert end is not None
     assert end.cause == "stopped"
+
+
+def test_a_stop_just_before_the_end(launch: Launcher) -> None:
+    """A stop and the agent's end that the shim sees at the same moment are a stop: the word is not lost."""
+    process = launch("exec sleep 600")
+    agent = process.agent_pid
+    assert agent is not None
+    assert process.shim is not None
+    os.kill(process.shim.pid, signal.SIGSTOP)
+    process.stop("stalled")
+    os.kill(agent, signal.SIGKILL)
+    os.kill(process.shim.pid, signal.SIGCONT)
+    end = process.wait()
+    assert end is not None
+    assert (end.signal, end.cause) == (9, "stalled")
 
 
 @pytest.mark.parametrize("cause", ["stalled", "budget_spent"])
@@ -177,7 +193,7 @@ def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
     process = launch("exec sleep 600")
     until(lambda: process.agent_pid)
     assert process.shim is not None
-    os.kill(process.shim.pid, 19)
+    os.kill(process.shim.pid, signal.SIGSTOP)
     process.kill()
     assert survivors(mark) == []
     end = process.wait(0)

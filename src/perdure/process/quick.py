@@ -19,6 +19,7 @@ def run_quick(
     env: Mapping[str, str],
     timeout_s: float,
     mark: str = "",
+    lock_fd: int | None = None,
 ) -> tuple[int, str]:
     """Runs a shell command (str) or a program (sequence) to its end; returns its code and the last 4 KiB of its output.
 
@@ -29,7 +30,7 @@ def run_quick(
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec "$@"', "sh", *inner)
     quick = Command(argv=argv, stdin=b"")
     mark = mark or f"quick-{uuid4().hex}"
-    process = start(quick, directory=directory, cwd=cwd, env=env, mark=mark, deadline_s=timeout_s, grace_s=2.0)
+    process = start(quick, directory=directory, cwd=cwd, env=env, mark=mark, deadline_s=timeout_s, grace_s=2.0, lock_fd=lock_fd)
     end = process.wait()
     assert end is not None
     output = tail(process.stdout) or end.stderr_tail
