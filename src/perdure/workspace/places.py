@@ -36,17 +36,15 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
 
 
 def take(places: Places, workspace: Workspace, holder: str) -> int:
-    """The workspace's lock, now or never. Raises Conflict with what is known of the holder."""
+    """The workspace's lock, now or never. Raises Conflict with what is known of the holder.
+
+    A tenth of a second is granted: a child that a killed supervisor was just starting holds its descriptors until it is gone.
+    """
     fd = _open(places.lock(workspace.id))
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock(fd, 0.1):
         known = _holder(fd)
         os.close(fd)
-        raise Conflict(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.") from None
-    except OSError:
-        os.close(fd)
-        raise
+        raise Conflict(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.")
     note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "holder": holder}).encode()
     os.ftruncate(fd, 0)
     os.pwrite(fd, note, 0)
@@ -58,22 +56,24 @@ def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
     """Waits for a lock and yields its descriptor. Raises Conflict when it is not free in time."""
     fd = _open(lock)
     try:
-        deadline = time.monotonic() + timeout_s
-        pause = 0.002
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Conflict(
-                        f"{lock} was not free within {timeout_s:g} s.", "See which perdure or git is still at work there."
-                    ) from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.1)
+        if not _lock(fd, timeout_s):
+            raise Conflict(f"{lock} was not free within {timeout_s:g} s.", "See which perdure or git is still at work there.")
         yield fd
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    pause = 0.002
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
 
 
 def write(path: Path, text: str) -> None:

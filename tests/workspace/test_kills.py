@@ -1,0 +1,44 @@
+"""A workdir whose making was killed at any point is there, whole, after a plain retry. A sample; `killing.py` does more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.workspace.killing import check, kill_after, kill_at, killing_yard
+from tests.workspace.yard import REPOSITORIES, Yard
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return killing_yard(tmp_path)
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 9, 14, 40])
+def test_a_kill_at_a_system_call_is_made_good_by_a_retry(yard: Yard, backend: str, number: int) -> None:
+    """Whichever of perdure and its gits reaches that call first is killed; the retry needs no hands and loses nothing."""
+    workspace = yard.plan(backend)
+    assert kill_at(yard, workspace, number)
+    assert check(yard, workspace) == []
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+@pytest.mark.parametrize("all_of_it", [False, True], ids=["supervisor", "machine"])
+def test_kills_at_any_time_are_made_good_by_a_retry(yard: Yard, backend: str, all_of_it: bool) -> None:
+    """Three kills in a row, of the supervisor alone (its git goes on and holds the lock) or of everything at once."""
+    workspace = yard.plan(backend)
+    for seconds in (0.12, 0.2, 0.15):
+        kill_after(yard, workspace, seconds, all_of_it=all_of_it)
+    assert check(yard, workspace) == []
+
+
+def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> None:
+    """What stands in the way of the retry is found again in the trash, byte for byte."""
+    workspace = yard.plan("worktree")
+    assert kill_at(yard, workspace, 120)
+    top = Path(workspace.path)
+    (top / "left-behind").write_text("by somebody\n")
+    assert check(yard, workspace) == []
+    kept = [path.read_text() for path in yard.root.glob(".perdure/trash/*/worktree/left-behind")]
+    assert kept == ["by somebody\n"]
