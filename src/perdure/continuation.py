@@ -35,6 +35,8 @@ class Situation:
     new_id: str = ""
     """An unused id, where the CLI lets the caller choose."""
     fork: bool = False
+    handed_over: str = ""
+    """The agent that worked on this run before, where it was another one."""
 
 
 def choose(at: Situation) -> Continuation:
@@ -77,6 +79,9 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
 
 
 def _without_session(at: Situation) -> Continuation:
+    if at.lost is None and at.handed_over:
+        reason = f"handed over from {at.handed_over}: an agent cannot go on in another one's conversation"
+        return Continuation(kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, reason=reason)
     if at.lost is None:
         return Continuation(kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, reason="the first attempt of its scope")
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
@@ -111,6 +116,8 @@ class Story:
     done: tuple[str, ...] = ()
     """What was said and done before, for a brief, oldest first."""
     turns_between: int = 0
+    effects: tuple[str, ...] = ()
+    """What earlier attempts did to the world outside the workdir."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
@@ -118,7 +125,7 @@ def prompt(continuation: Continuation, story: Story) -> str:
     if continuation.kind in (Start.RESUME, Start.FORK):
         return _resumed(story)
     parts = [_instructions(story.contexts)]
-    if continuation.lost_session_id:
+    if continuation.lost_session_id or continuation.kind is Start.REBUILD:
         parts.append(_brief(story) if continuation.kind is Start.REBUILD else OWN_FILES)
     return "\n\n".join(part for part in parts if part)
 
@@ -129,12 +136,16 @@ OWN_FILES = (
 )
 
 
+CHECK_IT = "Check that the task above is complete, finish what is missing, and say what you did."
+
+
 def _resumed(story: Story) -> str:
     new = tuple(context for context in story.contexts if context.version > story.given)
     interrupted = story.previous is not None and not story.previous.ok
     parts = []
     if interrupted:
         parts.append(_interruption(story))
+        parts.append(_effects(story))
     if story.turns_between:
         parts.append(
             f"Note: somebody else continued this conversation in between ({story.turns_between} prompt(s) above are not from the runner). "
@@ -144,7 +155,7 @@ def _resumed(story: Story) -> str:
         parts.append(_delta(new, first=story.given == 0))
     elif interrupted:
         parts.append("Go on with the task from where it stands. Check what was already done before you repeat a command.")
-    return "\n\n".join(parts) or "Check that the task above is complete, finish what is missing, and say what you did."
+    return "\n\n".join(part for part in parts if part) or CHECK_IT
 
 
 def _delta(new: tuple[Context, ...], *, first: bool) -> str:
@@ -170,11 +181,19 @@ def _interruption(story: Story) -> str:
     return "\n".join(lines)
 
 
+def _effects(story: Story) -> str:
+    if not story.effects:
+        return ""
+    return "Already done outside this directory; verify before you repeat any of it:\n" + "\n".join(f"- {line}" for line in story.effects)
+
+
 def _brief(story: Story) -> str:
-    lines = [OWN_FILES, "Your earlier conversation could not be restored. This is what is known of it:"]
+    lines = [OWN_FILES, "The earlier conversation cannot be continued. This is what is known of it:"]
     lines += [f"- {line}" for line in story.done] or ["- nothing was recorded"]
     if story.previous is not None and not story.previous.ok:
         lines.append(_interruption(story))
     elif story.workdir:
         lines.append(f"The working directory now: {story.workdir}")
+    if story.effects:
+        lines.append(_effects(story))
     return "\n".join(lines)

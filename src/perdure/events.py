@@ -201,6 +201,13 @@ class RunQueued(Event, frozen=True, tag="run_queued"):
     run_after: int
 
 
+class RunReassigned(Event, frozen=True, tag="run_reassigned"):
+    """A run was handed over to another agent."""
+
+    before: str
+    after: str
+
+
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody asked for the run to stop."""
 
@@ -228,6 +235,7 @@ RunEvent = (
     | VerifyEnded
     | AttemptEnded
     | RunQueued
+    | RunReassigned
     | CancelRequested
     | RunFinished
 )

@@ -285,6 +285,8 @@ class Launch:
     program: Program
     transcript: str = ""
     """Absolute path of the transcript, for the rung `path`."""
+    mark: str = ""
+    """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller give it a title."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +300,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `lost` (nobody saw the end)."""
+    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `flooded` (too much
+    output), `lost` (nobody saw the end)."""
 
     code: int | None = None
     signal: int | None = None
@@ -379,7 +382,7 @@ class TaskRun:
         """The conversation's scope: as asked, else the service's task, else this run alone."""
         if self.spec.scope:
             return self.spec.scope
-        if self.spec.service:
+        if self.spec.service and self.spec.task:
             return f"task:{self.spec.service}/{self.spec.task}"
         return f"run:{self.id}"
 

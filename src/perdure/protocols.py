@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from perdure.events import AgentEvent, AnyEvent, Record
 from perdure.model import (
     Attempt,
     Claim,
@@ -34,6 +33,9 @@ from perdure.model import (
     Workspace,
 )
 
+if TYPE_CHECKING:
+    from perdure.events import AgentEvent, AnyEvent, Record
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
@@ -50,6 +52,8 @@ class Abilities:
     """Its token counts run on over the whole conversation."""
     max_prompt_bytes: int
     """Longer prompts are refused before the launch; 0 means no limit is known."""
+    retries_in_a_row: int = 0
+    """An attempt is ended when the agent has asked again so often without an answer; 0: the CLI gives up by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,25 @@ class Prompt:
     """One prompt of a person (or of perdure) as it stands in a transcript."""
 
     text: str
+
+
+class Archive(Protocol):
+    """Where a CLI keeps all conversations together (a database), so that none of them is a file. Reads, and never writes."""
+
+    def read(self, home: Path, session_id: str) -> bytes | None:
+        """One conversation as lines, or None. While it only goes on, what was read before is the beginning of what is read
+        now; `AgentDriver.prompts` understands it, and `restore` can make it whole again."""
+        ...
+
+    def find(self, home: Path, mark: str) -> str:
+        """The id of the conversation that the launch with this mark opened, or empty: for an agent that was killed before it
+        had told its id."""
+        ...
+
+    def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
+        """The process that puts an own copy back, to be run in the workdir. It touches no other conversation. Raises
+        ValueError for a bad id, and for a copy of something else."""
+        ...
 
 
 class AgentDriver(Protocol):
@@ -69,6 +92,8 @@ class AgentDriver(Protocol):
     abilities: Abilities
     variables: tuple[str, ...]
     """Patterns (fnmatch) of the user's environment variables that are this agent's own and are passed to it."""
+    archive: Archive | None
+    """None where each conversation is a file of its own; else `transcript` and `place` find nothing, and this does."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """The native program (never its wrapper). Reads PATH. Raises AgentMissing with how to install it."""
@@ -219,6 +244,10 @@ class RunStore(Protocol):
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:
         """A person's retry: `queued`, due now, one more attempt allowed. Conflict while it runs or after success."""
+        ...
+
+    def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
+        """Hands a run over to the agent of this spec; workdir and history stay. Conflict while it runs."""
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.codec import plain
+from perdure.effects import Effect, ledger
 from perdure.model import Attempt, Context, TaskRun, Usage
+from perdure.protocols import RunStore
 
 SCHEMA_VERSION = 1
 
 
-def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Context]) -> dict[str, Any]:
+def report_of(store: RunStore, run: TaskRun) -> dict[str, Any]:
+    """The report of a run as it stands in the store."""
+    effects = ledger(store.history(run.id, limit=100_000))
+    return run_report(run, store.attempts(run.id), store.contexts(run.id), effects)
+
+
+def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Context], effects: Sequence[Effect] = ()) -> dict[str, Any]:
     """The object that `show`, `run`, `retry` and `update` print with --json."""
     total = Usage()
     for attempt in attempts:
@@ -41,7 +49,7 @@ def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Con
             "backend": str(place.backend) if place else "",
         },
         "attempts_allowed": run.attempts_allowed,
-        "attempts": [_attempt(attempt) for attempt in attempts],
+        "attempts": [_attempt(attempt, effects) for attempt in attempts],
         "usage": plain(total),
         "conditions": [plain(condition) for condition in run.conditions],
         "created": run.created,
@@ -51,7 +59,7 @@ def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Con
     }
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: Attempt, effects: Sequence[Effect]) -> dict[str, Any]:
     asked = attempt.continuation
     return {
         "number": attempt.number,
@@ -66,6 +74,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "outcome": plain(attempt.outcome) if attempt.outcome else None,
         "receipt": plain(attempt.receipt) if attempt.receipt else None,
         "usage": plain(attempt.usage),
+        "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
         "started": attempt.started,
         "ended": attempt.ended,
         "directory": attempt.directory,

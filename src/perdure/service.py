@@ -18,7 +18,7 @@ from perdure.errors import Conflict, UsageError
 from perdure.lifecycle import FINAL
 from perdure.model import OutcomeKind, RunState, TaskRun, TaskSpec
 from perdure.names import suggest
-from perdure.report import run_report
+from perdure.report import report_of
 from perdure.worker import rescue
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -38,10 +38,9 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
     tries = 0
     while True:
         name = spec.name or suggest(tries)
-        planned = spec if not spec.service or spec.task else replace(spec, task=name)
-        workspace = engine.workspaces.plan(planned, name, cwd)
+        workspace = engine.workspaces.plan(spec, name, cwd)
         try:
-            return engine.store.add(planned, uuid.uuid4().hex, name, workspace)
+            return engine.store.add(spec, uuid.uuid4().hex, name, workspace)
         except Conflict as conflict:
             # Only a suggested name may be taken by chance; every other conflict is the caller's to know.
             tries += 1
@@ -53,9 +52,12 @@ def check_prompt(text: str, limit: int) -> None:
     """Raises UsageError for a prompt that no agent could take."""
     if not text.strip():
         raise UsageError("the prompt is empty", "give it as an argument, with --file, or on standard input")
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UsageError("the prompt is not valid Unicode text", "is it a UTF-8 file?") from None
     if "\x00" in text:
         raise UsageError("the prompt holds a NUL character, which no agent takes", "is it a text file?")
-    size = len(text.encode("utf-8", "surrogatepass"))
     if limit and size > limit:
         raise UsageError(f"the prompt has {size:,} bytes, and this agent takes at most {limit:,}", "put the long part into a file")
 
@@ -64,8 +66,10 @@ def _is_taken(engine: Engine, name: str) -> bool:
     return any(row.name == name for row in engine.store.find(limit=100_000))
 
 
-def retry(engine: Engine, ref: str) -> TaskRun:
+def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
     """Makes a run go on with the same instructions: adopts what still lives, else queues one more attempt.
+
+    `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was done.
 
     Raises Conflict while its supervisor is alive, and after success.
     """
@@ -79,6 +83,9 @@ def retry(engine: Engine, ref: str) -> TaskRun:
         run = rescued
     if run.state is RunState.SUCCEEDED:
         raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
+    if agent and agent != run.spec.agent:
+        engine.driver(agent).locate(engine.environ)
+        engine.store.reassign(run.id, replace(run.spec, agent=agent, model="", agent_args=()))
     return engine.store.requeue(run.id, "asked for by a person")
 
 
@@ -109,7 +116,7 @@ def stop(engine: Engine, ref: str) -> TaskRun:
 def describe(engine: Engine, ref: str) -> dict[str, Any]:
     """The run as `--json` shows it."""
     run = engine.store.get(ref)
-    return run_report(run, engine.store.attempts(run.id), engine.store.contexts(run.id))
+    return report_of(engine.store, run)
 
 
 EXIT_CODES: dict[int, str] = {

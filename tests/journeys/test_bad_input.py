@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.journeys.stage import Done, Stage
 
 from perdure.rehearsal import Rehearsal
-from tests.journeys.stage import Done, Stage
 
 RUN = ("run", "--agent", "claude", "--permissions", "full", "--attempts", "1")
 
@@ -42,7 +42,9 @@ def refused(done: Done, code: int, *words: str) -> None:
 def nothing_made(stage: Stage) -> None:
     """No run, no branch, no workdir, and nothing reached the model."""
     assert stage.perdure("ls", "--json").json["runs"] == []
-    branches = subprocess.run(["git", "branch", "--list", "--format=%(refname:short)"], cwd=stage.repo, env=stage.environ, capture_output=True)
+    branches = subprocess.run(
+        ["git", "branch", "--list", "--format=%(refname:short)"], cwd=stage.repo, env=stage.environ, capture_output=True
+    )
     assert branches.stdout.split() in ([b"main"], [])
     assert list(stage.home.glob(".local/share/perdure/.perdure/work/*")) == []
     assert stage.rehearsal.requests == []
@@ -109,7 +111,9 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
     nothing_made(stage)
 
 
-@pytest.mark.parametrize("prompt", ["- item one\n- item two", "--help me", "/cost is what I want to know", "/compact", "@greet.py what is it?"])
+@pytest.mark.parametrize(
+    "prompt", ["- item one\n- item two", "--help me", "/cost is what I want to know", "/compact", "@greet.py what is it?"]
+)
 def test_a_prompt_of_any_shape_reaches_the_model(stage: Stage, prompt: str) -> None:
     """A prompt that begins like a flag or a command of the CLI is still a prompt, and is found in the transcript."""
     done = stage.perdure(*RUN, "--json", "-", prompt=prompt)
@@ -170,7 +174,7 @@ def test_corrupt_transcript(stage: Stage) -> None:
     assert done.json["attempts"][1]["session_id"] == first["attempts"][0]["session_id"]
     assert done.json["attempts"][1]["receipt"]["verdict"] == "native"
     assert stage.rehearsal.prompts()[0] == "Do it."
-    aside = [path for path in stage.agent_home.rglob("*unusable*")]
+    aside = list(stage.agent_home.rglob("*unusable*"))
     assert [path.read_bytes()[:8] for path in aside] == [b"\0garbage"]
 
 

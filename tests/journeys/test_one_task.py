@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.journeys.stage import Stage, said
+from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
 
@@ -403,3 +403,55 @@ def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
     assert done.code == 0, done.err
     assert "two is missing" in one.rehearsal.prompts()[-1]
     went_on_natively(one, done.json)
+
+
+def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
+    """SIGKILL of perdure while the verify command runs: the retry ends that command, checks again, and records the success."""
+    one = stage(TWO_TURNS)
+    check = "echo checked >> ../checks.txt; test -e again.txt || { touch again.txt; sleep 97; }"
+    started = one.start(*run_to(one, "--verify", check), PROMPT)
+    one.until(lambda: next(iter(one.home.rglob("again.txt")), None), "the check runs")
+    started.kill()
+    one.finish(started)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    (attempt,) = done.json["attempts"]
+    assert attempt["outcome"]["kind"] == "succeeded"
+    assert next(iter(one.home.rglob("checks.txt"))).read_text() == "checked\nchecked\n"
+    one.nothing_survives()
+
+
+def test_handed_over_to_another_agent(stage: MakeStage) -> None:
+    """`retry --agent` goes on with another CLI in the same workdir: a new conversation with a brief, receipt `rebuilt`."""
+    one = stage(HANGS_IN_A_REPLY)
+    other = "codex" if one.agent == "claude" else "claude"
+    one.environ |= {f"PERDURE_{other.upper()}": str(native(other)), **one.rehearsal.environ(other, home=one.home / f".{other}")}
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    one.rehearsal.wait_for(2)
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    first = one.finish(started).json
+    done = one.perdure("retry", "task", "--agent", other, "--json")
+    assert done.code == 0, done.err
+    report = done.json
+    assert (report["agent"], report["workspace"]) == (other, first["workspace"])
+    assert (report["attempts"][1]["continuation"], report["attempts"][1]["receipt"]["verdict"]) == ("rebuild", "rebuilt")
+    brief = one.rehearsal.prompts()[0]
+    for piece in (PROMPT, "echo one > one.txt", "your own earlier work"):
+        assert piece in brief
+    one.nothing_survives()
+
+
+def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
+    """A push of an attempt that was killed afterwards is in the ledger, and the next attempt is told to verify it."""
+    one = stage(HANGS_IN_A_TOOL.replace("echo one > one.txt;", "echo one > one.txt; git push ../nowhere main;"))
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    workdir = begun_in_tool(one)
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    effects = one.finish(started).json["attempts"][0]["effects"]
+    assert [(effect["kind"], effect["ok"]) for effect in effects] == [("push", None)]
+    (workdir / "go.txt").touch()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert "Already done outside this directory; verify" in one.rehearsal.prompts()[-1]
+    assert "git push ../nowhere main" in one.rehearsal.prompts()[-1]
+    assert "git push" in one.perdure("why", "task").out

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure import process
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import Engine, mark_of
 from perdure.attempt.opening import Opened
 from perdure.attempt.watching import Watched
 from perdure.continuity import judge
@@ -86,7 +86,7 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
     returned = reading.session_id
     # A resumed conversation is judged by its own file, whatever the agent opened instead.
     judged = asked.session_id if asked.kind is Start.RESUME else (returned or asked.session_id)
-    path = driver.transcript(opened.home, judged) if judged else None
+    path = opened.transcript(judged) if judged else None
     after = snapshot(driver, path)
     own = fingerprint((opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
     known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
@@ -141,21 +141,34 @@ def _between(opened: Opened, session: Session | None, known: Snapshot | None, be
 def _verify(engine: Engine, opened: Opened) -> tuple[Outcome, VerifyEnded]:
     """Runs the task's own check in the workdir; its failure is the attempt's failure."""
     spec = opened.claim.run.spec
+    directory = _verify_directory(opened)
     code, output = process.run_quick(
-        ("sh", "-c", spec.verify),
-        directory=opened.directory / "verify",
+        spec.verify,
+        directory=directory,
         cwd=Path(opened.workspace.path),
         env=engine.agent_environment(opened.driver, opened.claim.run),
         timeout_s=VERIFY_TIMEOUT_S,
+        mark=mark_of(opened.attempt),
     )
     checked = VerifyEnded(code=code, output=engine.redactor.text(output[-VERIFY_OUTPUT:]))
     for name in ("stdout", "stderr"):
-        engine.redactor.file(opened.directory / "verify" / name)
+        engine.redactor.file(directory / name)
     if code == 0:
         return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{spec.verify}`", code=0), checked
     return Outcome(
         kind=OutcomeKind.FAILED, detail=f"verify `{spec.verify}` failed with exit code {code}:\n{checked.output}", code=0
     ), checked
+
+
+def _verify_directory(opened: Opened) -> Path:
+    """A directory of its own for each check; one that a dead supervisor had begun is ended first."""
+    number = 1
+    while (directory := opened.directory / f"verify-{number}").exists():
+        begun = process.find(directory)
+        if begun is not None:
+            begun.kill()
+        number += 1
+    return directory
 
 
 def _sessions(
@@ -165,7 +178,7 @@ def _sessions(
     session = watched.session
     if session is None:
         return ()
-    transcript = opened.driver.transcript(opened.home, session.id)
+    transcript = opened.transcript(session.id)
     found = snapshot(opened.driver, transcript)
     if transcript is not None and found is not None and found.turns:
         try:

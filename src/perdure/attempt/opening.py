@@ -36,7 +36,9 @@ from perdure.model import (
     Workspace,
 )
 from perdure.protocols import AgentDriver, Begun
-from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+from perdure.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+
+RESTORE_S = 120.0
 
 
 class NotStarted(Exception):
@@ -72,6 +74,10 @@ class Opened:
     @property
     def directory(self) -> Path:
         return Path(self.attempt.directory)
+
+    def transcript(self, session_id: str) -> Path | None:
+        """The file to judge a conversation by, as it is now."""
+        return locate(self.driver, self.home, session_id, self.directory)
 
     @property
     def asked(self) -> Continuation:
@@ -129,12 +135,13 @@ def _decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live:
         now=engine.store.now(),
         session=live,
         lost=retired[-1] if retired else None,
-        transcript=snapshot(driver, driver.transcript(home, live.id)) if live else None,
+        transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
         copy=snapshot(driver, engine.copies.of(driver.name, live.id)) if live else None,
         tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
         writers=tuple(driver.writers(home, live.id)) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
+        handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
     continuation = choose(situation)
     if continuation.kind is Start.WAIT:
@@ -144,6 +151,12 @@ def _decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live:
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     return continuation
+
+
+def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
+    """The agent of the newest attempt that began, if it is another one."""
+    before = next((attempt.flags["agent"] for attempt in reversed(attempts) if "agent" in attempt.flags), agent)
+    return before if before != agent else ""
 
 
 def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung]:
@@ -169,13 +182,15 @@ def _begin(
     cwd = Path(run.workspace.path)
     key = SessionKey(run.spec.agent, run.scope)
     now = engine.store.now()
+    directory = engine.attempt_directory(claim)
     if asked.rung is Rung.COPY:
-        place = engine.copies.put_back(driver, asked.session_id, home, cwd)
+        place = _put_back(engine, claim, driver, program, home, asked.session_id)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
     if live is not None and asked.kind in (Start.FRESH, Start.REBUILD) and live.id != asked.session_id:
         engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
         live = None
-    before = snapshot(driver, driver.transcript(home, asked.session_id)) if asked.kind in (Start.RESUME, Start.FORK) else None
+    goes_on = asked.kind in (Start.RESUME, Start.FORK)
+    before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     text = prompt(asked, story_of(engine, claim, live, _turns_between(driver, live, before)))
     session = live
     if session is None and asked.session_id:
@@ -191,7 +206,6 @@ def _begin(
         )
     if session is not None:
         session = replace(session, prompts=(*session.prompts, fingerprint(text)), updated=now)
-    directory = engine.attempt_directory(claim)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
     attempt = engine.store.begin(
@@ -210,6 +224,24 @@ def _begin(
     return Opened(claim=claim, attempt=attempt, driver=driver, workspace=run.workspace, home=home, session=session, process=None)
 
 
+def _put_back(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> Path:
+    """Puts perdure's own copy back. Whether the agent takes it is for the attempt to show. Returns where it went."""
+    assert claim.run.workspace is not None
+    cwd = Path(claim.run.workspace.path)
+    if driver.archive is None:
+        return engine.copies.put_back(driver, session_id, home, cwd)
+    restoring = process.start(
+        driver.archive.restore(program, session_id, engine.copies.of(driver.name, session_id).read_bytes()),
+        directory=engine.attempt_directory(claim) / "restore",
+        cwd=cwd,
+        env=engine.agent_environment(driver, claim.run),
+        mark=f"{claim.run.id}.{claim.attempt}.restore",
+        deadline_s=RESTORE_S,
+    )
+    restoring.wait()
+    return home
+
+
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
     """Prompts that somebody else put into the conversation since perdure last saw it."""
     if live is None or before is None or live.snapshot is None or not begins_with(Path(before.path), live.snapshot):
@@ -220,7 +252,7 @@ def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot |
 def _flags(claim: Claim) -> dict[str, str]:
     """What is no part of a conversation and is set again on every resume; kept so that a change can be shown."""
     spec = claim.run.spec
-    return {"model": spec.model, "permissions": str(spec.permissions), "agent_args": " ".join(spec.agent_args)}
+    return {"agent": spec.agent, "model": spec.model, "permissions": str(spec.permissions), "agent_args": " ".join(spec.agent_args)}
 
 
 def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str, str]) -> None:
@@ -233,6 +265,7 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
         home=str(opened.home),
         program=program,
         transcript=attempt.before.path if attempt.before else "",
+        mark=mark_of(attempt),
     )
     refusal = opened.driver.refuse(launch)
     if refusal:

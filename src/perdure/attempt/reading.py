@@ -34,6 +34,8 @@ class Reading:
     open_tools: dict[str, str] = field(default_factory=dict)
     kept: list[AgentEvent] = field(default_factory=list)
     retries: list[RetrySeen] = field(default_factory=list)
+    retries_in_a_row: int = 0
+    """Since the agent last got a whole answer."""
     counted: Usage = field(default_factory=Usage)
     """The sum of what was reported for this launch alone."""
     total: Usage | None = None
@@ -56,11 +58,13 @@ class Reading:
             case ToolEnded():
                 self.open_tools.pop(event.tool_id, None)
             case UsageSeen():
+                self.retries_in_a_row = 0
                 if event.cumulative:
                     self.total = event.usage
                 else:
                     self.counted = self.counted + event.usage
             case RetrySeen():
+                self.retries_in_a_row += 1
                 self.retries = [*self.retries, event][-RETRIES_KEPT:]
             case WritesLost():
                 self.writes_lost = event.detail

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perdure.attempt.engine import Engine
 from perdure.continuation import Story
-from perdure.events import AttemptEnded, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
+from perdure.effects import Effect, ledger
+from perdure.events import AttemptEnded, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Session
 from perdure.workspace import WorkdirState
 
@@ -19,7 +22,8 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
     run = claim.run
     assert run.workspace is not None
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
-    done, open_tools = _told(engine, run.id)
+    records = engine.store.history(run.id, limit=HISTORY)
+    done, open_tools = _told(records)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
         given=_given(ended, live),
@@ -28,6 +32,7 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
         workdir=_workdir(engine.workspaces.state(run.workspace)),
         done=done,
         turns_between=turns_between,
+        effects=tuple(_effect(effect) for effect in ledger(records)),
     )
 
 
@@ -46,12 +51,17 @@ def _given(ended: list[Attempt], live: Session | None) -> int:
     return max((a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found), default=0)
 
 
-def _told(engine: Engine, run_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _effect(effect: Effect) -> str:
+    ended = {True: "it succeeded", False: "it failed", None: "its end was not seen"}[effect.ok]
+    return f"attempt {effect.attempt}, {effect.kind}: `{_short(effect.command)}` ({ended})"
+
+
+def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What was said and done, newest lines kept; and the tools that ran when the last attempt ended."""
     lines: list[str] = []
     running: dict[str, str] = {}
     left: tuple[str, ...] = ()
-    for record in engine.store.history(run_id, limit=HISTORY):
+    for record in records:
         match record.event:
             case Said(text=text):
                 lines.append(f"you said: {_short(text)}")

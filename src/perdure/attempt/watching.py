@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from perdure import process
-from perdure.attempt.engine import HEARTBEAT_S, Engine, redacted
+from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
 from perdure.attempt.opening import Opened
 from perdure.attempt.reading import Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
@@ -107,7 +107,7 @@ class _Watch:
         session = self.opened.session
         if session is None:
             return
-        transcript = self.opened.driver.transcript(self.opened.home, session.id)
+        transcript = self.opened.transcript(session.id)
         if transcript is None:
             return
         self.engine.copies.take(self.opened.driver, session.id, transcript)
@@ -128,7 +128,7 @@ class _Watch:
             self.opened.process.stop(cause)
 
     def keep_limits(self) -> None:
-        """Heartbeat, a person's stop, silence, other writers."""
+        """Heartbeat, a person's stop, silence, endless retries, other writers."""
         now = process.boottime()
         if self.engine.stopping():
             self.stop("stopped")
@@ -139,6 +139,9 @@ class _Watch:
         patience = self.opened.claim.run.spec.stall_s * (TOOL_PATIENCE if self.reading.open_tools else 1)
         if patience and now - self.heard > patience:
             self.stop("stalled")
+        enough = self.opened.driver.abilities.retries_in_a_row
+        if enough and self.reading.retries_in_a_row >= enough:
+            self.stop("retrying")
         if now - self.looked >= COLLISION_CHECK_S:
             self.looked = now
             self.look_for_others()
@@ -187,7 +190,17 @@ def _read_to_the_end(run: _Watch) -> None:
     torn = run.lines.rest()
     for event in run.opened.driver.parse(torn) if torn.strip() else ():
         run.absorb(event)
+    if not run.reading.session_id:
+        _find_conversation(run)
     run.flush()
+
+
+def _find_conversation(run: _Watch) -> None:
+    """Asks the archive for the conversation of an agent that ended before it had told its id."""
+    archive = run.opened.driver.archive
+    if archive is not None and run.opened.asked.kind is not Start.RESUME:
+        if found := archive.find(run.opened.home, mark_of(run.opened.attempt)):
+            run.absorb(SessionSeen(session_id=found))
 
 
 def _already_written(engine: Engine, opened: Opened) -> int:

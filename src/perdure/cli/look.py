@@ -49,11 +49,10 @@ def show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(ref: str) -> dict[str, Any]:
-    from perdure.report import run_report
+    from perdure.report import report_of
 
     store = open_to_read(settings())
-    run = store.get(ref)
-    return run_report(run, store.attempts(run.id), store.contexts(run.id))
+    return report_of(store, store.get(ref))
 
 
 def show_verb(arguments: argparse.Namespace) -> int:
@@ -92,7 +91,8 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
-        keep = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags", "outcome", "receipt")
+        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags")
+        keep = (*start, "outcome", "receipt", "effects")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
@@ -114,6 +114,9 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["outcome"]:
         outcome = attempt["outcome"]
         print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
+    for effect in attempt["effects"]:
+        ended = {True: "done", False: "failed", None: "end not seen"}[effect["ok"]]
+        print(f"  effect    {effect['kind']}: {one_line(effect['command'], 160)} ({ended})")
     receipt = attempt["receipt"]
     if receipt is None:
         print("  receipt   none: the attempt ended before the conversation was touched" if attempt["outcome"] else "  receipt   not yet")

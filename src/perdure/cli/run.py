@@ -54,6 +54,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument("--agent", help="hand it over to another agent: same workdir, a new conversation with a brief")
     _following(parser)
 
 
@@ -106,7 +107,7 @@ def retry_verb(arguments: argparse.Namespace) -> int:
     def again(engine: Any) -> TaskRun:
         from perdure import service
 
-        return service.retry(engine, arguments.name)
+        return service.retry(engine, arguments.name, arguments.agent or "")
 
     return _follow(arguments, settings(), again)
 

@@ -22,6 +22,8 @@ _CAUSES = {
     "deadline": (OutcomeKind.TIMED_OUT, "it took longer than it was allowed to, and was ended"),
     "stalled": (OutcomeKind.STALLED, "it was silent for too long, and was ended"),
     "stopped": (OutcomeKind.CANCELLED, "it was stopped on request"),
+    "retrying": (OutcomeKind.OVERLOADED, "it asked its service again and again without a whole answer, and was ended"),
+    "flooded": (OutcomeKind.FAILED, "it wrote more output than is kept, and was ended"),
     "lost": (OutcomeKind.LOST, "nobody saw how it ended"),
 }
 

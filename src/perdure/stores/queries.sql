@@ -77,6 +77,9 @@ RETURNING *;
 -- name: place_run
 UPDATE runs SET workspace_id = :workspace_id, place = :place, workspace = :workspace, updated = :now WHERE id = :id;
 
+-- name: reassign
+UPDATE runs SET agent = :agent, spec = :spec, updated = :now WHERE id = :id AND state <> 'running' RETURNING *;
+
 -- name: touch_run
 UPDATE runs SET updated = :now WHERE id = :id;
 

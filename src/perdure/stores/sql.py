@@ -163,6 +163,18 @@ class SqlStore(Reading):
                 raise Conflict(f"{run.name} waits for what it needs", f"perdure show {run.name}")
             return _reopen(write, run, reason)
 
+    def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
+        from perdure.codec import encode
+        from perdure.events import RunReassigned
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            row = write.one("reassign", id=run.id, agent=spec.agent, spec=encode(spec), now=write.now)
+            if row is None:
+                raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
+            write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
+            return run_of(row)
+
     def request_cancel(self, run_id: str) -> TaskRun:
         from perdure.events import CancelRequested
 
