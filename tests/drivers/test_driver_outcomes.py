@@ -179,7 +179,10 @@ def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
-@pytest.mark.parametrize(("cause", "kind"), [("deadline", K.TIMED_OUT), ("stalled", K.STALLED), ("stopped", K.CANCELLED), ("lost", K.LOST)])
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [("deadline", K.TIMED_OUT), ("stalled", K.STALLED), ("stopped", K.CANCELLED), ("lost", K.LOST), ("flooded", K.FAILED)],
+)
 @pytest.mark.parametrize("name", ["ok", "500", "429", "unknown"])
 def test_who_was_stopped_by_perdure_did_not_fail(agent: str, cause: str, kind: OutcomeKind, name: str) -> None:
     """The supervisor's cause goes before everything that the agent said."""
