@@ -104,6 +104,7 @@ def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None
     workspace = Workspace(id="x", path=str(trap), backend=Backend.HERE)
     everything(yard, workspace)
     assert not place.canary.exists()
+    assert yard.workspaces.state(workspace).head == ""
 
 
 def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
@@ -142,7 +143,7 @@ def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard
 
 
 def test_the_cache_is_never_pruned(yard: Yard) -> None:
-    """gc, prune and repack -d are refused in the cache, so a commit that its origin forgot is still there for its borrowers."""
+    """Its start is pinned; and even without the pin, gc, prune and repack -d leave a commit that its origin forgot."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "soon forgotten")
     yard.git("branch", "short-lived", tip)
     workspace = yard.plan("isolated", base="short-lived")
@@ -150,9 +151,17 @@ def test_the_cache_is_never_pruned(yard: Yard) -> None:
     yard.git("branch", "-D", "short-lived")
     yard.workspaces.prepare(yard.plan("isolated", branch="another"), "claude")
     cache = str(next((yard.root / ".perdure/repos").iterdir()))
-    for command in (("gc", "--prune=now"), ("prune", "--expire=now"), ("repack", "-a", "-d")):
+    pin = f"refs/perdure/pin/{workspace.id}"
+    assert yard.git("--git-dir", cache, "rev-parse", pin) == tip
+    yard.git("--git-dir", cache, "update-ref", "-d", pin)
+    for command in (
+        ("reflog", "expire", "--expire=now", "--all"),
+        ("gc", "--prune=now"),
+        ("prune", "--expire=now"),
+        ("repack", "-a", "-d"),
+    ):
         yard.git("--git-dir", cache, *command, check=False)
-    assert yard.git("--git-dir", cache, "for-each-ref", "--format=%(objectname)", f"refs/perdure/pin/{workspace.id}") == tip
+    assert yard.git("--git-dir", cache, "cat-file", "-t", tip) == "commit"
     assert yard.git("log", "-1", "--format=%s", cwd=workspace.path) == "soon forgotten"
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from tests.workspace.killing import check, kill_after, kill_at, killing_yard
+from tests.workspace.killing import check, command, kill_after, kill_at, killing_yard
 from tests.workspace.yard import REPOSITORIES, Yard
 
 
@@ -42,3 +46,35 @@ def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> 
     assert check(yard, workspace) == []
     kept = [path.read_text() for path in yard.root.glob(".perdure/trash/*/worktree/left-behind")]
     assert kept == ["by somebody\n"]
+
+
+def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> None:
+    """Locks and half-written packs of a fetch that was cut off do not stop the next one, which has the origin's new commits."""
+    yard.workspaces.prepare(yard.plan("isolated", branch="before"), "claude")
+    cache = next((yard.root / ".perdure/repos").iterdir())
+    leftovers = [cache / name for name in ("packed-refs.lock", "refs/remotes/origin/main.lock", "objects/pack/tmp_pack_1", "shallow.lock")]
+    for leftover in leftovers:
+        leftover.touch()
+    (yard.root / f".perdure/locks/{cache.stem}.making").touch()
+    yard.git("commit", "--allow-empty", "-qm", "newer")
+    assert check(yard, yard.plan("isolated")) == []
+    assert not [leftover for leftover in leftovers if leftover.exists()]
+
+
+@pytest.mark.parametrize(("backend", "slow"), [("worktree", "worktree add"), ("isolated", "fetch")])
+def test_the_retry_waits_for_the_git_of_a_killed_supervisor(yard: Yard, backend: str, slow: str) -> None:
+    """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up under its hands."""
+    real, place = shutil.which("git"), yard.top / "bin"
+    place.mkdir()
+    slowly = f'touch {yard.top}/begun; sleep 0.4; {real} "$@"; touch {yard.top}/over'
+    (place / "git").write_text(f'#!/bin/sh\ncase "$*" in *" {slow} "*) {slowly};; *) exec {real} "$@";; esac\n')
+    (place / "git").chmod(0o755)
+    workspace = yard.plan(backend)
+    environ = os.environ | yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
+    with subprocess.Popen(command(yard, workspace), env=environ, stdout=subprocess.DEVNULL) as supervisor:
+        while not (yard.top / "begun").exists():
+            time.sleep(0.005)
+        supervisor.kill()
+    assert not (yard.top / "over").exists()
+    assert check(yard, workspace) == []
+    assert (yard.top / "over").exists()
