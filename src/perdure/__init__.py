@@ -1,3 +1,39 @@
-"""perdure: coding-agent runs that last. See `perdure.cli` for the command and `docs/` for the story."""
+"""perdure: coding-agent runs that last.
+
+`perdure.open()` and `perdure.connect()` are the doors for Python programs (see `perdure.library`); `perdure.cli` is the command.
+Nothing is loaded before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.errors import PerdureError as PerdureError
+    from perdure.library import AsyncRunner as AsyncRunner
+    from perdure.library import Runner as Runner
+    from perdure.library import connect as connect
+    from perdure.library import open as open
+    from perdure.model import Attempt as Attempt
+    from perdure.model import RunState as RunState
+    from perdure.model import TaskRun as TaskRun
+    from perdure.model import TaskSpec as TaskSpec
+    from perdure.model import Verdict as Verdict
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    **dict.fromkeys(("AsyncRunner", "Runner", "connect", "open"), "library"),
+    **dict.fromkeys(("Attempt", "RunState", "TaskRun", "TaskSpec", "Verdict"), "model"),
+    "PerdureError": "errors",
+}
+
+__all__ = ["AsyncRunner", "Attempt", "PerdureError", "RunState", "Runner", "TaskRun", "TaskSpec", "Verdict", "connect", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        from importlib import import_module
+
+        return getattr(import_module(f"perdure.{_ROOMS[name]}"), name)
+    raise AttributeError(f"perdure has no {name!r}")

@@ -33,7 +33,7 @@ def decode_event(text: str | bytes) -> AnyEvent:
 
 def plain(value: Any) -> Any:
     """Any noun or event as dicts, lists, strings and numbers, for output that mixes several."""
-    return msgspec.to_builtins(value)
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 _EVENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)

@@ -270,6 +270,10 @@ class RunStore(Protocol):
         """Records of the run with `seq` greater than `after`, oldest first."""
         ...
 
+    def close(self) -> None:
+        """Lets go of the database."""
+        ...
+
 
 class SessionStore(Protocol):
     """Conversations by (agent, scope). At most one that is not retired exists for each key."""

@@ -1,0 +1,195 @@
+"""perdure for Python programs: the same verbs as the command, typed. Opened by `perdure.open` and `perdure.connect`.
+
+    with perdure.open() as runner:                       # for ordinary programs
+        run = runner.run("Fix the failing test", agent="claude", repo="path/to/repository")
+
+    async with perdure.connect() as runner:              # for programs on an event loop
+        run = await runner.submit("Fix the failing test")
+        following = asyncio.create_task(runner.follow(run.name))
+        async for record in runner.events(run.name):
+            print(record.event)
+
+Both doors lead to one engine; the asynchronous one does each step in a worker thread, so that no agent blocks the loop. What goes
+wrong with perdure itself is a PerdureError; how the agent did is in the run. Signals are the program's own business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from perdure import service
+from perdure.config import Settings, load
+from perdure.events import Record
+from perdure.lifecycle import FINAL
+from perdure.model import Attempt, RunState, TaskRun, TaskSpec
+from perdure.protocols import Observer, RunRow
+from perdure.report import report_of
+from perdure.wiring import open_engine
+from perdure.worker import drive
+
+POLL_S = 0.1
+
+
+class Runner:
+    """The verbs, one after the other. Close it, or use it in a `with`: a running attempt is then stopped in good order."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._engine = replace(open_engine(settings, environ, observers), stopping=self._stop.is_set)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends what runs, in good order, and closes the store."""
+        self._stop.set()
+        self._engine.store.close()
+
+    def spec(self, prompt: str, **settings: Any) -> TaskSpec:
+        """A TaskSpec from the prompt, the settings of this machine, and the fields that are given. Raises TypeError."""
+        chosen = self._settings
+        given: dict[str, Any] = {
+            "agent": chosen.agent,
+            "model": chosen.model,
+            "permissions": chosen.permissions,
+            "continuity": chosen.continuity,
+            "attempts": chosen.attempts,
+            "timeout_s": chosen.timeout,
+            "stall_s": chosen.stall,
+            "budget_usd": chosen.budget_usd,
+        }
+        if not settings.keys() & {"repo", "here", "service"}:
+            settings["repo"] = str(Path.cwd())
+        return TaskSpec(prompt=prompt, **{**given, **settings})
+
+    def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
+        """Accepts a task and returns at once; `follow` works on it."""
+        task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
+        return service.submit(self._engine, task, Path.cwd())
+
+    def follow(self, ref: str) -> TaskRun:
+        """Works on a run until it is final. Raises Conflict if somebody else is at it."""
+        return drive(self._engine, self._engine.store.get(ref).id)
+
+    def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
+        """`submit` and `follow`."""
+        return self.follow(self.submit(prompt, **fields).id)
+
+    def retry(self, ref: str, agent: str = "") -> TaskRun:
+        """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI."""
+        run = service.retry(self._engine, ref, agent)
+        return run if run.state is RunState.SUCCEEDED else self.follow(run.id)
+
+    def update(self, ref: str, prompt: str) -> TaskRun:
+        """Gives a run new instructions in the same conversation, and follows it."""
+        return self.follow(service.update(self._engine, ref, prompt).id)
+
+    def stop(self, ref: str) -> TaskRun:
+        """Stops a run; `retry` goes on later."""
+        return service.stop(self._engine, ref)
+
+    def get(self, ref: str) -> TaskRun:
+        """The run as it is now. Raises NotFound."""
+        return self._engine.store.get(ref)
+
+    def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        """Newest first."""
+        return self._engine.store.find(states, limit)
+
+    def attempts(self, ref: str) -> Sequence[Attempt]:
+        """The run's attempts, with outcomes and receipts."""
+        return self._engine.store.attempts(self.get(ref).id)
+
+    def report(self, ref: str) -> dict[str, Any]:
+        """The object that `perdure show NAME --json` prints."""
+        return report_of(self._engine.store, self.get(ref))
+
+    def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        """Records of the run with `seq` greater than `after`, oldest first."""
+        return self._engine.store.history(self.get(ref).id, after, limit)
+
+
+class AsyncRunner:
+    """The verbs for an event loop. `async with` closes it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def __aenter__(self) -> AsyncRunner:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await asyncio.to_thread(self._runner.close)
+
+    async def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
+        """See `Runner.submit`."""
+        return await asyncio.to_thread(self._runner.submit, prompt, **fields)
+
+    async def follow(self, ref: str) -> TaskRun:
+        """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good order first."""
+        working = asyncio.ensure_future(asyncio.to_thread(self._runner.follow, ref))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self._runner.stop, ref)
+            await working
+            raise
+
+    async def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
+        """See `Runner.run`."""
+        return await self.follow((await self.submit(prompt, **fields)).id)
+
+    async def retry(self, ref: str, agent: str = "") -> TaskRun:
+        """See `Runner.retry`."""
+        return await asyncio.to_thread(self._runner.retry, ref, agent)
+
+    async def update(self, ref: str, prompt: str) -> TaskRun:
+        """See `Runner.update`."""
+        return await asyncio.to_thread(self._runner.update, ref, prompt)
+
+    async def stop(self, ref: str) -> TaskRun:
+        """See `Runner.stop`."""
+        return await asyncio.to_thread(self._runner.stop, ref)
+
+    async def get(self, ref: str) -> TaskRun:
+        """See `Runner.get`."""
+        return await asyncio.to_thread(self._runner.get, ref)
+
+    async def report(self, ref: str) -> dict[str, Any]:
+        """See `Runner.report`."""
+        return await asyncio.to_thread(self._runner.report, ref)
+
+    async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
+        """The run's journal from `after` on, as it grows; ends when the run is final and all was given."""
+        while True:
+            final = (await self.get(ref)).state in FINAL
+            records = await asyncio.to_thread(self._runner.history, ref, after)
+            for record in records:
+                after = record.seq
+                yield record
+            if final and not records:
+                return
+            if not records:
+                await asyncio.sleep(POLL_S)
+
+
+def open(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> Runner:
+    """The door for ordinary programs, with the settings that the command would have here. Raises ConfigError, StoreError."""
+    own = os.environ if environ is None else environ
+    return Runner(load(own, cwd or Path.cwd()), own, observers)
+
+
+def connect(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> AsyncRunner:
+    """The door for programs on an event loop."""
+    return AsyncRunner(open(cwd, environ, observers))

@@ -1,0 +1,60 @@
+"""The composition root: the only place that puts stores, drivers, workspaces and copies together.
+
+Called by the command line (`perdure.cli`) and by `perdure.open`. Everything heavy is imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from perdure.config import Settings
+
+if TYPE_CHECKING:
+    from perdure.attempt import Engine
+    from perdure.protocols import Observer
+    from perdure.stores.sql import SqlStore
+
+DATABASE = "perdure.db"
+
+
+def open_to_read(chosen: Settings) -> SqlStore:
+    """The store for those who only look; nothing is made or written."""
+    from perdure import stores
+
+    return stores.open(chosen.state / DATABASE, read_only=True)
+
+
+def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> Engine:
+    """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
+    from perdure import drivers, stores
+    from perdure.attempt import Engine
+    from perdure.process import worker_identity
+    from perdure.redaction import Redactor
+    from perdure.transcripts import Copies
+    from perdure.workspace import Workspaces
+
+    redactor = Redactor.of(environ)
+    return Engine(
+        store=stores.open(chosen.state / DATABASE, observers=observers),
+        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ)),
+        driver=drivers.load,
+        copies=Copies(chosen.state / "transcripts", redactor),
+        redactor=redactor,
+        state=chosen.state,
+        environ=dict(environ),
+        worker=worker_identity(),
+        grace_s=chosen.grace,
+    )
+
+
+def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
+    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in PERDURE_GIT_TOKEN_HOST, nowhere else."""
+    token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
+
+    def answer(url: str) -> tuple[str, str] | None:
+        from urllib.parse import urlsplit
+
+        return ("x-access-token", token) if token and host and urlsplit(url).hostname == host else None
+
+    return answer

@@ -1,0 +1,100 @@
+"""perdure as a library, on the real Claude Code: the same verbs, typed, for ordinary programs and for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.journeys.stage import Stage
+
+import perdure
+from perdure.events import AttemptEnded, Said
+from perdure.rehearsal import Rehearsal
+
+SCRIPT = "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n---\nsay More is done.\n"
+
+
+@pytest.fixture
+def stage() -> Iterator[Callable[[str], Stage]]:
+    """A machine with Claude Code on a script."""
+    directory = Path(tempfile.mkdtemp(prefix="pl"))
+    made: list[Stage] = []
+
+    def make(script: str) -> Stage:
+        made.append(Stage(directory, "claude", Rehearsal(script).start()))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        each.rehearsal.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
+    """run, update, report and history do what the command does, and the command sees the same run."""
+    one = stage(SCRIPT)
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        run = runner.run("Write one.txt.", agent="claude", repo=str(one.repo), permissions="full", name="task")
+        assert run.state is perdure.RunState.SUCCEEDED
+        again = runner.update("task", "Do more.")
+        assert again.state is perdure.RunState.SUCCEEDED
+        first, second = runner.attempts("task")
+        assert first.receipt is not None
+        assert second.receipt is not None
+        assert (first.receipt.verdict, second.receipt.verdict) == (perdure.Verdict.FRESH, perdure.Verdict.NATIVE)
+        assert any(isinstance(record.event, AttemptEnded) for record in runner.history("task"))
+        assert runner.report("task") == one.show()
+        with pytest.raises(perdure.PerdureError, match="nothing to retry"):
+            runner.retry("task")
+    one.nothing_survives()
+
+
+def test_the_async_door(stage: Callable[[str], Stage]) -> None:
+    """Events arrive while the agent works, as an asynchronous iterator that ends with the run."""
+    one = stage(SCRIPT)
+
+    async def program() -> tuple[perdure.TaskRun, list[str]]:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            run = await runner.submit("Write one.txt.", agent="claude", repo=str(one.repo), permissions="full")
+            working = asyncio.create_task(runner.follow(run.id))
+            said = [record.event.text async for record in runner.events(run.id) if isinstance(record.event, Said)]
+            return await working, said
+
+    run, said = asyncio.run(program())
+    assert run.state is perdure.RunState.SUCCEEDED
+    assert said == ["The first file is written."]
+    one.nothing_survives()
+
+
+def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
+    """A cancelled task leaves no agent behind, and the run can go on later."""
+    one = stage("by history\nhang\nsay Hello.\n")
+
+    async def program() -> str:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            run = await runner.submit("Say hello.", agent="claude", repo=str(one.repo), permissions="full")
+            working = asyncio.create_task(runner.follow(run.id))
+            await asyncio.to_thread(one.rehearsal.wait_for, 1)
+            working.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await working
+            return run.name
+
+    name = asyncio.run(program())
+    one.nothing_survives()
+    assert one.show(name)["state"] == "cancelled"
+    assert one.perdure("retry", name).code == 0
+
+
+def test_importing_costs_nothing() -> None:
+    """`import perdure` loads no room."""
+    words = "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
