@@ -300,8 +300,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `flooded` (too much
-    output), `lost` (nobody saw the end)."""
+    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying`
+    (without end), `flooded` (too much output), `lost` (nobody saw the end)."""
 
     code: int | None = None
     signal: int | None = None

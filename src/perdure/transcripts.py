@@ -28,6 +28,22 @@ def fingerprint(prompt: str) -> str:
     return hashlib.sha256(" ".join(prompt.split()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
+    """The file to judge a conversation by, or None: the agent's own; from an archive it is written into `directory`, as it
+    stands there now."""
+    if driver.archive is None:
+        return driver.transcript(home, session_id)
+    content = driver.archive.read(home, session_id)
+    if content is None:
+        return None
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / f"conversation-{session_id}.jsonl"
+    staged = path.with_suffix(".new")
+    with open(staged, "wb", opener=_private) as file:
+        file.write(content)
+    return staged.replace(path)
+
+
 def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
     """What the transcript is now; None where there is none, or it cannot be read."""
     if path is None:

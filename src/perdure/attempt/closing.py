@@ -57,6 +57,8 @@ def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
         events.append(checked)
     usage = watched.reading.usage(opened.session.total if opened.session else Usage())
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    for path in opened.directory.glob("conversation-*"):
+        engine.redactor.file(path)
     events += [SessionRetired(session_id=s.id, cause=s.cause) for s in sessions if s.state is SessionState.RETIRED]
     collision = _collision(opened, evidence)
     if collision and not watched.other_writers:

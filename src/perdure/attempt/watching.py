@@ -198,9 +198,10 @@ def _read_to_the_end(run: _Watch) -> None:
 def _find_conversation(run: _Watch) -> None:
     """Asks the archive for the conversation of an agent that ended before it had told its id."""
     archive = run.opened.driver.archive
-    if archive is not None and run.opened.asked.kind is not Start.RESUME:
-        if found := archive.find(run.opened.home, mark_of(run.opened.attempt)):
-            run.absorb(SessionSeen(session_id=found))
+    if archive is None or run.opened.asked.kind is Start.RESUME:
+        return
+    if found := archive.find(run.opened.home, mark_of(run.opened.attempt)):
+        run.absorb(SessionSeen(session_id=found))
 
 
 def _already_written(engine: Engine, opened: Opened) -> int:

@@ -14,7 +14,11 @@ from typing import Any, cast
 from perdure.errors import AgentMissing, DriverError
 from perdure.protocols import AgentDriver
 
-BUILT_IN = {"claude": "perdure.drivers.claude:DRIVER", "codex": "perdure.drivers.codex:DRIVER"}
+BUILT_IN = {
+    "claude": "perdure.drivers.claude:DRIVER",
+    "codex": "perdure.drivers.codex:DRIVER",
+    "opencode": "perdure.drivers.opencode:DRIVER",
+}
 GROUP = "perdure.drivers"
 
 

@@ -66,6 +66,7 @@ class ClaudeDriver:
     """An `AgentDriver`."""
 
     name = "claude"
+    archive = None
     abilities = Abilities(
         choose_id=True, fork=True, resume_by_path=True, cwd_bound=False, cumulative_usage=False, max_prompt_bytes=MAX_PROMPT_BYTES
     )

@@ -40,6 +40,7 @@ class CodexDriver:
     """An `AgentDriver`."""
 
     name = "codex"
+    archive = None
     abilities = Abilities(
         choose_id=False, fork=True, resume_by_path=False, cwd_bound=False, cumulative_usage=True, max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS
     )

@@ -1,6 +1,6 @@
 """Where an agent's native program lies. The npm wrapper is never started: a kill would end it and leave the agent running.
 
-Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex` 0.169.0.
+Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex` 0.169.0 and `opencode-ai` 1.18.33.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ _NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """How an agent is installed: its command, its npm scope and name, and its file inside the platform package (a glob)."""
+    """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and name, and its file inside the
+    platform package (a glob), which is named `platform`-linux-x64 and so on."""
 
     command: str
     variable: str
     scope: str
     name: str
     native: str
+    platform: str = ""
+    """Empty: like the package."""
 
     @property
     def install(self) -> str:
-        return f"npm install -g {self.scope}/{self.name}"
+        return f"npm install -g {self.scope}/{self.name}".replace("node_modules/", "")
 
 
 def locate(package: Package, environ: Mapping[str, str]) -> Program:
@@ -55,10 +58,11 @@ def native(package: Package, path: Path) -> Path:
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):
         return path
-    system = f"{package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
-    homes = (scope, scope / package.name / "node_modules" / package.scope)
+    system = f"{package.platform or package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
+    inner = scope / package.name / "node_modules"
+    homes = (scope, inner if package.scope == inner.name else inner / package.scope)
     for home in homes:
-        for folder in (home / system, home / f"{system}-musl"):
+        for folder in (home / system, home / f"{system}-musl", home / f"{system}-baseline"):
             if file := next(iter(sorted(folder.glob(package.native))), None):
                 return file
     return real

@@ -1,0 +1,92 @@
+"""OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
+
+A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one step. `step_finish` with the
+reason `unknown` means that the stream was cut: the CLI asks again at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.events import AgentEvent, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.model import Usage
+
+SUMMARY = 500
+_ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = lines.read(line) or {}
+    part = found.get("part")
+    match found.get("type"):
+        case "step_start":
+            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)),)
+        case "text":
+            said = lines.text(lines.part(part, "text"))
+            return (Said(said),) if said else ()
+        case "tool_use":
+            return _tool(part)
+        case "step_finish":
+            return _finish(part)
+        case "error":
+            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)), _error(found.get("error")))
+        case "reasoning":
+            return ()
+        case _:
+            return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _tool(part: Any) -> Sequence[AgentEvent]:
+    """Start and end at once: there is no line when a tool starts."""
+    key, name, state = (
+        lines.text(lines.part(part, "callID"), SUMMARY),
+        lines.text(lines.part(part, "tool"), SUMMARY),
+        lines.part(part, "state"),
+    )
+    given = lines.part(state, "input")
+    values = given.values() if isinstance(given, dict) else ()
+    named = (lines.part(given, argument) for argument in _ARGUMENTS)
+    summary = next((lines.text(value, SUMMARY) for value in (*named, *values) if isinstance(value, str) and value), "")
+    ok = lines.part(state, "status") == "completed" and not lines.part(state, "metadata", "exit")
+    output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(lines.part(state, "error"), SUMMARY)
+    return (ToolStarted(key, name, summary), ToolEnded(key, ok, output))
+
+
+def _finish(part: Any) -> Sequence[AgentEvent]:
+    reason = lines.text(lines.part(part, "reason"), SUMMARY)
+    if reason == "unknown":
+        return (RetrySeen(detail="the answer broke off"),)
+    used = UsageSeen(_usage(part))
+    if reason == "tool-calls":
+        return (used,)
+    if reason == "stop":
+        return (used, TurnEnded(ok=True, turns=1))
+    return (used, TurnEnded(ok=False, text=f"the model's answer ended with the reason {reason!r}", turns=1))
+
+
+def _error(error: Any) -> AgentEvent:
+    """The last word of a run that failed; the CLI's own retries came before it, in silence."""
+    name, status = lines.text(lines.part(error, "name"), SUMMARY), lines.whole(lines.part(error, "data", "statusCode"))
+    words = lines.text(lines.part(error, "data", "message")) or name or "an error without a word"
+    facts = {key: value for key, value in (("name", name), ("status", str(status or ""))) if value}
+    return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)
+
+
+def _usage(part: Any) -> Usage:
+    """Of one step. OpenCode takes the cached parts out of the input; here they are put back, as everywhere in perdure."""
+    tokens = lines.part(part, "tokens")
+    cached, written = lines.whole(lines.part(tokens, "cache", "read")), lines.whole(lines.part(tokens, "cache", "write"))
+    return Usage(
+        input=lines.whole(lines.part(tokens, "input")) + cached + written,
+        output=lines.whole(lines.part(tokens, "output")) + lines.whole(lines.part(tokens, "reasoning")),
+        cached=cached,
+        cache_write=written,
+        cost_usd=lines.dollars(lines.part(part, "cost")),
+    )
