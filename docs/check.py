@@ -1,0 +1,303 @@
+"""Compares the documents with the code and with themselves. Run by `make check`; needs perdure's own environment, nothing else.
+
+Every difference is one line, `file:line: what is wrong`; with any the exit code is 1. Each `check_...` is one promise.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+
+import generate
+
+from perdure import config, drivers, lifecycle, service
+from perdure.cli import main
+from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Start, Verdict
+
+TOP = generate.DOCS.parent
+STATES, CONTINUITY, REFERENCE = "docs/state_machine.md", "docs/discussions/continuity.md", "docs/reference/cli.md"
+ROOMS = "docs/discussions/architecture.md"
+README_LINES = 150
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
+FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
+MACHINE = re.compile(r"(?<![\w.~$}/-])/(?:" + "|".join(("root", "work", "home", "Users", "workspace", "workspaces")) + r")/[\w.-]+")
+ARROW = re.compile(r"(\w+) --> (\w+)\s*:\s*(.+)")
+
+
+@dataclass
+class Page:
+    """One Markdown file, in lines; `blocks` are its fenced blocks: language, number of the first line, text."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(TOP).as_posix()
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").split("\n")
+
+    @cached_property
+    def parts(self) -> tuple[list[tuple[int, str]], list[tuple[str, int, str]]]:
+        prose, blocks = [], []
+        mark, language, first, held = "", "", 0, list[str]()
+        for number, line in enumerate(self.lines, 1):
+            fence = FENCE.match(line)
+            if not mark and fence:
+                mark, language, first, held = fence[1], fence[2], number + 1, []
+            elif mark and line.strip() == mark:
+                blocks.append((language, first, "\n".join(held)))
+                mark = ""
+            elif mark:
+                held.append(line)
+            else:
+                prose.append((number, line))
+        return prose, blocks
+
+    @property
+    def prose(self) -> list[tuple[int, str]]:
+        return self.parts[0]
+
+    @property
+    def blocks(self) -> list[tuple[str, int, str]]:
+        return self.parts[1]
+
+    @cached_property
+    def anchors(self) -> set[str]:
+        """The anchors of the headings, as GitHub makes them."""
+        found: set[str] = set()
+        for _, line in self.prose:
+            if heading := HEADING.match(line):
+                text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "").lower()
+                slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+                repeats = sum(other == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", other) is not None for other in found)
+                found.add(f"{slug}-{repeats}" if repeats else slug)
+        return found
+
+    def rows(self, *head: str) -> Iterator[tuple[int, list[str]]]:
+        """The rows of the table with exactly these words at its head, without code marks."""
+        inside = False
+        for number, line in self.prose:
+            cells = [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+            if tuple(cells) == head:
+                inside = True
+            elif inside and not cells:
+                return
+            elif inside and not set(line) <= set("|-: "):
+                yield number, cells
+
+
+def pages() -> dict[str, Page]:
+    """All documents of the project, by their path from its top."""
+    paths = [*sorted(TOP.glob("*.md")), *sorted(generate.DOCS.rglob("*.md"))]
+    return {page.name: page for page in map(Page, paths)}
+
+
+def check_links(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Every relative link leads to a file of the project, and every anchor to a heading of it."""
+    for page in all_pages.values():
+        for number, line in page.prose:
+            for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
+                if re.match(r"[a-z]+:", target):
+                    continue
+                name, _, anchor = target.partition("#")
+                place = (page.path.parent / name).resolve() if name else page.path
+                if not place.exists() or TOP not in (place, *place.parents):
+                    yield f"{page.name}:{number}: the link {target} leads to nothing"
+                elif anchor and place.suffix == ".md":
+                    there = all_pages[place.relative_to(TOP).as_posix()]
+                    if anchor not in there.anchors:
+                        yield f"{page.name}:{number}: {there.name} has no heading for #{anchor}"
+
+
+def check_generated(all_pages: dict[str, Page]) -> Iterator[str]:
+    """The reference is what the code gives."""
+    try:
+        found = generate.problem()
+    except SystemExit as error:
+        found = str(error)
+    if found:
+        yield found
+
+
+def check_words(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Every state, outcome, verdict, policy, setting and exit code stands in the page that explains it."""
+    wanted = [
+        *((STATES, word) for word in (*RunState, *OutcomeKind)),
+        *((CONTINUITY, word) for word in (*Verdict, *ContinuityPolicy, *Start)),
+        *((REFERENCE, word) for word in config.READERS),
+    ]
+    for name, word in wanted:
+        if f"`{word}`" not in "\n".join(all_pages[name].lines):
+            yield f"{name}: it says nothing of `{word}`"
+    codes = {cells[0] for _, cells in all_pages[REFERENCE].rows(*HEAD_OF_CODES)}
+    for code in sorted({str(code) for code in service.EXIT_CODES} - codes):
+        yield f"{REFERENCE}: it says nothing of exit code {code}"
+
+
+HEAD_OF_CODES = ("Code", "Meaning", "perdure's own error", "Last outcome of a run that has failed")
+
+
+def check_states(all_pages: dict[str, Page]) -> Iterator[str]:
+    """The table and the diagram of the states are `lifecycle.MOVES`, no more and no less."""
+    page = all_pages[STATES]
+    moves = {(str(state), str(trigger), str(to)) for (state, trigger), to in lifecycle.MOVES.items()}
+    table = {(cells[0], cells[1], cells[2]) for _, cells in page.rows("State", "Trigger", "Next state", "When") if len(cells) == 4}
+    drawn = {
+        (arrow[1], trigger.strip(), arrow[2])
+        for language, _, text in page.blocks
+        if language == "mermaid"
+        for arrow in ARROW.finditer(text)
+        for trigger in arrow[3].split(",")
+    }
+    for what, found in (("table", table), ("diagram", drawn)):
+        for state, trigger, to in sorted(moves - found):
+            yield f"{page.name}: the {what} lacks {state}, {trigger}, {to}"
+        for state, trigger, to in sorted(found - moves):
+            yield f"{page.name}: the {what} has {state}, {trigger}, {to}, and lifecycle.MOVES has not"
+
+
+def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
+    """What the table says of each outcome is what `lifecycle.decide` answers, with attempts left."""
+    page = all_pages[STATES]
+    tally = lifecycle.Tally(counted=1, free=1, allowed=3)
+    rows = list(page.rows("Outcome", "Counts", "disclose, fresh-ok", "strict", "What it means, and what follows"))
+    for kind in sorted({str(kind) for kind in OutcomeKind} - {cells[0] for _, cells in rows}):
+        yield f"{page.name}: the table of outcomes lacks {kind}"
+    for number, cells in rows:
+        if cells[0] not in list(OutcomeKind):
+            yield f"{page.name}:{number}: there is no outcome {cells[0]}"
+            continue
+        kind = OutcomeKind(cells[0])
+        said = ["no" if kind in lifecycle.FREE else "yes"]
+        for policy in (ContinuityPolicy.DISCLOSE, ContinuityPolicy.STRICT):
+            decision = lifecycle.decide(Outcome(kind=kind), tally, policy, now=0)
+            said.append(str(decision.state) + (", needs_person" if decision.condition else ""))
+        if cells[1:4] != said:
+            yield f"{page.name}:{number}: for {kind} the code says {said}, the table {cells[1:4]}"
+
+
+def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
+    """The page on the architecture has every room, and the floors as they are checked."""
+    page = all_pages[ROOMS]
+    named = {cells[0] for _, cells in page.rows("Room", "What it is for")}
+    there = {path.stem for path in generate.SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    for room in sorted(there - {"__init__", "__main__"} - named):
+        yield f"{page.name}: it says nothing of the room {room}"
+    for room in sorted(named - there):
+        yield f"{page.name}: there is no room {room}"
+    contracts = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    floors = "\n".join(next(contract["layers"] for contract in contracts if contract["type"] == "layers"))
+    if floors not in (text for language, _, text in page.blocks if language == "text"):
+        yield f"{page.name}: the floors are not those of pyproject.toml"
+
+
+def check_machine_paths(all_pages: dict[str, Page]) -> Iterator[str]:
+    """No document names a place on somebody's machine."""
+    for page in all_pages.values():
+        for number, line in enumerate(page.lines, 1):
+            if found := MACHINE.search(line):
+                yield f"{page.name}:{number}: {found[0]} is a place on somebody's machine"
+
+
+def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Fenced python, toml and json parse; toml that says it is a settings file holds known settings and good values."""
+    parsers: dict[str, Callable[[str], object]] = {"python": ast.parse, "toml": tomllib.loads, "json": json.loads}
+    for page in all_pages.values():
+        for language, first, text in page.blocks:
+            try:
+                parsed = parsers[language](text) if language in parsers else None
+                if language == "toml" and isinstance(parsed, dict) and re.match(r"# \S*(perdure|config)\.toml", text):
+                    for key, value in parsed.items():
+                        config.READERS[key](value)
+            except KeyError as error:
+                yield f"{page.name}:{first}: there is no setting {error}"
+            except ValueError as error:  # json's and tomllib's errors are ValueErrors too
+                yield f"{page.name}:{first}: this {language} is wrong: {error}"
+            except SyntaxError as error:
+                yield f"{page.name}:{first + (error.lineno or 1) - 1}: this python does not parse: {error.msg}"
+
+
+def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Every `perdure` command in a fenced sh block is one that the real parsers take."""
+    for page in all_pages.values():
+        for language, first, text in page.blocks:
+            if language != "sh":
+                continue
+            for number, words in commands(first, text):
+                if words[:1] and words[0] not in main.VERBS:
+                    if words[0] not in ("--help", "--version"):
+                        yield f"{page.name}:{number}: there is no verb {words[0]!r}"
+                elif words:
+                    said = StringIO()
+                    try:
+                        with redirect_stderr(said):
+                            generate.parser_of(words[0]).parse_args(words[1:])
+                    except SystemExit:
+                        last = said.getvalue().strip().split("\n")[-1]
+                        if "--help" not in words:
+                            yield f"{page.name}:{number}: {last}"
+
+
+def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The words after each `perdure` in a shell text, up to a pipe, a list operator, a redirection or a comment."""
+    joined, number = "", first
+    for at, line in enumerate(text.split("\n"), first):
+        joined, number = (joined + line, number) if joined else (line, at)
+        if line.endswith("\\"):
+            joined = joined[:-1]
+            continue
+        lexer = shlex.shlex(joined, posix=True, punctuation_chars="|&;<>()")
+        lexer.whitespace_split = True
+        joined = ""
+        words: list[str] | None = None
+        for token in [*lexer, ";"]:
+            if set(token) <= set("|&;<>()"):
+                if words is not None:
+                    yield number, words
+                words = None
+            elif words is not None:
+                words.append(token)
+            elif token == "perdure":
+                words = []
+
+
+def check_readme(all_pages: dict[str, Page]) -> Iterator[str]:
+    """The front page stays one: short, with every agent, and the place where the demo's output is shown."""
+    page = all_pages["README.md"]
+    for name in drivers.BUILT_IN:
+        if f"`{name}`" not in "\n".join(page.lines):
+            yield f"README.md: it says nothing of the agent `{name}`"
+    if len(page.lines) > README_LINES:
+        yield f"README.md: it has {len(page.lines)} lines, more than {README_LINES}"
+    for mark in ("<!-- demo -->", "<!-- /demo -->"):
+        if mark not in page.lines:
+            yield f"README.md: the mark {mark} is gone"
+
+
+def run() -> int:
+    all_pages = pages()
+    checks = [check for name, check in globals().items() if name.startswith("check_")]
+    problems = [problem for check in checks for problem in check(all_pages)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(f"docs: {len(problems)} problem(s) in {len(all_pages)} documents", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,378 @@
+"""Writes `docs/reference/cli.md` from the argparse parsers and the code, so that it cannot rot. Called by people, and by `check`.
+
+    python docs/generate.py            write it
+    python docs/generate.py --check    exit 1 if it is not up to date, and say so
+
+A flag, a setting, an exit code, a field of the JSON or a kind of event that has no words in `words.py` or in its docstring is an error,
+and so are words for something that is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, redirect_stdout
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from typing import Any, get_args
+
+DOCS = Path(__file__).resolve().parent
+SOURCE = DOCS.parent / "src" / "perdure"
+TARGET = DOCS / "reference" / "cli.md"
+sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
+
+from words import BARE, DURATIONS, NOUNS, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
+
+from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
+from perdure.cli import main, stop  # noqa: E402
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            "# Commands, exit codes, settings, JSON",
+            "",
+            "<!-- Made by docs/generate.py from the code. Do not edit: change the code, then run it. -->",
+            "",
+            "[Verbs](#verbs) · [Exit codes](#exit-codes) · [Settings](#settings) · [Variables](#variables) · "
+            "[Agents](#agents) · "
+            "[The run as JSON](#the-run-as-json) · [Other JSON](#other-json) · [Events](#events)",
+            "",
+            *verbs(),
+            *exit_codes(),
+            *settings(),
+            *agents(),
+            *run_object(),
+            *other_objects(),
+            *kinds_of_events(),
+        ]
+    )
+
+
+def verbs() -> Iterator[str]:
+    yield from ("## Verbs", "")
+    yield from (
+        "A run is named by its name, its key, its id or a prefix of the id of at least 4 characters. Data goes to standard output, "
+        "progress and errors to standard error.",
+        "",
+    )
+    shown = {verb: text for verb, (_, text) in main.VERBS.items() if text}
+    yield from table(("Verb", "What it does"), ((f"[`{verb}`](#perdure-{verb})", text) for verb, text in shown.items()))
+    for verb, text in shown.items():
+        parser = parser_of(verb)
+        named = [action for action in parser._actions if not action.option_strings]
+        words = [f"[{place(a)}]" if a.nargs == "?" else place(a) for a in named]
+        yield from (f"### perdure {verb}", "", text[0].upper() + text[1:] + ".", "")
+        yield from (f"`{' '.join(['perdure', verb, *words, '[options]'])}`", "")
+        yield from table(("Argument", "Meaning"), (row(verb, action) for action in parser._actions if action.dest != "help"))
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The verb's own parser, as the command makes it."""
+    module = import_module(f"perdure.cli.{main.VERBS[verb][0]}")
+    parser = argparse.ArgumentParser(prog=f"perdure {verb}", allow_abbrev=False)
+    getattr(module, f"{verb}_arguments")(parser)
+    return parser
+
+
+def row(verb: str, action: argparse.Action) -> tuple[str, str]:
+    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{place(action)}`"
+    if action.option_strings and action.nargs != 0:
+        names += f" {code(place(action))}"
+    meaning = action.help or next((BARE[name] for name in action.option_strings if name in BARE), "")
+    if not meaning:
+        raise SystemExit(f"docs/generate.py: {verb} {action.dest} has no help text")
+    if action.choices and not action.help:
+        meaning += ": " + ", ".join(f"`{choice}`" for choice in action.choices)
+    return names, meaning
+
+
+def place(action: argparse.Action) -> str:
+    if action.choices:
+        return "|".join(map(str, action.choices))
+    return str(action.metavar or action.dest.upper())
+
+
+def exit_codes() -> Iterator[str]:
+    yield from ("## Exit codes", "")
+    yield from (
+        "`run`, `retry` and `update` end with the code of the run that they followed; with `--detach` with 0 once it is accepted. The "
+        "other verbs end with 0, or with the code of perdure's own error. `doctor` ends with 1 if a run would fail here, `stop` with 75 "
+        f"if the agent has not ended within {stop.PATIENCE_S:g} s.",
+        "",
+    )
+    rows = []
+    for number, meaning in service.EXIT_CODES.items():
+        classes = [name for name, kind in vars(errors).items() if inspect.isclass(kind) and getattr(kind, "exit_code", 1) == number]
+        classes = [name for name in classes if number != 1 and name != "PerdureError"]
+        kinds = [str(kind) for kind in model.OutcomeKind if service.exit_code(failed_run(), kind) == number]
+        by = ", ".join(f"`{kind}`" for kind in kinds) if number != 1 else "all others"
+        rows.append((str(number), meaning, ", ".join(f"`{name}`" for name in classes), by if number else ""))
+    head = ("Code", "Meaning", "perdure's own error", "Last outcome of a run that has `failed`")
+    yield from table(head, rows)
+
+
+def failed_run() -> model.TaskRun:
+    spec = model.TaskSpec(prompt="x")
+    return model.TaskRun(id="0", name="x", spec=spec, state=model.RunState.FAILED, created=0, updated=0)
+
+
+def settings() -> Iterator[str]:
+    same("settings", SETTINGS, config.READERS)
+    yield from ("## Settings", "")
+    yield from (
+        "A flag goes before the environment, the environment before the project's `perdure.toml` (the nearest one from the current "
+        "directory up to the top of the repository), that before your own `$XDG_CONFIG_HOME/perdure/config.toml` "
+        "(`~/.config/perdure/config.toml`), that before the default. All problems are reported at once, each with its file and "
+        "line. `perdure doctor` shows what is in force and where it came from. A duration is a number of seconds, or a number with "
+        "`s`, `m`, `h` or `d`.",
+        "",
+    )
+    defaults = {field.name: field.default for field in dataclasses.fields(config.Settings)}
+    rows = []
+    for name, meaning in SETTINGS.items():
+        default = PLACES.get(name) or (shown(name, defaults[name]) if defaults[name] != "" else "")
+        rows.append((f"`{name}`", f"`PERDURE_{name.upper()}`", default, "no" if name in config.NOT_FOR_PROJECTS else "yes", meaning))
+    yield from table(("Setting", "Variable", "Default", "In a project's file", "Meaning"), rows)
+    yield from (
+        "A project's file comes with the repository and is not trusted: it cannot widen permissions, weaken the policy, or move perdure's "
+        "own state. Its `verify` is a command of the repository, and is run.",
+        "",
+        "```toml",
+        "# perdure.toml",
+        'agent = "codex"',
+        'timeout = "30m"',
+        "attempts = 5",
+        'verify = "make test"',
+        "```",
+        "",
+        "### Variables",
+        "",
+    )
+    described = {**programs(), **VARIABLES}
+    same("variables", described, variables_in_use())
+    yield from table(("Variable", "Meaning"), ((f"`{name}`", meaning) for name, meaning in described.items()))
+
+
+def programs() -> dict[str, str]:
+    """The variables that name an agent's program, as the drivers have them."""
+    texts = (path.read_text(encoding="utf-8") for path in sorted((SOURCE / "drivers").glob("*.py")))
+    found = [match for text in texts for match in re.findall(r'\bPackage\(\s*"([\w-]+)",\s*"(PERDURE_\w+)"', text)]
+    return {
+        variable: f"the program `{command}`; default: the first on PATH, followed from the npm wrapper to the native program"
+        for command, variable in found
+    }
+
+
+def variables_in_use() -> set[str]:
+    """Every PERDURE_ variable in the sources that is no setting."""
+    texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
+    return found - {f"PERDURE_{name.upper()}" for name in config.READERS}
+
+
+def shown(name: str, default: Any) -> str:
+    if name in DURATIONS:
+        size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "m"), (1, "s")) if default % size == 0)
+        return f"`{default / size:g}{unit}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def agents() -> Iterator[str]:
+    yield from ("## Agents", "")
+    yield from (
+        "Built in; others come by the entry point `perdure.drivers` ([write a driver](../how-to/write-a-driver.md)). `perdure doctor` "
+        "shows which of them are installed here.",
+        "",
+    )
+    rows = []
+    for name, place in drivers.BUILT_IN.items():
+        driver = drivers.load(name)
+        version = re.search(r"Written against ([\w.]+\w)", import_module(place.partition(":")[0]).__doc__ or "")
+        if version is None:
+            raise SystemExit(f"docs/generate.py: the driver {name} does not say which version it was written against")
+        home = driver.home({"HOME": "~"}).as_posix()
+        chosen = "by perdure, before the launch" if driver.abilities.choose_id else "by the agent, read from its output"
+        bound = "yes" if driver.abilities.cwd_bound else "no"
+        rows.append((f"`{name}`", version[1], f"`{home}`", chosen, bound))
+    yield from table(("Agent", "Written against", "Conversations in", "The conversation's id is chosen", "Only in its own directory"), rows)
+
+
+def run_object() -> Iterator[str]:
+    sample = sample_report()
+    yield from ("## The run as JSON", "")
+    yield from (
+        "`show`, `run`, `retry` and `update` print this object with `--json`. Fields may be added without a new `schema_version`. Times "
+        "are milliseconds since 1970 (UTC), durations seconds, money US dollars.",
+        "",
+        "```json",
+        json.dumps(sample, indent=2, ensure_ascii=False),
+        "```",
+        "",
+    )
+    own = set(sample) | {f"workspace.{key}" for key in sample["workspace"]} | {f"attempts[].{key}" for key in sample["attempts"][0]}
+    own |= {f"attempts[].effects[].{key}" for key in sample["attempts"][0]["effects"][0]}
+    same("fields of the report", REPORT, own)
+    rows = [(f"`{name}`", meaning) for name, meaning in REPORT.items()]
+    nouns = {"contexts[]": "Context", "usage": "Usage", "attempts[].outcome": "Outcome", "attempts[].receipt": "Receipt"}
+    nouns |= {"attempts[].receipt.evidence": "Evidence", "….before, .after, .last_known": "Snapshot", "conditions[]": "Condition"}
+    used = set()
+    for where, noun in nouns.items():
+        for field, doc in fields_of(noun):
+            words = NOUNS.get(f"{noun}.{field}") or (doc[:1].lower() + doc[1:].rstrip(".")).replace("None where", "null where")
+            used.add(f"{noun}.{field}")
+            if not words:
+                raise SystemExit(f"docs/generate.py: {noun}.{field} has no words, in docs/words.py or model.py")
+            rows.append((f"`{where}.{field}`", words))
+    same("fields of the nouns", NOUNS, used & set(NOUNS))
+    yield from table(("Field", "Meaning"), rows)
+
+
+def sample_report() -> dict[str, Any]:
+    """The report of an invented run, made by the code that makes the real one."""
+    at, session = 1_790_000_000_000, "5f0c1c52-8d6e-4f5e-9a55-3b1f4d9c7e21"
+    transcript = f"/srv/agent/.claude/projects/-srv-perdure-work/{session}.jsonl"
+    before = model.Snapshot(transcript, 4096, "9f86d081884c7d65…", 1)
+    after = model.Snapshot(transcript, 9216, "60303ae22b998861…", 2)
+    evidence = model.Evidence(
+        asked=session, returned=session, before=before, after=after, last_known=before, prefix_kept=True, known_kept=True,
+        prompt_found=True, answered=True, cached_tokens=1800,
+    )  # fmt: skip
+    spec = model.TaskSpec(prompt="Fix the failing test", labels={"team": "billing"})
+    attempt = model.Attempt(
+        run="", number=2, context_version=1, worker="", started=at, ended=at + 61_000, directory="/srv/perdure/state/runs/4a1d…/2",
+        continuation=model.Continuation(kind=model.Start.RESUME, session_id=session, reason="its transcript is on disk"),
+        session_id=session, agent_version="2.1.329", flags={"model": "", "permissions": "edit", "agent_args": ""},
+        outcome=model.Outcome(kind=model.OutcomeKind.SUCCEEDED, code=0),
+        usage=model.Usage(2100, 350, 1800, 200, 0.0213),
+        receipt=model.Receipt(verdict=model.Verdict.NATIVE, reasons=(f"same id {session}", "…"), evidence=evidence),
+    )  # fmt: skip
+    run = model.TaskRun(
+        id="4a1d7c0be02f4f4c8d6f0d8b2f6f1c33", name="brisk-otter", spec=spec, state=model.RunState.SUCCEEDED,
+        created=at - 90_000, updated=at + 61_000, finished=at + 61_000, attempt=2,
+        workspace=model.Workspace(
+            id="w", path="/srv/perdure/root/.perdure/work/k3v5…", backend=model.Backend.WORKTREE, repo="/srv/shop",
+            branch="perdure/brisk-otter", base="1c9f0e…",
+        ),
+        conditions=(model.Condition(type="collision", message="1 prompt(s) of somebody else came into the conversation …", at=at),),
+    )  # fmt: skip
+    pushed = effects.Effect(2, "push", "git push origin perdure/brisk-otter", True)
+    found = report.run_report(run, [attempt], [model.Context(1, spec.prompt, at - 90_000)], [pushed])
+    loaded: dict[str, Any] = json.loads(codec.encode(found))
+    return loaded
+
+
+def fields_of(noun: str) -> Iterator[tuple[str, str]]:
+    """The fields of a noun in model.py, each with the docstring below it."""
+    tree = ast.parse((SOURCE / "model.py").read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == noun)
+    for at, node in enumerate(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            after = body[at + 1] if at + 1 < len(body) else None
+            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            yield node.target.id, " ".join(str(said).split())
+
+
+def other_objects() -> Iterator[str]:
+    yield from ("## Other JSON", "")
+    printed = said_on_a_scratch_store("ls", "why NAME", "doctor")
+    (row,), (attempt,), finding = printed["ls"]["runs"], printed["why NAME"]["attempts"], printed["doctor"]["findings"][0]
+    inside = {
+        "ls": f"; `runs`: {listed(row)}",
+        "why NAME": f"; `attempts`: {listed(attempt)}",
+        "doctor": f"; `findings`: {listed(finding)}",
+    }
+    rows = [(f"`{verb} --json`", f"one object with {listed(found)}{inside[verb]}") for verb, found in printed.items()]
+    rows.append(("`logs NAME --json`", f"one object a line, with {listed(events.Record.__struct_fields__)}; see [events](#events)"))
+    yield from table(("Command", "What it prints"), rows)
+
+
+def said_on_a_scratch_store(*verbs: str) -> dict[str, dict[str, Any]]:
+    """What the verbs print with --json where there is one run, just claimed. Nothing outside a scratch directory is written."""
+    before = dict(os.environ)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ.clear()
+            os.environ.update(HOME=scratch, PATH=before.get("PATH", os.defpath))
+            with closing(stores.open(Path(scratch, ".local/state/perdure/perdure.db"))) as store:
+                place = model.Workspace(id="w", path=scratch, backend=model.Backend.HERE)
+                store.add(model.TaskSpec(prompt="x"), "0" * 32, "NAME", place)
+                store.claim("nobody", 60.0)
+            found = {}
+            for verb in verbs:
+                with redirect_stdout(StringIO()) as out:
+                    main.main([*verb.split(), "--json"])
+                found[verb] = json.loads(out.getvalue())
+            return found
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def kinds_of_events() -> Iterator[str]:
+    yield from ("## Events", "")
+    yield from (
+        "One journal a run, append-only: `perdure logs NAME --json`. `attempt` 0 means the run itself, `seq` grows by one with each record "
+        "of a store. An event has a `kind` and these fields:",
+        "",
+    )
+    rows = []
+    for kind in (*get_args(events.AgentEvent), *get_args(events.RunEvent)):
+        whose = "agent" if kind in get_args(events.AgentEvent) else "perdure"
+        words = " ".join((kind.__doc__ or "").split())
+        rows.append((f"`{kind.__struct_config__.tag}`", whose, listed(kind.__struct_fields__), words))
+    yield from table(("Kind", "Whose", "Fields", "Meaning"), rows)
+
+
+def listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
+def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for cells in rows:
+        yield "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |"
+    yield ""
+
+
+def same(what: str, described: Mapping[str, str], there: Any) -> None:
+    """Ends the program where words and code differ."""
+    gone, missing = sorted(set(described) - set(there)), sorted(set(there) - set(described))
+    if gone or missing:
+        parts = [f"without words: {', '.join(missing)}"] * bool(missing) + [f"no longer in the code: {', '.join(gone)}"] * bool(gone)
+        raise SystemExit(f"docs/generate.py: {what}: {'; '.join(parts)}")
+
+
+def problem() -> str:
+    """One sentence if the page on disk is not the one that the code gives, else empty."""
+    there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
+    return "" if there == page() else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+
+
+def run(words: list[str]) -> int:
+    if words == ["--check"]:
+        found = problem()
+        if found:
+            print(found, file=sys.stderr)
+        return 1 if found else 0
+    TARGET.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
