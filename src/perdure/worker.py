@@ -7,6 +7,8 @@ works; a second perdure on the same task is refused.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from perdure import process
 from perdure.attempt import Engine, perform, take_over
@@ -14,7 +16,12 @@ from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, TaskRun
 
+if TYPE_CHECKING:
+    from perdure.events import Record
+
 NAP_S = 0.2
+LEFT_ALONE_MS = 5_000
+"""A run that was due so long ago has no supervisor that would take it."""
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
@@ -43,6 +50,22 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
     if not is_orphaned(engine, claim):
         return None
     return take_over(engine, claim)
+
+
+def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
+    """Follows a run that another supervisor works on, to its end; `show` gets each new record. Takes over if that one dies."""
+    seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
+    while True:
+        run = engine.store.get(run_id)
+        for record in engine.store.history(run_id, after=seen):
+            seen = record.seq
+            show(record)
+        if run.state in FINAL or engine.stopping():
+            return run
+        left_alone = run.state is RunState.QUEUED and engine.store.now() - run.run_after > LEFT_ALONE_MS
+        if left_alone or (run.state is RunState.RUNNING and rescue(engine, run) is not None):
+            return drive(engine, run_id)
+        time.sleep(NAP_S)
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:

@@ -455,3 +455,32 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
     assert "Already done outside this directory; verify" in one.rehearsal.prompts()[-1]
     assert "git push ../nowhere main" in one.rehearsal.prompts()[-1]
     assert "git push" in one.perdure("why", "task").out
+
+
+def test_an_update_while_the_agent_works(stage: MakeStage) -> None:
+    """New instructions for a running task wait for the end of its attempt, then go into the same conversation by themselves."""
+    one = stage(TWO_TURNS.replace("say The first", "slow 2\nsay The first") + "---\nsay Three.\n")
+    started = one.start(*run_to(one), PROMPT)
+    one.rehearsal.wait_for(2)
+    done = one.perdure("update", "task", "Then write three.txt.", "--json")
+    assert done.code == 0, done.err
+    assert one.finish(started).code == 0
+    assert [attempt["context_version"] for attempt in done.json["attempts"]] == [1, 2]
+    went_on_natively(one, done.json)
+    first, second = one.rehearsal.prompts()
+    assert first == PROMPT
+    assert "Then write three.txt." in second
+
+
+def test_drift_is_shown(stage: MakeStage) -> None:
+    """Another account between two attempts is shown by `why`, without a word of the credentials; permissions stay as they were."""
+    one = stage(TWO_TURNS + "---\nsay Three.\n")
+    assert one.perdure(*run_to(one), PROMPT).code == 0
+    key = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}[one.agent]
+    one.environ[key] = "another-dummy-key"
+    assert one.perdure("update", "task", "Go further.").code == 0
+    why = one.perdure("why", "task").out
+    assert "drift     the account was" in why
+    assert "dummy" not in why
+    first, second = one.show()["attempts"]
+    assert first["flags"]["permissions"] == second["flags"]["permissions"] == "full"

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from perdure import process
 from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.flags import flags_of
 from perdure.attempt.telling import story_of
 from perdure.continuation import Situation, choose, prompt
 from perdure.events import AgentLaunched, CollisionSeen, CopyRestored, SessionPinned
@@ -214,7 +215,7 @@ def _begin(
             continuation=asked,
             directory=str(directory),
             prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-            flags=_flags(claim),
+            flags=flags_of(engine, claim, driver),
             agent_version=program.version,
             before=before,
             session=session,
@@ -247,12 +248,6 @@ def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot |
     if live is None or before is None or live.snapshot is None or not begins_with(Path(before.path), live.snapshot):
         return 0
     return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
-
-
-def _flags(claim: Claim) -> dict[str, str]:
-    """What is no part of a conversation and is set again on every resume; kept so that a change can be shown."""
-    spec = claim.run.spec
-    return {"agent": spec.agent, "model": spec.model, "permissions": str(spec.permissions), "agent_args": " ".join(spec.agent_args)}
 
 
 def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str, str]) -> None:

@@ -109,8 +109,8 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["continuation"]:
         print(f"  start     {attempt['continuation']} {attempt['session_id']}: {clean(attempt['why'])}")
     print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
-    if previous and previous["agent_version"] and attempt["agent_version"] not in ("", previous["agent_version"]):
-        print(f"  drift     the agent was {previous['agent_version']} before")
+    for change in _drift(previous, attempt) if previous else ():
+        print(f"  drift     {clean(change)}")
     if attempt["outcome"]:
         outcome = attempt["outcome"]
         print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
@@ -124,6 +124,18 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     print(f"  receipt   {receipt['verdict']}")
     for reason in receipt["reasons"]:
         print(f"            - {one_line(reason, 200)}")
+
+
+def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
+    """What is no part of a conversation and has changed since the attempt before: the CLI's version, account, flags."""
+    changes = []
+    if previous["agent_version"] and attempt["agent_version"] not in ("", previous["agent_version"]):
+        changes.append(f"the agent was version {previous['agent_version']} before")
+    for name, value in attempt["flags"].items():
+        before = previous["flags"].get(name, value)
+        if before != value:
+            changes.append(f"the {name} was {before or 'the default'} before")
+    return changes
 
 
 def _flags(flags: dict[str, str]) -> str:

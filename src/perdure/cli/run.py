@@ -136,7 +136,7 @@ def _follow(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[An
     """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its own."""
     from perdure import service
     from perdure.cli.progress import Progress
-    from perdure.worker import drive
+    from perdure.worker import drive, follow
 
     progress = None if arguments.quiet or arguments.detach else Progress()
     with Stopper() as stopper, progress or nullcontext():
@@ -146,6 +146,8 @@ def _follow(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[An
             progress.introduce(run)
         if arguments.detach and run.state is RunState.QUEUED:
             _detach(chosen, run)
+        elif run.state is RunState.RUNNING and not arguments.detach:
+            run = follow(engine, run.id, progress or (lambda record: None))
         elif run.state is not RunState.RUNNING:
             try:
                 run = drive(engine, run.id)
