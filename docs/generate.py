@@ -165,20 +165,19 @@ def settings() -> Iterator[str]:
 
 
 def programs() -> dict[str, str]:
-    """The variables that name an agent's program, as the drivers have them."""
-    texts = (path.read_text(encoding="utf-8") for path in sorted((SOURCE / "drivers").glob("*.py")))
-    found = [match for text in texts for match in re.findall(r'\bPackage\(\s*"([\w-]+)",\s*"(PERDURE_\w+)"', text)]
+    """The variables that name the programs of the built-in agents."""
+    packages = [import_module(place.partition(":")[0]).PACKAGE for place in drivers.BUILT_IN.values()]
     return {
-        variable: f"the program `{command}`; default: the first on PATH, followed from the npm wrapper to the native program"
-        for command, variable in found
+        package.variable: f"the program `{package.command}`; default: the first on PATH, followed from a wrapper to the native program"
+        for package in packages
     }
 
 
 def variables_in_use() -> set[str]:
-    """Every PERDURE_ variable in the sources that is no setting."""
-    texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    """Every PERDURE_ variable in the sources that is no setting; those of drivers only where the driver is built in."""
+    texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.parent.name != "drivers")
     found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
-    return found - {f"PERDURE_{name.upper()}" for name in config.READERS}
+    return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in config.READERS}
 
 
 def shown(name: str, default: Any) -> str:
@@ -252,7 +251,8 @@ def sample_report() -> dict[str, Any]:
     attempt = model.Attempt(
         run="", number=2, context_version=1, worker="", started=at, ended=at + 61_000, directory="/srv/perdure/state/runs/4a1d…/2",
         continuation=model.Continuation(kind=model.Start.RESUME, session_id=session, reason="its transcript is on disk"),
-        session_id=session, agent_version="2.1.329", flags={"model": "", "permissions": "edit", "agent_args": ""},
+        session_id=session, agent_version="2.1.329",
+        flags={"agent": "claude", "model": "", "permissions": "edit", "agent_args": "", "account": "80e030f1"},
         outcome=model.Outcome(kind=model.OutcomeKind.SUCCEEDED, code=0),
         usage=model.Usage(2100, 350, 1800, 200, 0.0213),
         receipt=model.Receipt(verdict=model.Verdict.NATIVE, reasons=(f"same id {session}", "…"), evidence=evidence),
