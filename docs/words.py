@@ -56,7 +56,7 @@ REPORT = {
     "attempts[].lost_session_id": "the conversation that could not go on, where this attempt stands in for it",
     "attempts[].session_id": "the agent's own id of the conversation",
     "attempts[].agent_version": "the agent's version, where it is known",
-    "attempts[].flags": "what is no part of a conversation and is set again on every resume; `account`: by it a change of credentials shows",
+    "attempts[].flags": "what is no part of a conversation and is set again on every resume; `account` shows a change of credentials",
     "attempts[].outcome": "null while it runs",
     "attempts[].receipt": "null while it runs, and where the conversation was never touched",
     "attempts[].usage": "what this attempt added",
