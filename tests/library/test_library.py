@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journeys.stage import Stage
 
 import perdure
 from perdure.events import AttemptEnded, Said
 from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Stage
 
 SCRIPT = "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n---\nsay More is done.\n"
 

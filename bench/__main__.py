@@ -1,0 +1,48 @@
+"""`python -m bench [--quick]`: runs everything, prints the table as Markdown, and says what was missed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import rooms, whole
+from bench.measure import Row, table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smaller repository and fewer rounds")
+    quick = parser.parse_args().quick
+    directory = Path(tempfile.mkdtemp(prefix="perdure-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    disk = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
+    try:
+        rows = list(_rows(directory, disk, quick))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(disk, ignore_errors=True)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; workdirs on tmpfs, the store on disk\n")
+    print(table(rows))
+    missed = [row for row in rows if not row.met]
+    print(f"\n{len(rows) - len(missed)} of {len(rows)} goals met")
+    return 0
+
+
+def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
+    yield from rooms.workdirs(directory, 3_000 if quick else 25_000)
+    yield from rooms.at_once(directory)
+    yield from rooms.store(disk)
+    yield from rooms.lines(directory)
+    yield from rooms.spawn(disk)
+    yield from whole.start_up(disk)
+    for agent in ("claude", "codex"):
+        yield from whole.turns(disk, agent, 0, 3 if quick else 7)
+        yield from whole.turns(disk, agent, 2, 3 if quick else 5)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

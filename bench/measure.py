@@ -1,0 +1,61 @@
+"""Interleaved rounds, medians and ratios: the one way in which everything here is measured."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `ratio` is ours over the other; `goal` is the most (or with `least`, the least) it should be."""
+
+    what: str
+    ours: str
+    beside: str
+    other: str
+    ratio: float
+    goal: float
+    least: bool = False
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.goal if self.least else self.ratio <= self.goal
+
+
+def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
+    """Median seconds of each work, done in turn so that a slow moment of the machine meets all of them."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+    for _ in range(rounds):
+        for place, work in enumerate(works):
+            begun = time.perf_counter()
+            work()
+            seconds[place].append(time.perf_counter() - begun)
+    return [statistics.median(each) for each in seconds]
+
+
+def command(words: Sequence[str], cwd: Path, environ: dict[str, str]) -> Callable[[], object]:
+    """A whole process as a work; it must succeed."""
+    return lambda: subprocess.run(words, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| what | perdure | beside it | | ratio | goal | |", "| --- | ---: | --- | ---: | ---: | ---: | --- |"]
+    for row in rows:
+        sign = ">=" if row.least else "<="
+        verdict = "met" if row.met else "missed"
+        verdict += f": {row.note}" if row.note else ""
+        lines.append(f"| {row.what} | {row.ours} | {row.beside} | {row.other} | {row.ratio:.2f} | {sign} {row.goal:g} | {verdict} |")
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""The rooms measured one by one: workdirs, the store, processes and lines."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from bench.measure import Row, interleaved, ms
+from perdure import process, stores
+from perdure.events import Said
+from perdure.model import Backend, Command, TaskSpec, Workspace
+from perdure.process import Lines
+from perdure.workspace import Workspaces
+
+ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "/dev/null"}
+
+
+def git(cwd: Path, *words: str) -> None:
+    own = {**ENVIRON, "HOME": str(cwd)}
+    subprocess.run(
+        ["git", "-c", "user.name=b", "-c", "user.email=b@example.invalid", *words], cwd=cwd, env=own, check=True, capture_output=True
+    )
+
+
+def make_repository(directory: Path, files: int) -> Path:
+    """A repository of so many small files in folders of a hundred, with two commits."""
+    repo = directory / f"repo-{files}"
+    for number in range(files):
+        path = repo / f"d{number // 100:04}" / f"f{number % 100:02}.txt"
+        if number % 100 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_text(f"file {number}\n" * (5 + number % 40))
+    git(repo, "init", "-q", "-b", "main")
+    git(repo, "add", ".")
+    git(repo, "commit", "-q", "-m", "first")
+    (repo / "d0000/f00.txt").write_text("changed\n")
+    git(repo, "commit", "-q", "-a", "-m", "second")
+    return repo
+
+
+def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
+    """First dispatch and re-dispatch of a workdir against clone, worktree add and rev-parse by hand."""
+    repo = make_repository(directory, files)
+    spaces = Workspaces(directory / "root", environ={**ENVIRON, "HOME": str(directory)})
+    counter = iter(range(1_000_000))
+
+    def planned() -> Workspace:
+        return spaces.plan(TaskSpec(prompt="x", repo=str(repo)), f"run-{next(counter)}", repo)
+
+    def first() -> None:
+        spaces.prepare(planned(), "claude")
+
+    def by_hand() -> None:
+        number = next(counter)
+        git(repo, "worktree", "add", "-q", "-b", f"hand-{number}", str(directory / f"hand-{number}"))
+
+    def clone() -> None:
+        git(directory, "clone", "-q", f"file://{repo}", str(directory / f"clone-{next(counter)}"))
+
+    ours, hand, cloned = interleaved(3, first, by_hand, clone)
+    what = f"first dispatch of a workdir, {files:,} files"
+    yield Row(what, ms(ours), "git worktree add by hand", ms(hand), ours / hand, 1.1)
+    known = planned()
+    spaces.prepare(known, "claude")
+    again, parse = interleaved(15, lambda: spaces.prepare(known, "claude"), lambda: git(Path(known.path), "rev-parse", "HEAD"))
+    yield Row("re-dispatch in place, no network", ms(again), "git rev-parse HEAD", ms(parse), again / parse, 6)
+    yield Row("the same", ms(again), "git clone", ms(cloned), cloned / again, 1000, least=True, note="how many times faster")
+    tree = _bytes(Path(known.path))
+    own = tree + _bytes(repo / ".git" / "worktrees" / Path(known.path).name)
+    yield Row("disk for one more workdir", f"{own >> 20} MiB", "the tree itself", f"{tree >> 20} MiB", own / tree, 1.03)
+
+
+def _bytes(path: Path) -> int:
+    return int(subprocess.run(["du", "-s", "--block-size=1", str(path)], capture_output=True, check=True).stdout.split()[0])
+
+
+def at_once(directory: Path) -> Iterator[Row]:
+    """Eight workdirs of one repository at once against one after the other."""
+    repo = make_repository(directory / "eight", 3_000)
+    spaces = Workspaces(directory / "eight-root", environ={**ENVIRON, "HOME": str(directory)})
+    failures = 0
+
+    def prepare(name: str) -> int:
+        try:
+            spaces.prepare(spaces.plan(TaskSpec(prompt="x", repo=str(repo)), name, repo), "claude")
+        except Exception:
+            return 1
+        return 0
+
+    serial, together = [], []
+    for number in range(5):
+        begun = time.perf_counter()
+        failures += sum(prepare(f"s{number}-{n}") for n in range(8))
+        serial.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(8) as pool:
+            failures += sum(pool.map(prepare, [f"p{number}-{n}" for n in range(8)]))
+        together.append(time.perf_counter() - begun)
+    one, other = statistics.median(together), statistics.median(serial)
+    yield Row(f"8 workdirs at once ({failures} failures in 80)", ms(one), "one after the other", ms(other), one / other, 0.75)
+
+
+def store(directory: Path) -> Iterator[Row]:
+    """Durable events and claims against one fdatasync of the same file system."""
+    database = stores.open(directory / "bench.db")
+    place = Workspace(id="w", path="/w", backend=Backend.TASK)
+    database.add(TaskSpec(prompt="x"), "r0", "run-0", place)
+    claim = database.claim("w", 3600)
+    assert claim is not None
+    probe = os.open(directory / "probe", os.O_WRONLY | os.O_CREAT)
+
+    def sync() -> None:
+        os.pwrite(probe, b"x" * 420, 0)
+        os.fdatasync(probe)
+
+    text = Said(text="x" * 400)
+    single, batch, floor = interleaved(60, lambda: database.record(claim, [text]), lambda: database.record(claim, [text] * 50), sync)
+    os.close(probe)
+    yield Row("one durable event", ms(single), "one fdatasync", ms(floor), single / floor, 2.2)
+    yield Row("a durable event in a batch of 50", ms(batch / 50), "one fdatasync", ms(floor), batch / 50 / floor, 0.1)
+    for number in range(1, 2001):
+        database.add(TaskSpec(prompt="x"), f"r{number}", f"run-{number}", replace(place, id=f"w{number}"))
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        taken = pool.map(_claims, [str(directory / "bench.db")] * 8)
+    waits = sorted(wait for waits, _ in taken for wait in waits)
+    names = [name for _, claimed in taken for name in claimed]
+    p99 = waits[int(len(waits) * 0.99)]
+    what = f"claim by 8 processes, p99 ({len(names)} claims, {len(names) - len(set(names))} twice)"
+    yield Row(what, ms(p99), "one fdatasync", ms(floor), p99 / floor, 5, note="eight processes wait for two cores and one writer")
+    database.close()
+
+
+def _claims(path: str) -> tuple[list[float], list[str]]:
+    database = stores.open(path)
+    waits, names = [], []
+    while True:
+        begun = time.perf_counter()
+        claim = database.claim(f"w{os.getpid()}", 3600)
+        waits.append(time.perf_counter() - begun)
+        if claim is None:
+            database.close()
+            return waits, names
+        names.append(claim.run.id)
+
+
+def lines(directory: Path) -> Iterator[Row]:
+    """Following an agent's output against reading the bytes."""
+    log = directory / "log"
+    line = b'{"type":"assistant","text":"' + b"x" * 1970 + b'"}\n'
+    log.write_bytes(line * 50_000)
+
+    def floor() -> None:
+        with log.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+
+    def follow() -> None:
+        reader = Lines(log)
+        while reader.read():
+            pass
+
+    ours, other = interleaved(5, follow, floor)
+    yield Row("100 MB of 2 kB lines followed", ms(ours), "os.read of the same bytes", ms(other), other / ours, 0.3, least=True)
+
+
+def spawn(directory: Path) -> Iterator[Row]:
+    """A trivial agent under its shim against the bare program."""
+    counter = iter(range(1_000_000))
+
+    def under_shim() -> None:
+        begun = process.start(
+            Command(argv=("/bin/sh", "-c", "echo hello"), stdin=b""), directory=directory / f"a{next(counter)}", cwd=directory,
+            env=ENVIRON, mark=f"bench.{next(counter)}", deadline_s=60,
+        )  # fmt: skip
+        begun.wait()
+
+    ours, other = interleaved(15, under_shim, lambda: subprocess.run(["/bin/sh", "-c", "echo hello"], capture_output=True, check=True))
+    note = "the price of a shim in Python and of durable output, once an attempt"
+    yield Row(
+        "a trivial program under its shim",
+        ms(ours - other),
+        "the bare program (difference)",
+        ms(other),
+        (ours - other) * 1000,
+        80,
+        note=note,
+    )
