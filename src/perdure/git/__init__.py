@@ -1,7 +1,7 @@
 """The only room that runs git, and the only way in which it is run.
 
 `workspace` and `checkpoint` call it. Every call gets an environment of its own: nothing that begins with GIT_ is
-inherited (a leaked GIT_DIR beats `-C`), system and user configuration are not read, and the settings below are given as
+inherited (a leaked GIT_DIR beats `-C`), system and user configuration are not read, and the settings of `hardening` are given as
 environment configuration, which beats whatever an agent wrote into a repository. So hooks, fsmonitor, external diffs,
 signing programs, credential helpers and automatic maintenance do not run, and no transport is allowed unless the call
 asks for it. What is left open (filters that a repository's own configuration names) is listed in docs/reference/trust.md.
@@ -22,80 +22,23 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from perdure.errors import GitFailed, WorkspaceError
+from perdure.git import hardening
+from perdure.git.reading import Status, Worktree, failure, parse_status, parse_worktrees, unreachable
+
+__all__ = ["OLDEST", "Git", "Result", "Status", "Worktree", "parse_status", "parse_worktrees", "require", "unreachable"]
 
 OLDEST = (2, 38)
 """safe.bareRepository came with git 2.38, configuration by environment (GIT_CONFIG_COUNT) with 2.31: without them the
-settings below would silently not hold."""
+settings of `hardening` would silently not hold."""
 
 _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
-
-_PASSED = re.compile(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
-
-_SETTINGS = (
-    ("core.hooksPath", "/dev/null"),
-    ("core.fsmonitor", "false"),
-    ("core.attributesFile", "/dev/null"),
-    ("core.excludesFile", "/dev/null"),
-    ("core.alternateRefsCommand", "true"),
-    ("core.gitProxy", ""),
-    ("core.askPass", ""),
-    ("core.sshCommand", "ssh -oBatchMode=yes"),
-    ("core.fsync", "all"),
-    ("core.protectHFS", "true"),
-    ("core.protectNTFS", "true"),
-    ("credential.helper", ""),
-    ("credential.useHttpPath", "true"),
-    ("diff.external", ""),
-    ("commit.gpgSign", "false"),
-    ("log.showSignature", "false"),
-    ("submodule.recurse", "false"),
-    ("fetch.recurseSubmodules", "false"),
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    ("transfer.fsckObjects", "true"),
-    ("safe.bareRepository", "explicit"),
-    ("http.followRedirects", "false"),
-    ("http.lowSpeedLimit", "1000"),
-    ("http.lowSpeedTime", "30"),
-    ("protocol.allow", "never"),
-)
-
-_FIXED = {
-    "HOME": "/nonexistent",
-    "LC_ALL": "C",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_ATTR_NOSYSTEM": "1",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_ASKPASS": "",
-    "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_GRAFT_FILE": "/nonexistent/grafts",
-    "GIT_NO_LAZY_FETCH": "1",
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_EDITOR": ":",
-    "GIT_PAGER": "cat",
-    "GIT_TEMPLATE_DIR": "",
-    "GIT_DEFAULT_REF_FORMAT": "files",
-}
-"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that has a broker of its own."""
-
-_HINTS = (
-    (r"terminal prompts disabled|could not read Username", "It asks for credentials. Configure a token for this repository."),
-    (r"Authentication failed|HTTP Basic: Access denied|error: 403", "The credentials were refused. Check the token and its rights."),
-    (r"dubious ownership", "The repository belongs to another user. Run perdure as its owner, or change the owner."),
-    (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
-    (r"Read-only file system|Permission denied", "Check who owns the directory, and whether it can be written."),
-    (r"Could not resolve host|Failed to connect|Connection refused|Operation too slow", "Check the network and try again."),
-    (r"transport '.*' not allowed", "A partial clone lacks objects. Fetch them first: git fetch --refetch --no-filter"),
-    (r"unable to update url base from redirection", "The address redirects. Give the repository's final URL."),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +53,6 @@ class Result:
     def text(self) -> str:
         """stdout without the newline at its end, as the file system decodes names."""
         return os.fsdecode(self.stdout).removesuffix("\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a detached HEAD."""
-
-    head: str
-    branch: str
-    changed: tuple[str, ...]
-    untracked: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Worktree:
-    """One line of `git worktree list`: its directory and the full name of its branch, or empty."""
-
-    path: Path
-    branch: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,25 +95,11 @@ class Git:
         if self.work_tree is not None:
             argv.append(f"--work-tree={self.work_tree}")
         argv.extend(args)
-        environment = self._environment(allow, settings) | dict(env or {})
+        environment = hardening.environment(self.environ, self.ceiling, allow, settings) | dict(env or {})
         code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
         if code not in good:
-            raise _failure(argv, args, self.cwd, code, err)
+            raise failure(argv, args, self.cwd, code, err)
         return Result(code, out, err)
-
-    def _environment(self, allow: Collection[str], settings: Sequence[tuple[str, str]]) -> dict[str, str]:
-        env = {name: value for name, value in self.environ.items() if _PASSED.fullmatch(name)}
-        if "ssh" in allow and "SSH_AUTH_SOCK" in self.environ:
-            env["SSH_AUTH_SOCK"] = self.environ["SSH_AUTH_SOCK"]
-        env.update(_FIXED)
-        env["GIT_ALLOW_PROTOCOL"] = ":".join(sorted(allow)) or "none"
-        if self.ceiling is not None:
-            env["GIT_CEILING_DIRECTORIES"] = str(self.ceiling)
-        pairs = (*_SETTINGS, *((f"protocol.{name}.allow", "always") for name in sorted(allow)), *settings)
-        env["GIT_CONFIG_COUNT"] = str(len(pairs))
-        for number, (key, value) in enumerate(pairs):
-            env[f"GIT_CONFIG_KEY_{number}"], env[f"GIT_CONFIG_VALUE_{number}"] = key, value
-        return env
 
     def commit(self, revision: str) -> str:
         """The full id of the commit that `revision` names, or empty if there is none."""
@@ -201,8 +112,8 @@ class Git:
 
     def refs(self, *patterns: str) -> dict[str, str]:
         """Full names and ids of the refs that are, or lie below, one of the patterns."""
-        lines = self.run("for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns).text.splitlines()
-        return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
+        lines = self.run("for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns).text.split("\n")
+        return {name: oid for oid, _, name in (line.partition(" ") for line in lines if line)}
 
     def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
         """Writes a ref; with `new`, only if it does not exist. `name` is a full name."""
@@ -223,33 +134,6 @@ class Git:
         own["GIT_CONFIG_GLOBAL"] = str(_global_config(own)) if own else "/dev/null"
         found = self.run("config", "--null", "--get-regexp", r"^user\.(name|email)$", env=own, good=(0, 1)).stdout
         return dict(entry.split("\n", 1) for entry in os.fsdecode(found).split("\0") if "\n" in entry)
-
-
-def parse_status(out: bytes) -> Status:
-    """Reads `git status --porcelain=v2 --branch -z --no-renames`."""
-    head = branch = ""
-    changed: list[str] = []
-    untracked: list[str] = []
-    for line in os.fsdecode(out).split("\0"):
-        if line.startswith("# branch.oid ") and not line.endswith("(initial)"):
-            head = line[13:]
-        elif line.startswith("# branch.head ") and not line.endswith("(detached)"):
-            branch = line[14:]
-        elif line.startswith("1 "):
-            changed.append(line.split(" ", 8)[8])
-        elif line.startswith("u "):
-            changed.append(line.split(" ", 10)[10])
-        elif line.startswith("? "):
-            untracked.append(line[2:])
-    return Status(head, branch, tuple(changed), tuple(untracked))
-
-
-def parse_worktrees(out: bytes) -> Iterator[Worktree]:
-    """Reads `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
-    for block in os.fsdecode(out).split("\0\0"):
-        fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
-        if "worktree" in fields:
-            yield Worktree(Path(fields["worktree"]), fields.get("branch", ""))
 
 
 @functools.cache
@@ -325,11 +209,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _failure(argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes) -> GitFailed:
-    text = err.decode("utf-8", "replace").strip()
-    lines = [line for line in text.splitlines() if line.startswith(("fatal:", "error:"))] or text.splitlines()[-1:]
-    cause = lines[0].partition(": ")[2] or lines[0] if lines else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
-    return GitFailed(f"git {args[0]} failed in {cwd}: {cause.rstrip('.')}.", argv=tuple(argv), code=code, stderr=text, hint=hint)

@@ -1,0 +1,91 @@
+"""What git says, read: a status, the list of worktrees, and its failures as sentences.
+
+Everything here comes from repositories and servers, so lists are split by NUL alone, and control characters stop here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.errors import GitFailed
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+_UNREACHED = (
+    "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't connect|Connection refused|Connection timed out|"
+    "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]"
+)
+
+_HINTS = (
+    (r"terminal prompts disabled|could not read Username", "It asks for credentials. Configure a token for this repository."),
+    (r"Authentication failed|HTTP Basic: Access denied|error: 403", "The credentials were refused. Check the token and its rights."),
+    (r"dubious ownership", "The repository belongs to another user. Run perdure as its owner, or change the owner."),
+    (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
+    (r"Read-only file system|Permission denied", "Check who owns the directory, and whether it can be written."),
+    (_UNREACHED, "Check the network and try again."),
+    (r"transport '.*' not allowed", "A partial clone lacks objects. Fetch them first: git fetch --refetch --no-filter"),
+    (r"unable to update url base from redirection", "The address redirects. Give the repository's final URL."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a detached HEAD."""
+
+    head: str
+    branch: str
+    changed: tuple[str, ...]
+    untracked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """One line of `git worktree list`: its directory and the full name of its branch, or empty."""
+
+    path: Path
+    branch: str
+
+
+def unreachable(error: GitFailed) -> bool:
+    """Whether the server was not reached at all, as against one that refused."""
+    return re.search(_UNREACHED, error.stderr) is not None
+
+
+def parse_status(out: bytes) -> Status:
+    """Reads `git status --porcelain=v2 --branch -z --no-renames`."""
+    head = branch = ""
+    changed: list[str] = []
+    untracked: list[str] = []
+    for line in os.fsdecode(out).split("\0"):
+        if line.startswith("# branch.oid ") and not line.endswith("(initial)"):
+            head = line[13:]
+        elif line.startswith("# branch.head ") and not line.endswith("(detached)"):
+            branch = line[14:]
+        elif line.startswith("1 "):
+            changed.append(line.split(" ", 8)[8])
+        elif line.startswith("u "):
+            changed.append(line.split(" ", 10)[10])
+        elif line.startswith("? "):
+            untracked.append(line[2:])
+    return Status(head, branch, tuple(changed), tuple(untracked))
+
+
+def parse_worktrees(out: bytes) -> Iterator[Worktree]:
+    """Reads `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
+    for block in os.fsdecode(out).split("\0\0"):
+        fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
+        if "worktree" in fields:
+            yield Worktree(Path(fields["worktree"]), fields.get("branch", ""))
+
+
+def failure(argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes) -> GitFailed:
+    """The error of a git call that ended with `code`: its own reason as the sentence, without what would steer a terminal."""
+    text = _STEERING.sub("?", err.decode("utf-8", "replace")).strip()
+    lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [line for line in text.split("\n")[-1:] if line]
+    cause = lines[0].partition(": ")[2] or lines[0] if lines else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
+    return GitFailed(f"git {args[0]} failed in {cwd}: {cause.rstrip('.')}.", argv=tuple(argv), code=code, stderr=text, hint=hint)
