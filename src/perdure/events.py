@@ -40,6 +40,12 @@ class Said(Event, frozen=True, tag="said"):
     text: str
 
 
+class SaidPart(Event, frozen=True, tag="said_part"):
+    """A piece of a text that is still being said. The watcher joins the pieces to one `Said`; the journal never holds one."""
+
+    text: str
+
+
 class ToolStarted(Event, frozen=True, tag="tool_started"):
     """The agent called a tool; `summary` is its command or main argument."""
 
@@ -99,7 +105,18 @@ class Unrecognised(Event, frozen=True, tag="unrecognised"):
 
 
 AgentEvent = (
-    SessionSeen | TurnStarted | Said | ToolStarted | ToolEnded | UsageSeen | RetrySeen | LimitSeen | WritesLost | TurnEnded | Unrecognised
+    SessionSeen
+    | TurnStarted
+    | Said
+    | SaidPart
+    | ToolStarted
+    | ToolEnded
+    | UsageSeen
+    | RetrySeen
+    | LimitSeen
+    | WritesLost
+    | TurnEnded
+    | Unrecognised
 )
 
 

@@ -54,6 +54,9 @@ class Abilities:
     """Longer prompts are refused before the launch; 0 means no limit is known."""
     retries_in_a_row: int = 0
     """An attempt is ended when the agent has asked again so often without an answer; 0: the CLI gives up by itself."""
+    rewinds: bool = False
+    """Its records can take earlier ones back: that the bytes are still there does not say that the conversation goes on from them,
+    and `prompts` needs the file from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,21 @@ def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
     return Snapshot(str(path), len(content), hashlib.sha256(content).hexdigest(), len(driver.prompts(content)))
 
 
-def begins_with(path: Path, earlier: Snapshot) -> bool:
-    """Whether the file's first bytes are those of the snapshot."""
+def begins_with(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
+    """Whether the conversation begins as it was: the file's first bytes are those of the snapshot and, where later records can
+    take earlier ones back, the prompts that stood there still stand."""
+    return _same_bytes(path, earlier) and (not driver.abilities.rewinds or _same_prompts(driver, path, earlier))
+
+
+def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return list(driver.prompts(content))[: earlier.turns] == list(driver.prompts(content[: earlier.size]))
+
+
+def _same_bytes(path: Path, earlier: Snapshot) -> bool:
     digest = hashlib.sha256()
     left = earlier.size
     try:
@@ -73,6 +86,8 @@ def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> 
     """Fingerprints of the prompts that came after the snapshot."""
     try:
         with path.open("rb") as file:
+            if earlier and driver.abilities.rewinds:
+                return [fingerprint(prompt.text) for prompt in driver.prompts(file.read())[earlier.turns :]]
             file.seek(earlier.size if earlier else 0)
             return [fingerprint(prompt.text) for prompt in driver.prompts(file.read())]
     except OSError:

@@ -101,7 +101,7 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
         after=after,
         last_known=known,
         prefix_kept=_prefix_kept(opened, path, before),
-        known_kept=begins_with(path, known) if known is not None and path is not None else None,
+        known_kept=begins_with(driver, path, known) if known is not None and path is not None else None,
         prompt_found=own in new if path is not None else None,
         foreign_turns=sum(mark not in sent and mark != own for mark in new),
         turns_between=_between(opened, session, known, before),
@@ -127,12 +127,12 @@ def _prefix_kept(opened: Opened, path: Path | None, before: Snapshot | None) -> 
     if opened.asked.kind is Start.FORK:
         parent = prompts_since(opened.driver, Path(before.path), None)
         return prompts_since(opened.driver, path, None)[: len(parent)] == parent
-    return begins_with(path, before)
+    return begins_with(opened.driver, path, before)
 
 
 def _between(opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None) -> int:
     """Strangers' prompts between perdure's last look and this launch."""
-    if session is None or known is None or before is None or not begins_with(Path(before.path), known):
+    if session is None or known is None or before is None or not begins_with(opened.driver, Path(before.path), known):
         return 0
     all_new = prompts_since(opened.driver, Path(before.path), known)
     within = _new_prompts(opened, Path(before.path), before)

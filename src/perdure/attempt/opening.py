@@ -245,7 +245,7 @@ def _put_back(engine: Engine, claim: Claim, driver: AgentDriver, program: Progra
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
     """Prompts that somebody else put into the conversation since perdure last saw it."""
-    if live is None or before is None or live.snapshot is None or not begins_with(Path(before.path), live.snapshot):
+    if live is None or before is None or live.snapshot is None or not begins_with(driver, Path(before.path), live.snapshot):
         return 0
     return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from perdure.events import (
+    MAX_TEXT,
     AgentEvent,
     LimitSeen,
     RetrySeen,
     Said,
+    SaidPart,
     SessionSeen,
     ToolEnded,
     ToolStarted,
@@ -20,6 +22,28 @@ from perdure.model import Usage
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
 RETRIES_KEPT = 20
+
+
+@dataclass(slots=True)
+class Joiner:
+    """Joins the pieces of a text to one event. It goes by the events alone and not by time, so a second look gives the same."""
+
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+
+    def add(self, event: AgentEvent) -> list[AgentEvent]:
+        """The events that are whole now, in order."""
+        if not isinstance(event, SaidPart):
+            return [*self.rest(), event]
+        full = self.rest() if self.length + len(event.text) > MAX_TEXT else []
+        self.pieces.append(event.text)
+        self.length += len(event.text)
+        return full
+
+    def rest(self) -> list[AgentEvent]:
+        """What is left when nothing more can come."""
+        text, self.pieces, self.length = "".join(self.pieces), [], 0
+        return [Said(text)] if text else []
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import get_args
 from perdure import process
 from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
 from perdure.attempt.opening import Opened
-from perdure.attempt.reading import Reading
+from perdure.attempt.reading import Joiner, Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
 from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start
 from perdure.transcripts import fingerprint, prompts_since
@@ -41,6 +41,7 @@ class _Watch:
     lines: process.Lines
     skip: int
     reading: Reading = field(default_factory=Reading)
+    joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
     others: set[int] = field(default_factory=set)
     beat: float = 0.0
@@ -56,7 +57,8 @@ class _Watch:
             self.heard = process.boottime()
         for line in lines:
             for event in self.opened.driver.parse(line):
-                self.absorb(event)
+                for whole in self.joiner.add(event):
+                    self.absorb(whole)
         self.flush()
 
     def absorb(self, event: AgentEvent) -> None:
@@ -189,7 +191,10 @@ def _read_to_the_end(run: _Watch) -> None:
         run.take_lines()
     torn = run.lines.rest()
     for event in run.opened.driver.parse(torn) if torn.strip() else ():
-        run.absorb(event)
+        for whole in run.joiner.add(event):
+            run.absorb(whole)
+    for whole in run.joiner.rest():
+        run.absorb(whole)
     if not run.reading.session_id:
         _find_conversation(run)
     run.flush()
