@@ -1,11 +1,13 @@
 """What the real CLIs need so that they talk to the rehearsal, with a dummy key, and to no other network.
 
-Observed on Claude Code 2.1.329 and Codex CLI 0.169.0. Nothing here starts anything.
+Observed on Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33. Nothing here starts anything.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import UsageError
 
@@ -15,9 +17,9 @@ DUMMY = "dummy-key"
 def environ(url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False) -> dict[str, str]:
     """The agent's variables, to be put over an environment that has at least PATH, HOME and TMPDIR.
 
-    `agent` is `claude` or `codex`; another name raises UsageError. `home`: the directory where the agent keeps its
-    conversations, set by the agent's own variable; for Codex its `config.toml` is written there (see `write_codex_home`),
-    and without a home the arguments of `codex_args` are needed. `retries`: how often the CLI itself asks again after a failure.
+    `agent` is a built-in one; another name raises UsageError. `home`: the directory where the agent keeps its conversations, set by
+    the agent's own variable; Codex's and Gemini's settings are written there (see `write_codex_home`, `write_gemini_home`), and for
+    Codex without a home the arguments of `codex_args` are needed. `retries`: how often the CLI itself asks again after a failure.
     `subscription`: Claude gets a subscriber's token in place of an API key; only then does it read when a usage limit ends.
     """
     if agent == "claude":
@@ -32,7 +34,54 @@ def environ(url: str, agent: str, home: Path | None = None, retries: int = 1, su
             return {"OPENAI_API_KEY": DUMMY}
         write_codex_home(url, home, retries)
         return {"OPENAI_API_KEY": DUMMY, "CODEX_HOME": str(home)}
-    raise UsageError(f"The rehearsal has no agent named {agent!r}.", "One of: claude, codex.")
+    if agent == "gemini":
+        if home is not None:
+            write_gemini_home(home, retries)
+        own = {} if home is None else {"GEMINI_CLI_HOME": str(home)}
+        quiet = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true"}
+        return {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": DUMMY, **quiet, **own}
+    if agent == "opencode":
+        return {"OPENCODE_CONFIG_CONTENT": json.dumps(_opencode(url)), **_OPENCODE_QUIET, **_xdg(home)}
+    raise UsageError(f"The rehearsal has no agent named {agent!r}.", "One of: claude, codex, gemini, opencode.")
+
+
+def write_gemini_home(home: Path, retries: int = 1) -> None:
+    """Writes the settings below GEMINI_CLI_HOME, in place of those that are there. A named model spares the calls that choose one.
+
+    What is not set here: the clean-up of old conversations, which stays as the CLI has it, so that it can be rehearsed too.
+    """
+    settings = {
+        "security": {"auth": {"selectedType": "gemini-api-key"}},
+        "model": {"name": "rehearsal"},
+        "telemetry": {"enabled": False},
+        "privacy": {"usageStatisticsEnabled": False},
+        "general": {"enableAutoUpdate": False, "maxAttempts": retries + 1},
+    }
+    (home / ".gemini").mkdir(parents=True, exist_ok=True)
+    (home / ".gemini" / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+_OPENCODE_QUIET = dict.fromkeys(
+    ("OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_DEFAULT_PLUGINS", "OPENCODE_DISABLE_LSP_DOWNLOAD"),
+    "1",
+)
+"""Without the third one every run looks up the registry of packages."""
+
+
+def _opencode(url: str) -> dict[str, Any]:
+    """The provider's package is built into OpenCode. Its own retries cannot be set: six requests in 73 s."""
+    options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
+    models = {name: {"limit": {"context": 100_000, "output": 4_000}} for name in ("rehearsal", "some-model")}
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "Rehearsal", "options": options, "models": models}
+    names = {"model": "rehearsal/rehearsal", "small_model": "rehearsal/rehearsal", "enabled_providers": ["rehearsal"]}
+    return {"autoupdate": False, "share": "disabled", **names, "provider": {"rehearsal": provider}}
+
+
+def _xdg(home: Path | None) -> dict[str, str]:
+    """The database lies in `opencode` below the home; the user's own configuration is not read."""
+    if home is None:
+        return {}
+    return {"XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
 
 
 def codex_args(url: str, retries: int = 1) -> list[str]:

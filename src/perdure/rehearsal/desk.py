@@ -157,6 +157,8 @@ class _Visit(BaseHTTPRequestHandler):
         for step in steps:
             if isinstance(step, bytes):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
+            elif isinstance(step, Cut) and step.clean:
+                break
             elif not self._go_on(step):
                 return
         self.wfile.write(b"0\r\n\r\n")

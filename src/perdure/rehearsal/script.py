@@ -9,6 +9,7 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     slow SECONDS           what comes next is spread over that time; headers and first events are sent before
     hang [xK]              the stream stays open and silent until the client goes or the server stops
     cut [xK]               the connection is cut in mid-stream
+    cut clean [xK]         the answer ends in good order on the wire, but without the model's last word
     fail STATUS [xK]       an HTTP error with the provider's own error body, then the rest of the reply
     limit SECONDS [xK]     a usage limit that ends that many seconds from now, then the rest of the reply
     usage in=N out=N cached=N   the tokens reported, word for word (default in=100 out=7 cached=0)
@@ -65,6 +66,7 @@ class Hang:
 @dataclass(frozen=True, slots=True)
 class Cut:
     times: int = 1
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,11 @@ def _seconds(word: str) -> float:
     return float(word)
 
 
+def _cut(rest: str) -> Cut:
+    clean = rest.split()[:1] == ["clean"]
+    return Cut(_times(rest.removeprefix("clean").strip() if clean else rest), clean)
+
+
 def _fail(rest: str) -> Fail:
     status, _, times = rest.partition(" ")
     if not re.fullmatch(r"[45]\d\d", status):
@@ -238,7 +245,7 @@ _READERS: dict[str, Callable[[str], Action]] = {
     "run": lambda rest: Run(_text(rest)),
     "slow": lambda rest: Slow(_seconds(rest)),
     "hang": lambda rest: Hang(_times(rest)),
-    "cut": lambda rest: Cut(_times(rest)),
+    "cut": _cut,
     "fail": _fail,
     "limit": _limit,
     "usage": _tokens,

@@ -1,7 +1,7 @@
 """The rehearsal: a model server on 127.0.0.1 that plays a script and remembers every request.
 
 For tests, for the demo and for `perdure prove`: the real agent CLIs talk to it as to their own service, without a key and
-without another network. One process and one port serve Anthropic's Messages API and OpenAI's Responses API.
+without another network. One process and one port serve every dialect.
 
 Guarantees: a request is in the record before the first byte of its answer is sent; a client that vanishes ends only its own
 answer; `stop` ends every answer, hanging ones too, and returns within seconds.
@@ -20,14 +20,24 @@ from typing import Any, TextIO
 
 from perdure.rehearsal import agents
 from perdure.rehearsal.anthropic import Anthropic
+from perdure.rehearsal.chat import Chat
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue, Cues
 from perdure.rehearsal.desk import Desk
+from perdure.rehearsal.gemini import Gemini
 from perdure.rehearsal.openai import OpenAI
 from perdure.rehearsal.script import Say, Script, parse
 from perdure.rehearsal.wire import Dialect
 
-DIALECTS: dict[str, Dialect] = {"/v1/messages": Anthropic(), "/v1/responses": OpenAI(), "/responses": OpenAI()}
+DIALECTS: dict[str, Dialect] = {
+    "/v1/messages": Anthropic(),
+    "/v1/responses": OpenAI(),
+    "/responses": OpenAI(),
+    "/v1/chat/completions": Chat(),
+}
+VERBS: dict[str, Dialect] = {"streamGenerateContent": Gemini(), "generateContent": Gemini(streamed=False)}
+"""The dialects whose path ends in `/models/MODEL:VERB`."""
+
 SIDE = Cue((Say("A rehearsal."),))
 
 
@@ -40,7 +50,7 @@ class Request:
     time: int
     """Milliseconds since 1970 (UTC)."""
     dialect: str
-    """anthropic, openai, or empty for what is not a call of the model."""
+    """anthropic, openai, chat, gemini, or empty for what is not a call of the model."""
     path: str
     """Method and path, for example `POST /v1/messages?beta=true`."""
     session: str
@@ -50,6 +60,8 @@ class Request:
     script: int | None = None
     reply: int | None = None
     """Indices from 0 of what answers; None where no script does, and for `Done.` after the last reply."""
+    model: str = ""
+    """The name of the model that is asked."""
 
     @property
     def side(self) -> bool:
@@ -163,7 +175,8 @@ class Rehearsal:
 
     def _answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[Dialect, Cue, Conversation] | None:
         """What the desk asks for each POST with a JSON body. None: not a call of the model."""
-        dialect = DIALECTS.get(path.partition("?")[0])
+        place = path.partition("?")[0]
+        dialect = DIALECTS.get(place) or (VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None)
         if dialect is None:
             return None
         conversation = dialect.conversation(headers, body)
@@ -199,6 +212,7 @@ class Rehearsal:
             answer=answer,
             script=cue.script,
             reply=cue.reply,
+            model=said.model,
         )
         self._all.append(request)
         if self._file is not None:
