@@ -234,7 +234,7 @@ def test_a_driver_from_outside_is_found_by_its_name(tmp_path: Path, monkeypatch:
     source = "from perdure.drivers.claude import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name = 'guest'\n"
     install(tmp_path, "guest", "guest_driver", source, monkeypatch)
     assert drivers.load("guest").name == "guest"
-    assert drivers.names() == ["claude", "codex", "guest"]
+    assert drivers.names() == sorted([*drivers.BUILT_IN, "guest"])
 
 
 @pytest.mark.parametrize(

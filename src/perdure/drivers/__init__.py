@@ -17,6 +17,7 @@ from perdure.protocols import AgentDriver
 BUILT_IN = {
     "claude": "perdure.drivers.claude:DRIVER",
     "codex": "perdure.drivers.codex:DRIVER",
+    "gemini": "perdure.drivers.gemini:DRIVER",
     "opencode": "perdure.drivers.opencode:DRIVER",
 }
 GROUP = "perdure.drivers"

@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
 @dataclass(frozen=True, slots=True)
 class Package:
     """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and name, and its file inside the
-    platform package (a glob), which is named `platform`-linux-x64 and so on."""
+    platform package (a glob; empty where a script is all there is), which is named `platform`-linux-x64 and so on."""
 
     command: str
     variable: str
@@ -58,6 +58,8 @@ def native(package: Package, path: Path) -> Path:
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):
         return path
+    if not package.native:
+        return real
     system = f"{package.platform or package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
     inner = scope / package.name / "node_modules"
     homes = (scope, inner if package.scope == inner.name else inner / package.scope)

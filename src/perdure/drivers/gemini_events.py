@@ -1,0 +1,86 @@
+"""Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
+
+An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch alone, and their input
+includes the cached part. A line `error` is no failure by itself; the result says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.events import (
+    AgentEvent,
+    Said,
+    SaidPart,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+)
+from perdure.model import Usage
+
+SUMMARY = 500
+_ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = lines.read(line) or {}
+    match found.get("type"):
+        case "init":
+            return (SessionSeen(lines.text(found.get("session_id"), SUMMARY), model=lines.text(found.get("model"), SUMMARY)),)
+        case "message":
+            return _message(found)
+        case "tool_use":
+            key, name = lines.text(found.get("tool_id"), SUMMARY), lines.text(found.get("tool_name"), SUMMARY)
+            return (ToolStarted(key, name, _argument(found.get("parameters"))),)
+        case "tool_result":
+            output = lines.text(found.get("output"), SUMMARY) or lines.text(lines.part(found, "error", "message"), SUMMARY)
+            return (ToolEnded(lines.text(found.get("tool_id"), SUMMARY), found.get("status") == "success", output),)
+        case "error":
+            return ()
+        case "result":
+            return _result(found)
+        case _:
+            return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    if found.get("role") == "user":
+        return (TurnStarted(),)
+    said = lines.text(found.get("content"))
+    if not said:
+        return ()
+    return (SaidPart(said) if found.get("delta") is True else Said(said),)
+
+
+def _argument(given: Any) -> str:
+    """The tool's main argument, on one line's length."""
+    if not isinstance(given, dict):
+        return ""
+    named = (given.get(key) for key in _ARGUMENTS)
+    return next((lines.text(value, SUMMARY) for value in (*named, *given.values()) if isinstance(value, str) and value), "")
+
+
+def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    stats, error = found.get("stats"), found.get("error")
+    usage = Usage(
+        input=lines.whole(lines.part(stats, "input_tokens")),
+        output=lines.whole(lines.part(stats, "output_tokens")),
+        cached=lines.whole(lines.part(stats, "cached")),
+    )
+    name = lines.text(lines.part(error, "type"), SUMMARY)
+    ended = TurnEnded(
+        ok=found.get("status") == "success",
+        text=lines.text(lines.part(error, "message")),
+        turns=1,
+        facts={"error_type": name} if name else {},
+    )
+    return (UsageSeen(usage), ended)

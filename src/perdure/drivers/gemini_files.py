@@ -1,0 +1,194 @@
+"""Gemini CLI's own files: where a conversation lies, what stands in it, and who works on it.
+
+Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the id}.jsonl`; `{home}/projects.json` gives the project's
+name for a directory, and `{home}/tmp/{project}/.project_root` the directory for a name. Records are only ever appended, but a
+record may replace or rewind all messages before it, so what is still in the conversation follows from the whole file.
+
+A resume leaves an empty file of the same id behind (or, within the same minute, writes an empty list of messages into the
+conversation's own file, followed at once by the full one). Of several files the CLI takes the one with messages in it that was
+written to last, and so does `transcript`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.drivers.ids import checked, is_id
+from perdure.protocols import Prompt
+
+_STARTED = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
+_LABEL = "Prompt: "
+_COMMAND = re.compile(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
+"""How a prompt begins that gets the label before it: like what a resume throws away, or like the label and that."""
+_IGNORED = re.compile(r"\s*(?:[/?]|<session_context>|<hook_context>)")
+_ACKNOWLEDGED = "Got it. Thanks for the additional context!"
+_FLAGS = (b"--resume", b"-r", b"--session-id")
+
+
+def sent(prompt: str) -> str:
+    """The prompt as it is written to stdin, with a word before what would be lost on the next resume."""
+    return f"{_LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
+
+
+def transcript(home: Path, session_id: str) -> Path | None:
+    """The conversation's file; of several, the one that a resume takes. It may hold no prompt."""
+    if not is_id(session_id):
+        return None
+    found = [path for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if _id_of(path) == session_id]
+    return max(found, key=_rank, default=None)
+
+
+def _id_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return lines.text(lines.part(lines.read(file.readline()), "sessionId"))
+    except OSError:
+        return ""
+
+
+def _rank(path: Path) -> tuple[bool, float, str]:
+    try:
+        return any(True for _ in prompts(path.read_bytes())), path.stat().st_mtime, path.name
+    except OSError:
+        return False, 0.0, path.name
+
+
+def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+    """In the project's folder of the directory in which it is resumed, under the name of the minute in which it began.
+
+    Raises ValueError if the copy is no conversation of this id.
+    """
+    checked(session_id)
+    with copy.open("rb") as file:
+        head = lines.read(file.readline())
+    began = _STARTED.match(lines.text(lines.part(head, "startTime")))
+    if began is None or lines.part(head, "sessionId") != session_id:
+        raise ValueError(f"{copy} is no conversation {session_id}")
+    return home / "tmp" / project(home, cwd) / "chats" / f"session-{began[1]}-{began[2]}-{session_id[:8]}.jsonl"
+
+
+def project(home: Path, cwd: Path) -> str:
+    """The name that the CLI has for a directory, or will give it. Reads the file system."""
+    root = str(cwd.resolve())
+    try:
+        known = lines.part(lines.read((home / "projects.json").read_bytes()), "projects")
+    except OSError:
+        known = None
+    names = known if isinstance(known, dict) else {}
+    if isinstance(name := names.get(root), str) and _owner(home, name) in ("", root):
+        return name
+    for mark in sorted(home.glob("tmp/*/.project_root")):
+        if _owner(home, mark.parent.name) == root:
+            return mark.parent.name
+    slug = re.sub(r"^-|-$", "", re.sub(r"-+", "-", re.sub(r"[^a-z0-9]", "-", (cwd.resolve().name or "project").lower()))) or "project"
+    number, name = 0, slug
+    while name in names.values() or _owner(home, name) not in ("", root):
+        number += 1
+        name = f"{slug}-{number}"
+    return name
+
+
+def _owner(home: Path, name: str) -> str:
+    """The directory to which a project's name belongs; empty if it is free."""
+    try:
+        return (home / "tmp" / name / ".project_root").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def belongings(transcript: Path) -> Sequence[Path]:
+    """The directory with the sub-agents' conversations, where there is one."""
+    beside = transcript.parent / _id_of(transcript)
+    return (beside,) if beside != transcript.parent and beside.is_dir() else ()
+
+
+def prompts(content: bytes) -> Iterator[Prompt]:
+    """The prompts that are in the conversation at the end of these records, in order; without those that were rolled back.
+
+    What the CLI itself condensed into a summary stays: the conversation went on from it.
+    """
+    said: dict[str, str] = {}
+    alive: set[str] = set()
+    condensed: set[str] = set()
+    for line in content.split(b"\n"):
+        record = lines.read(line) if line.strip() else None
+        if record is None:
+            continue
+        messages = lines.part(record, "$set", "messages")
+        if isinstance(messages, list):
+            given = lines.items(messages)
+            now = {key: words for message in given if (key := _key(message)) and (words := _words(message))}
+            if (summary := _summary(given)) is not None:
+                condensed |= (alive - set(now)) | {summary}
+                now |= {key: said[key] for key in condensed if key in said}
+                now.pop(summary, None)
+            said |= {key: words for key, words in now.items() if key not in said}
+            alive = set(now)
+        elif isinstance(last := record.get("$rewindTo"), str):
+            order = list(said)
+            alive -= set(order[order.index(last) :] if last in said else order)
+        elif (key := _key(record)) and (words := _words(record)):
+            said[key] = words
+            alive.add(key)
+    for key, words in said.items():
+        if key in alive:
+            yield Prompt(words.removeprefix(_LABEL) if _COMMAND.match(words) else words)
+
+
+def _key(message: dict[str, Any]) -> str:
+    return lines.text(message.get("id")) if message.get("type") == "user" else ""
+
+
+def _words(message: dict[str, Any]) -> str:
+    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a resume throws away."""
+    content = message.get("content")
+    parts = [{"text": content}] if isinstance(content, str) else lines.items(content)
+    if any("functionResponse" in part for part in parts):
+        return ""
+    words = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return "" if not words.strip() or _IGNORED.match(words) else words
+
+
+def _summary(messages: Sequence[dict[str, Any]]) -> str | None:
+    """The id of the message in which the CLI condensed what came before; it is followed by a fixed answer."""
+    for message, answer in pairwise(messages):
+        if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
+            return lines.text(message.get("id"))
+    return None
+
+
+def writers(home: Path, session_id: str) -> Sequence[int]:
+    """Processes of this user that were started on the conversation. The CLI has no register, so their command lines are read; who
+    went to it from inside the program is not seen."""
+    if not is_id(session_id):
+        return ()
+    wanted = session_id.encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if not any(word.rpartition(b"/")[2] in (b"gemini", b"gemini.js") for word in words[:6]):
+                continue
+            named = any(word == wanted and before in _FLAGS for before, word in pairwise(words))
+            if (named or any(flag + b"=" + wanted in words for flag in _FLAGS)) and _same_home(entry, home):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def _same_home(process: Path, home: Path) -> bool:
+    """Whether the process keeps its conversations here too; yes where its environment cannot be read."""
+    try:
+        environ = dict(pair.split(b"=", 1) for pair in (process / "environ").read_bytes().split(b"\0") if b"=" in pair)
+    except OSError:
+        return True
+    own = environ.get(b"GEMINI_CLI_HOME") or environ.get(b"HOME") or b""
+    return Path(os.fsdecode(own), ".gemini").resolve() == home.resolve()
