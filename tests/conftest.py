@@ -1,0 +1,188 @@
+"""The ground that all tests stand on: no test may touch the real home, and each has a scratch of its own.
+
+The guard is on in every test. A file of the real home that perdure or an agent would use (`GUARDED`) may not be opened, listed,
+made or removed by the test's process, and no program may be started with the real home as its HOME. Python itself and the
+programs of pyenv or a venv may lie below the home: nothing else in it is guarded.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+TOP = Path(__file__).parents[1]
+MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
+# Not the build for musl; Codex has no other one.
+NATIVE = {"claude": "@anthropic-ai/claude-code-linux-*[!l]/claude", "codex": "@openai/codex-linux-*/vendor/*/bin/codex"}
+
+GUARDED = (
+    *(".claude", ".claude.json", ".codex", ".gemini", ".config", ".local/share/perdure", ".local/state/perdure"),
+    *(".ssh", ".gitconfig", ".netrc"),
+)
+DROPPED = ("PERDURE_*", "ANTHROPIC_*", "OPENAI_*", "CODEX_*", "CLAUDE*", "GEMINI_*", "GIT_*")
+KEPT = "PERDURE_TEST_*"
+
+# How long an example takes says nothing on a machine that does other work as well.
+settings.register_profile("perdure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("perdure")
+
+
+# --- the guard -----------------------------------------------------------------------------------------------------
+
+_account = pwd.getpwuid(os.getuid()).pw_dir
+HOMES = frozenset(str(place) for home in (os.environ.get("HOME") or _account, _account) for place in (Path(home), Path(home).resolve()))
+_TOPS = tuple(f"{home.rstrip('/')}/{name}" for home in HOMES for name in GUARDED)
+_BELOW = tuple(f"{top}/" for top in _TOPS)
+
+_PATHS = {
+    **dict.fromkeys(("open", "os.listdir", "os.scandir", "os.chdir", "os.truncate", "os.utime", "os.chmod", "os.chown"), 1),
+    **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect"), 1),
+    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
+}
+"""Audit events that name files, and how many of their first arguments do."""
+_ENVIRONMENTS = {"subprocess.Popen": 3, "os.posix_spawn": 2, "os.exec": 2}
+"""Audit events that start a program, and the place of its environment among their arguments."""
+
+
+class RealHomeTouched(AssertionError):
+    """A test reached out of its scratch."""
+
+
+_touched: list[str] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """The audit hook. It sees every event of the process and can never be taken out again, so it is quick to say no."""
+    if event in _PATHS:
+        for path in arguments[: _PATHS[event]]:
+            if isinstance(path, str | bytes | os.PathLike) and _is_guarded(os.fsdecode(path)):
+                _deny(f"{event} on {os.fsdecode(path)}")
+    elif event in _ENVIRONMENTS:
+        environ = arguments[_ENVIRONMENTS[event]]
+        if environ is not None and any(os.fsdecode(name) == "HOME" and os.fsdecode(value) in HOMES for name, value in environ.items()):
+            _deny(f"{event} of {arguments[0]!r} with the real home as HOME")
+
+
+def _is_guarded(path: str) -> bool:
+    place = os.path.abspath(path.removeprefix("file:"))  # noqa: PTH100 - resolve() would look at the file
+    return place in _TOPS or place.startswith(_BELOW)
+
+
+def _deny(what: str) -> None:
+    _touched.append(what)
+    raise RealHomeTouched(f"a test must not touch the real home: {what}")
+
+
+for _name in [name for name in os.environ if any(fnmatchcase(name, each) for each in DROPPED) and not fnmatchcase(name, KEPT)]:
+    del os.environ[_name]
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures that live longer than a test have a scratch home too. In a worker only: what starts workers must know the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        _move_into(tmp_path_factory.mktemp("session"), patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The guard of one test: a home of its own, and what was touched of the real one, which must be nothing even if the code
+    under test swallowed the guard's error."""
+    _touched.clear()
+    _move_into(_scratch_directory, monkeypatch)
+    yield _touched
+    assert _touched == [], "the real home was touched"
+
+
+def _move_into(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    for name, value in _places(directory).items():
+        patch.setenv(name, value)
+
+
+def _places(directory: Path) -> dict[str, str]:
+    """The variables that say where a program may leave things, with their directories made."""
+    home = directory / "home"
+    xdg = {"CONFIG": ".config", "DATA": ".local/share", "STATE": ".local/state", "CACHE": ".cache"}
+    places = {"HOME": home, "TMPDIR": directory / "t", **{f"XDG_{name}_HOME": home / place for name, place in xdg.items()}}
+    (directory / "t").mkdir(mode=0o700, exist_ok=True)
+    home.mkdir(exist_ok=True)
+    return {name: str(place) for name, place in {**places, "XDG_RUNTIME_DIR": directory / "t"}.items()}
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def _scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beside `tmp_path` and not in it: tests look at what lies there. Its name is short: a unix socket's path has 108 bytes."""
+    directory = tmp_path_factory.getbasetemp() / f"s{next(_numbers)}"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+# --- what tests need -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A small world for a real program: `environ` is all of its environment."""
+
+    home: Path
+    tmp: Path
+    environ: dict[str, str]
+
+
+@pytest.fixture
+def scratch(_scratch_directory: Path) -> Scratch:
+    """The test's own home and temporary directory, and an environment that names nothing else."""
+    places = _places(_scratch_directory)
+    # Claude Code takes full permissions as root only inside a sandbox, which a scratch is.
+    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "IS_SANDBOX": "1", **places}
+    return Scratch(Path(places["HOME"]), Path(places["TMPDIR"]), environ)
+
+
+@pytest.fixture(scope="session")
+def agents() -> dict[str, Path]:
+    """The native programs of the pinned agent CLIs, by name. A test that needs one fails where it is not installed."""
+    found = {name: next(iter(sorted(MODULES.glob(pattern))), None) for name, pattern in NATIVE.items()}
+    missing = [name for name, path in found.items() if path is None]
+    assert not missing, f"{', '.join(missing)}: not installed below {MODULES}; run `make agents`"
+    return {name: path for name, path in found.items() if path is not None}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, scratch: Scratch) -> Path:
+    """A small real git repository on branch `main`: two commits, a few files, no hooks."""
+    path = tmp_path / "repository"
+    (path / "src").mkdir(parents=True)
+
+    def git(*words: str) -> None:
+        who = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in IDENTITY.items()}
+        subprocess.run(["git", *words], cwd=path, env={**scratch.environ, **who}, check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    git("config", "core.hooksPath", os.devnull)
+    (path / "greet.py").write_text("def greet(name):\n    return 'Hello ' + name\n")
+    (path / "src" / "numbers.txt").write_text("1\n2\n3\n")
+    (path / ".gitignore").write_text("*.log\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    (path / "greet.py").write_text("def greet(name):\n    return f'Hello {name}'\n")
+    git("commit", "-q", "-a", "-m", "second")
+    return path
+
+
+IDENTITY = {"NAME": "Ada", "EMAIL": "ada@example.invalid", "DATE": "2026-01-02T03:04:05Z"}
