@@ -55,27 +55,30 @@ def choose(at: Situation) -> Continuation:
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:
+    kind = Start.FORK if at.fork else Start.RESUME
     began = at.transcript is not None and at.transcript.turns > 0
+    copied = at.copy is not None and at.copy.turns > 0
     if began and Rung.NATIVE not in at.tried:
-        kind = Start.FORK if at.fork else Start.RESUME
         return Continuation(kind=kind, session_id=session.id, reason="its transcript is on disk")
     if began and at.resume_by_path and Rung.PATH not in at.tried:
-        return Continuation(
-            kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason="the agent did not find it by its id, but the file is there"
-        )
-    if at.copy is not None and at.copy.turns > 0 and Rung.COPY not in at.tried:
+        reason = "the agent did not find it by its id, but the file is there"
+        return Continuation(kind=kind, session_id=session.id, rung=Rung.PATH, reason=reason)
+    if copied and Rung.COPY not in at.tried:
         gone = "missing" if at.transcript is None else "not usable"
-        return Continuation(
-            kind=Start.RESUME,
-            session_id=session.id,
-            rung=Rung.COPY,
-            reason=f"the agent's transcript is {gone}; perdure's own copy goes back",
-        )
-    if session.state is SessionState.PINNED and session.attempts == 0:
-        reason = "the conversation was announced but never began: no turn of it reached the agent or the disk"
-        same = at.transcript is None and Rung.FRESH not in at.tried
-        return Continuation(kind=Start.FRESH, session_id=session.id if same and at.new_id else at.new_id, rung=Rung.FRESH, reason=reason)
+        reason = f"the agent's transcript is {gone}; perdure's own copy goes back"
+        return Continuation(kind=kind, session_id=session.id, rung=Rung.COPY, reason=reason)
+    if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
+        return _never_began(at, session)
     return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
+
+
+def _never_began(at: Situation, session: Session) -> Continuation:
+    """Nothing is lost with such a conversation; but if it was to stand in for a lost one, that one is still lost."""
+    if session.parent:
+        return _after_loss(at, session.parent, f"{session.id}, which was to take its place, never began")
+    reason = "the conversation was announced but never began: no turn of it reached the agent or the disk"
+    same = at.transcript is None and Rung.FRESH not in at.tried
+    return Continuation(kind=Start.FRESH, session_id=session.id if same and at.new_id else at.new_id, rung=Rung.FRESH, reason=reason)
 
 
 def _without_session(at: Situation) -> Continuation:
@@ -155,7 +158,9 @@ def _resumed(story: Story) -> str:
         parts.append(_delta(new, first=story.given == 0))
     elif interrupted:
         parts.append("Go on with the task from where it stands. Check what was already done before you repeat a command.")
-    return "\n\n".join(part for part in parts if part) or CHECK_IT
+    else:
+        parts.append(CHECK_IT)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _delta(new: tuple[Context, ...], *, first: bool) -> str:

@@ -120,11 +120,13 @@ def _say(outcome: Outcome) -> str:
 
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
     """When the next attempt is due: at the limit's own end, at once, or after a growing delay."""
-    if outcome.kind is OutcomeKind.RATE_LIMITED and outcome.until is not None:
-        return max(now, outcome.until)
+    limited_until = outcome.until if outcome.kind is OutcomeKind.RATE_LIMITED else None
+    if limited_until is not None and limited_until > now:
+        return limited_until
     if outcome.kind in AT_ONCE:
         return now
     tries = max(tally.free if outcome.kind in FREE else tally.counted, 1)
-    base = _BACKOFF_S.get(outcome.kind, 1.0)
+    # A limit whose end is past should be over: soon again, but not all free attempts at once where the time was wrong.
+    base = 1.0 if limited_until is not None else _BACKOFF_S.get(outcome.kind, 1.0)
     delay_s = min(base * 4 ** min(tries - 1, 8), _BACKOFF_CAP_S)
     return now + int(delay_s * 1000 * (0.8 + 0.4 * jitter))

@@ -1,0 +1,300 @@
+"""How an attempt starts, in every situation, and what the agent is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from perdure.continuation import OWN_FILES, WRITER_WAIT_MS, Situation, Story, choose, prompt
+from perdure.model import (
+    Context,
+    Continuation,
+    ContinuityPolicy,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    Session,
+    SessionKey,
+    SessionState,
+    Snapshot,
+    Start,
+)
+from tests.pure.making import contexts, outcomes, policies, sessions, snapshots, times, words
+
+RESUMES = (Start.RESUME, Start.FORK)
+NEW = (Start.FRESH, Start.REBUILD)
+LADDER = [Rung.NATIVE, Rung.PATH, Rung.COPY]
+LIVE = sessions(SessionState.PINNED, SessionState.CONFIRMED)
+
+situations = st.builds(
+    Situation,
+    policy=policies,
+    now=times,
+    session=st.none() | LIVE,
+    lost=st.none() | sessions(SessionState.RETIRED),
+    transcript=st.none() | snapshots,
+    copy=st.none() | snapshots,
+    tried=st.frozensets(st.sampled_from(Rung)),
+    writers=st.just(()) | st.just((4711, 4712)),
+    resume_by_path=st.booleans(),
+    new_id=st.just("") | st.just("new-9"),
+    fork=st.booleans(),
+    handed_over=st.just("") | st.just("codex"),
+).map(lambda at: replace(at, lost=None) if at.session is not None else at)
+"""All of them: a retired conversation counts only where there is no live one."""
+
+TRANSCRIPT = Snapshot("/t.jsonl", 9, "0" * 64, 1)
+SESSION = Session(key=SessionKey("claude", "run:1"), id="aaaa-1", state=SessionState.CONFIRMED, created=0, updated=0, attempts=1)
+
+
+def usable(snapshot: Snapshot | None) -> bool:
+    return snapshot is not None and snapshot.turns > 0
+
+
+def rungs_left(at: Situation) -> list[Rung]:
+    """The rungs of the ladder on which the live conversation could still go on, best first."""
+    left = []
+    if usable(at.transcript):
+        left.append(Rung.NATIVE)
+        left += [Rung.PATH] if at.resume_by_path else []
+    if usable(at.copy):
+        left.append(Rung.COPY)
+    return [rung for rung in left if rung not in at.tried]
+
+
+def known_lost(at: Situation) -> str:
+    """The conversation that this attempt would have to go on with and cannot, if there is one."""
+    if at.session is None:
+        return at.lost.id if at.lost else ""
+    if rungs_left(at):
+        return ""
+    never_began = at.session.state is SessionState.PINNED and at.session.attempts == 0 and not usable(at.transcript) and not usable(at.copy)
+    return at.session.parent if never_began else at.session.id
+
+
+# --- choose --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=500)
+@given(situations)
+def test_what_holds_in_every_situation(at: Situation) -> None:
+    """A conversation that can go on goes on, on the best rung not yet tried; one that is lost is never passed over in silence."""
+    chosen = choose(at)
+    event(chosen.kind)
+    assert chosen.reason
+    if at.session is not None and at.writers:
+        assert (chosen.kind, chosen.until) == (Start.WAIT, at.now + WRITER_WAIT_MS)
+        assert all(str(pid) in chosen.reason for pid in at.writers)
+        return
+    assert chosen.kind is not Start.WAIT
+    if at.session is not None and (left := rungs_left(at)):
+        assert (chosen.kind in RESUMES, chosen.rung, chosen.session_id) == (True, left[0], at.session.id)
+        assert (chosen.kind is Start.FORK) == at.fork
+        return
+    assert chosen.kind not in RESUMES
+    assert chosen.lost_session_id == known_lost(at)
+    if chosen.lost_session_id:
+        expected = {"strict": Start.REFUSE, "disclose": Start.REBUILD, "fresh-ok": Start.FRESH}[at.policy]
+        assert chosen.kind is expected
+        assert chosen.lost_session_id in chosen.reason
+
+
+@given(situations)
+def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
+    """No resume is tried a second time on a rung that failed since the conversation last went on."""
+    chosen = choose(at)
+    if chosen.kind in RESUMES:
+        assert chosen.rung not in at.tried
+        assert chosen.session_id
+
+
+@given(situations)
+def test_strict_starts_nothing_new_after_a_loss(at: Situation) -> None:
+    """A strict run whose conversation is lost is refused, naming what was lost."""
+    at = replace(at, policy=ContinuityPolicy.STRICT)
+    chosen = choose(at)
+    if known_lost(at):
+        assert chosen.kind in (Start.REFUSE, Start.WAIT)
+    if chosen.kind is Start.REFUSE:
+        assert chosen.session_id == chosen.lost_session_id != ""
+
+
+@given(situations)
+def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> None:
+    """A new conversation gets the new id, or the one that was announced and never began."""
+    chosen = choose(at)
+    if chosen.kind in NEW:
+        again = at.session is not None and chosen.session_id == at.session.id
+        assert chosen.session_id == at.new_id or (again and at.session is not None and at.session.attempts == 0 and at.transcript is None)
+        assert chosen.session_id != chosen.lost_session_id or not chosen.session_id
+
+
+def test_the_ladder_is_walked_from_the_top_and_once() -> None:
+    """By id, by path, by perdure's own copy; then the policy decides."""
+    at = Situation(policy=ContinuityPolicy.DISCLOSE, now=0, session=SESSION, transcript=TRANSCRIPT, copy=TRANSCRIPT, resume_by_path=True)
+    walked = []
+    while (chosen := choose(at)).kind is Start.RESUME:
+        walked.append(chosen.rung)
+        at = replace(at, tried=at.tried | {chosen.rung})
+    assert walked == LADDER
+    assert (chosen.kind, chosen.rung, chosen.lost_session_id) == (Start.REBUILD, Rung.REBUILT, SESSION.id)
+
+
+def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
+    """Where nothing was lost, a new conversation is no loss; it gets the id that the caller chose."""
+    for policy in ContinuityPolicy:
+        chosen = choose(Situation(policy=policy, now=0, new_id="new-9"))
+        assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (Start.FRESH, "new-9", "")
+
+
+def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
+    """A start-up failure says nothing about the conversation: the id that perdure chose is kept, until a fresh start on it failed."""
+    pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
+    at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, new_id="new-9")
+    assert (choose(at).kind, choose(at).session_id) == (Start.FRESH, pinned.id)
+    assert choose(replace(at, tried=frozenset({Rung.FRESH}))).session_id == "new-9"
+    assert choose(replace(at, new_id="")).session_id == ""
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("disclose", Start.REBUILD), ("fresh-ok", Start.FRESH), ("strict", Start.REFUSE)])
+def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Start) -> None:
+    """The conversation that takes a lost one's place and dies at the start does not turn into a first one: the loss is told again."""
+    stand_in = replace(SESSION, id="bbbb-2", state=SessionState.PINNED, attempts=0, parent="aaaa-1")
+    chosen = choose(Situation(policy=ContinuityPolicy(policy), now=0, session=stand_in, new_id="new-9"))
+    assert (chosen.kind, chosen.lost_session_id) == (kind, "aaaa-1")
+
+
+def test_a_turn_on_disk_is_a_beginning() -> None:
+    """A conversation of which a turn is on disk has begun, even if nothing was heard of it: if no rung is left it is lost."""
+    pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
+    for there in ({"transcript": TRANSCRIPT}, {"copy": TRANSCRIPT}):
+        at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, tried=frozenset(LADDER), **there)  # type: ignore[arg-type]
+        assert (choose(at).kind, choose(at).lost_session_id) == (Start.REFUSE, pinned.id)
+
+
+def test_a_hand_over_is_told_and_is_no_loss() -> None:
+    """Another agent starts with a brief, even under a strict policy: a person asked for it."""
+    chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9"))
+    assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (Start.REBUILD, "new-9", "")
+    assert "codex" in chosen.reason
+
+
+# --- prompt --------------------------------------------------------------------------------------------------------
+
+FRESH = Continuation(kind=Start.FRESH, rung=Rung.FRESH)
+RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
+REBUILD = Continuation(kind=Start.REBUILD, rung=Rung.REBUILT, lost_session_id="aaaa-1")
+FIRST = Context(1, "Fix the failing test.", 0)
+SECOND = Context(2, "Use tabs, not spaces.", 0)
+KILLED = Outcome(kind=OutcomeKind.LOST, detail="the machine went away")
+CLEAN = Outcome(kind=OutcomeKind.SUCCEEDED)
+
+stories = st.builds(
+    Story,
+    contexts=contexts,
+    given=st.integers(0, 5),
+    previous=st.none() | outcomes,
+    open_tools=st.lists(words).map(tuple),
+    workdir=words,
+    done=st.lists(words).map(tuple),
+    turns_between=st.integers(0, 2),
+    effects=st.lists(words).map(tuple),
+)
+asked = st.builds(
+    Continuation, kind=st.sampled_from([*RESUMES, *NEW]), session_id=st.just("aaaa-1"), lost_session_id=st.just("") | st.just("b")
+)
+
+
+@given(st.text(min_size=1), st.sampled_from([FRESH, RESUME]))
+def test_a_first_prompt_goes_unchanged(text: str, how: Continuation) -> None:
+    """The first prompt of a run reaches the agent byte for byte, in a new conversation and in a shared one."""
+    assert prompt(how, Story(contexts=(Context(1, text, 0),))) == text
+
+
+@given(contexts, st.data())
+def test_an_update_after_a_clean_turn_holds_only_what_is_new(versions: tuple[Context, ...], data: st.DataObject) -> None:
+    """Each new version once, with its number, and nothing of what the conversation already holds."""
+    given = data.draw(st.integers(1, len(versions)))
+    assume(given < len(versions))
+    marked = tuple(replace(context, text=f"<{context.version}> {context.text} </{context.version}>") for context in versions)
+    text = prompt(RESUME, Story(contexts=marked, given=given, previous=CLEAN))
+    for context in marked:
+        assert text.count(context.text) == (context.version > given)
+    assert f"version {versions[-1].version}" in text
+    assert "ended early" not in text
+    assert OWN_FILES not in text
+
+
+def test_a_retry_states_the_facts() -> None:
+    """How the attempt ended, which command was running, how the workdir stands, what was done outside; and not the instructions again."""
+    story = Story(
+        contexts=(FIRST,),
+        given=1,
+        previous=KILLED,
+        open_tools=("`make test`",),
+        workdir="branch work at 1234, 2 changed",
+        effects=("attempt 1, push: `git push` (it succeeded)",),
+    )
+    text = prompt(RESUME, story)
+    for fact in ("lost", KILLED.detail, "`make test`", "its effect is unknown", story.workdir, "git push", "verify before you repeat"):
+        assert fact in text
+    assert FIRST.text not in text
+
+
+def test_an_update_after_a_kill_states_the_facts_and_the_instructions() -> None:
+    """Both halves are there, the facts first."""
+    text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=1, previous=KILLED))
+    assert text.index(KILLED.detail) < text.index(SECOND.text)
+    assert FIRST.text not in text
+
+
+def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
+    """Where no version is known to stand in the conversation, the instructions go with the facts."""
+    text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=0, previous=KILLED))
+    assert KILLED.detail in text
+    assert FIRST.text in text
+    assert SECOND.text in text
+
+
+def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
+    """A note alone is no task: what is to be done stands in the prompt as well."""
+    text = prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=CLEAN, turns_between=2))
+    assert "2 prompt(s) above are not from the runner" in text
+    assert "finish what is missing" in text
+
+
+@given(asked, stories)
+def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
+    """Whatever the story: never empty, never just a word that the agents answer with a no-op."""
+    text = prompt(how, story)
+    only = text.strip().lower().rstrip(".!")
+    given = {context.text.strip().lower().rstrip(".!") for context in story.contexts}
+    assert only or "" in given
+    assert only in given or only not in ("continue", "go on", "proceed", "resume")
+
+
+@given(asked, stories)
+def test_every_loss_is_told(how: Continuation, story: Story) -> None:
+    """A conversation that stands in for another one, or was handed over, begins with all instructions and the loud line."""
+    text = prompt(how, story)
+    loud = how.kind in NEW and bool(how.lost_session_id or how.kind is Start.REBUILD)
+    assume(not any(OWN_FILES in context.text for context in story.contexts))
+    assert (OWN_FILES in text) == loud
+    if how.kind in NEW:
+        assert text.startswith(story.contexts[0].text)
+        assert all(context.text in text for context in story.contexts)
+
+
+def test_a_brief_tells_what_is_known() -> None:
+    """The brief lists what was done, how it ended and how the workdir stands; with nothing recorded it says so."""
+    story = Story(
+        contexts=(FIRST,), done=("you ran `ls`", "you ended your turn"), previous=KILLED, workdir="2 changed", effects=("a push",)
+    )
+    text = prompt(REBUILD, story)
+    for fact in ("IMPORTANT", "- you ran `ls`", "- you ended your turn", KILLED.detail, "2 changed", "a push"):
+        assert fact in text
+    assert "nothing was recorded" in prompt(REBUILD, Story(contexts=(FIRST,)))
+    assert "2 changed" in prompt(REBUILD, replace(story, previous=CLEAN))

@@ -1,0 +1,204 @@
+"""The state machine of a run, and what follows each outcome."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from perdure.lifecycle import AT_ONCE, FINAL, FREE, FREE_LIMIT, LOST_CONVERSATION, MOVES, NEEDS_PERSON, Tally, Trigger, advance, decide
+from perdure.model import ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
+from tests.pure.making import kinds, outcomes, policies, times
+
+S, T, K = RunState, Trigger, OutcomeKind
+NOW = 1_700_000_000_000
+
+# The published table, written out once more: a move is added to or taken out of the machine on purpose only.
+PUBLISHED = {
+    S.PENDING: {T.READY: S.QUEUED, T.CANCEL: S.CANCELLED},
+    S.QUEUED: {T.CLAIM: S.RUNNING, T.CANCEL: S.CANCELLED},
+    S.RUNNING: {T.SUCCEED: S.SUCCEEDED, T.FAIL: S.FAILED, T.AGAIN: S.QUEUED, T.CANCEL: S.CANCELLED},
+    S.SUCCEEDED: {T.REOPEN: S.QUEUED},
+    S.FAILED: {T.REOPEN: S.QUEUED},
+    S.CANCELLED: {T.REOPEN: S.QUEUED},
+}
+
+tallies = st.builds(
+    Tally,
+    counted=st.integers(0, 30),
+    free=st.integers(0, 30),
+    allowed=st.integers(1, 20),
+    spent_usd=st.floats(0, 50),
+    budget_usd=st.just(0.0) | st.floats(0.01, 50),
+)
+jitters = st.floats(0, 1, exclude_max=True)
+
+
+# --- the machine ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trigger", T)
+@pytest.mark.parametrize("state", S)
+def test_each_state_with_each_trigger(state: RunState, trigger: Trigger) -> None:
+    """Each pair leads where the published table says, or is refused in words."""
+    expected = PUBLISHED[state].get(trigger)
+    if expected is not None:
+        assert advance(state, trigger) is expected
+        return
+    with pytest.raises(ValueError, match=f"a run that is {state} cannot {trigger}"):
+        advance(state, trigger)
+
+
+def test_final_states_are_those_that_only_a_person_leaves() -> None:
+    """A state is final exactly if `reopen` is the one way out of it."""
+    assert {state for state in S if set(PUBLISHED[state]) == {T.REOPEN}} == FINAL
+    assert {state for state, _ in MOVES} == set(S)
+
+
+class AnyLife(RuleBasedStateMachine):
+    """A run to which everything happens in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = S.PENDING
+
+    @rule(trigger=st.sampled_from(T))
+    def happens(self, trigger: Trigger) -> None:
+        before = self.state
+        try:
+            self.state = advance(before, trigger)
+        except ValueError:
+            return
+        if before in FINAL:
+            assert (trigger, self.state) == (T.REOPEN, S.QUEUED)
+        if self.state in (S.SUCCEEDED, S.FAILED):
+            assert before is S.RUNNING
+        if self.state is S.RUNNING:
+            assert (before, trigger) == (S.QUEUED, T.CLAIM)
+
+    @invariant()
+    def one_of_the_six(self) -> None:
+        assert self.state in set(S)
+
+
+TestAnyLife = AnyLife.TestCase
+TestAnyLife.__doc__ = "No sequence of triggers leaves the six states, and a final one is left by `reopen` alone."
+
+
+# --- the decision --------------------------------------------------------------------------------------------------
+
+
+@given(outcomes, tallies, policies, times, jitters)
+def test_every_outcome_has_a_decision(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float) -> None:
+    """Whatever happened, the run succeeds, fails, is cancelled, or is queued for a time that is not past, with a reason."""
+    decision = decide(outcome, tally, policy, now, jitter)
+    assert decision.state in {S.SUCCEEDED, S.FAILED, S.CANCELLED, S.QUEUED}
+    assert (decision.state is S.SUCCEEDED) == outcome.ok
+    assert (decision.state is S.CANCELLED) == (outcome.kind is K.CANCELLED)
+    if decision.state is S.QUEUED:
+        assert decision.run_after >= now
+    if not outcome.ok:
+        assert decision.reason
+    if decision.condition:
+        assert decision.state is S.FAILED
+        assert (decision.condition.type, decision.condition.at) == ("needs_person", now)
+
+
+def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = ContinuityPolicy.DISCLOSE) -> list[Decision]:
+    """The decisions of a run whose attempts all end the same way, each due when the one before said."""
+    decisions: list[Decision] = []
+    now = NOW
+    while not decisions or decisions[-1].state is S.QUEUED:
+        ended = len(decisions) + 1
+        assert ended < 1000, "the run goes on for ever"
+        free = outcome.kind in FREE
+        tally = Tally(counted=0 if free else ended, free=ended if free else 0, allowed=allowed)
+        decisions.append(decide(outcome, tally, policy, now))
+        now = max(now, decisions[-1].run_after)
+    return decisions
+
+
+@pytest.mark.parametrize("policy", ContinuityPolicy)
+@pytest.mark.parametrize("kind", K)
+def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
+    """A run whose attempts all end alike is over: after the attempts that were asked for, or after the limit of free ones."""
+    decisions = follow(Outcome(kind=kind, detail="the same again"), allowed=3, policy=policy)
+    assert decisions[-1].state in FINAL
+    strict_loss = policy is ContinuityPolicy.STRICT and kind in LOST_CONVERSATION
+    once = kind in (K.SUCCEEDED, K.CANCELLED, *NEEDS_PERSON) or strict_loss
+    assert len(decisions) == (1 if once else FREE_LIMIT if kind in FREE else 3)
+
+
+@given(st.lists(kinds, min_size=1), st.integers(1, 5))
+def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> None:
+    """However outcomes alternate, a run ends: free attempts are limited in a row, the others in number."""
+    past: list[OutcomeKind] = []
+    state = S.QUEUED
+    while state is S.QUEUED:
+        past.append(cycle[len(past) % len(cycle)])
+        assert len(past) <= (allowed + 1) * FREE_LIMIT
+        free = next((at for at, kind in enumerate(reversed(past)) if kind not in FREE), len(past))
+        tally = Tally(counted=sum(kind not in FREE for kind in past), free=free, allowed=allowed)
+        state = decide(Outcome(kind=past[-1]), tally, ContinuityPolicy.FRESH_OK, NOW).state
+
+
+@given(st.integers(1, 10**9), st.integers(1, FREE_LIMIT - 1), policies, jitters)
+def test_a_usage_limit_waits_until_its_time(ahead: int, free: int, policy: ContinuityPolicy, jitter: float) -> None:
+    """Where the agent said when the limit ends, the run is due then, to the millisecond, however often it was tried."""
+    outcome = Outcome(kind=K.RATE_LIMITED, until=NOW + ahead)
+    decision = decide(outcome, Tally(counted=0, free=free, allowed=3), policy, NOW, jitter)
+    assert (decision.state, decision.run_after) == (S.QUEUED, NOW + ahead)
+
+
+def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:
+    """A time that is past (a wrong clock, a stale message) is tried again soon, but not twenty times at once."""
+    waits = [decision.run_after for decision in follow(Outcome(kind=K.RATE_LIMITED, until=NOW - 1), allowed=3)[:-1]]
+    delays = [due - before for before, due in zip([NOW, *waits], waits, strict=False)]
+    assert 0 < delays[0] <= 2000
+    assert delays == sorted(delays)
+    assert delays[-1] >= 600_000
+
+
+@pytest.mark.parametrize("kind", sorted(LOST_CONVERSATION))
+def test_a_strict_run_that_lost_its_conversation_asks_a_person(kind: OutcomeKind) -> None:
+    """Strict stops and asks; the other policies go on."""
+    tally = Tally(counted=1, free=0, allowed=3)
+    asked = decide(Outcome(kind=kind), tally, ContinuityPolicy.STRICT, NOW)
+    assert asked.state is S.FAILED
+    assert asked.condition is not None
+    assert "strict" in asked.condition.message
+    for policy in (ContinuityPolicy.DISCLOSE, ContinuityPolicy.FRESH_OK):
+        assert decide(Outcome(kind=kind), tally, policy, NOW).state is S.QUEUED
+
+
+@pytest.mark.parametrize("kind", sorted(NEEDS_PERSON))
+@pytest.mark.parametrize("policy", ContinuityPolicy)
+def test_what_only_a_person_can_mend_is_asked_at_once(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
+    """No login, a wrong setting, an open question or a spent budget are not tried again; the condition says what to do."""
+    decision = decide(Outcome(kind=kind, detail="why"), Tally(counted=1, free=0, allowed=9), policy, NOW)
+    assert (decision.state, decision.reason) == (S.FAILED, f"{kind}: why")
+    assert decision.condition is not None
+    assert "perdure" in decision.condition.message
+
+
+@given(outcomes, tallies, policies)
+def test_a_spent_budget_buys_nothing_more(outcome: Outcome, tally: Tally, policy: ContinuityPolicy) -> None:
+    """Once the budget is spent nothing is queued any more; what succeeded has succeeded."""
+    assume(tally.budget_usd and tally.spent_usd >= tally.budget_usd)
+    assert decide(outcome, tally, policy, NOW).state is not S.QUEUED
+
+
+@given(st.sampled_from(sorted(set(K) - set(NEEDS_PERSON) - {K.SUCCEEDED, K.CANCELLED})), st.integers(1, FREE_LIMIT - 2), jitters)
+def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float) -> None:
+    """A delay is spread by a fifth to either side of its middle, never longer than 18 minutes, never shrinking with the tries."""
+    outcome = Outcome(kind=kind)
+
+    def wait(tries: int, jitter: float) -> int:
+        return decide(outcome, Tally(counted=tries, free=tries, allowed=99), ContinuityPolicy.DISCLOSE, NOW, jitter).run_after - NOW
+
+    middle = wait(tries, 0.5)
+    assert 0.8 * middle - 1 <= wait(tries, jitter) <= 1.2 * middle + 1
+    assert wait(tries, jitter) <= 900_000 * 1.2
+    assert wait(tries + 1, jitter) >= wait(tries, jitter)
+    assert (middle == 0) == (kind in AT_ONCE)
