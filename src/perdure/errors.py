@@ -7,6 +7,13 @@ the command line to `exit_code`, the HTTP API to a status, the operator to a con
 
 from __future__ import annotations
 
+import re
+
+_TRANSIENT = re.compile(
+    r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early eof|rpc failed|too slow|error: 5\d\d",
+    re.IGNORECASE,
+)
+
 
 class PerdureError(Exception):
     """The root. `str(error)` is the sentence; `hint` is the next command or step, or empty."""
@@ -68,6 +75,11 @@ class GitFailed(WorkspaceError):
     def __init__(self, message: str, *, argv: tuple[str, ...] = (), code: int = 0, stderr: str = "", hint: str = "") -> None:
         super().__init__(message, hint)
         self.argv, self.code, self.stderr = argv, code, stderr
+
+    @property
+    def transient(self) -> bool:
+        """Whether time may mend it: the network or the forge did not answer."""
+        return bool(_TRANSIENT.search(self.stderr))
 
 
 class StoreError(PerdureError):

@@ -68,7 +68,10 @@ class Runner:
             "timeout_s": chosen.timeout,
             "stall_s": chosen.stall,
             "budget_usd": chosen.budget_usd,
+            "verify": chosen.verify,
         }
+        if not settings.keys() & {"here", "service"}:
+            given |= {"backend": chosen.backend, "base": chosen.base}
         if not settings.keys() & {"repo", "here", "service"}:
             settings["repo"] = str(Path.cwd())
         return TaskSpec(prompt=prompt, **{**given, **settings})

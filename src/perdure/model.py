@@ -134,6 +134,8 @@ class TaskSpec:
     agent_args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     """Variables for the agent, given with --env NAME=VALUE."""
+    pass_env: tuple[str, ...] = ()
+    """Names of the user's variables that the agent gets besides its own, given with --env NAME; no value is stored."""
     timeout_s: float = 3600.0
     """An attempt that takes longer is ended; 0 means no limit."""
     stall_s: float = 600.0

@@ -16,7 +16,7 @@ from perdure import process
 from perdure.attempt import Engine
 from perdure.errors import Conflict, UsageError
 from perdure.lifecycle import FINAL
-from perdure.model import OutcomeKind, RunState, TaskRun, TaskSpec
+from perdure.model import Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec
 from perdure.names import suggest
 from perdure.report import report_of
 from perdure.worker import rescue
@@ -28,8 +28,13 @@ SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
     """Accepts a task. The same key and spec give the run that is there. Raises UsageError, NotFound, Conflict, AgentMissing."""
     driver = engine.driver(spec.agent)
-    driver.locate(engine.environ)
+    program = driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
+    first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
+    home = str(driver.home(engine.environ))
+    refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
+    if refusal:
+        raise UsageError(refusal)
     if spec.name and not NAME.fullmatch(spec.name):
         raise UsageError(f"{spec.name!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
@@ -123,7 +128,7 @@ EXIT_CODES: dict[int, str] = {
     0: "the run succeeded",
     1: "the run failed",
     2: "the command or the configuration is wrong",
-    3: "a person is needed: the conversation could not go on, or the agent asks",
+    3: "a person is needed: the conversation could not go on, the agent asks, or the budget is spent",
     4: "the agent has no valid credentials",
     5: "not found: run, repository, base, agent or its program",
     6: "somebody else is on it: already running, name or key taken",
@@ -134,8 +139,6 @@ EXIT_CODES: dict[int, str] = {
 
 _BY_OUTCOME = {
     OutcomeKind.AUTH_FAILED: 4,
-    OutcomeKind.CONTINUITY_LOST: 3,
-    OutcomeKind.NEEDS_INPUT: 3,
     OutcomeKind.CONFIG_ERROR: 7,
 }
 
@@ -148,7 +151,8 @@ def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
         case RunState.CANCELLED:
             return 130
         case RunState.FAILED:
-            return _BY_OUTCOME.get(last, 1) if last else 1
+            asks = any(condition.type == "needs_person" for condition in run.conditions)
+            return _BY_OUTCOME.get(last, 3 if asks else 1) if last else 1
         case _:
             return 75
 

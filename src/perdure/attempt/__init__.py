@@ -12,7 +12,7 @@ from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.engine import Engine
 from perdure.attempt.opening import NotStarted, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
-from perdure.errors import PerdureError
+from perdure.errors import GitFailed, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
 __all__ = ["Engine", "perform", "take_over"]
@@ -27,6 +27,9 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
         opened = open_attempt(engine, claim)
     except NotStarted as stop:
         return close_unopened(engine, claim, stop.outcome)
+    except GitFailed as error:
+        kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
+        return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
     except PerdureError as error:
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error)))
     with opened:

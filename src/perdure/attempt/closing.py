@@ -52,6 +52,8 @@ def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
     events: list[AnyEvent] = []
     if receipt is not None and receipt.verdict is Verdict.BROKEN:
         outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
+    if watched.collided:
+        outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
     if outcome.ok and claim.run.spec.verify:
         outcome, checked = _verify(engine, opened)
         events.append(checked)

@@ -60,9 +60,8 @@ class Engine:
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
         """What reaches the agent: the ordinary variables, its own documented ones, and those that the task names."""
         passed = {name: value for name, value in self.environ.items() if is_passed(name, (*ORDINARY, *driver.variables))}
-        for name, value in run.spec.env.items():
-            passed[name] = value if value else self.environ.get(name, "")
-        return passed
+        named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
+        return {**passed, **named, **run.spec.env}
 
 
 def redacted(event: EventT, redactor: Redactor) -> EventT:

@@ -16,6 +16,7 @@ from perdure.attempt.opening import Opened
 from perdure.attempt.reading import Joiner, Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
 from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start
+from perdure.protocols import Archive
 from perdure.transcripts import fingerprint, prompts_since
 
 TICK_S = 0.04
@@ -32,6 +33,8 @@ class Watched:
     reading: Reading
     session: Session | None
     other_writers: tuple[int, ...]
+    collided: bool = False
+    """It was stopped by a strict policy, because another program was on its conversation."""
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class _Watch:
     heard: float = 0.0
     stopped: bool = False
     capped: bool = False
+    collided: bool = False
 
     def take_lines(self) -> None:
         """Reads what is new, pins the conversation at first sight, saves it at the end of a turn."""
@@ -163,6 +167,7 @@ class _Watch:
             self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
         self.others |= new
         if new and self.opened.claim.run.spec.continuity is ContinuityPolicy.STRICT:
+            self.collided = True
             self.stop("stopped")
 
 
@@ -181,7 +186,7 @@ def watch(engine: Engine, opened: Opened) -> Watched:
         if end is None:
             run.keep_limits()
     _read_to_the_end(run)
-    return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)))
+    return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), collided=run.collided)
 
 
 def _read_to_the_end(run: _Watch) -> None:
@@ -195,18 +200,24 @@ def _read_to_the_end(run: _Watch) -> None:
             run.absorb(whole)
     for whole in run.joiner.rest():
         run.absorb(whole)
-    if not run.reading.session_id:
-        _find_conversation(run)
+    if run.opened.driver.archive is not None:
+        _ask_the_archive(run, run.opened.driver.archive)
     run.flush()
 
 
-def _find_conversation(run: _Watch) -> None:
-    """Asks the archive for the conversation of an agent that ended before it had told its id."""
-    archive = run.opened.driver.archive
-    if archive is None or run.opened.asked.kind is Start.RESUME:
-        return
-    if found := archive.find(run.opened.home, mark_of(run.opened.attempt)):
+def _ask_the_archive(run: _Watch, archive: Archive) -> None:
+    """What an agent that was killed had not told yet: its conversation's id, and the tools that it had begun."""
+    opened = run.opened
+    resumed = opened.asked.kind is Start.RESUME
+    found = "" if resumed or run.reading.session_id else archive.find(opened.home, mark_of(opened.attempt))
+    if found:
         run.absorb(SessionSeen(session_id=found))
+    if opened.session is None or opened.asked.kind is Start.FORK:
+        return
+    content = archive.read(opened.home, opened.session.id) or b""
+    before = opened.attempt.before
+    for event in archive.unheard(content[before.size if before is not None else 0 :]):
+        run.absorb(event)
 
 
 def _already_written(engine: Engine, opened: Opened) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from perdure.cli.compose import DATABASE, settings
 from perdure.cli.text import clean
-from perdure.config import Settings
-from perdure.errors import PerdureError
+from perdure.config import Settings, load
+from perdure.errors import ConfigError, PerdureError
 
 LOW_DISK = 2 << 30
 
@@ -33,8 +33,12 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor_verb(arguments: argparse.Namespace) -> int:
-    chosen = settings()
-    findings = list(examine(chosen, arguments.agent))
+    problems: list[str] = []
+    try:
+        chosen = settings()
+    except ConfigError as error:
+        problems, chosen = error.problems, load({"HOME": os.environ.get("HOME", "/")}, Path("/"))
+    findings = [*(Finding("settings", "bad", problem) for problem in problems), *examine(chosen, arguments.agent)]
     passed = dict(variables(chosen, arguments.agent))
     if arguments.json:
         shown = {
@@ -47,7 +51,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     else:
         for finding in findings:
             print(f"{finding.state:5} {finding.topic:12} {clean(finding.message)}")
-        print("\nsettings that are not defaults:")
+        print("\nsettings that are not defaults:" + ("" if origins(chosen) else " none"))
         for name, (value, origin) in origins(chosen).items():
             print(f"  {name} = {clean(value)}  ({clean(origin)})")
         for agent, names in passed.items():
@@ -90,7 +94,7 @@ def _agents(only: list[str]) -> Iterator[Finding]:
             driver = drivers.load(name)
             program = driver.locate(os.environ)
         except PerdureError as error:
-            yield Finding(name, "bad" if only else "warn", f"{error}" + (f"; {error.hint}" if error.hint else ""))
+            yield Finding(name, "bad" if only else "warn", f"{error}".rstrip(".") + (f": {error.hint}" if error.hint else ""))
             continue
         found += 1
         home = driver.home(os.environ)
@@ -124,8 +128,9 @@ def _store(chosen: Settings) -> Iterator[Finding]:
         if warning:
             yield Finding("sqlite", "warn", warning)
     try:
+        there = (chosen.state / DATABASE).exists()
         stores.open(chosen.state / DATABASE, read_only=True).close()
-        yield Finding("store", "ok", str(chosen.state / DATABASE))
+        yield Finding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
     except PerdureError as error:
         yield Finding("store", "bad", str(error))
 

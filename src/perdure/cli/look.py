@@ -11,11 +11,12 @@ from typing import Any
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.text import age, clean, clock, one_line, tokens
+from perdure.errors import NotFound
 from perdure.model import RunState
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", action="append", default=[], choices=[*RunState], help="only these; repeatable")
+    parser.add_argument("--state", action="append", default=[], choices=[str(state) for state in RunState], help="only these; repeatable")
     parser.add_argument("-n", "--limit", type=int, default=50)
     parser.add_argument("--json", action="store_true")
 
@@ -156,6 +157,8 @@ def logs_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
+    if arguments.attempt and not any(attempt.number == arguments.attempt for attempt in store.attempts(run.id)):
+        raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
     seen = 0
     while True:
         state = store.get(run.id).state

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
     "stop": ("stop", "stop a run; perdure retry goes on later"),
     "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
+    "prove": ("prove", "run the installed agents against perdure's own model server: what holds for these versions"),
     "_drive": ("run", ""),
 }
 
@@ -30,6 +31,8 @@ VERBS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = import_module(f"perdure.cli.{VERBS[verb][0]}")
     parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False)
     getattr(module, f"{verb.strip('_')}_arguments")(parser)
-    arguments = parser.parse_args(words[1:])
+    arguments = parser.parse_intermixed_args(words[1:])
     try:
         code: int = getattr(module, f"{verb.strip('_')}_verb")(arguments)
     except ConfigError as error:
@@ -77,9 +80,9 @@ def usage() -> str:
 def _refuse(message: str, hint: str = "", code: int = 2) -> int:
     from perdure.cli.text import clean
 
-    print(f"perdure: {clean(message)}", file=sys.stderr)
+    print(f"perdure: {clean(message).rstrip('.')}", file=sys.stderr)
     if hint:
-        print(f"  try: {clean(hint)}", file=sys.stderr)
+        print(f"  {clean(hint)}", file=sys.stderr)
     return code
 
 

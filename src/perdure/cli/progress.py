@@ -120,8 +120,9 @@ class Progress:
         """The last word: where the result lies, or what to do next."""
         name, place = report["name"], report["workspace"]
         if report["state"] == "succeeded":
-            where = f"branch {place['branch']} in {place['path']}" if place["branch"] else place["path"]
-            self._say(f"the result: {clean(where)}")
+            self._say(f"the result is in {clean(place['path'])}")
+            if place["branch"]:
+                self._say(f"look at it: perdure diff {name}; take it over: perdure apply {name}, or git merge {clean(place['branch'])}")
         elif report["state"] == "queued":
             self._say(f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at once")
         else:

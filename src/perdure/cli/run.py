@@ -15,18 +15,28 @@ from perdure.config import Settings, duration
 from perdure.errors import NotFound, PerdureError, UsageError
 from perdure.model import Backend, ContinuityPolicy, Permissions, RunState, TaskRun, TaskSpec
 
+LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, fresh-ok starts anew; all say so"
+
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="what the agent is to do; `-` reads standard input")
     parser.add_argument("--file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
     what = parser.add_argument_group("what runs")
-    what.add_argument("--agent", help="claude, codex, or a driver that is installed")
+    what.add_argument("--agent", help="one of perdure agents (default: claude)")
     what.add_argument("--model", help="the model, by the agent's own name for it")
     what.add_argument(
-        "--permissions", choices=[*Permissions], help="read: look only; edit: change the workdir, run commands; full: anything"
+        "--permissions",
+        choices=[str(p) for p in Permissions],
+        help="read: look only; edit (default): change the workdir, run commands; full: anything",
     )
     what.add_argument("--agent-arg", action="append", default=[], metavar="ARG", help="passed on to the agent's program; repeatable")
-    what.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable for the agent; repeatable")
+    what.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable for the agent; NAME alone passes your own value on; repeatable",
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--repo", help="a repository's path or URL (default: the one you stand in)")
     where.add_argument("--base", help="the commit or branch to begin at (default: where the repository stands)")
@@ -43,11 +53,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits and checks")
     limits.add_argument("--attempts", type=_positive, help="how often it is tried (default 3)")
     limits.add_argument("--timeout", type=_duration, help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)")
-    limits.add_argument("--stall", type=_duration, help="the longest that an agent may be silent (default 10m; 0: no limit)")
+    limits.add_argument("--stall", type=_duration, help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)")
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
-    limits.add_argument(
-        "--continuity", choices=[*ContinuityPolicy], help="if the conversation is lost: strict stops, disclose rebuilds and says so"
-    )
+    limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
     _following(parser)
 
@@ -204,13 +212,15 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         raise UsageError("a task of a --service has no repository: it goes with none of --repo, --branch, --base")
     if arguments.task and not arguments.service:
         raise UsageError("--task is the id of a task within its service", "add --service NAME")
+    from perdure.workspace.identity import is_remote
+
     repo = "" if arguments.here or arguments.service else (arguments.repo or str(cwd))
     return TaskSpec(
         prompt=read_prompt(arguments),
         agent=arguments.agent or chosen.agent,
         name=arguments.name or "",
         key=arguments.key or "",
-        repo=repo if "://" in repo or not repo else str((cwd / Path(repo).expanduser()).resolve()),
+        repo=repo if not repo or is_remote(repo) else str((cwd / Path(repo).expanduser()).resolve()),
         base=arguments.base or ("" if arguments.here or arguments.service else chosen.base),
         branch=arguments.branch or "",
         here=str(cwd) if arguments.here else "",
@@ -221,7 +231,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         model=arguments.model or chosen.model,
         permissions=Permissions(arguments.permissions) if arguments.permissions else chosen.permissions,
         agent_args=tuple(arguments.agent_arg),
-        env=dict(_pair(text, "--env", bare=True) for text in arguments.env),
+        env=dict(_pair(text, "--env") for text in arguments.env if "=" in text),
+        pass_env=tuple(_variable(text) for text in arguments.env if "=" not in text),
         timeout_s=chosen.timeout if arguments.timeout is None else arguments.timeout,
         stall_s=chosen.stall if arguments.stall is None else arguments.stall,
         attempts=arguments.attempts or chosen.attempts,
@@ -246,10 +257,16 @@ def _dollars(given: float | None, default: float) -> float:
     return default if given is None else given
 
 
-def _pair(text: str, flag: str, bare: bool = False) -> tuple[str, str]:
+def _pair(text: str, flag: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not name or (not equals and not bare) or "\x00" in text:
+    if not name or not equals or "\x00" in text:
         raise UsageError(f"{flag} needs NAME=VALUE, not {text!r}")
-    if flag == "--env" and not name.replace("_", "a").isalnum():
+    return (_variable(name) if flag == "--env" else name), value
+
+
+def _variable(name: str) -> str:
+    if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
         raise UsageError(f"{name!r} cannot be a variable's name")
-    return name, value
+    if name.startswith("PERDURE_"):
+        raise UsageError(f"{name} is perdure's own and does not reach an agent")
+    return name

@@ -24,5 +24,8 @@ def stop_verb(arguments: argparse.Namespace) -> int:
     while run.state is RunState.RUNNING and time.monotonic() < give_up:
         time.sleep(0.1)
         run = engine.store.get(run.id)
+    if run.state is RunState.RUNNING:
+        print(f"{run.name} is being stopped, which takes longer than usual: perdure show {run.name}")
+        return 75
     print(f"{run.name} is {run.state}; perdure retry {run.name} goes on where it stopped")
-    return 0 if run.state is not RunState.RUNNING else 75
+    return 0

@@ -1,0 +1,137 @@
+"""`prove`: the installed agents against perdure's own model server, and a table of what holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from perdure.cli.text import clean, one_line
+from perdure.errors import UsageError
+
+if TYPE_CHECKING:
+    from perdure.prove import Candidate, Check, Proof
+
+NARROWEST = 40
+
+
+def prove_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("agents", nargs="*", metavar="AGENT", help="only these agents (default: all that are installed)")
+    parser.add_argument("--program", action="append", default=[], metavar="AGENT=PATH", help="prove this very program; repeatable")
+    parser.add_argument("--quick", action="store_true", help="only the most important checks")
+    parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check and those of its scene; repeatable")
+    parser.add_argument("--jobs", type=int, default=0, help="scenes at once (default: one for each processor)")
+    parser.add_argument("--json", action="store_true")
+
+
+def prove_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.compose import Stopper
+    from perdure.prove import Interrupted, candidates, prove
+
+    programs = [_program(given) for given in arguments.program]
+    with Stopper() as stopper:
+        wanted, passed = candidates(arguments.agents, programs, os.environ)
+        for sentence in passed:
+            print(clean(sentence), file=sys.stderr)
+        proofs: list[Proof] = []
+        progress, stopping = _progress(), lambda: stopper.asked
+        options = {"quick": arguments.quick, "only": arguments.only, "jobs": max(0, arguments.jobs)}
+        try:
+            for proof in prove(wanted, progress=progress, stopping=stopping, **options):
+                proofs.append(proof)
+                _clear()
+                if not arguments.json:
+                    print(table(proof, _width()), flush=True)
+        except Interrupted:
+            _clear()
+            return 130
+    broken = sum(len(proof.broken) for proof in proofs)
+    if arguments.json:
+        print(
+            json.dumps({"schema_version": 1, "ok": not broken, "verdict": verdict(proofs), "agents": [_shown(p) for p in proofs]}, indent=2)
+        )
+    else:
+        print(verdict(proofs))
+    return 1 if broken else 0
+
+
+def _program(given: str) -> tuple[str, str]:
+    name, _, path = given.partition("=")
+    if not name or not path:
+        raise UsageError(f"--program {given!r} is not of the form AGENT=PATH.", "perdure prove --program claude=/opt/claude/claude")
+    return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (as the shell writes it, links not resolved)
+
+
+def table(proof: Proof, width: int) -> str:
+    """One program's answers. `width` in columns; 0: as wide as it comes."""
+    head = f"{proof.agent} {proof.version}  {proof.program}"
+    left = max(len(check.id) for check in proof.checks) if proof.checks else 0
+    lines = [clean(head), f"  {'CHECK'.ljust(left)}  RESULT   RELIED  SEEN"]
+    for check in proof.checks:
+        before = f"  {check.id.ljust(left)}  {check.result:7}  {'yes' if check.relied else 'no':6}  "
+        lines += _wrapped(before, clean(check.seen), width)
+    lines += [line for check in proof.broken for line in _broken(check, width)]
+    lines += [line for check in proof.changed for line in _changed(proof, check, width)]
+    return "\n".join(lines) + "\n"
+
+
+def _broken(check: Check, width: int) -> list[str]:
+    why = f"{check.asks} Seen: {check.seen}." + (f" ({one_line(check.detail, 300)})" if check.detail else "")
+    return _wrapped(f"  BROKEN {check.id}: ", clean(why), width)
+
+
+def _changed(proof: Proof, check: Check, width: int) -> list[str]:
+    before = check.known or ("", "")
+    why = f"differs from what is known of {proof.agent} {proof.known}: {before[0]} ({before[1]}), now {check.result} ({check.seen})"
+    return _wrapped(f"  {check.id} ", clean(why), width)
+
+
+def _wrapped(before: str, text: str, width: int) -> list[str]:
+    if not width:
+        return [before + text]
+    indent = len(before) if width - len(before) >= NARROWEST // 2 else 4
+    return textwrap.wrap(text, max(width, NARROWEST), initial_indent=before, subsequent_indent=" " * indent) or [before.rstrip()]
+
+
+def verdict(proofs: Sequence[Proof]) -> str:
+    """The last line."""
+    broken = {f"{proof.agent} {proof.version}": [check.id for check in proof.broken] for proof in proofs if proof.broken}
+    changed = sum(len(proof.changed) for proof in proofs)
+    tail = f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known." if changed else ""
+    if broken:
+        return "perdure cannot rely on " + "; ".join(f"{name}: {', '.join(ids)}" for name, ids in broken.items()) + "." + tail
+    names = ", ".join(f"{proof.agent} {proof.version}" for proof in proofs)
+    asked = sum(check.relied for proof in proofs for check in proof.checks)
+    return f"All {asked} checks that perdure relies on hold for {names}.{tail}"
+
+
+def _shown(proof: Proof) -> dict[str, object]:
+    checks = []
+    for check in proof.checks:
+        before = {"version": proof.known, "result": check.known[0], "seen": check.known[1]} if check.known else None
+        checks.append({**asdict(check), "known": before, "changed": before is not None})
+    return {"agent": proof.agent, "version": proof.version, "program": proof.program, "compared_with": proof.known, "checks": checks}
+
+
+def _progress() -> Callable[[Candidate, int, int], None]:
+    def show(candidate: Candidate, done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            line = f"{candidate.driver.name} {candidate.program.version}: {done} of {of} scenes"
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
