@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 3
 N ?= 200
 
-.PHONY: help demo test check install agents agents-latest kills docs clean fmt
+.PHONY: help demo test check install agents agents-latest kills bench docs clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,14 @@ check: install ## format, lint, types, import floors, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+	$(BIN)/zensical build --strict
+
+docs: install ## the documents as a site, below site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict
+
+bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
+	$(BIN)/python -m bench
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts
 	$(BIN)/python -m tests.journeys.kills $(N)
