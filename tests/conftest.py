@@ -28,9 +28,10 @@ NATIVE = {"claude": "@anthropic-ai/claude-code-linux-*[!l]/claude", "codex": "@o
 
 GUARDED = (
     *(".claude", ".claude.json", ".codex", ".gemini", ".config", ".local/share/perdure", ".local/state/perdure"),
+    *(".local/share/opencode", ".local/state/opencode", ".cache/opencode"),
     *(".ssh", ".gitconfig", ".netrc"),
 )
-DROPPED = ("PERDURE_*", "ANTHROPIC_*", "OPENAI_*", "CODEX_*", "CLAUDE*", "GEMINI_*", "GIT_*")
+DROPPED = ("PERDURE_*", "ANTHROPIC_*", "OPENAI_*", "CODEX_*", "CLAUDE*", "GEMINI_*", "OPENCODE_*", "GIT_*")
 KEPT = "PERDURE_TEST_*"
 
 # How long an example takes says nothing on a machine that does other work as well.

@@ -91,6 +91,11 @@ class AgentDriver(Protocol):
     It may read the file system where it says so; all else is a pure function of its arguments.
     """
 
+    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+        """What a piece of a conversation, read after the agent's end, tells of its work and its output did not: tools that it
+        began and that never ended."""
+        ...
+
     name: str
     abilities: Abilities
     variables: tuple[str, ...]

@@ -36,9 +36,12 @@ _PERMISSIONS: dict[Permissions, dict[str, str]] = {
     Permissions.FULL: {"*": "allow", "doom_loop": "allow", "external_directory": "allow", "question": "deny"},
 }
 
+_LOGS = ("--print-logs", "--log-level=ERROR")
+"""Else the cause of many a failure stands in a log file alone: `Unexpected server error. Check server logs for details.`"""
+
 _RESERVED = frozenset(
     {"-c", "--continue", "-s", "--session", "--fork", "--title", "--dir", "--format", "--command", "--attach", "--share", "--port"}
-    | {"-i", "--interactive", "--auto", "-h", "--help", "-v", "--version", "--"}
+    | {"-i", "--interactive", "--auto", "--print-logs", "--log-level", "-h", "--help", "-v", "--version", "--"}
 )
 
 
@@ -57,7 +60,8 @@ class OpenCodeDriver:
         retries_in_a_row=RETRIES_IN_A_ROW,
     )
     variables = (
-        *("OPENCODE_*", "*_API_KEY", "*_BASE_URL", "AWS_*", "GOOGLE_*", "AZURE_*", "CLOUDFLARE_*", "GITHUB_TOKEN", "HF_TOKEN"),
+        *("OPENCODE_*", "ANTHROPIC_*", "OPENAI_*", "OPENROUTER_*", "GEMINI_*", "GOOGLE_*", "VERTEX_*", "AWS_*", "AZURE_*", "CLOUDFLARE_*"),
+        *("GROQ_*", "MISTRAL_*", "XAI_*", "DEEPSEEK_*", "CEREBRAS_*", "FIREWORKS_*", "TOGETHER_*", "DEEPINFRA_*", "MOONSHOT_*", "ZHIPU_*"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
         *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
         *(
@@ -69,7 +73,8 @@ class OpenCodeDriver:
             "!OPENCODE_AUTO_SHARE",
         ),
     )
-    """The CLI reads the keys of dozens of providers, each from the provider's own variable. `!pattern` takes names out again."""
+    """The CLI reads the keys of a hundred providers, each from the provider's own variable: those that are not here are named with
+    --env. `!pattern` takes names out again."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """PERDURE_OPENCODE, else the first `opencode` on PATH; the npm wrapper is followed to the native program."""
@@ -93,7 +98,7 @@ class OpenCodeDriver:
     def command(self, launch: Launch) -> Command:
         """The prompt goes by stdin: as an argument it would arrive in quotes. Raises ValueError for a bad id: with an empty one
         OpenCode would silently start anew."""
-        argv = [launch.program.path, "run", "--format=json", f"--dir={launch.cwd}", *_conversation(launch)]
+        argv = [launch.program.path, "run", "--format=json", *_LOGS, f"--dir={launch.cwd}", *_conversation(launch)]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         env = {"OPENCODE_PERMISSION": json.dumps(_PERMISSIONS[launch.spec.permissions]), "OPENCODE_DISABLE_AUTOUPDATE": "1"}

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.drivers import lines
+from perdure.drivers.opencode_events import begun
+from perdure.events import AgentEvent
 from perdure.model import Command, Program
 from perdure.protocols import Prompt
 
@@ -88,6 +90,12 @@ class OpenCodeArchive:
         """By the title that the launch gave it."""
         rows = _rows(home, _TITLED, title(mark))
         return str(rows[0][0]) if rows else ""
+
+    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+        """The CLI prints a tool when it has ended: one that was running at a kill stands in its row alone."""
+        told = (entry for line in piece.split(b"\n") if b'"tool"' in line and (entry := lines.read(line)))
+        parts = [entry.get("data") for entry in told if entry.get("type") == "part"]
+        return tuple(begun(part) for part in parts if lines.part(part, "state", "status") in ("pending", "running"))
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         """`opencode import` of the copy, in the form of an export. It adds rows that are missing and changes none; the session

@@ -43,20 +43,21 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
 
 
-def _tool(part: Any) -> Sequence[AgentEvent]:
-    """Start and end at once: there is no line when a tool starts."""
-    key, name, state = (
-        lines.text(lines.part(part, "callID"), SUMMARY),
-        lines.text(lines.part(part, "tool"), SUMMARY),
-        lines.part(part, "state"),
-    )
-    given = lines.part(state, "input")
+def begun(part: Any) -> ToolStarted:
+    """A tool's call, with its command or main argument."""
+    given = lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
     named = (lines.part(given, argument) for argument in _ARGUMENTS)
     summary = next((lines.text(value, SUMMARY) for value in (*named, *values) if isinstance(value, str) and value), "")
+    return ToolStarted(lines.text(lines.part(part, "callID"), SUMMARY), lines.text(lines.part(part, "tool"), SUMMARY), summary)
+
+
+def _tool(part: Any) -> Sequence[AgentEvent]:
+    """Start and end at once: there is no line when a tool starts."""
+    state, started = lines.part(part, "state"), begun(part)
     ok = lines.part(state, "status") == "completed" and not lines.part(state, "metadata", "exit")
     output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(lines.part(state, "error"), SUMMARY)
-    return (ToolStarted(key, name, summary), ToolEnded(key, ok, output))
+    return (started, ToolEnded(started.tool_id, ok, output))
 
 
 def _finish(part: Any) -> Sequence[AgentEvent]:

@@ -20,7 +20,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WORDS = (
     rule(_K.SESSION_MISSING, r"Session not found"),
     rule(_K.CONTEXT_EXHAUSTED, r"ContextOverflow|context.?length|context window|prompt is too long|maximum context"),
-    rule(_K.SESSION_BROKEN, r"tool_use.*tool_result|tool_call_id|Unexpected server error"),
+    rule(_K.SESSION_BROKEN, r"tool_use.*tool_result|tool_call_id|JSON Parse error|SyntaxError"),
     rule(_K.AUTH_FAILED, r"ProviderAuthError|invalid.{0,10}api.?key|Incorrect API key|API key is missing|insufficient_quota|unauthorized"),
     rule(_K.RATE_LIMITED, r"usage limit|rate.?limit|too many requests"),
     rule(_K.CONFIG_ERROR, r"ModelNotFound|Model not found|ProviderInit|ConfigInvalid|ConfigJson|Configuration is invalid|Unknown argument"),
@@ -28,6 +28,9 @@ _WORDS = (
     rule(_K.OVERLOADED, r"Cannot connect to API|Unable to connect|overloaded|timed? ?out|connection (closed|reset|refused)"),
 )
 """What the CLI says, most telling first."""
+
+_CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
+"""How the cause of an `Unexpected server error` is logged on stderr."""
 
 _STATUS = {401: _K.AUTH_FAILED, 402: _K.AUTH_FAILED, 403: _K.AUTH_FAILED, 404: _K.CONFIG_ERROR, 408: _K.OVERLOADED, 429: _K.RATE_LIMITED}
 
@@ -54,10 +57,12 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
     """By the words where they tell of the conversation, else by the status, else by the words."""
-    words = f"{ended.facts.get('name', '')} {ended.text}"
+    cause = _CAUSE.search(exit.stderr_tail) if "Unexpected server error" in ended.text else None
+    said = cause[1] if cause else ended.text
+    words = f"{ended.facts.get('name', '')} {said}"
     status = int(ended.facts["status"]) if ended.facts.get("status", "").isdecimal() else 0
     kind = judge(words, _WORDS)
     if kind not in (_K.CONTEXT_EXHAUSTED, _K.SESSION_BROKEN):
         kind = _STATUS.get(status) or (_K.OVERLOADED if status >= 500 else kind) or _K.FAILED
-    until = resets_at(ended.text, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
-    return ending(kind, ended.text, exit, until)
+    until = resets_at(said, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
+    return ending(kind, said, exit, until)
