@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journeys.stage import Stage
 
 from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Stage
 
 
-@pytest.fixture(params=["claude", "codex"])
+@pytest.fixture(params=["claude", "codex", "gemini", "opencode"])
 def agent(request: pytest.FixtureRequest) -> str:
     """Every journey is made with each CLI."""
     return str(request.param)

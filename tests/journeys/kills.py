@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.journeys.stage import Done, Stage, said
-
 from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Done, Stage, said
 
 FIRST = "Write one.txt. The magic word is quercus."
 SECOND = "Now write two.txt. The second word is fagus."
@@ -43,7 +42,7 @@ slow 0.3
 say The second file is written.
 """
 VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
-LATEST_S = {"claude": 2.0, "codex": 1.6}
+LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
 TRIES = 6
 
@@ -187,7 +186,7 @@ def _transcript_has(stage: Stage, word: str) -> bool:
     from perdure import drivers
 
     driver = drivers.load(stage.agent)
-    return any(word in prompt.text for path in stage.transcripts() for prompt in driver.prompts(path.read_bytes()))
+    return any(word in prompt.text for content in stage.conversations().values() for prompt in driver.prompts(content))
 
 
 def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
@@ -221,7 +220,8 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         if verdict == "native" and not shown:
             result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
     sessions = {attempt["session_id"] for attempt in report["attempts"] if (attempt["receipt"] or {}).get("verdict") == "native"}
-    if not sessions <= {request.session for request in stage.rehearsal.requests}:
+    known = {request.session for request in stage.rehearsal.requests} - {""}  # Gemini CLI names no conversation in its requests
+    if known and not sessions <= known:
         result.wrong.append("false native: a conversation that the model never saw")
 
 

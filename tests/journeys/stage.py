@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perdure import drivers
 from perdure.rehearsal import Rehearsal
 
 TOP = Path(__file__).parents[2]
@@ -25,7 +28,12 @@ PATIENCE_S = 60.0
 def native(agent: str) -> Path:
     """The pinned native program of an agent; an error says how to install it."""
     modules = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
-    pattern = {"claude": "@anthropic-ai/claude-code-linux-*/claude", "codex": "@openai/codex-linux-*/vendor/*/bin/codex"}[agent]
+    pattern = {
+        "claude": "@anthropic-ai/claude-code-linux-*/claude",
+        "codex": "@openai/codex-linux-*/vendor/*/bin/codex",
+        "gemini": "@google/gemini-cli/bundle/gemini.js",
+        "opencode": "opencode-linux-*64/bin/opencode",
+    }[agent]
     found = [path for path in modules.glob(pattern) if "musl" not in path.parts[-2] or agent == "codex"]
     assert found, f"{agent} is not installed below {modules}: run `make agents`"
     return found[0]
@@ -47,7 +55,8 @@ class Stage:
         for path in (self.home, self.tmp, self.repo):
             path.mkdir(parents=True, exist_ok=True)
         self.state = self.home / ".local/state/perdure"
-        self.agent_home = self.home / f".{self.agent}"
+        # OpenCode is moved by XDG_DATA_HOME, and perdure with it: the usual place keeps both where the stage looks.
+        self.agent_home = self.home / (".local/share" if self.agent == "opencode" else f".{self.agent}")
         self.environ = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
@@ -56,7 +65,10 @@ class Stage:
             "PERDURE_GRACE": "2s",
             "IS_SANDBOX": "1",  # Claude Code takes full permissions as root only inside a sandbox, which a stage is
             f"PERDURE_{self.agent.upper()}": str(native(self.agent)),
-            **self.rehearsal.environ(self.agent, home=self.agent_home, subscription=self.subscription),
+            # With a try of its own left, Gemini CLI waits for the end of a short limit by itself.
+            **self.rehearsal.environ(
+                self.agent, home=self.agent_home, retries=0 if self.agent == "gemini" else 1, subscription=self.subscription
+            ),
             **self.extra,
         }
         if not (self.repo / ".git").exists():
@@ -155,9 +167,30 @@ class Stage:
     # --- conversations -------------------------------------------------------------------------------------------
 
     def transcripts(self) -> list[Path]:
-        """The agent's own transcripts."""
-        pattern = "projects/*/*.jsonl" if self.agent == "claude" else "sessions/**/*.jsonl"
+        """The agent's own transcripts: files, or the whole database with what belongs to it."""
+        pattern = {
+            "claude": "projects/*/*.jsonl",
+            "codex": "sessions/**/*.jsonl",
+            "gemini": ".gemini/tmp/*/chats/session-*.jsonl",
+            "opencode": "opencode/opencode.db*",
+        }[self.agent]
         return sorted(self.agent_home.glob(pattern))
+
+    def conversations(self) -> dict[str, bytes]:
+        """The agent's conversations by their ids, as they lie on disk."""
+        if self.agent == "gemini":  # the name of the file holds eight letters of the id
+            ids = {json.loads(path.read_bytes().split(b"\n", 1)[0])["sessionId"] for path in self.transcripts() if path.stat().st_size}
+            found = {each: drivers.load("gemini").transcript(self.agent_home / ".gemini", each) for each in ids}
+            return {each: path.read_bytes() for each, path in found.items() if path is not None}
+        if self.agent != "opencode":
+            return {path.stem[-36:]: path.read_bytes() for path in self.transcripts()}
+        database = self.agent_home / "opencode/opencode.db"
+        if not database.exists():
+            return {}
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as found:
+            known = found.execute("select name from sqlite_master where name = 'session'").fetchone()
+            ids = [str(row[0]) for row in found.execute("select id from session")] if known else []
+        return {each: drivers.load(self.agent).archive.read(database, each) or b"" for each in ids}
 
     def copies(self) -> list[Path]:
         """perdure's own copies."""
@@ -167,6 +200,10 @@ class Stage:
         """Somebody else goes on with a conversation, with the agent's own program."""
         if self.agent == "claude":
             words = ["-p", "--output-format", "stream-json", "--verbose", "--resume", session]
+        elif self.agent == "gemini":
+            words = ["--output-format", "stream-json", "--resume", session]
+        elif self.agent == "opencode":
+            words = ["run", "--format", "json", "--dir", str(cwd), "--session", session]
         else:
             words = ["exec", "--json", "--skip-git-repo-check", "resume", session, "-"]
         return subprocess.run(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
@@ -44,8 +45,12 @@ def run_to(stage: Stage, *more: str) -> list[str]:
 
 
 def begun_in_tool(stage: Stage) -> Path:
-    """Waits until the tool runs and the agent has said so; returns the workdir."""
+    """Waits until the tool runs and the agent has said so, or noted it where it says nothing of a tool before its end; returns the
+    workdir."""
     found: Path = stage.until(lambda: next(iter(stage.home.rglob("begun.txt")), None), "the tool runs")
+    if stage.agent == "opencode":
+        stage.until(lambda: any(b"sleep 98" in content for content in stage.conversations().values()), "the tool is noted")
+        return found.parent
     stage.until(lambda: b"sleep 98" in (stage.attempt_directory(1) / "stdout").read_bytes(), "the agent announces the tool")
     return found.parent
 
@@ -314,16 +319,15 @@ def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
     assert "COLLISION" in one.perdure("logs", "task").out
 
 
-def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage) -> None:
+def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage, agent: str) -> None:
     """A foreign process on the same conversation while the agent works is never a native success unseen.
 
-    Claude Code lets it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
+    Claude Code and OpenCode let it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
     """
-    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 6") + "---\nsay Again.\n")
+    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 15" if agent == "opencode" else "slow 6") + "---\nsay Again.\n")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
-    (transcript,) = one.until(one.transcripts, "the transcript is there")
-    session = transcript.stem[-36:]
+    (session,) = one.until(one.conversations, "the transcript is there")
     by_hand = one.resume_by_hand(session, "A stranger asks.", one.agent_pid_cwd())
     done = one.finish(started)
     (attempt,) = done.json["attempts"]
@@ -342,9 +346,17 @@ def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage) ->
 
 
 def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
-    """After a usage limit the run is queued until the time that the service named, then goes on in the same conversation."""
+    """After a usage limit the run is queued until the time that the service named, then goes on in the same conversation.
+
+    OpenCode waits by itself, without a word.
+    """
     one = stage(TWO_TURNS.replace("say The first", "limit 8\nsay The first"), subscription=True)
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    if one.agent == "opencode":
+        done = one.finish(started)
+        assert (done.code, [attempt["outcome"]["kind"] for attempt in done.json["attempts"]]) == (0, ["succeeded"]), done.err
+        assert [request.answer for request in one.rehearsal.requests] == ["reply", "limit", "reply", "reply"]
+        return
     waiting = one.until(lambda: [row for row in one.perdure("ls", "--json").json["runs"] if row["reason"]] or None, "it waits")
     assert waiting[0]["state"] == "queued"
     assert waiting[0]["reason"].startswith("rate_limited")
@@ -476,7 +488,7 @@ def test_drift_is_shown(stage: MakeStage) -> None:
     """Another account between two attempts is shown by `why`, without a word of the credentials; permissions stay as they were."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
-    key = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}[one.agent]
+    key = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY", "opencode": "OPENAI_API_KEY"}[one.agent]
     one.environ[key] = "another-dummy-key"
     assert one.perdure("update", "task", "Go further.").code == 0
     why = one.perdure("why", "task").out
@@ -484,3 +496,36 @@ def test_drift_is_shown(stage: MakeStage) -> None:
     assert "dummy" not in why
     first, second = one.show()["attempts"]
     assert first["flags"]["permissions"] == second["flags"]["permissions"] == "full"
+
+
+def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeStage) -> None:
+    """Answers that break off: OpenCode asks again at once, for ever. It is ended after a few, and the run waits for better times."""
+    if agent != "opencode":
+        return
+    one = stage(TWO_TURNS.replace("say The first", "cut clean x400\nsay The first"))
+    started = one.start(*run_to(one), PROMPT)
+    one.until(lambda: [row for row in one.perdure("ls", "--json").json["runs"] if row["reason"]], "the run waits")
+    (first,) = one.show()["attempts"]
+    assert first["outcome"]["kind"] == "overloaded", first["outcome"]
+    assert "again and again" in first["outcome"]["detail"]
+    one.nothing_survives()
+    assert one.perdure("stop", "task").code == 0
+    one.finish(started)
+
+
+def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
+    """The machine is lost before the model said anything: the conversation is there, and the retry goes on in it.
+
+    OpenCode has printed nothing by then, not even an id; it is found by the title that perdure gave it.
+    """
+    one = stage("hang\nrun echo one > one.txt\n---\nsay Done.\n")
+    started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
+    one.rehearsal.wait_for(1)
+    one.until(lambda: any(b"quercus" in content for content in one.conversations().values()), "the prompt is kept")
+    one.lose_machine(started)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    first, second = done.json["attempts"]
+    assert (second["continuation"], second["receipt"]["verdict"]) == ("resume", "native"), second
+    assert second["session_id"] == first["session_id"] != ""
+    one.nothing_survives()
