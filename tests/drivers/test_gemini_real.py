@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from perdure import drivers
-from perdure.model import Continuation, OutcomeKind, Permissions, Start
+from perdure.continuation import Situation, choose
+from perdure.model import Continuation, ContinuityPolicy, OutcomeKind, Permissions, Session, SessionKey, SessionState, Start
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance, resume
+from perdure.transcripts import begins_with, prompts_since, snapshot
 
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
 Make = Callable[..., Bench]
@@ -55,3 +56,100 @@ class TestGemini(DriverConformance):
     @pytest.fixture
     def bench(self, bench: Make) -> Make:
         return bench
+
+    def test_the_clean_up_keeps_away_from_conversations(self, bench: Make) -> None:
+        """A resume in a later minute leaves an empty file behind, for which any other run deletes the conversation, live or not.
+        Started by perdure it does not; started by hand it does, so this test sees what it guards against."""
+        stage = bench("say One.")
+        first = stage.run("hello one")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        assert path is not None
+        left = path.with_name(f"session-2026-01-02T03-04-{first.session_id[:8]}.jsonl")
+        left.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+        assert stage.run("another conversation").outcome.ok
+        assert stage.driver.transcript(stage.home, first.session_id) == path
+        command = stage.driver.command(stage.launch("by hand"))
+        subprocess.run(command.argv, input=command.stdin, cwd=stage.cwd, env=stage.environ, capture_output=True, check=True, timeout=60)
+        assert stage.driver.transcript(stage.home, first.session_id) is None
+
+    def test_tools_do_not_inherit_the_guard(self, bench: Make) -> None:
+        """A command of the agent sees the user's own NODE_OPTIONS and nothing of perdure's."""
+        stage = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
+        assert stage.run("look", permissions=Permissions.FULL).outcome.ok
+        assert (stage.cwd / "options.txt").read_text() == "[]\n"
+        other = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
+        command = other.driver.command(other.launch("look", permissions=Permissions.FULL, env={"NODE_OPTIONS": "--no-warnings"}))
+        env = {**other.environ, **command.env}
+        subprocess.run(command.argv, input=command.stdin, cwd=other.cwd, env=env, capture_output=True, check=True, timeout=60)
+        assert (other.cwd / "options.txt").read_text() == "[--no-warnings]\n"
+
+    def test_it_is_one_process_that_ends_on_request(self, bench: Make) -> None:
+        """No second process that would outlive a kill; SIGTERM ends it at once, with code 0 and no result, which is no success."""
+        stage = bench("hang\nsay Never.")
+        with stage.running("hello") as process:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert [child for child in children if b"gemini" in Path(f"/proc/{child}/cmdline").read_bytes()] == []
+            process.terminate()
+            out, err = process.communicate(timeout=60)
+        ended = stage.read(process.returncode, out, err)
+        assert (ended.exit.code, ended.outcome.kind) == (0, OutcomeKind.FAILED)
+
+    def test_a_first_turn_that_failed_leaves_nothing_to_resume(self, bench: Make) -> None:
+        """The CLI rolls it back, and takes the id neither for a resume nor for a new start: the next attempt begins with a new one."""
+        stage = bench("fail 503\nsay One.")
+        first = stage.run("hello one")
+        assert first.outcome.kind is OutcomeKind.OVERLOADED
+        assert stage.prompts(first.session_id) == []
+        assert stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        again = Continuation(kind=Start.FRESH, session_id=first.session_id)
+        assert stage.run("once more", again).outcome.kind is OutcomeKind.WRITER_CONFLICT
+        key = SessionKey("gemini", "run:x")
+        session = Session(key=key, id=first.session_id, state=SessionState.PINNED, created=1, updated=1)
+        found = snapshot(stage.driver, stage.driver.transcript(stage.home, first.session_id))
+        new = str(uuid.uuid4())
+        chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=1, session=session, transcript=found, new_id=new))
+        assert (chosen.kind, chosen.session_id) == (Start.FRESH, new)
+        assert stage.run("hello one", chosen).outcome.ok
+
+    def test_a_later_turn_that_failed_is_taken_back_and_the_rest_goes_on(self, bench: Make) -> None:
+        """The prompt of the failed turn is in the history no more; what was before is, and stands in the file as it did."""
+        stage = bench("say One.\n---\nfail 503\nsay Three.")
+        first = stage.run("hello one")
+        path = stage.driver.transcript(stage.home, first.session_id)
+        before = snapshot(stage.driver, path)
+        assert path is not None and before is not None
+        assert stage.run("hello two", resume(first.session_id)).outcome.kind is OutcomeKind.OVERLOADED
+        assert begins_with(stage.driver, path, before)
+        assert prompts_since(stage.driver, path, before) == []
+        assert stage.run("hello three", resume(first.session_id)).outcome.ok
+        assert stage.rehearsal.prompts() == ["hello one", "hello three"]
+        assert begins_with(stage.driver, path, before)
+
+    def test_a_prompt_like_a_command_stays_in_the_conversation(self, bench: Make) -> None:
+        """A resume throws prompts with a leading slash or question mark out of the history: not those that perdure sent."""
+        stage = bench("say Yes.")
+        session = stage.run("/first of all").session_id
+        for prompt in ("?second", "third"):
+            assert stage.run(prompt, resume(session)).outcome.ok
+        shown = stage.reached_the_model()
+        assert "/first of all" in shown
+        assert "?second" in shown
+        assert stage.prompts(session) == ["/first of all", "?second", "third"]
+
+    def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
+        """Settings in the repository that allow every command do not make `read` run one; by themselves they would."""
+        stage = bench("run touch made.txt\n---\nsay Tried.")
+        (stage.cwd / ".gemini").mkdir()
+        (stage.cwd / ".gemini" / "settings.json").write_text('{"tools":{"allowed":["run_shell_command"]}}')
+        stage.run("make it", permissions=Permissions.READ)
+        assert not (stage.cwd / "made.txt").exists()
+
+    def test_from_another_directory_nothing_is_found(self, bench: Make) -> None:
+        """A conversation belongs to its directory: elsewhere it is missing, and nothing starts afresh."""
+        stage = bench("say One.")
+        first = stage.run("hello one")
+        elsewhere = replace(stage, cwd=stage.cwd.with_name("elsewhere"))
+        elsewhere.cwd.mkdir()
+        assert stage.driver.abilities.cwd_bound
+        assert elsewhere.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        assert len(stage.rehearsal.requests) == 1
