@@ -6,7 +6,8 @@ workdir, finishes or clears away what a kill left half-made, or hands it back as
 to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
-secret, `view` looks and rescues. What each backend protects from is in docs/reference/trust.md.
+secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away. What each
+backend protects from is in docs/reference/trust.md.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import isolated, places, view, worktree
+from perdure.workspace import applying, changes, isolated, places, removal, view, worktree
+from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
-from perdure.workspace.cache import Source
+from perdure.workspace.cache import Source, opened
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Credentials", "Prepared", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Prepared", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,56 @@ class Workspaces:
         """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing else."""
         self._ready()
         return view.rescue(self._places, workspace, why, self._git())
+
+    def diff(self, workspace: Workspace, *, stat: int = 0, binary: bool = False) -> bytes:
+        """What was changed since the workdir began, untracked files too, as git's patch: hostile bytes, to be cleaned before they
+        are shown. `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole."""
+        self._ready()
+        return changes.diff(self._places, workspace, self._git(), self._pinned(workspace), stat=stat, binary=binary)
+
+    def apply(self, workspace: Workspace, to: Path, agent: str, text: str = "") -> Applied:
+        """Brings the workdir's changes into the checkout at `to`, all or nothing; with a `text` also as a commit by the agent.
+
+        Raises NotFound or UsageError where that cannot be meant, Conflict if somebody works there, WorkspaceError.
+        """
+        here = self._plan_here(to)
+        self._ready()
+        message = Message(text=text, env=self._identity(here, agent)) if text else None
+        fd = places.take(self._places, here, "perdure apply")
+        try:
+            return applying.apply(self._places, workspace, self._git(), self._pinned(workspace), here, message)
+        finally:
+            os.close(fd)
+
+    def unsaved(self, workspace: Workspace) -> list[str]:
+        """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
+        self._ready()
+        return removal.unsaved(self._places, workspace, self._git(), lambda: self._elsewhere(workspace))
+
+    def put_away(self, workspace: Workspace, about: Mapping[str, str]) -> Path | None:
+        """Moves the workdir into the trash, and returns where; None if there is none. The caller holds its lock."""
+        self._ready()
+        return removal.put_away(self._places, workspace, self._git(), about)
+
+    def _pinned(self, workspace: Workspace) -> str:
+        """The commit that the workdir began at; empty for a directory of the user's own."""
+        if workspace.backend is Backend.ISOLATED:
+            cache = self._places.cache(self._source(workspace.repo).id)
+            return self._git().at(self._places.root, cache).commit(f"refs/perdure/pin/{workspace.id}")
+        return workspace.base
+
+    def _elsewhere(self, workspace: Workspace) -> Git:
+        """Where the commits of an isolated workdir must be found: the repository itself, or what has just been fetched of it."""
+        git = self._git()
+        if not is_remote(workspace.repo):
+            common = worktree.common_directory(workspace.repo)
+            if not (common / "HEAD").is_file():
+                raise WorkspaceError(f"The repository {workspace.repo} is not there.", "Bring it back, or mount its volume.")
+            return git.at(common, common)
+        with opened(self._places, self._source(workspace.repo), git) as (cache, trouble):
+            if trouble is not None:
+                raise trouble
+            return git.at(cache.cwd, cache.git_dir)
 
     def _ready(self) -> None:
         places.make_directory(self._places.root)

@@ -18,7 +18,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -26,7 +26,7 @@ from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Status
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import held, is_real_directory, make_private, read, write
+from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, write
 from perdure.workspace.worktree import git_directory
 
 _T = TypeVar("_T")
@@ -61,13 +61,13 @@ class WorkdirState:
 
 def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
     """Raises WorkspaceError or GitFailed where the state cannot be known; it is never guessed."""
-    return _again(places, workspace, lambda: _state(places, workspace, git))
+    return again(places, workspace, lambda: _state(places, workspace, git))
 
 
 def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
     with _looking(places, workspace, git) as looker:
         if looker is None:
-            found = tuple(itertools.islice(_files(Path(workspace.path)), COUNTED))
+            found = tuple(itertools.islice(files(Path(workspace.path)), COUNTED))
             return WorkdirState(untracked=len(found), paths=found[:SHOWN])
         status = looker.status()
     return WorkdirState(
@@ -76,13 +76,13 @@ def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
         changed=len(status.changed),
         untracked=len(status.untracked),
         paths=(status.changed + status.untracked)[:SHOWN],
-        in_progress=next((name for file, name in _IN_PROGRESS if os.path.lexists(looker.git_dir / file)), ""),
+        in_progress=looker.in_progress,
     )
 
 
 def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index and HEAD stay as they are."""
-    return _again(places, workspace, lambda: _rescue(places, workspace, why, git))
+    return again(places, workspace, lambda: _rescue(places, workspace, why, git))
 
 
 def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
@@ -101,12 +101,12 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     return ref
 
 
-def _again(places: Places, workspace: Workspace, look: Callable[[], _T]) -> _T:
+def again(places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False) -> _T:
     """A view is only a means: where git fails with it, it is thrown away and the look is tried once more."""
     try:
         return look()
     except GitFailed:
-        if workspace.backend is not Backend.ISOLATED:
+        if workspace.backend is not Backend.ISOLATED and not alone:
             raise
         with held(_lock(places, workspace)):
             shutil.rmtree(places.view(workspace.id), ignore_errors=True)
@@ -114,7 +114,7 @@ def _again(places: Places, workspace: Workspace, look: Callable[[], _T]) -> _T:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Looker:
+class Looker:
     """`repository`: git on the workdir's own git directory; `eye`: the git that looks (a view, if `own`)."""
 
     repository: Git
@@ -128,9 +128,14 @@ class _Looker:
     def status(self) -> Status:
         return self.eye.status(write_index=self.own)
 
+    @property
+    def in_progress(self) -> str:
+        """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
+        return next((name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), "")
+
 
 @contextlib.contextmanager
-def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker | None]:
+def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
@@ -148,28 +153,54 @@ def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker
             )
         inside, top = git.at(path, path / ".git", path), path
     else:
-        found = git.at(path).run("rev-parse", "--absolute-git-dir", "--show-toplevel", good=(0, 128))
+        found = git.at(path).run("rev-parse", "--absolute-git-dir", good=(0, 128))
         if found.code:
             yield None
             return
-        admin, top = (Path(line) for line in found.text.split("\n"))
+        admin, top = Path(found.text), Path(git.at(path).run("rev-parse", "--show-toplevel").text)
         inside = git.at(top, admin, top)
     head, branch = inside.head() if inside.commit("HEAD") else ("", "")
-    yield _Looker(repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch)
+    yield Looker(repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch)
 
 
 @contextlib.contextmanager
-def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[_Looker]:
-    path, directory = Path(workspace.path), places.view(workspace.id)
+def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
+    """Looks through a view whatever the backend, so that no filter or setting of the workdir's repository takes part.
+
+    None without git. Raises WorkspaceError before the first commit.
+    """
+    with _looking(places, workspace, git) as looker:
+        if looker is None or looker.own:
+            yield looker
+            return
+        if not looker.head:
+            raise WorkspaceError(f"{workspace.path} has no commit yet.", "Make a first commit: git commit --allow-empty")
+        common = Path(looker.repository.run("rev-parse", "--path-format=absolute", "--git-common-dir").text)
+        with _through(places, workspace, git, looker, common / "objects") as through:
+            yield through
+
+
+@contextlib.contextmanager
+def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
+    path = Path(workspace.path)
     admin = path / ".git"
     if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
         raise WorkspaceError(f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away.")
     repository = git.at(path, admin, path)
     head, branch = repository.head()
+    direct = Looker(repository=repository, eye=repository, own=False, top=path, git_dir=admin, head=head, branch=branch)
+    with _through(places, workspace, git, direct, admin / "objects") as through:
+        yield through
+
+
+@contextlib.contextmanager
+def _through(places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path) -> Iterator[Looker]:
+    """The same workdir seen through perdure's own git directory, which borrows these objects."""
+    directory, top = places.view(workspace.id), direct.top
     with held(_lock(places, workspace)) as fd:
-        eye = Git(cwd=path, git_dir=directory, work_tree=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
-        _turn(eye, directory, admin / "objects", head)
-        yield _Looker(repository=repository, eye=eye, own=True, top=path, git_dir=admin, head=head, branch=branch)
+        eye = Git(cwd=top, git_dir=directory, work_tree=top, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        _turn(eye, directory, objects, direct.head)
+        yield replace(direct, eye=eye, own=True)
 
 
 def _lock(places: Places, workspace: Workspace) -> Path:
@@ -184,7 +215,7 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
         form = "sha256" if len(head) == 64 else "sha1"
         eye.at(directory.parent).run("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory))
         (directory / "objects/info").mkdir(exist_ok=True)
-        write(directory / "objects/info/alternates", f"{objects}\n")
+        write(directory / "objects/info/alternates", f"{alternate(objects)}\n")
         write(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
@@ -200,7 +231,7 @@ def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed:
     for name in listed:
         path = top / name
         if is_real_directory(path):
-            for below in _files(path):
+            for below in files(path):
                 _file(stream, path / below, f"{name.rstrip('/')}/{below}")
         else:
             _file(stream, path, name)
@@ -237,7 +268,7 @@ def _file(stream: IO[bytes], path: Path, name: str) -> None:
         stream.write(b"\n")
 
 
-def _files(top: Path) -> Iterator[str]:
+def files(top: Path) -> Iterator[str]:
     """All files and links below a directory, relative, in order; git directories are passed over, links never followed."""
     for directory, folders, names in os.walk(top):
         here = Path(directory)

@@ -10,6 +10,7 @@ they are never moved. The branch is created by plumbing with full names, because
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -19,14 +20,20 @@ from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
 from perdure.workspace.places import discard, held, is_real_directory, make_private, read, sync, write
 
+_LOCKED = "perdure: a task's workdir"
+
 
 def git_directory(path: Path) -> Path | None:
     """The admin directory that `path/.git` points to, if it points back; else None."""
-    pointer = read(path / ".git") if (path / ".git").is_file() else ""
+    admin = _pointed_to(path)
+    return admin if admin and _points_to(admin) == path / ".git" else None
+
+
+def _pointed_to(path: Path) -> Path | None:
+    pointer = read(path / ".git")
     if not pointer.startswith("gitdir: "):
         return None
-    admin = Path(os.path.normpath(path / pointer.removeprefix("gitdir: ").rstrip("\n")))
-    return admin if _points_to(admin) == path / ".git" else None
+    return Path(os.path.normpath(path / pointer.removeprefix("gitdir: ").rstrip("\n")))
 
 
 def _points_to(admin: Path) -> Path | None:
@@ -78,6 +85,8 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
         cut_off = mark.exists()
         if not cut_off and git_directory(path) is not None:
             return False, []
+        if not cut_off and _link_again(git, common, workspace):
+            return False, [f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"]
         if not cut_off:
             _refuse_strange(path, workspace)
         notes = _recover(places, workspace, git, common, cut_off)
@@ -90,6 +99,32 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
         mark.unlink()
         sync(mark.parent)
     return True, notes
+
+
+_KEPT = "all files are as they were; what was staged, and a merge or rebase in progress, is not known any more."
+
+
+def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
+    """Makes a lost admin directory anew, where that is safe: the `.git` file still names it, and the branch is there and free.
+
+    No file of the workdir is written. The directory is put together beside its place and renamed, so a kill leaves nothing in use.
+    """
+    path, full = Path(workspace.path), f"refs/heads/{workspace.branch}"
+    admin = _pointed_to(path)
+    if admin is None or path.is_symlink() or admin.parent != common / "worktrees" or os.path.lexists(admin):
+        return False
+    if not (oid := git.commit(full)) or any(worktree.branch == full for worktree in git.worktrees()):
+        return False
+    stage = common / f"perdure-{workspace.id}"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    for name, text in (("HEAD", f"ref: {full}"), ("gitdir", f"{path}/.git"), ("commondir", "../.."), ("locked", _LOCKED)):
+        write(stage / name, f"{text}\n")
+    git.run("read-tree", oid, env={"GIT_INDEX_FILE": str(stage / "index")}, timeout_s=1800.0)
+    admin.parent.mkdir(exist_ok=True)
+    stage.rename(admin)
+    sync(admin.parent)
+    return True
 
 
 def _refuse_strange(path: Path, workspace: Workspace) -> None:
@@ -107,7 +142,7 @@ def _recover(places: Places, workspace: Workspace, git: Git, common: Path, cut_o
     if cut_off and _is_whole(git, path, workspace):
         return None
     notes = []
-    for admin in _admins(common, path):
+    for admin in admins(common, path):
         notes += _save_head(git, admin, workspace)
         if moved := discard(places, workspace.id, admin, "admin"):
             notes.append(f"What git still knew of an earlier worktree was kept in {moved}.")
@@ -129,7 +164,7 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
     return status.branch == workspace.branch and not status.changed and not status.untracked
 
 
-def _admins(common: Path, path: Path) -> list[Path]:
+def admins(common: Path, path: Path) -> list[Path]:
     """The admin directories that belong to this path; one that a kill left without its `gitdir` is known by its name."""
     if not (common / "worktrees").is_dir():
         return []
@@ -161,7 +196,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     if not oid:
         raise WorkspaceError(f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base.")
     # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
-    locked = ("--lock", "--reason", "perdure: a task's workdir")
+    locked = ("--lock", "--reason", _LOCKED)
     git.run("worktree", "add", "--detach", *locked, "--", str(path), oid, timeout_s=1800.0)
     sync(path.parent)
     if start:

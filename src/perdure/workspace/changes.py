@@ -1,0 +1,121 @@
+"""What a run changed: its workdir as it is now, committed or not, against the commit that it began at. Only looks.
+
+The files are taken into a view (see `view`) and into a store of objects that is gone afterwards, then tree is compared with
+tree in a bare repository without configuration: no filter, textconv, external diff or attribute of the repository takes part,
+and nothing is written into it. Untracked files are new ones; ignored ones (by a .gitignore of the tree) are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perdure.errors import UsageError
+from perdure.git import Git, Result
+from perdure.model import Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.places import alternate, is_real_directory, make_private, write
+from perdure.workspace.view import Looker, again, files, looking_alone
+
+PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/", "-M")
+_CAP = 1 << 30
+
+Entry = tuple[str, str]
+"""Mode and object id of one path in a tree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """A place to work on trees: a bare git that writes its objects and its index here, and borrows all others."""
+
+    directory: Path
+    git: Git
+
+    @property
+    def objects(self) -> Path:
+        return self.directory / "objects"
+
+    def run(
+        self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,), looker: Looker | None = None, index: str = "index"
+    ) -> Result:
+        """git on this desk; with `looker` it sees the files of that workdir."""
+        git = self.git if looker is None else looker.eye
+        own = {"GIT_OBJECT_DIRECTORY": str(self.objects), "GIT_INDEX_FILE": str(self.directory / index)}
+        readable = (("core.quotePath", "false"),)
+        return git.run(*args, stdin=stdin, good=good, env=own, settings=readable, timeout_s=1800.0, cap=_CAP)
+
+    def entries(self, tree: str) -> dict[str, Entry]:
+        """Every file of a tree."""
+        found = {}
+        for line in os.fsdecode(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout).split("\0"):
+            if line:
+                facts, _, name = line.partition("\t")
+                mode, _, oid = facts.split(" ")
+                found[name] = (mode, oid)
+        return found
+
+    def photograph(self, looker: Looker) -> str:
+        """The workdir's tracked and untracked files as a tree: its id."""
+        status = looker.status()
+        view = looker.eye.git_dir
+        assert view is not None
+        shutil.copyfile(view / "index", self.directory / "index")
+        names = list(status.changed)
+        for name in status.untracked:
+            path = looker.top / name
+            names += [f"{name.rstrip('/')}/{below}" for below in files(path)] if is_real_directory(path) else [name]
+        if names:
+            listed = b"".join(os.fsencode(name) + b"\0" for name in names)
+            self.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listed, looker=looker)
+        return self.run("write-tree").text
+
+
+@contextlib.contextmanager
+def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Desk]:
+    """A desk over the objects that the looker sees, and over further stores of objects."""
+    view = looker.eye.git_dir
+    assert view is not None
+    with tempfile.TemporaryDirectory(dir=make_private(places.scratch), prefix="desk-") as made:
+        directory = Path(made)
+        (directory / "objects/info").mkdir(parents=True)
+        write(directory / "objects/info/alternates", "".join(f"{alternate(path)}\n" for path in (view / "objects", *borrowed)))
+        yield Desk(directory=directory, git=replace(looker.eye, cwd=view, work_tree=None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """A run's files, side by side with what they began as: two trees on one desk."""
+
+    desk: Desk
+    base: str
+    """The commit that the run began at, or where its branch left it."""
+    tree: str
+
+
+@contextlib.contextmanager
+def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
+    """The run's changes as trees. `pinned` is the commit that it began at. Raises UsageError without git."""
+    with looking_alone(places, workspace, git) as looker:
+        if looker is None:
+            raise UsageError(
+                f"{workspace.path} is not in a git repository, so there is nothing to compare it with.", "Look at the directory."
+            )
+        with desk(places, looker) as made:
+            common = made.run("merge-base", pinned, looker.head, good=(0, 1)).text.partition("\n")[0] if pinned else looker.head
+            yield Shot(desk=made, base=common or pinned, tree=made.photograph(looker))
+
+
+def diff(places: Places, workspace: Workspace, git: Git, pinned: str, *, stat: int = 0, binary: bool = False) -> bytes:
+    """The changes as git writes them: a patch, or with `stat` the summary in so many columns. `binary`: whole, for git apply."""
+
+    def look() -> bytes:
+        with shot(places, workspace, git, pinned) as seen:
+            form = (f"--stat={stat}",) if stat else ("--binary", "--full-index") if binary else ()
+            return seen.desk.run("diff", *PLAIN, *form, seen.base, seen.tree, "--").stdout
+
+    return again(places, workspace, look, alone=True)

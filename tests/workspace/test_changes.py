@@ -1,0 +1,260 @@
+"""What a run changed, and how it comes into the user's own checkout: all of it, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import Conflict, GitFailed, NotFound, UsageError
+from perdure.model import Workspace
+from tests.workspace.yard import REPOSITORIES, Yard
+
+
+def contents(top: Path) -> dict[str, str]:
+    """Every file below a directory, git's own aside: content, mode or the link's target."""
+    found = {}
+    for path in sorted(top.rglob("*")):
+        if ".git" in path.relative_to(top).parts or (path.is_dir() and not path.is_symlink()):
+            continue
+        name = str(path.relative_to(top))
+        found[name] = f"-> {path.readlink()}" if path.is_symlink() else f"{path.stat().st_mode & 0o111:o} {path.read_bytes()!r}"
+    return found
+
+
+def worked(yard: Yard, backend: str) -> Workspace:
+    """A workdir in which an agent committed some, and left some: changed, new, gone, moved, executable, linked, binary."""
+    workspace = yard.plan(backend)
+    env = yard.workspaces.prepare(workspace, "claude").env
+    top = Path(workspace.path)
+    (top / "README").write_text("third\n")
+    yard.git("mv", "src/file1.txt", "src/moved.txt", cwd=top)
+    yard.git("commit", "-qam", "some", cwd=top, env=env)
+    (top / "src/file2.txt").write_text("0\n" + "2\n" * 20)
+    (top / "src/file3.txt").unlink()
+    (top / "deep/er").mkdir(parents=True)
+    (top / "deep/er/né w.txt").write_text("new\n")
+    (top / "run.sh").write_text("#!/bin/sh\n")
+    (top / "run.sh").chmod(0o755)
+    (top / "link").symlink_to("README")
+    (top / "bin").write_bytes(bytes(range(256)))
+    (top / "build.log").write_text("ignored")
+    return workspace
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
+    """Applied by git to the base, the patch gives what lies in the workdir, ignored files aside; looking changes nothing."""
+    workspace = worked(yard, backend)
+    top = Path(workspace.path)
+    before, refs = yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")
+    patch = yard.workspaces.diff(workspace, binary=True)
+    (yard.top / "run.patch").write_bytes(patch)
+    yard.git("apply", "--index", str(yard.top / "run.patch"))
+    there = contents(top)
+    assert there.pop("build.log")
+    assert contents(yard.repo) == there
+    assert (yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")) == (before, refs)
+    assert list((yard.root / ".perdure/tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
+    """`stat` is git's summary, in the columns that are asked for, with new files and moves."""
+    lines = yard.workspaces.diff(worked(yard, backend), stat=60).decode().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    text = "\n".join(lines)
+    assert "{file1.txt => moved.txt}" in text and "né w.txt" in text and "8 files changed" in text
+
+
+def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yard) -> None:
+    """With `here` nothing tells where the run began: what is not committed is shown. Without git there is nothing to compare."""
+    (yard.repo / "README").write_text("third\n")
+    here = Workspace(id="here", path=str(yard.repo), backend="here")  # type: ignore[arg-type]
+    assert b"+third" in yard.workspaces.diff(here)
+    for backend in ("task", "here"):
+        workspace = yard.plan(backend)
+        yard.workspaces.prepare(workspace, "claude")
+        with pytest.raises(UsageError, match="nothing to compare"):
+            yard.workspaces.diff(workspace)
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str) -> None:
+    """The checkout ends up with the run's files, unstaged, on the same commit; a second apply finds all of it there."""
+    workspace = worked(yard, backend)
+    head = yard.git("rev-parse", "HEAD")
+    (yard.repo / "src").chmod(0o755)
+    applied = yard.workspaces.apply(workspace, yard.repo / "src", "claude")
+    assert applied.refused == () and applied.commit == ""
+    there = contents(Path(workspace.path))
+    del there["build.log"]
+    assert contents(yard.repo) == there
+    assert set(applied.files) == {"README", "bin", "deep/er/né w.txt", "link", "run.sh"} | {
+        f"src/{name}.txt" for name in ("file1", "moved", "file2", "file3")
+    }
+    assert yard.git("rev-parse", "HEAD") == head and yard.git("diff", "--cached", "--name-only") == ""
+    again = yard.workspaces.apply(workspace, yard.repo, "claude")
+    assert (again.files, set(again.already), again.refused) == ((), set(applied.files), ())
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
+    """The user's later commits stay: lines of both in one file, and a file that the user moved gets the run's change."""
+    workspace = worked(yard, backend)
+    (yard.repo / "src/file2.txt").write_text("2\n" * 20 + "end\n")
+    yard.git("mv", "src/file0.txt", "zero.txt")
+    yard.git("commit", "-qam", "mine")
+    (Path(workspace.path) / "src/file0.txt").write_text("0\n" * 20 + "run\n")
+    applied = yard.workspaces.apply(workspace, yard.repo, "claude")
+    assert applied.refused == ()
+    assert (yard.repo / "src/file2.txt").read_text() == "0\n" + "2\n" * 20 + "end\n"
+    assert (yard.repo / "zero.txt").read_text().endswith("run\n") and not (yard.repo / "src/file0.txt").exists()
+
+
+def refused(yard: Yard, workspace: Workspace, message: str = "") -> dict[str, str]:
+    """Applies, which must be refused and change nothing at all: the reasons by path."""
+    before = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("rev-parse", "HEAD"), yard.git("ls-files", "--stage")
+    applied = yard.workspaces.apply(workspace, yard.repo, "claude", message)
+    assert applied.refused and not applied.files and not applied.commit
+    after = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("rev-parse", "HEAD"), yard.git("ls-files", "--stage")
+    assert before == after
+    return dict(applied.refused)
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) -> None:
+    """The same lines changed on both sides, a file deleted on one, a binary on both: each is named with its reason."""
+    workspace = worked(yard, backend)
+    (yard.repo / "README").write_text("mine\n")
+    (yard.repo / "src/file3.txt").write_text("mine\n")
+    (yard.repo / "bin").write_bytes(b"\0mine")
+    yard.git("add", ".")
+    yard.git("commit", "-qm", "mine")
+    reasons = refused(yard, workspace)
+    assert reasons.keys() == {"README", "src/file3.txt", "bin"}
+    assert "same lines" in reasons["README"] and "deleted" in reasons["src/file3.txt"]
+
+
+def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
+    """A changed, deleted, untracked or ignored file that the run changes too is refused, and so is a link in the way."""
+    workspace = worked(yard, "worktree")
+    Path(workspace.path, "kept.log").write_text("forced\n")
+    yard.git("add", "-f", "kept.log", cwd=workspace.path)
+    yard.git("commit", "-qm", "forced", cwd=workspace.path)
+    (yard.repo / "src/file2.txt").write_text("mine\n")
+    (yard.repo / "src/file3.txt").unlink()
+    (yard.repo / "README").unlink()
+    (yard.repo / "run.sh").write_text("mine\n")
+    (yard.repo / "kept.log").write_text("mine\n")
+    (yard.top / "elsewhere").mkdir()
+    (yard.repo / "deep").symlink_to(yard.top / "elsewhere")
+    reasons = refused(yard, workspace)
+    assert reasons.keys() == {"src/file2.txt", "README", "run.sh", "kept.log", "deep/er/né w.txt"}
+    assert "ignores" in reasons["kept.log"] and "in the way" in reasons["deep/er/né w.txt"]
+    assert list((yard.top / "elsewhere").iterdir()) == []
+
+
+def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
+    """Changes in files that the run did not change, staged ones too, are no reason to refuse, and are as they were."""
+    workspace = worked(yard, "worktree")
+    (yard.repo / "src/file9.txt").write_text("mine\n")
+    (yard.repo / "src/file8.txt").write_text("staged\n")
+    yard.git("add", "src/file8.txt")
+    (yard.repo / "own.txt").write_text("mine\n")
+    applied = yard.workspaces.apply(workspace, yard.repo, "claude", "What the run did\n")
+    assert applied.refused == ()
+    assert yard.git("log", "-1", "--format=%H %an %cn %s") == f"{applied.commit} claude (perdure) Una User What the run did"
+    assert yard.git("status", "--porcelain", "-uall").splitlines() == ["M  src/file8.txt", " M src/file9.txt", "?? own.txt"]
+    assert yard.git("fsck", "--strict") == ""
+
+
+def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
+    """With --commit a staged change of the same file is refused, and a merge in progress too."""
+    workspace = worked(yard, "worktree")
+    (yard.repo / "README").write_text("staged\n")
+    yard.git("add", "README")
+    (yard.repo / "README").write_text("second\n")
+    assert "staged" in refused(yard, workspace, "message")["README"]
+    yard.git("reset", "-q", "--hard")
+    (yard.repo / ".git/MERGE_HEAD").write_text(yard.git("rev-parse", "HEAD") + "\n")
+    with pytest.raises(Conflict, match="merge is in progress"):
+        yard.workspaces.apply(workspace, yard.repo, "claude", "message")
+
+
+def test_another_repository_is_refused(yard: Yard) -> None:
+    """A checkout that lacks the commit the run began at, and a directory without git, take nothing."""
+    workspace = worked(yard, "worktree")
+    other = yard.top / "other"
+    other.mkdir()
+    with pytest.raises(NotFound, match="not in a git repository"):
+        yard.workspaces.apply(workspace, other, "claude")
+    yard.git("init", "-q", cwd=other)
+    yard.git("commit", "-q", "--allow-empty", "-m", "x", cwd=other)
+    with pytest.raises(UsageError, match="another repository"):
+        yard.workspaces.apply(workspace, other, "claude")
+    assert [path.name for path in other.iterdir()] == [".git"]
+
+
+def test_files_and_directories_change_places(yard: Yard) -> None:
+    """A file becomes a directory and a directory a file, in the checkout as in the run."""
+    workspace = yard.plan("worktree")
+    yard.workspaces.prepare(workspace, "claude")
+    top = Path(workspace.path)
+    (top / "README").unlink()
+    (top / "README").mkdir()
+    (top / "README/now").write_text("a directory\n")
+    for path in (top / "src").iterdir():
+        path.unlink()
+    (top / "src").rmdir()
+    (top / "src").write_text("a file\n")
+    assert yard.workspaces.apply(workspace, yard.repo, "claude").refused == ()
+    assert contents(yard.repo) == contents(top)
+
+
+def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
+    """A branch that cannot be moved (somebody holds its lock) when all files are in place already: everything is as it was."""
+    workspace = worked(yard, "worktree")
+    before = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("ls-files", "--stage"), yard.git("rev-parse", "HEAD")
+    (yard.repo / ".git/refs/heads/main.lock").touch()
+    with pytest.raises(GitFailed, match="update-ref"):
+        yard.workspaces.apply(workspace, yard.repo, "claude", "message")
+    after = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("ls-files", "--stage"), yard.git("rev-parse", "HEAD")
+    assert before == after
+    (yard.repo / ".git/refs/heads/main.lock").unlink()
+    assert yard.workspaces.apply(workspace, yard.repo, "claude", "message").refused == ()
+
+
+@pytest.mark.parametrize("planted", ["filter", "textconv", "external", "attributes"])
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: str) -> None:
+    """Looking at and applying a poisoned run starts no filter, textconv, external diff or merge driver; plain git does."""
+    workspace = worked(yard, backend)
+    top = Path(workspace.path)
+    common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
+    canary, program = yard.top / "CANARY", yard.top / "program"
+    program.write_text(f"#!/bin/sh\n: > '{canary}'\nexec cat\n")
+    program.chmod(0o755)
+    settings = {
+        "filter": ("filter.x.clean", "filter.x.smudge"),
+        "textconv": ("diff.x.textconv",),
+        "external": ("diff.external",),
+        "attributes": ("filter.x.clean", "filter.x.smudge", "merge.x.driver", "diff.x.command"),
+    }[planted]
+    for place in {common, yard.repo / ".git"}:
+        for key in settings:
+            yard.git("config", "--file", str(place / "config"), key, str(program))
+        (place / "info").mkdir(exist_ok=True)
+        (place / "info/attributes").write_text("* filter=x diff=x merge=x\n")
+    if planted == "attributes":
+        (top / ".gitattributes").write_text("* filter=x diff=x merge=x\n")
+    (yard.repo / "src/file2.txt").write_text("2\n" * 20 + "end\n")
+    yard.git("-c", "core.attributesFile=/dev/null", "commit", "-qam", "mine")
+    canary.unlink(missing_ok=True)
+    assert b"+third" in yard.workspaces.diff(workspace)
+    assert yard.workspaces.diff(workspace, stat=80)
+    assert yard.workspaces.apply(workspace, yard.repo, "claude", "message").refused == ()
+    assert yard.workspaces.unsaved(workspace)
+    assert not canary.exists()
+    yard.git("diff", "HEAD~1", cwd=top, check=False)
+    assert canary.exists(), "the fixture could not have fired"
