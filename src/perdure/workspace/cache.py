@@ -6,6 +6,7 @@ git itself refuse), and every workspace's start is pinned by a ref. It is a full
 a partial one ("invalid object" in every borrower).
 
 All callers hold the cache's lock. Fetches are single-flight: who waited while another's fetch began and ended uses that one.
+A server that cannot be reached does not stop a start from what was fetched before; one that refuses does.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, unreachable
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import Places, identify, is_oid
 from perdure.workspace.places import held, make_private, read, sync, write
 
-REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/perdure/head")
+REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+HEAD = "refs/perdure/head"
 
 _HONEST_OLD_FAULTS = (
     "zeroPaddedFilemode badDate badDateOverflow zeroPaddedDate badEmail missingEmail badName missingNameBeforeEmail "
@@ -48,36 +50,47 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(places: Places, source: Source, git: Git) -> Iterator[Git]:
-    """The cache, locked, made if need be and fetched. Raises NotFound, GitFailed or WorkspaceError."""
+def opened(places: Places, source: Source, git: Git) -> Iterator[tuple[Git, GitFailed | None]]:
+    """The cache, locked, made if need be and fetched; or as it was, with the failure, if the server cannot be reached.
+
+    Raises NotFound, GitFailed or WorkspaceError.
+    """
     started, finished = places.lock(source.id).with_suffix(".started"), places.lock(source.id).with_suffix(".finished")
     began, ended = read(started), read(finished)
     with held(places.lock(source.id), timeout_s=3600.0) as fd:
         cache = _made(places, source, Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ))
-        shared = read(finished)
+        shared, fault = read(finished), None
         if shared in ("", began, ended):
             ticket = secrets.token_hex(8)
             write(started, ticket)
             _sweep(places, source)
-            _fetch(places, source, cache, REFSPECS)
-            write(finished, ticket)
-        yield cache
+            try:
+                _fetch_all(places, source, cache)
+            except GitFailed as error:
+                if not shared or not unreachable(error):
+                    raise
+                fault = error
+            else:
+                write(finished, ticket)
+        yield cache, fault
 
 
-def find(places: Places, source: Source, cache: Git, base: str) -> str:
-    """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises NotFound."""
+def find(places: Places, source: Source, cache: Git, base: str, fault: GitFailed | None) -> str:
+    """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises `fault`, if any, or NotFound."""
     if not base:
-        return cache.commit("refs/perdure/head")
+        if oid := cache.commit(HEAD):
+            return oid
+        raise fault or NotFound(f"{source.url} has no default branch: its HEAD names none that is there.", "Name a branch with --base.")
     for name in (f"refs/remotes/origin/{base.removeprefix('origin/')}", f"refs/tags/{base}"):
         if oid := cache.commit(name):
             return oid
     if is_oid(base):
-        if not cache.commit(base):
+        if not fault and not cache.commit(base):
             with contextlib.suppress(GitFailed):
                 _fetch(places, source, cache, (f"+{base}:refs/perdure/wanted/{base}",))
         if oid := cache.commit(base):
             return oid
-    raise NotFound(f"{source.url} has no branch, tag or commit {base!r}.", "Name one that has been pushed.")
+    raise fault or NotFound(f"{source.url} has no branch, tag or commit {base!r}.", "Name one that has been pushed.")
 
 
 def _made(places: Places, source: Source, git: Git) -> Git:
@@ -105,6 +118,19 @@ def _sweep(places: Places, source: Source) -> None:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
+def _fetch_all(places: Places, source: Source, cache: Git) -> None:
+    """All branches and tags, and the server's HEAD; that one may name a branch which nobody has pushed."""
+    try:
+        _fetch(places, source, cache, (*REFSPECS, f"+HEAD:{HEAD}"))
+    except GitFailed as error:
+        if "couldn't find remote ref HEAD" not in error.stderr:
+            raise
+        _fetch(places, source, cache, REFSPECS)
+        cache.run("update-ref", "-d", "--", HEAD)
+        if not cache.refs(*(spec.partition(":")[2].removesuffix("/*") for spec in REFSPECS)):
+            raise WorkspaceError(f"{source.url} has no commit yet.", "Push a first commit, then try again.") from error
+
+
 def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]) -> None:
     mark = places.making(source.id)
     write(mark, source.url)
@@ -121,16 +147,9 @@ def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]
                 allow=(source.scheme,), settings=settings, env=asking, timeout_s=3600.0,
             )  # fmt: skip
         except GitFailed as error:
-            _explain(error, source)
+            if "does not appear to be a git repository" in error.stderr or "not found" in error.stderr:
+                raise NotFound(
+                    f"There is no repository at {source.url}, or it is not yours to read.", "Check the address and the token."
+                ) from error
             raise
     mark.unlink(missing_ok=True)
-
-
-def _explain(error: GitFailed, source: Source) -> None:
-    """Raises a better sentence, where there is one."""
-    if "couldn't find remote ref HEAD" in error.stderr:
-        raise WorkspaceError(f"{source.url} has no commit yet.", "Push a first commit, then try again.") from error
-    if "does not appear to be a git repository" in error.stderr or "not found" in error.stderr:
-        raise NotFound(
-            f"There is no repository at {source.url}, or it is not yours to read.", "Check the address and the token."
-        ) from error

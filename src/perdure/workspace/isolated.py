@@ -15,11 +15,11 @@ from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace import cache as caches
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.places import held, is_real_directory, make_private, sync, write
+from perdure.workspace.places import alternate, held, is_real_directory, make_private, sync, write
 
 
 def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Git) -> tuple[bool, list[str]]:
-    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network."""
+    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and only for what is not cached."""
     path = Path(workspace.path)
     if _stands(path):
         return False, []
@@ -28,12 +28,14 @@ def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Gi
             return False, []
         git = Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
         notes: list[str] = []
-        with caches.opened(places, source, git) as cache:
+        with caches.opened(places, source, git) as (cache, fault):
             oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")
             if oid:
                 notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
             else:
-                oid = caches.find(places, source, cache, workspace.base)
+                oid = caches.find(places, source, cache, workspace.base, fault)
+            if fault:
+                notes.append(f"{source.url} could not be reached: this starts from what was fetched before, {oid[:12]}.")
             cache.set_ref(f"refs/perdure/pin/{workspace.id}", oid, "perdure: start of a workspace")
             packed = _packed_refs(cache)
         stage = places.stage(workspace.id)
@@ -66,7 +68,7 @@ def _build(stage: Path, workspace: Workspace, cache: Path, source: caches.Source
     own = stage / ".git"
     made = git.at(stage, own, stage)
     (own / "objects/info").mkdir(exist_ok=True)
-    write(own / "objects/info/alternates", f"{cache / 'objects'}\n")
+    write(own / "objects/info/alternates", f"{alternate(cache / 'objects')}\n")
     write(own / "packed-refs", packed)
     for key, value in (
         ("remote.origin.url", source.url),

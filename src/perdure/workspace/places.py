@@ -7,6 +7,7 @@ not to the process: whoever inherits the descriptor (git's children, the shim of
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -97,11 +98,27 @@ def sync(directory: Path) -> None:
 
 
 def read(path: Path) -> str:
-    """A small file's text, or empty if there is none."""
+    """The first 64 KiB of a file's text; empty if there is none, or something that is no file (an agent's pipe would never end)."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            return ""
+        raise
+    try:
+        return os.fsdecode(os.read(fd, 1 << 16)) if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    finally:
+        os.close(fd)
+
+
+def alternate(objects: Path) -> str:
+    """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line (git 2.11 and newer)."""
+    text = str(objects)
+    if text.isprintable():
+        return text
+    return '"' + "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(text)) + '"'
 
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
