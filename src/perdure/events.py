@@ -229,6 +229,20 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody asked for the run to stop."""
 
 
+class RunOpened(Event, frozen=True, tag="run_opened"):
+    """A person took the run's conversation over, to go on in the agent's own program."""
+
+    session_id: str
+
+
+class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
+    """The person gave it back. `turns`: prompts that came in; `others`: conversations that were begun beside it."""
+
+    session_id: str
+    turns: int = 0
+    others: tuple[str, ...] = ()
+
+
 class RunFinished(Event, frozen=True, tag="run_finished"):
     """The run reached a final state."""
 
@@ -254,6 +268,8 @@ RunEvent = (
     | RunQueued
     | RunReassigned
     | CancelRequested
+    | RunOpened
+    | RunTakenBack
     | RunFinished
 )
 

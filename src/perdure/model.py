@@ -128,6 +128,10 @@ class TaskSpec:
     task: str = ""
     scope: str = ""
     """Runs of one agent with the same scope share one conversation. Empty: the run's own."""
+    forks: str = ""
+    """The conversation that the first attempt is a fork of."""
+    fork_at: int = 0
+    """The fork leaves out what came after this turn (counted from 1); 0: it leaves out nothing."""
     backend: str = ""
     model: str = ""
     permissions: Permissions = Permissions.EDIT
@@ -216,6 +220,10 @@ class Continuation:
     until: int | None = None
     lost_session_id: str = ""
     """The conversation that could not go on, where this attempt stands in for it."""
+    fork_id: str = ""
+    """The id that a fork is to have, where the CLI lets the caller choose."""
+    fork_at: int = 0
+    """The last turn of the parent that the fork keeps; 0: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +248,10 @@ class Evidence:
     last_known: Snapshot | None = None
     """The transcript as perdure last left it, from the session's record."""
     prefix_kept: bool | None = None
-    """The bytes of `before` are the first bytes of `after`; None where there was no `before`."""
+    """The bytes of `before` are the first bytes of `after`; None where there was no `before`. Of a fork: its history begins with
+    the parent's prompts, or it names the parent as its beginning."""
+    parent_kept: bool | None = None
+    """A fork's parent has what it had, and nothing of this attempt was written into it; None where nothing was forked."""
     known_kept: bool | None = None
     """The bytes of `last_known` are the first bytes of `before`; None where nothing was known."""
     prompt_found: bool | None = None
@@ -337,7 +348,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`."""
+    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`, `open`."""
 
     type: str
     message: str
@@ -420,6 +431,24 @@ class Session:
     snapshot: Snapshot | None = None
     prompts: tuple[str, ...] = ()
     """SHA-256 (first 16 hex digits) of every prompt that perdure sent into it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A conversation as an agent's own files show it, whoever began it."""
+
+    id: str
+    path: str
+    updated: int
+    """When it was last written, in ms."""
+    cwd: str = ""
+    """The directory in which it began."""
+    first: str = ""
+    """Its first prompt."""
+    turns: int = 0
+    """Its prompts; 0 where the transcript is too long to be counted in passing."""
+    parent: str = ""
+    """The conversation that it is a fork of, where it says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ from perdure.model import (
     Attempt,
     Claim,
     Command,
+    Condition,
     Context,
     Continuation,
+    Conversation,
     Decision,
     Exit,
     Launch,
@@ -34,7 +36,7 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.events import AgentEvent, AnyEvent, Record
+    from perdure.events import AgentEvent, AnyEvent, Record, RunTakenBack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Abilities:
     choose_id: bool
     """The caller may choose the id of a new conversation, before the launch."""
     fork: bool
+    fork_at: bool = False
+    """A fork may leave out what came after a turn."""
     resume_by_path: bool
     """A transcript can be resumed by naming its file."""
     cwd_bound: bool
@@ -66,6 +70,14 @@ class Prompt:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One thing said in a conversation, by a person (or perdure) or by the agent."""
+
+    by_agent: bool
+    text: str
+
+
 class Archive(Protocol):
     """Where a CLI keeps all conversations together (a database), so that none of them is a file. Reads, and never writes."""
 
@@ -79,6 +91,11 @@ class Archive(Protocol):
         had told its id."""
         ...
 
+    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+        """What a piece of a conversation, read after the agent's end, tells of its work and its output did not: tools that it
+        began and that never ended."""
+        ...
+
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         """The process that puts an own copy back, to be run in the workdir. It touches no other conversation. Raises
         ValueError for a bad id, and for a copy of something else."""
@@ -90,11 +107,6 @@ class AgentDriver(Protocol):
 
     It may read the file system where it says so; all else is a pure function of its arguments.
     """
-
-    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """What a piece of a conversation, read after the agent's end, tells of its work and its output did not: tools that it
-        began and that never ended."""
-        ...
 
     name: str
     abilities: Abilities
@@ -142,6 +154,27 @@ class AgentDriver(Protocol):
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         """The prompts in a transcript (or in a piece of one that begins at a line), without the CLI's own additions.
         Unreadable lines are passed over."""
+        ...
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        """The conversations that lie on disk, also those that perdure knows nothing of: the newest `limit` by their last write, or
+        the one with this id. Cheap: long transcripts are not read whole. Reads the file system; never raises."""
+        ...
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        """What was said in a transcript (or in a piece of one), in order, for a person who looks for it. Tools are left out."""
+        ...
+
+    def parent(self, transcript: bytes) -> str:
+        """The conversation that a fork goes on from, where the fork's transcript does not repeat it; else empty."""
+        ...
+
+    def total(self, transcript: bytes) -> Usage:
+        """The CLI's own running total as the transcript has it; zero where its counts are not cumulative."""
+        ...
+
+    def by_hand(self, launch: Launch) -> Command:
+        """What a person types to go on with the conversation in the agent's own program, in the launch's directory."""
         ...
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
@@ -258,8 +291,26 @@ class RunStore(Protocol):
         """Hands a run over to the agent of this spec; workdir and history stay. Conflict while it runs."""
         ...
 
+    def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
+        """Gives the run to a person: no attempt of it, nor of any run on its workdir or conversation, is claimed until `take_back`.
+        Raises Conflict while one of them runs, or is open already."""
+        ...
+
+    def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
+        """Ends what `open_run` began (if it did), and stores what became of the conversations, retired ones first."""
+        ...
+
+    def opened_beside(self, run: TaskRun) -> TaskRun | None:
+        """The run that a person has open, if it is this one, or one on the same workdir or conversation."""
+        ...
+
     def request_cancel(self, run_id: str) -> TaskRun:
         """Marks a running run; a pending or queued one becomes `cancelled` at once."""
+        ...
+
+    def remove(self, run_id: str) -> None:
+        """Takes a run in a final state off the list: its name and key are free, no verb finds it any more, and what is known of it
+        (attempts, instructions, journal) stays readable by its full id. Conflict for any other run, NotFound for one that is gone."""
         ...
 
     def lapsed(self) -> Sequence[Claim]:
@@ -292,6 +343,14 @@ class SessionStore(Protocol):
 
     def lineage(self, key: SessionKey) -> Sequence[Session]:
         """All of the key, oldest first, retired ones included."""
+        ...
+
+    def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
+        """All of every key, or those with this id, the newest first, retired ones included."""
+        ...
+
+    def run_of(self, key: SessionKey) -> TaskRun | None:
+        """The newest run with this agent and scope, or None."""
         ...
 
     def put_session(self, session: Session) -> None:

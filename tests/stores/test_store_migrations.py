@@ -19,27 +19,28 @@ from perdure.stores.migrate import SCRIPTS, migrate, newest
 from perdure.testing.stores.making import submit
 
 HERE = Path(__file__).parent
+NOW = newest()
+NOTES, MARKS = NOW + 1, NOW + 2
 SOURCE = Path(stores.__file__).parents[2]
 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """The first migration and two that are yet to come: one with a table, a trigger and rows, one with a column."""
+    """All migrations and two that are yet to come: one with a table, a trigger and rows, one with a column."""
     scripts = tmp_path / "scripts"
-    scripts.mkdir()
-    shutil.copy(SCRIPTS / "0001_core.sql", scripts)
-    (scripts / "0002_notes.sql").write_text(
+    shutil.copytree(SCRIPTS, scripts)
+    (scripts / f"{NOTES:04}_notes.sql").write_text(
         "-- A note; with a semicolon in a comment.\nCREATE TABLE notes (run TEXT PRIMARY KEY, text TEXT NOT NULL);\n"
         "CREATE TRIGGER notes_stay BEFORE DELETE ON notes\nBEGIN\n    SELECT RAISE(ABORT, 'no;');\nEND;\n"
         "INSERT INTO notes SELECT id, name || spec FROM runs;\n"
     )
-    (scripts / "0003_marks.sql").write_text("ALTER TABLE notes ADD COLUMN mark TEXT;\nUPDATE notes SET mark = run;\n")
+    (scripts / f"{MARKS:04}_marks.sql").write_text("ALTER TABLE notes ADD COLUMN mark TEXT;\nUPDATE notes SET mark = run;\n")
     return scripts
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A database of schema 1 with 50 runs, cleanly closed."""
+    """A database of today's schema with 50 runs, cleanly closed."""
     store = stores.open(tmp_path / "old" / "perdure.db")
     for _ in range(50):
         submit(store)
@@ -56,26 +57,26 @@ def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scrip
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
-    assert set(result["found"]) == {"1", "2", "3"}, result
+    assert set(result["found"]) == {str(NOW), str(NOTES), str(MARKS)}, result
     assert result["ends"]["killed: SIGKILL"] > 70 and result["ends"]["torn: SIGXFSZ"] > 70, result
 
 
 def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
-    """From schema 1 to 3 and again: the second time nothing is to be done."""
+    """Two schemas up, and again: the second time nothing is to be done."""
     for _ in range(2):
         with closing(sqlite3.connect(old, isolation_level=None)) as connection:
             migrate(connection, str(old), scripts)
-            assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+            assert connection.execute("PRAGMA user_version").fetchone()[0] == MARKS
             assert connection.execute("SELECT count(*), count(mark) FROM notes").fetchone() == (50, 50)
 
 
 def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
     """An error in the last statement of a script takes the whole script back, and the ones before it stay."""
-    (scripts / "0003_marks.sql").write_text("CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n")
+    (scripts / f"{MARKS:04}_marks.sql").write_text("CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n")
     with closing(sqlite3.connect(old, isolation_level=None)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="nowhere"):
             migrate(connection, str(old), scripts)
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == NOTES
         assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'marks'").fetchone()
 
 

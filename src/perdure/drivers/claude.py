@@ -22,8 +22,8 @@ from pathlib import Path
 from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
-from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
-from perdure.protocols import Abilities, Prompt
+from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.protocols import Abilities, Prompt, Spoken
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -68,7 +68,13 @@ class ClaudeDriver:
     name = "claude"
     archive = None
     abilities = Abilities(
-        choose_id=True, fork=True, resume_by_path=True, cwd_bound=False, cumulative_usage=False, max_prompt_bytes=MAX_PROMPT_BYTES
+        choose_id=True,
+        fork=True,
+        resume_by_path=True,
+        cwd_bound=False,
+        cumulative_usage=False,
+        max_prompt_bytes=MAX_PROMPT_BYTES,
+        fork_at=True,
     )
     variables = (
         *(
@@ -132,6 +138,23 @@ class ClaudeDriver:
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(claude_files.prompts(transcript))
 
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return claude_files.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(claude_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def by_hand(self, launch: Launch) -> Command:
+        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id)]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        return Command(argv=tuple(argv), stdin=b"", env={"CLAUDE_CONFIG_DIR": launch.home})
+
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return claude_files.writers(home, session_id)
 
@@ -150,9 +173,18 @@ def _conversation(launch: Launch) -> list[str]:
         case Start.RESUME:
             return [f"--resume={checked(asked.session_id)}"]
         case Start.FORK:
-            return [f"--resume={checked(asked.session_id)}", "--fork-session"]
+            return [f"--resume={checked(asked.session_id)}", "--fork-session", *_fork(launch)]
         case _:
             raise ValueError(f"a continuation {asked.kind} starts nothing")
+
+
+def _fork(launch: Launch) -> list[str]:
+    """The fork's own id, and the point of the parent's transcript (which is read here) that it goes on from."""
+    asked = launch.continuation
+    named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
+    if not asked.fork_at:
+        return named
+    return [*named, f"--resume-session-at={claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)}"]
 
 
 DRIVER = ClaudeDriver()

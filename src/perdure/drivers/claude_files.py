@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.drivers import lines
+from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.protocols import Prompt
+from perdure.model import Conversation
+from perdure.protocols import Prompt, Spoken
 
 _SLUG_LIMIT = 200
+_FIRST = 500
 _OWN_WORDS = (
     *(
         "<system-reminder>",
@@ -109,6 +111,61 @@ def _prompt(entry: dict[str, Any]) -> str:
     if source is not None:
         return "" if source == "system" else words
     return "" if words.lstrip().startswith(_OWN_WORDS) else words
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """Those of all directories. Files of subagents lie deeper, and a file without a prompt is no conversation yet."""
+    if only and not is_id(only):
+        return ()
+    return shelves.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
+
+
+def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
+    said = [prompt.text for prompt in prompts(content)] if is_id(path.stem) else []
+    if not said:
+        return None
+    where = next((lines.text(entry["cwd"]) for line in content.split(b"\n") if b'"cwd"' in line and (entry := _told(line))), "")
+    return Conversation(
+        id=path.stem, path=str(path), updated=updated, cwd=where, first=lines.text(said[0], _FIRST), turns=len(said) if whole else 0
+    )
+
+
+def _told(line: bytes) -> dict[str, Any] | None:
+    entry = lines.read(line)
+    return entry if entry is not None and isinstance(entry.get("cwd"), str) else None
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's text."""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"user"' in line or b'"assistant"' in line else None
+        if entry is None:
+            continue
+        if words := _prompt(entry):
+            yield Spoken(False, words)
+        elif entry.get("type") == "assistant" and not entry.get("isSidechain"):
+            blocks = lines.items(lines.part(entry, "message", "content"))
+            said = "\n".join(lines.text(block.get("text")) for block in blocks if block.get("type") == "text")
+            if said.strip():
+                yield Spoken(True, said)
+
+
+def end_of_turn(content: bytes, turn: int) -> str:
+    """The id of the last message of a turn, as `--resume-session-at` takes it. Raises ValueError if there is no such turn, or no
+    answer in it."""
+    at, last = 0, ""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"uuid"' in line else None
+        if entry is None or entry.get("isSidechain"):
+            continue
+        at += bool(_prompt(entry))
+        if at > turn:
+            break
+        if at == turn and entry.get("type") == "assistant":
+            last = lines.text(entry.get("uuid"))
+    if not is_id(last):
+        raise ValueError(f"the conversation has no answer in turn {turn}")
+    return last
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

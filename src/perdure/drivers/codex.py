@@ -17,8 +17,8 @@ from pathlib import Path
 from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
-from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
-from perdure.protocols import Abilities, Prompt
+from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.protocols import Abilities, Prompt, Spoken
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
@@ -92,6 +92,23 @@ class CodexDriver:
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(codex_files.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return codex_files.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(codex_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return codex_files.parent(transcript)
+
+    def total(self, transcript: bytes) -> Usage:
+        return codex_files.total(transcript)
+
+    def by_hand(self, launch: Launch) -> Command:
+        argv = [launch.program.path, "resume", checked(launch.continuation.session_id)]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home})
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return codex_files.writers(home, session_id)

@@ -13,12 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from perdure.drivers import lines
+from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.protocols import Prompt
+from perdure.model import Conversation, Usage
+from perdure.protocols import Prompt, Spoken
 
 _NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
+_FIRST = 500
 _OWN_WORDS = (
     *("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>", "<user_shell_command>"),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
@@ -72,6 +74,71 @@ def _prompt(message: Any) -> str:
     if origins:
         return "\n".join(words for words, origin in zip(texts, origins, strict=False) if lines.part(origin, "provenance", "type") == "user")
     return "\n".join(words for words in texts if not words.lstrip().startswith(_OWN_WORDS))
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """The threads that people and programs began; those of subagents are left out."""
+    if only and not is_id(only):
+        return ()
+    return shelves.newest(home.glob(f"sessions/*/*/*/rollout-*{only}.jsonl"), limit, _conversation)
+
+
+def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
+    meta = _meta(content)
+    thread = lines.text(meta.get("id"))
+    said = [prompt.text for prompt in prompts(content)]
+    if not is_id(thread) or not path.stem.endswith(thread) or isinstance(meta.get("source"), dict) or not (said or parent(content)):
+        return None
+    return Conversation(
+        id=thread,
+        path=str(path),
+        updated=updated,
+        cwd=lines.text(meta.get("cwd")),
+        first=lines.text(said[0] if said else "", _FIRST),
+        turns=len(said) if whole else 0,
+        parent=parent(content),
+    )
+
+
+def _meta(content: bytes) -> dict[str, Any]:
+    """What a rollout's first line says of the thread."""
+    head = lines.read(content.partition(b"\n")[0]) or {}
+    meta = head.get("payload") if head.get("type") == "session_meta" else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def parent(content: bytes) -> str:
+    """The thread that this one was forked from: its rollout is needed as well."""
+    named = lines.text(_meta(content).get("forked_from_id"))
+    return named if is_id(named) else ""
+
+
+def total(content: bytes) -> Usage:
+    """The newest count; it runs on over resumes and forks. The input includes its cached parts."""
+    for line in reversed(content.split(b"\n")):
+        if b'"token_count"' in line and (used := lines.part(lines.read(line), "payload", "info", "total_token_usage")):
+            return Usage(
+                input=lines.whole(lines.part(used, "input_tokens")),
+                output=lines.whole(lines.part(used, "output_tokens")),
+                cached=lines.whole(lines.part(used, "cached_input_tokens")),
+                cache_write=lines.whole(lines.part(used, "cache_write_input_tokens")),
+            )
+    return Usage()
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's messages."""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"message"' in line else None
+        if entry is None or entry.get("type") != "response_item" or lines.part(entry, "payload", "type") != "message":
+            continue
+        message = entry["payload"]
+        if message.get("role") == "user" and (words := _prompt(message)):
+            yield Spoken(False, words)
+        elif message.get("role") == "assistant":
+            said = "\n".join(lines.text(item.get("text")) for item in lines.items(message.get("content")))
+            if said.strip():
+                yield Spoken(True, said)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

@@ -21,8 +21,8 @@ from pathlib import Path
 from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
-from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
-from perdure.protocols import Abilities, Prompt
+from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.protocols import Abilities, Prompt, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
@@ -108,6 +108,25 @@ class GeminiDriver:
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(gemini_files.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return gemini_files.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(gemini_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def by_hand(self, launch: Launch) -> Command:
+        """With the same guard against the clean-up as an attempt has."""
+        argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        keep = {"NODE_OPTIONS": f"--import={KEEP.as_uri()}", "GEMINI_CLI_NO_RELAUNCH": "true"}
+        return Command(argv=tuple(argv), stdin=b"", env={"GEMINI_CLI_HOME": str(Path(launch.home).parent), **keep})
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return gemini_files.writers(home, session_id)

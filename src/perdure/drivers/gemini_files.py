@@ -19,10 +19,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from perdure.drivers import lines
+from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.protocols import Prompt
+from perdure.model import Conversation
+from perdure.protocols import Prompt, Spoken
 
+_FIRST = 500
 _STARTED = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = re.compile(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
@@ -55,7 +57,9 @@ def _id_of(path: Path) -> str:
 
 def _rank(path: Path) -> tuple[bool, float, str]:
     try:
-        return any(True for _ in prompts(path.read_bytes())), path.stat().st_mtime, path.name
+        content = path.read_bytes()
+        begun = b'"type":"gemini"' in content or any(True for _ in prompts(content))
+        return begun, path.stat().st_mtime, path.name
     except OSError:
         return False, 0.0, path.name
 
@@ -162,6 +166,38 @@ def _summary(messages: Sequence[dict[str, Any]]) -> str | None:
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
             return lines.text(message.get("id"))
     return None
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """Those of all projects. The empty files that a resume leaves behind are passed over."""
+    if only and not is_id(only):
+        return ()
+    found = shelves.newest(home.glob(f"tmp/*/chats/session-*-{only[:8] or '*'}.jsonl"), limit, _conversation)
+    return [conversation for conversation in found if only in ("", conversation.id)]
+
+
+def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
+    own = lines.text(lines.part(lines.read(content.partition(b"\n")[0]), "sessionId"))
+    said = [prompt.text for prompt in prompts(content)] if is_id(own) else []
+    if not said:
+        return None
+    where = _owner(path.parents[2].parent, path.parents[1].name)
+    return Conversation(
+        id=own, path=str(path), updated=updated, cwd=where, first=lines.text(said[0], _FIRST), turns=len(said) if whole else 0
+    )
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's text, as they were recorded: what was rolled back later is in it."""
+    told: set[str] = set()
+    for line in content.split(b"\n"):
+        record = lines.read(line) if line.strip() else None
+        for message in [record, *lines.items(lines.part(record, "$set", "messages"))] if record is not None else []:
+            key, words = lines.text(message.get("id")), _words(message)
+            if key in told or not words.strip() or message.get("type") not in ("user", "gemini"):
+                continue
+            told.add(key)
+            yield Spoken(message.get("type") == "gemini", words.removeprefix(_LABEL) if _COMMAND.match(words) else words)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from perdure.drivers import opencode_archive, opencode_events, opencode_outcome, programs, refusals
 from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
-from perdure.model import Command, Exit, Launch, Outcome, Permissions, Program, Rung, Start
-from perdure.protocols import Abilities, Prompt
+from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.protocols import Abilities, Prompt, Spoken
 
 PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
 
@@ -125,6 +125,23 @@ class OpenCodeDriver:
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
         return tuple(opencode_archive.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return opencode_archive.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(opencode_archive.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def by_hand(self, launch: Launch) -> Command:
+        argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        return Command(argv=tuple(argv), stdin=b"", env={"XDG_DATA_HOME": str(Path(launch.home).parents[1])})
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return opencode_archive.writers(home, session_id)

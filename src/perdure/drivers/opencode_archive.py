@@ -20,16 +20,26 @@ from typing import Any
 from perdure.drivers import lines
 from perdure.drivers.opencode_events import begun
 from perdure.events import AgentEvent
-from perdure.model import Command, Program
-from perdure.protocols import Prompt
+from perdure.model import Command, Conversation, Program
+from perdure.protocols import Prompt, Spoken
 
 PATIENCE_S = 10.0
+_FIRST = 500
 _ID = re.compile(r"ses_[0-9A-Za-z]{10,64}")
 
 _SESSION = "select id, directory, time_created from session where id = ?"
 _ROWS = """
 select m.id, m.data, p.id, p.data from message m left join part p on p.message_id = m.id
 where m.session_id = ? order by m.time_created, m.id, p.id
+"""
+_NEWEST = """
+select id, directory, time_updated from session
+where (? = '' or id = ?) and parent_id is null order by time_updated desc limit cast(? as integer)
+"""
+_PROMPTS = """
+select count(*), p.data, min(p.id) from message m join part p on p.message_id = m.id
+where m.session_id = ? and json_extract(m.data, '$.role') = 'user' and json_extract(p.data, '$.type') = 'text'
+and coalesce(json_extract(p.data, '$.synthetic'), 0) = 0
 """
 _TITLED = "select id from session where title = ? order by time_created desc limit 1"
 
@@ -151,6 +161,27 @@ def prompts(content: bytes) -> Iterator[Prompt]:
             words = lines.part(part, "text")
             if lines.part(part, "type") == "text" and not lines.part(part, "synthetic") and isinstance(words, str) and words:
                 yield Prompt(words)
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """The sessions that people and programs began, of all directories; those of subagents have a parent and are left out."""
+    found = []
+    for key, where, updated in _rows(home, _NEWEST, only, only, str(limit)):
+        turns, first, _ = (_rows(home, _PROMPTS, key) or [(0, "", "")])[0]
+        words = lines.text(lines.part(_row(first or b""), "text"), _FIRST)
+        if turns:
+            found.append(Conversation(id=key, path=str(home), updated=lines.whole(updated), cwd=where, first=words, turns=turns))
+    return found
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's text."""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"part"' in line else None
+        part = entry.get("data") if entry is not None and entry.get("type") == "part" else None
+        words = lines.text(lines.part(part, "text"))
+        if entry is not None and lines.part(part, "type") == "text" and not lines.part(part, "synthetic") and words.strip():
+            yield Spoken(entry.get("role") == "assistant", words)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

@@ -7,19 +7,19 @@ VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :atte
 RETURNING *;
 
 -- name: run_by_id
-SELECT * FROM runs WHERE id = :ref;
+SELECT * FROM runs WHERE id = :ref AND removed IS NULL;
 
 -- name: run_by_name
-SELECT * FROM runs WHERE name = :ref;
+SELECT * FROM runs WHERE name = :ref AND removed IS NULL;
 
 -- name: run_by_key
-SELECT * FROM runs WHERE key = :ref;
+SELECT * FROM runs WHERE key = :ref AND removed IS NULL;
 
 -- name: runs_by_prefix
-SELECT * FROM runs WHERE id >= :ref AND id < :above ORDER BY id LIMIT 6;
+SELECT * FROM runs WHERE id >= :ref AND id < :above AND removed IS NULL ORDER BY id LIMIT 6;
 
 -- name: newest_names
-SELECT name FROM runs ORDER BY ordinal DESC LIMIT 500;
+SELECT name FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT 500;
 
 -- name: running_beside
 -- The running run, if any, that holds this workspace or this conversation.
@@ -29,11 +29,11 @@ LIMIT 1;
 
 -- name: newest
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
-FROM runs ORDER BY ordinal DESC LIMIT :limit;
+FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
-FROM runs WHERE state = :state ORDER BY ordinal DESC LIMIT :limit;
+FROM runs WHERE state = :state AND removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: claim_next
 UPDATE runs
@@ -43,6 +43,8 @@ WHERE id = (
     WHERE due.state = 'queued' AND due.run_after <= :now
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
+      AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.workspace_id = due.workspace_id)
+      AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.agent = due.agent AND held.scope = due.scope)
     ORDER BY due.run_after, due.ordinal
     LIMIT 1
 )
@@ -56,6 +58,8 @@ WHERE id = (
     WHERE due.id = :id AND due.state = 'queued' AND due.run_after <= :now
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
+      AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.workspace_id = due.workspace_id)
+      AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.agent = due.agent AND held.scope = due.scope)
 )
 RETURNING *;
 
@@ -102,6 +106,26 @@ UPDATE runs SET context_version = :context_version, attempts_allowed = :attempts
 WHERE id = :id
 RETURNING *;
 
+-- name: open_run
+-- Only while nobody works on the run, or on its workdir or conversation.
+UPDATE runs SET opened = 1, conditions = :conditions, updated = :now WHERE id = :id AND state <> 'running' AND opened = 0
+RETURNING *;
+
+-- name: take_back
+UPDATE runs SET opened = 0, conditions = :conditions, updated = :now WHERE id = :id AND opened = 1 RETURNING *;
+
+-- name: opened_beside
+-- The run, if any, that a person has open in this workspace or conversation: this one, or another.
+SELECT * FROM runs WHERE opened = 1 AND (workspace_id = :workspace_id OR (agent = :agent AND scope = :scope)) LIMIT 1;
+
+-- name: newest_of_scope
+SELECT * FROM runs WHERE agent = :agent AND scope = :scope AND removed IS NULL ORDER BY ordinal DESC LIMIT 1;
+
+-- name: remove_run
+UPDATE runs SET removed = :now, name = id, key = NULL, updated = :now
+WHERE id = :id AND state IN ('succeeded', 'failed', 'cancelled') AND opened = 0
+RETURNING *;
+
 -- name: ask_to_stop
 UPDATE runs SET cancel_requested = 1, updated = :now WHERE id = :id RETURNING *;
 
@@ -140,6 +164,12 @@ SELECT id, body FROM sessions WHERE agent = :agent AND scope = :scope AND state 
 
 -- name: lineage
 SELECT body FROM sessions WHERE agent = :agent AND scope = :scope ORDER BY created, ordinal;
+
+-- name: sessions
+SELECT body FROM sessions ORDER BY updated DESC, ordinal DESC LIMIT :limit;
+
+-- name: sessions_by_id
+SELECT body FROM sessions WHERE id = :id ORDER BY updated DESC, ordinal DESC;
 
 -- name: put_session
 INSERT INTO sessions (agent, scope, id, state, created, updated, body)

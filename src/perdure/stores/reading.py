@@ -79,6 +79,19 @@ class Reading:
     def lineage(self, key: SessionKey) -> Sequence[Session]:
         return self._sessions("lineage", key)
 
+    def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
+        rows = self._rows("sessions_by_id", id=session_id) if session_id else self._rows("sessions", limit=limit)
+        return [noun_of(row["body"], Session) for row in rows]
+
+    def run_of(self, key: SessionKey) -> TaskRun | None:
+        rows = self._rows("newest_of_scope", **key_values(key))
+        return run_of(rows[0]) if rows else None
+
+    def opened_beside(self, run: TaskRun) -> TaskRun | None:
+        assert run.workspace is not None
+        rows = self._rows("opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope)
+        return run_of(rows[0]) if rows else None
+
     def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
         return [noun_of(row["body"], Session) for row in self._rows(statement, **key_values(key))]
 

@@ -22,7 +22,7 @@ from perdure.stores.sqlite import Sqlite
 from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent
+    from perdure.events import AnyEvent, RunTakenBack
     from perdure.protocols import Begun, Ending, Observer
 
 
@@ -186,6 +186,45 @@ class SqlStore(Reading):
             if run.state is RunState.RUNNING:
                 return run_of(write.one("ask_to_stop", id=run.id, now=write.now))
             return _settle(write, run, RunState.CANCELLED, run.run_after, "stopped on request")
+
+    def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
+        from perdure.codec import encode
+        from perdure.events import RunOpened
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            assert run.workspace is not None
+            _refuse_beside(write, run.id, run.workspace.id, run.spec.agent, run.scope)
+            values = {"workspace_id": run.workspace.id, "agent": run.spec.agent, "scope": run.scope}
+            if (other := write.one("opened_beside", **values)) is not None:
+                raise Conflict(f"{other['name']} is open in the agent's own program", f"perdure take-back {other['name']}")
+            conditions = encode(_conditions(run, run.state, condition))
+            row = write.one("open_run", id=run.id, conditions=conditions, now=write.now)
+            if row is None:
+                raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
+            write.put_session(session)
+            write.note(run.id, 0, [RunOpened(session_id=session.id)])
+            return run_of(row)
+
+    def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
+        from perdure.codec import encode
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            if run.state is RunState.RUNNING:
+                raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
+            for session in sessions:
+                write.put_session(session)
+            left = tuple(condition for condition in run.conditions if condition.type != "open")
+            row = write.one("take_back", id=run.id, conditions=encode(left), now=write.now)
+            write.note(run.id, 0, [event])
+            return run_of(row) if row is not None else run
+
+    def remove(self, run_id: str) -> None:
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            if write.one("remove_run", id=run.id, now=write.now) is None:
+                raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
 
     def put_session(self, session: Session) -> None:
         with self._write() as write:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
+from perdure.testing.stores.opening import Opening
 from perdure.testing.stores.runs import Adding, Finding, Persons
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Sessions):
+class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Sessions):
     """Every promise of the two protocols. The fixture `store` must be empty for each test."""
