@@ -190,12 +190,43 @@ class Persons:
         assert store.request_cancel(run.id) == done
         assert not store.requeue(run.id, "after all").cancel_requested
 
+    def test_a_removed_run_is_gone_from_the_list(self, store: Store) -> None:
+        """No reference finds it and no verb moves it; name and key are free again; its journal and attempts stay by its id."""
+        run = submit(store, TaskSpec(prompt="x", key="order-1"), name="calm-owl")
+        store.finish(claimed(store, run), SUCCESS)
+        history = store.history(run.id)
+        store.remove("calm-owl")
+        for ref in (run.id, run.name, "order-1"):
+            with pytest.raises(NotFound):
+                store.get(ref)
+        verbs: list[Callable[[], object]] = [
+            lambda: store.update(run.id, "more"), lambda: store.requeue(run.id, ""), lambda: store.remove(run.id),
+        ]  # fmt: skip
+        for verb in verbs:
+            with pytest.raises(NotFound):
+                verb()
+        assert not store.find() and not store.find([RunState.SUCCEEDED])
+        assert store.history(run.id) == history and len(store.attempts(run.id)) == 1
+        again = submit(store, TaskSpec(prompt="y", key="order-1"), name="calm-owl")
+        assert store.get("calm-owl").id == store.get("order-1").id == again.id
+
+    def test_only_a_finished_run_is_removed(self, store: Store) -> None:
+        """One that waits or runs is a Conflict that says what to do, and stays."""
+        run = submit(store)
+        with pytest.raises(Conflict, match=run.name):
+            store.remove(run.id)
+        claimed(store, run)
+        with pytest.raises(Conflict, match=run.name) as running:
+            store.remove(run.id)
+        assert "stop" in running.value.hint and store.get(run.id).state is RunState.RUNNING
+
     def test_unknown_runs_are_not_found(self, store: Store) -> None:
         """The verbs of a person raise NotFound; what is only read is empty."""
         verbs: list[Callable[[], object]] = [
             lambda: store.requeue("nobody", ""),
             lambda: store.update("nobody", "x"),
             lambda: store.request_cancel("nobody"),
+            lambda: store.remove("nobody"),
         ]
         for verb in verbs:
             with pytest.raises(NotFound):
