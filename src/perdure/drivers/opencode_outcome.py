@@ -34,6 +34,7 @@ _CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
 
 _STATUS = {401: _K.AUTH_FAILED, 402: _K.AUTH_FAILED, 403: _K.AUTH_FAILED, 404: _K.CONFIG_ERROR, 408: _K.OVERLOADED, 429: _K.RATE_LIMITED}
 
+_HELP = "opencode run [message..]"
 _REJECTED = "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
 
 
@@ -49,6 +50,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     said = _COLOURS.sub("", exit.stderr_tail)
     if "auto-rejecting" in said:
         return explained(ending(_K.NEEDS_INPUT, last_line(said), exit), _REJECTED)
+    if _HELP in said:
+        return ending(_K.CONFIG_ERROR, "OpenCode did not take its arguments, and printed its help: see --agent-arg", exit)
     kind = None if exit.signal or exit.code in (None, 0) else judge(said, _WORDS)
     if kind is None:
         return by_process(exit, "it ended without a result")
@@ -58,7 +61,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
     """By the words where they tell of the conversation, else by the status, else by the words."""
     cause = _CAUSE.search(exit.stderr_tail) if "Unexpected server error" in ended.text else None
-    said = cause[1] if cause else ended.text
+    said = cause[1].replace('\\"', '"') if cause else ended.text
     words = f"{ended.facts.get('name', '')} {said}"
     status = int(ended.facts["status"]) if ended.facts.get("status", "").isdecimal() else 0
     kind = judge(words, _WORDS)
