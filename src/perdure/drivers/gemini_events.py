@@ -1,7 +1,7 @@
 """Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
 
 An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch alone, and their input
-includes the cached part. A line `error` is no failure by itself; the result says it.
+includes the cached part. A line `error` of that severity is a failure, whatever the result after it says; a warning is none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             output = lines.text(found.get("output"), SUMMARY) or lines.text(lines.part(found, "error", "message"), SUMMARY)
             return (ToolEnded(lines.text(found.get("tool_id"), SUMMARY), found.get("status") == "success", output),)
         case "error":
-            return ()
+            return _error(found)
         case "result":
             return _result(found)
         case _:
@@ -67,6 +67,13 @@ def _argument(given: Any) -> str:
         return ""
     named = (given.get(key) for key in _ARGUMENTS)
     return next((lines.text(value, SUMMARY) for value in (*named, *given.values()) if isinstance(value, str) and value), "")
+
+
+def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """The result that follows has no words for it, and after too many turns even says `success`."""
+    if found.get("severity") != "error":
+        return ()
+    return (TurnEnded(ok=False, text=lines.text(found.get("message"))),)
 
 
 def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:

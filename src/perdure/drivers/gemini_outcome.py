@@ -1,6 +1,6 @@
 """How a run of the Gemini CLI ended. Pure; every sentence below was printed by 0.61.0.
 
-Success is a result with `status: success` and exit code 0. SIGTERM and SIGINT end with code 0 and no result; a failed request with
+Success is a result with `status: success`, no error before it, and exit code 0. SIGTERM and SIGINT end with code 0 and no result; a failed request with
 its HTTP status modulo 256 (429 is 173), and what failed before the result with a small code of the CLI's own.
 """
 
@@ -19,6 +19,7 @@ _WORDS = (
     rule(_K.SESSION_MISSING, r"Invalid session identifier|No previous sessions found for this project"),
     rule(_K.WRITER_CONFLICT, r"Session ID \S+ already exists"),
     rule(_K.SESSION_BROKEN, r"Failed to load session|function (call|response) (turn|parts)|thought_?signature"),
+    rule(_K.MAX_TURNS, r"max(imum)? session turns"),
     rule(_K.CONTEXT_EXHAUSTED, r"input token count .{0,40}exceeds the maximum|exceeds? the (model's )?context"),
     rule(
         _K.CONFIG_ERROR,
@@ -49,7 +50,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     """The one outcome of the attempt."""
     if stopped := by_supervisor(exit):
         return stopped
-    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    turns = [event for event in events if isinstance(event, TurnEnded)]
+    ended = next((event for event in turns if not event.ok), turns[-1] if turns else None)
     if ended is not None and ended.ok:
         return ending(_K.SUCCEEDED, "", exit) if exit.code == 0 else by_process(exit, "it completed the turn, yet failed")
     if ended is not None:
