@@ -42,8 +42,9 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _touched(evidence: Evidence) -> bool:
-    """Whether this attempt's prompt, or anything of the agent's, entered a conversation."""
-    return evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns) or _other_id(evidence)
+    """Whether this attempt's prompt, or anything of the agent's, entered a conversation, or its history was changed meanwhile."""
+    entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
+    return entered or _other_id(evidence) or evidence.prefix_kept is False
 
 
 def _other_id(evidence: Evidence) -> bool:
@@ -54,13 +55,14 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
     """Everything that speaks against the claim that the conversation went on."""
     forked = continuation.kind is Start.FORK
     found = []
-    if forked and evidence.returned == evidence.asked:
-        found.append(f"a fork was asked for, and the agent wrote into its parent {evidence.asked}")
+    if forked and not _other_id(evidence):
+        what = f"wrote into its parent {evidence.asked}" if evidence.returned else "named no new conversation"
+        found.append(f"a fork was asked for, and the agent {what}")
     if not forked and _other_id(evidence):
         found.append(f"asked for {evidence.asked}, the agent opened {evidence.returned}")
     if evidence.after is None:
         found.append("there is no transcript of it on disk")
-    elif evidence.prefix_kept is not True:
+    elif evidence.before is None or evidence.prefix_kept is not True:
         found.append("the earlier conversation is not the beginning of the transcript as it is now")
     if evidence.answered and evidence.prompt_found is not True:
         found.append("this attempt's prompt does not stand in the transcript")

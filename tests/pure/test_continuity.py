@@ -1,0 +1,203 @@
+"""Evidence and verdict: what is needed for `native`, and what each contradiction says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from perdure.continuity import judge
+from perdure.model import Continuation, Evidence, Rung, Snapshot, Start, Verdict
+from tests.pure.making import continuations, evidences
+
+V = Verdict
+BEFORE = Snapshot("/t.jsonl", 100, "a" * 64, 1)
+AFTER = Snapshot("/t.jsonl", 180, "b" * 64, 2)
+OTHER = "bbbb-2"
+
+RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
+FORK = Continuation(kind=Start.FORK, session_id="aaaa-1")
+FRESH = Continuation(kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, reason="the first attempt of its scope")
+REBUILD = Continuation(kind=Start.REBUILD, session_id="aaaa-1", rung=Rung.REBUILT, lost_session_id="old-0", reason="old-0 was lost")
+COPY = replace(RESUME, rung=Rung.COPY)
+PATH = replace(RESUME, rung=Rung.PATH)
+
+WENT_ON = Evidence(
+    asked="aaaa-1",
+    returned="aaaa-1",
+    before=BEFORE,
+    after=AFTER,
+    last_known=BEFORE,
+    prefix_kept=True,
+    known_kept=True,
+    prompt_found=True,
+    answered=True,
+)
+FORKED = replace(WENT_ON, returned=OTHER, last_known=None, known_kept=None)
+BEGAN = Evidence(asked="aaaa-1", returned="aaaa-1", after=AFTER, prompt_found=True, answered=True)
+UNTOUCHED = replace(WENT_ON, returned="", after=BEFORE, prompt_found=False, answered=False)
+
+
+def but(evidence: Evidence, **changed: object) -> Evidence:
+    return replace(evidence, **changed)  # type: ignore[arg-type]
+
+
+TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
+    # a conversation that went on
+    "it went on": (RESUME, WENT_ON, V.NATIVE, "the first 100 bytes of the transcript are unchanged, it grew to 180"),
+    "killed before it repeated its id": (RESUME, but(WENT_ON, returned=""), V.NATIVE, "not repeated by the agent"),
+    "killed before it said a word": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "this attempt's prompt stands in the new part"),
+    "nothing was known of it before": (RESUME, but(WENT_ON, last_known=None, known_kept=None), V.NATIVE, "same id aaaa-1"),
+    "by its path": (PATH, WENT_ON, V.NATIVE, "resumed by the path"),
+    "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own complete copy was put back"),
+    "a stranger came before": (RESUME, but(WENT_ON, turns_between=2), V.NATIVE, "2 prompt(s) of somebody else were added between"),
+    "from the cache": (RESUME, but(WENT_ON, cached_tokens=9000), V.NATIVE, "9000 tokens came from the prompt cache"),
+    # a conversation that did not
+    "another id": (RESUME, but(WENT_ON, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
+    "another id, and not a word": (RESUME, but(UNTOUCHED, returned=OTHER), V.BROKEN, "the agent opened bbbb-2"),
+    "no transcript": (RESUME, but(WENT_ON, after=None, prefix_kept=None), V.BROKEN, "no transcript of it on disk"),
+    "history gone": (RESUME, but(WENT_ON, prefix_kept=False), V.BROKEN, "not the beginning of the transcript as it is now"),
+    "history gone before a word": (RESUME, but(UNTOUCHED, prefix_kept=False), V.BROKEN, "not the beginning of the transcript"),
+    "nothing to compare with": (RESUME, but(WENT_ON, before=None, prefix_kept=None), V.BROKEN, "not the beginning"),
+    "the prompt is not in it": (
+        RESUME,
+        but(WENT_ON, prompt_found=False),
+        V.BROKEN,
+        "this attempt's prompt does not stand in the transcript",
+    ),
+    "nobody looked for the prompt": (RESUME, but(WENT_ON, prompt_found=None), V.BROKEN, "prompt does not stand in the transcript"),
+    "not saved": (RESUME, but(WENT_ON, writes_lost="disk full"), V.BROKEN, "the agent could not save it: disk full"),
+    "a stranger at the same time": (
+        RESUME,
+        but(WENT_ON, foreign_turns=1),
+        V.BROKEN,
+        "1 prompt(s) of somebody else came into",
+    ),
+    "a stranger, and not a word": (RESUME, but(UNTOUCHED, foreign_turns=1), V.BROKEN, "somebody else"),
+    "changed between": (RESUME, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
+    "changed between, by its path": (PATH, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
+    # repaired, forked, new
+    "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "an older copy was put back"),
+    "a fork": (FORK, FORKED, V.FORKED, "a new conversation that begins with aaaa-1"),
+    "a fork into its parent": (FORK, but(FORKED, returned="aaaa-1"), V.BROKEN, "the agent wrote into its parent aaaa-1"),
+    "a fork without a name": (FORK, but(FORKED, returned=""), V.BROKEN, "named no new conversation"),
+    "a fork without its parent": (FORK, but(FORKED, prefix_kept=False), V.BROKEN, "not the beginning"),
+    "a new one": (FRESH, BEGAN, V.FRESH, "the first attempt of its scope"),
+    "a new one with an id of its own": (replace(FRESH, session_id=""), but(BEGAN, asked="", returned=OTHER), V.FRESH, "first attempt"),
+    "a new one, other than asked": (FRESH, but(BEGAN, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
+    "a new one with a stranger": (FRESH, but(BEGAN, foreign_turns=3), V.BROKEN, "3 prompt(s) of somebody else"),
+    "a new one, not saved": (FRESH, but(BEGAN, after=None), V.FRESH, "not saved by the agent (no transcript on disk)"),
+    "a new one, writes lost": (FRESH, but(BEGAN, writes_lost="disk full"), V.FRESH, "not saved by the agent (disk full)"),
+    "a stand-in": (REBUILD, BEGAN, V.REBUILT, "old-0 was lost"),
+    # nothing to judge
+    "never touched": (RESUME, UNTOUCHED, None, ""),
+    "never touched, a fork": (FORK, but(UNTOUCHED, returned=""), None, ""),
+    "gone before the agent looked": (RESUME, but(UNTOUCHED, after=None, prefix_kept=None), None, ""),
+    "waited": (Continuation(kind=Start.WAIT, session_id="aaaa-1"), UNTOUCHED, None, ""),
+    "refused": (Continuation(kind=Start.REFUSE, session_id="aaaa-1"), UNTOUCHED, None, ""),
+}
+
+
+@pytest.mark.parametrize(("asked", "evidence", "verdict", "words"), TABLE.values(), ids=TABLE)
+def test_the_verdict_on_evidence(asked: Continuation, evidence: Evidence, verdict: Verdict | None, words: str) -> None:
+    """Each kind of evidence gets its verdict, with the reason in words, the rung, and the evidence itself."""
+    receipt = judge(asked, evidence)
+    if verdict is None:
+        assert receipt is None
+        return
+    assert receipt is not None
+    assert receipt.verdict is verdict, receipt.reasons
+    assert words in "\n".join(receipt.reasons)
+    assert (receipt.rung, receipt.evidence) == (asked.rung, evidence)
+
+
+def test_all_contradictions_are_named() -> None:
+    """Not only the first: everything that speaks against the claim stands in the receipt."""
+    everything = but(WENT_ON, returned=OTHER, prefix_kept=False, prompt_found=False, writes_lost="full", foreign_turns=1, known_kept=False)
+    receipt = judge(RESUME, everything)
+    assert receipt is not None
+    assert len(receipt.reasons) == 6
+
+
+@settings(max_examples=400)
+@given(continuations, evidences)
+def test_native_is_never_given_on_less_than_everything(asked: Continuation, evidence: Evidence) -> None:
+    """Native means: resumed, the same id or none, the prefix kept, the prompt found, nobody else's turns, nothing unsaved, on disk."""
+    receipt = judge(asked, evidence)
+    event(receipt.verdict if receipt else "none")
+    if receipt is None or receipt.verdict is not V.NATIVE:
+        return
+    assert asked.kind is Start.RESUME
+    assert evidence.returned in ("", evidence.asked)
+    assert evidence.before is not None
+    assert evidence.after is not None
+    assert evidence.prefix_kept is True
+    assert evidence.known_kept is not False
+    assert evidence.prompt_found is True
+    assert not evidence.foreign_turns
+    assert not evidence.writes_lost
+
+
+FLAWS = st.sampled_from(
+    [
+        {"returned": OTHER},
+        {"before": None, "prefix_kept": None},
+        {"before": None},
+        {"after": None, "prefix_kept": None},
+        {"prefix_kept": False},
+        {"prefix_kept": None},
+        {"prompt_found": False},
+        {"prompt_found": None},
+        {"foreign_turns": 1},
+        {"writes_lost": "disk full"},
+        {"known_kept": False},
+    ]
+)
+
+
+@given(FLAWS, st.sampled_from([RESUME, PATH, COPY, FORK]))
+def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> None:
+    """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for what a fork does not have."""
+    receipt = judge(asked, but(WENT_ON, **flaw))
+    assert receipt is not None
+    if asked is FORK:
+        assert (receipt.verdict is V.FORKED) == (flaw == {"returned": OTHER})
+    elif asked is COPY and flaw == {"known_kept": False}:
+        assert receipt.verdict is V.REPAIRED
+    else:
+        assert receipt.verdict is V.BROKEN
+
+
+@settings(max_examples=200)
+@given(continuations, evidences)
+def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: Evidence) -> None:
+    """No receipt means that nothing of this attempt entered a conversation, and that the one asked for is still whole."""
+    assume(asked.kind not in (Start.WAIT, Start.REFUSE))
+    if judge(asked, evidence) is None:
+        assert asked.kind in (Start.RESUME, Start.FORK)
+        assert not (evidence.answered or evidence.prompt_found or evidence.foreign_turns)
+        assert evidence.returned in ("", evidence.asked)
+        assert evidence.prefix_kept is not False
+
+
+@settings(max_examples=200)
+@given(continuations, evidences)
+def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: Evidence) -> None:
+    """A new conversation is never called native, an old one never fresh, and each receipt gives a reason or its decision."""
+    receipt = judge(asked, evidence)
+    if receipt is None:
+        return
+    possible = {
+        Start.FRESH: {V.FRESH, V.BROKEN},
+        Start.REBUILD: {V.REBUILT, V.BROKEN},
+        Start.RESUME: {V.NATIVE, V.REPAIRED, V.BROKEN},
+        Start.FORK: {V.FORKED, V.BROKEN},
+    }
+    assert receipt.verdict in possible[asked.kind]
+    assert receipt.reasons or not asked.reason
+    if receipt.verdict is V.REPAIRED:
+        assert asked.rung is Rung.COPY
+    if receipt.verdict is V.FORKED:
+        assert evidence.returned not in ("", evidence.asked)
