@@ -1,14 +1,15 @@
 """How a run of the Gemini CLI ended. Pure; every sentence below was printed by 0.61.0.
 
-Success is a result with `status: success`, no error before it, and exit code 0. SIGTERM and SIGINT end with code 0 and no result; a failed request with
-its HTTP status modulo 256 (429 is 173), and what failed before the result with a small code of the CLI's own.
+Success is a result with `status: success`, no error before it, and exit code 0. SIGTERM and SIGINT end with code 0 and no result; a
+failed request with its HTTP status modulo 256 (429 is 173), and what failed before the result with a small code of the CLI's own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from perdure.drivers.endings import by_process, by_supervisor, ending, judge, last_line, rule
+from perdure.drivers.endings import by_process, by_supervisor, ending, explained, judge, last_line, rule
 from perdure.drivers.resets import resets_at
 from perdure.events import AgentEvent, TurnEnded
 from perdure.model import Exit, Outcome, OutcomeKind
@@ -23,7 +24,7 @@ _WORDS = (
     rule(_K.CONTEXT_EXHAUSTED, r"input token count .{0,40}exceeds the maximum|exceeds? the (model's )?context"),
     rule(
         _K.CONFIG_ERROR,
-        r"not running in a trusted directory|Unknown arguments?:|Invalid values:|mutually exclusive|Not enough arguments",
+        r"not running in a trusted directory|Unknown arguments?:|Invalid values:|mutually exclusive|-h, --help +Show help",
         r"is not found for API version|Model not found|Please fix the configuration file|No input provided via stdin",
     ),
     rule(
@@ -39,6 +40,10 @@ _WORDS = (
     ),
 )
 """What the CLI says, most telling first."""
+
+_USAGE = "Gemini CLI does not know an argument, or does not take its value, and printed its long usage"
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 _CODES = {41: _K.AUTH_FAILED, 44: _K.CONFIG_ERROR, 52: _K.CONFIG_ERROR, 53: _K.MAX_TURNS, 55: _K.CONFIG_ERROR, 130: _K.CANCELLED}
 """The CLI's own codes. 42 (a bad input or session) and 54 (a tool) say nothing by themselves."""
@@ -71,10 +76,11 @@ def _by_code(exit: Exit) -> OutcomeKind | None:
 
 def _said(exit: Exit) -> str:
     """The line of the error stream that says why; else its last one."""
-    telling = (line.strip() for line in exit.stderr_tail.splitlines() if judge(line, _WORDS))
-    return next(telling, last_line(exit.stderr_tail))
+    plain = _COLOUR.sub("", exit.stderr_tail)
+    return next((line.strip() for line in plain.splitlines() if judge(line, _WORDS)), last_line(plain))
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit) -> Outcome:
     until = resets_at(words, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
-    return ending(kind, words, exit, until)
+    found = ending(kind, words, exit, until)
+    return explained(found, _USAGE) if words.startswith("-h, --help") else found
