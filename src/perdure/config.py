@@ -47,15 +47,18 @@ class Settings:
 
 def duration(text: str) -> float:
     """Seconds from `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?", text.strip())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|h|d)?", text.strip())
     if not match:
         raise ValueError("a duration such as 90s, 15m or 2h is needed")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
 
 
 def _path(value: Any) -> Path:
-    path = Path(str(value)).expanduser()
-    if not path.is_absolute():
+    try:
+        path = Path(_text(value)).expanduser()
+    except RuntimeError as error:  # `~somebody`, of whom the system knows nothing
+        raise ValueError("an absolute path is needed") from error
+    if not path.is_absolute() or "\0" in str(path):
         raise ValueError("an absolute path is needed")
     return path
 
@@ -81,9 +84,9 @@ def _count(value: Any) -> int:
 def _money(value: Any) -> float:
     try:
         amount = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         amount = -1.0
-    if not 0 <= amount < 1e6:
+    if isinstance(value, bool) or not 0 <= amount < 1e6:
         raise ValueError("an amount of dollars is needed")
     return amount
 
@@ -160,12 +163,14 @@ def _project_file(cwd: Path) -> Path | None:
 
 
 def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tuple[str, Any, str]]:
-    if file is None or not file.is_file():
+    if file is None:
         return []
     try:
         text = file.read_text(encoding="utf-8")
         table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's own errors and those of UTF-8 are ValueErrors
         problems.append(f"{file}: {error}")
         return []
     found = []

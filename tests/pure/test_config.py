@@ -1,0 +1,180 @@
+"""Settings: which source wins, what a project may not say, and every problem with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.config import NOT_FOR_PROJECTS, READERS, Settings, duration, load
+from perdure.errors import ConfigError
+from perdure.model import ContinuityPolicy, Permissions
+
+
+class Place:
+    """A home with a user's file, and a project in which somebody stands."""
+
+    def __init__(self, top: Path) -> None:
+        self.home, self.project = top / "home", top / "project"
+        self.user_file = self.home / ".config/perdure/config.toml"
+        self.project_file = self.project / "perdure.toml"
+        self.user_file.parent.mkdir(parents=True)
+        self.project.mkdir()
+
+    def load(self, cwd: Path | None = None, **environ: str) -> Settings:
+        return load({"HOME": str(self.home), **environ}, cwd or self.project)
+
+    def problems(self, **environ: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            self.load(**environ)
+        return caught.value.problems
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_defaults_lie_in_the_xdg_directories(place: Place) -> None:
+    """Without any source the documented defaults hold, below the home, and nothing claims an origin."""
+    settings = place.load()
+    assert settings == Settings(root=place.home / ".local/share/perdure", state=place.home / ".local/state/perdure")
+    assert (settings.permissions, settings.continuity, settings.attempts) == (Permissions.EDIT, ContinuityPolicy.DISCLOSE, 3)
+    assert settings.origin == {}
+
+
+def test_the_environment_beats_the_project_beats_the_user(place: Place) -> None:
+    """Each source overrides the weaker ones, setting by setting, and the origin says which one won, with the line."""
+    place.user_file.write_text("agent = 'one'\nmodel = 'one'\nbase = 'one'\n")
+    place.project_file.write_text("# ours\nagent = 'two'\nmodel = 'two'\n")
+    settings = place.load(PERDURE_AGENT="three", PERDURE_BASE="")
+    assert (settings.agent, settings.model, settings.base) == ("three", "two", "one")
+    assert settings.origin == {"agent": "PERDURE_AGENT", "model": f"{place.project_file}:3", "base": f"{place.user_file}:3"}
+
+
+def test_every_setting_can_come_from_each_source(place: Place) -> None:
+    """All settings are read from the environment and from the user's file, with the same meaning."""
+    values = {"root": "/r", "state": "/s", "agent": "codex", "model": "m", "permissions": "full", "continuity": "strict", "attempts": "7"}
+    values |= {"timeout": "2h", "stall": "15m", "grace": "3", "budget_usd": "2.5", "backend": "isolated", "base": "main", "verify": "make"}
+    assert set(values) == set(READERS)
+    by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
+    place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))
+    by_file = place.load()
+    for name in READERS:
+        assert getattr(by_environment, name) == getattr(by_file, name)
+    assert (by_file.timeout, by_file.stall, by_file.attempts, by_file.budget_usd) == (7200.0, 900.0, 7, 2.5)
+    assert by_file.permissions is Permissions.FULL
+
+
+def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
+    """Wrong values and unknown names of every source are listed together, each with file and line or with its variable."""
+    place.user_file.write_text("agent = 5\n\ntimeout = 'soon'\n[colour]\nattempts = 1\n")
+    place.project_file.write_text("permissions = 'full'\nbackend = 'cloud'\n")
+    problems = place.problems(PERDURE_ATTEMPTS="many", PERDURE_BUDGET_USD="-1")
+    user, project = str(place.user_file), str(place.project_file)
+    assert len(problems) == 7
+    starts = [f"{user}:1: agent", f"{user}:3: timeout", f"{user}:4: there is no setting 'colour'", f"{project}:1: 'permissions'"]
+    starts += [f"{project}:2: backend: one of worktree, isolated", "PERDURE_ATTEMPTS: a whole number", "PERDURE_BUDGET_USD: an amount"]
+    for problem, start in zip(problems, starts, strict=True):
+        assert problem.startswith(start)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_PROJECTS))
+def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
+    """What comes with a repository neither widens permissions nor moves perdure's state, whatever value it gives."""
+    place.project_file.write_text(f"{name} = 'read'\n")
+    assert place.problems() == [f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own configuration"]
+    assert {"root", "state", "permissions", "continuity"} <= NOT_FOR_PROJECTS
+
+
+def test_the_nearest_project_file_within_the_repository_counts(place: Place) -> None:
+    """Found from a directory further down; not from beyond the top of the repository."""
+    place.project_file.write_text("agent = 'outer'\n")
+    inner = place.project / "inner/deep"
+    inner.mkdir(parents=True)
+    assert place.load(inner).agent == "outer"
+    (place.project / "inner/.git").write_text("gitdir: elsewhere\n")
+    assert place.load(inner).agent == "claude"
+    (place.project / "inner/perdure.toml").write_text("agent = 'inner'\n")
+    assert place.load(inner).agent == "inner"
+
+
+BAD_FILES = {
+    "no toml": b"agent = \n",
+    "not utf-8": b"agent = '\xff'\n",
+    "nested too deep": b"agent = " + b"[" * 20_000,
+    "a number too long to read": b"attempts = " + b"9" * 5000,
+    "a number too large for dollars": b"budget_usd = 1" + b"0" * 400,
+    "a home that is not there": b"root = '~nobody-has-this-name/x'\n",
+    "a place with NUL": b'state = "/a\\u0000b"\n',
+}
+
+
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -> None:
+    """Whatever a file holds, the answer is a sentence that names it."""
+    place.user_file.write_bytes(content)
+    (problem,) = place.problems()
+    assert problem.startswith(str(place.user_file))
+
+
+def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
+    """A directory in the file's place is a problem, and so is a name too long for any file; a file that is not there is none."""
+    place.user_file.mkdir()
+    (problem,) = place.problems()
+    assert str(place.user_file) in problem
+    assert "too long" in place.problems(XDG_CONFIG_HOME="/" + "x" * 5000)[0]
+    place.project_file.write_text("")
+    for nowhere in (str(place.project_file), "/nonexistent"):
+        assert place.load(XDG_CONFIG_HOME=nowhere).agent == "claude"
+
+
+@given(
+    st.sampled_from(sorted(READERS)), st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.lists(st.text()) | st.dates()
+)
+def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
+    """A reader gives a value or a ValueError in words, never another error."""
+    try:
+        READERS[name](value)
+    except ValueError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("name", ["budget_usd", "attempts", "timeout", "agent", "root"])
+def test_yes_is_no_amount(name: str) -> None:
+    """TOML's `true` is not taken for the number one, nor for a name."""
+    with pytest.raises(ValueError, match="needed"):
+        READERS[name](True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5h", 5400), ("15m", 900), ("2h", 7200), ("1d", 86400), (" 3 m ", 180), ("0", 0)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Seconds, minutes, hours, days; seconds where no unit is given."""
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5", "1h30m", "1e3", "inf", "nan", "5 parsecs", "9" * 400])
+def test_what_is_no_duration(text: str) -> None:
+    """All else is refused, a number beyond all measure too."""
+    with pytest.raises(ValueError, match="such as 90s"):
+        duration(text)
+
+
+def test_relative_xdg_directories_are_ignored(place: Place) -> None:
+    """The specification calls a relative one invalid; absolute ones count."""
+    settings = place.load(XDG_DATA_HOME="data", XDG_STATE_HOME="./state", XDG_CONFIG_HOME="config")
+    assert settings.root == place.home / ".local/share/perdure"
+    assert settings.state == place.home / ".local/state/perdure"
+    assert place.load(XDG_DATA_HOME="/d", XDG_STATE_HOME="/s").root == Path("/d/perdure")
+
+
+@pytest.mark.parametrize("name", ["root", "state"])
+def test_a_place_is_absolute(place: Place, name: str) -> None:
+    """A relative directory would lie somewhere else after each `cd`."""
+    assert "an absolute path is needed" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
