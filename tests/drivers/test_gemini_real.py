@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from perdure.continuation import Situation, choose
 from perdure.model import Continuation, ContinuityPolicy, OutcomeKind, Permissions, Session, SessionKey, SessionState, Start
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance, resume
-from perdure.transcripts import begins_with, prompts_since, snapshot
+from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
 Make = Callable[..., Bench]
@@ -153,3 +154,20 @@ class TestGemini(DriverConformance):
         assert stage.driver.abilities.cwd_bound
         assert elsewhere.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
         assert len(stage.rehearsal.requests) == 1
+
+    def test_a_compression_is_no_loss(self, bench: Make) -> None:
+        """The CLI replaces its history by a summary: the conversation goes on, and the earlier prompts count as part of it."""
+        stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
+        first = stage.run("hello one " + "and more " * 20_000)
+        path = stage.driver.transcript(stage.home, first.session_id)
+        before = snapshot(stage.driver, path)
+        assert path is not None and before is not None
+        place = stage.home / "settings.json"
+        settings = json.loads(place.read_text())
+        place.write_text(json.dumps({**settings, "model": {**settings["model"], "compressionThreshold": 0.000001}}))
+        assert stage.run("hello two", resume(first.session_id)).outcome.ok
+        assert "hello one" not in stage.reached_the_model()
+        place.write_text(json.dumps(settings))
+        assert stage.run("hello three", resume(first.session_id)).outcome.ok
+        assert begins_with(stage.driver, path, before)
+        assert prompts_since(stage.driver, path, before) == [fingerprint("hello two"), fingerprint("hello three")]
