@@ -21,6 +21,8 @@ BUILT_IN = {
     "opencode": "perdure.drivers.opencode:DRIVER",
 }
 GROUP = "perdure.drivers"
+ACP = "acp-"
+"""How the names of agents begin that are driven over ACP: `acp-codex`. They stand in no list, because any of them may be there."""
 
 
 def names() -> list[str]:
@@ -33,6 +35,10 @@ def load(name: str) -> AgentDriver:
     if place := BUILT_IN.get(name):
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
+    if name.startswith(ACP):
+        from perdure.drivers import acp
+
+        return acp.make(name.removeprefix(ACP))
     for point in entry_points(group=GROUP, name=name):
         try:
             found = point.load()

@@ -1,0 +1,233 @@
+"""The driver for agents that speak ACP: `acp-NAME`. Written against version 1 of the protocol and `agent-client-protocol` 0.12.1.
+
+Loaded by `perdure.drivers.load`. The agent is not started itself: `acp_bridge` is, which has one turn with it and tells it in lines.
+The command of the agent is the one in `KNOWN`, or the words of the variable PERDURE_ACP_NAME.
+
+What the protocol says of a conversation is no evidence of it, and the agent keeps the same conversation under the same id as its own
+command line: so transcripts, copies, prompts, writers and the words of its failures are left to the agent's native driver. An agent
+that has none cannot be driven.
+
+Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond that is refused), OpenCode and
+Gemini CLI as on their command lines. Claude Code has only its questions, which are answered by the level; so `read` is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, programs
+from perdure.errors import AgentMissing
+from perdure.events import AgentEvent
+from perdure.model import Command, Continuation, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Spoken
+
+BRIDGE = Path(__file__).with_name("acp_bridge.py")
+LABEL = "Prompt: "
+_COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
+"""A prompt that begins so gets the label before it: agents take `/word` for a command of their own."""
+_OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An agent of which it is known how it is started and kept in bounds. `command`: a program of its own; empty: the native one."""
+
+    command: str = ""
+    words: tuple[str, ...] = ()
+    install: str = ""
+    variable: str = ""
+    """The one by which the agent's own program is told to it."""
+    modes: Mapping[Permissions, str] = field(default_factory=dict)
+    allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
+    """What is granted when it asks, in the bridge's words."""
+    fork: bool = False
+    retries: int = 0
+    notices: bool = False
+    """It tells warnings and errors as if the model had said them, without a message id."""
+
+
+KNOWN = {
+    "codex": Known(
+        command="codex-acp",
+        install="npm install -g @agentclientprotocol/codex-acp",
+        variable="CODEX_PATH",
+        modes={Permissions.READ: "read-only", Permissions.EDIT: "workspace-write", Permissions.FULL: "agent-full-access"},
+        fork=True,
+        notices=True,
+    ),
+    "opencode": Known(words=("acp",), fork=True, retries=5),
+    "gemini": Known(words=("--acp",)),
+    "claude": Known(
+        command="claude-agent-acp",
+        install="npm install -g @agentclientprotocol/claude-agent-acp (it needs Node 22)",
+        modes={Permissions.EDIT: "default", Permissions.FULL: "bypassPermissions"},
+        allow={Permissions.EDIT: "work", Permissions.FULL: "anything"},
+        fork=True,
+    ),
+}
+"""codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0, not run by the tests."""
+
+
+class AcpDriver:
+    """An `AgentDriver`, over that of the agent's own command line."""
+
+    def __init__(self, name: str, native: AgentDriver) -> None:
+        self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
+        self.archive: Archive | None = native.archive
+        self.variables = native.variables
+        self.abilities: Abilities = replace(
+            native.abilities,
+            choose_id=False,
+            fork=self.known.fork,
+            resume_by_path=False,
+            fork_at=False,
+            cumulative_usage=False,
+            retries_in_a_row=self.known.retries,
+        )
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """The agent's whole command, as words of a shell. Raises AgentMissing, also where perdure's own extra is not installed."""
+        if find_spec("acp") is None:
+            raise AgentMissing(f"{self.name} needs the library agent-client-protocol.", "pip install 'perdure[acp]'")
+        path = environ.get("PATH", os.defpath)
+        if given := environ.get(f"PERDURE_{self.name.replace('-', '_').upper()}"):
+            words = shlex.split(given)
+            if not words or shutil.which(words[0], path=path) is None:
+                raise AgentMissing(f"{self.name} cannot be started: there is no program {given!r}.")
+            return Program(path=shlex.join(words), version=programs.version(Path(shutil.which(words[-1], path=path) or words[0])))
+        if not self.known.command:
+            own = self.native.locate(environ)
+            return Program(path=shlex.join([own.path, *self.known.words]), version=own.version)
+        found = shutil.which(self.known.command, path=path)
+        if found is None:
+            raise AgentMissing(f"{self.known.command} is not installed: it is not on PATH.", self.known.install)
+        words = [found, *self.known.words]
+        if self.known.variable and self.known.variable not in environ:
+            words = ["env", f"{self.known.variable}={self.native.locate(environ).path}", *words]
+        return Program(path=shlex.join(words), version=programs.version(Path(found)))
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        return self.native.home(environ)
+
+    def refuse(self, launch: Launch) -> str:
+        """As on the agent's command line, and a level that nothing enforces."""
+        if launch.spec.permissions not in self.known.allow:
+            return f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, and may not ask."
+        return self.native.refuse(launch)
+
+    def command(self, launch: Launch) -> Command:
+        """The bridge, with the order as its argument. Raises ValueError for a bad id."""
+        asked, level = launch.continuation, launch.spec.permissions
+        if asked.rung is Rung.PATH or asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME, Start.FORK):
+            raise ValueError(f"ACP has no continuation {asked.kind} by {asked.rung}")
+        goes_on = asked.kind in (Start.RESUME, Start.FORK)
+        order = {
+            "command": [*shlex.split(launch.program.path), *self._arguments(launch)],
+            "cwd": launch.cwd,
+            "directories": [str(root) for root in self._directories(launch)],
+            "start": str(asked.kind) if goes_on else "new",
+            "session": self._checked(asked.session_id, launch) if goes_on else "",
+            "mode": self.known.modes.get(level, ""),
+            "allow": self.known.allow[level],
+            "model": "" if self.native.name == "gemini" else launch.spec.model,
+            "notices": self.known.notices,
+            "again": bool(self.known.retries),
+            "home": launch.home,
+            "hold": self._hold(launch) if goes_on else "",
+        }
+        argv = (sys.executable, "-P", str(BRIDGE), json.dumps(order))
+        return Command(argv=argv, stdin=self._sent(launch.prompt).encode(), env=self._fresh(launch).env)
+
+    def _fresh(self, launch: Launch) -> Command:
+        """What the native driver would start for a new conversation: its variables and flags hold here too."""
+        return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
+
+    def _checked(self, session_id: str, launch: Launch) -> str:
+        """The id, in the native driver's grammar. Raises ValueError."""
+        asked = Continuation(kind=Start.RESUME, session_id=session_id)
+        self.native.command(replace(launch, continuation=asked))
+        return session_id
+
+    def _arguments(self, launch: Launch) -> list[str]:
+        """For Gemini CLI the flags of its command line hold over ACP too; the others get the user's own arguments."""
+        if self.native.name != "gemini":
+            return list(launch.spec.agent_args)
+        return [word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"]
+
+    def _directories(self, launch: Launch) -> Sequence[Path]:
+        """What Codex's sandbox must let it write for a commit."""
+        commits = self.native.name == "codex" and launch.spec.permissions is Permissions.EDIT and not launch.spec.here
+        return codex.git_roots(Path(launch.cwd)) if commits else ()
+
+    def _hold(self, launch: Launch) -> str:
+        """The file that Gemini CLI 0.61.0 would empty by loading the conversation again within one minute: it is waited until the
+        minute is over."""
+        if self.native.name != "gemini":
+            return ""
+        return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return acp_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return acp_outcome.outcome(exit, events, self.native.outcome)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return self.native.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return self.native.place(home, session_id, cwd, copy)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return self.native.belongings(transcript)
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(Prompt(self._original(prompt.text)) for prompt in self.native.prompts(transcript))
+
+    def _sent(self, prompt: str) -> str:
+        """The prompt with a word before what an agent would take for a command. Gemini's own driver knows more of those."""
+        if self.native.name == "gemini":
+            return gemini_files.sent(prompt)
+        return f"{LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
+
+    def _original(self, words: str) -> str:
+        """What was to be sent; Gemini's own driver has taken the word away already."""
+        return words.removeprefix(LABEL) if self.native.name != "gemini" and _COMMAND.match(words) else words
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return self.native.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return self.native.spoken(transcript)
+
+    def parent(self, transcript: bytes) -> str:
+        return self.native.parent(transcript)
+
+    def total(self, transcript: bytes) -> Usage:
+        """Zero: over ACP usage is told for each turn."""
+        return Usage()
+
+    def by_hand(self, launch: Launch) -> Command:
+        """The agent's own program, by its name."""
+        return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return self.native.writers(home, session_id)
+
+
+def make(name: str) -> AcpDriver:
+    """The driver of `acp-NAME`. Raises AgentMissing where no native driver can read its conversations."""
+    from perdure.drivers import load
+
+    if name not in KNOWN:
+        raise AgentMissing(f"There is no agent named 'acp-{name}'.", f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.")
+    return AcpDriver(name, load(name))

@@ -1,0 +1,110 @@
+"""The lines of `acp_bridge` as events. Pure; written against version 1 of the protocol.
+
+An agent tells its usage, if at all, once at the end of a turn, and for that turn alone. Its words come in pieces. What it wants to
+run is named in fields that differ from agent to agent, so the command is looked for in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.drivers import lines
+from perdure.events import (
+    AgentEvent,
+    RetrySeen,
+    SaidPart,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+)
+from perdure.model import Usage
+
+SUMMARY = 500
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = lines.read(line) or {}
+    match found.get("type"):
+        case "session":
+            return (SessionSeen(lines.text(found.get("session"), SUMMARY), version=lines.text(found.get("version"), SUMMARY)),)
+        case "prompted":
+            return (TurnStarted(),)
+        case "tool":
+            return (_started(found.get("call")),)
+        case "update":
+            return _update(found.get("update"))
+        case "again":
+            return (RetrySeen(detail="the answer broke off"),)
+        case "asked" | "notice":
+            return ()
+        case "end":
+            return _end(found)
+        case "error":
+            return (_error(found),)
+        case _:
+            return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _started(call: Any) -> ToolStarted:
+    name = next((word for key in ("name", "kind", "title") if (word := lines.text(lines.part(call, key), SUMMARY))), "tool")
+    command = lines.part(call, "rawInput", "command")
+    words = " ".join(word for word in command if isinstance(word, str)) if isinstance(command, list) else lines.text(command, SUMMARY)
+    return ToolStarted(_id(call), name, lines.text(words, SUMMARY) or lines.text(lines.part(call, "title"), SUMMARY))
+
+
+def _id(call: Any) -> str:
+    return lines.text(lines.part(call, "toolCallId"), SUMMARY)
+
+
+def _update(update: Any) -> Sequence[AgentEvent]:
+    kind, status = lines.part(update, "sessionUpdate"), lines.part(update, "status")
+    if kind == "agent_message_chunk":
+        said = lines.text(lines.part(update, "content", "text"))
+        return (SaidPart(said),) if said else ()
+    if kind in ("tool_call", "tool_call_update") and status in ("completed", "failed"):
+        code = lines.part(update, "_meta", "terminal_exit", "exit_code") or lines.part(update, "rawOutput", "metadata", "exit")
+        return (ToolEnded(_id(update), status == "completed" and not code, _output(update)),)
+    return ()
+
+
+def _output(update: Any) -> str:
+    raw = lines.text(lines.part(update, "rawOutput", "output"), SUMMARY)
+    told = (lines.text(lines.part(item, "content", "text"), SUMMARY) for item in lines.items(lines.part(update, "content")))
+    return raw or next((words for words in told if words), "")
+
+
+def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    used = (UsageSeen(_usage(found["usage"])),) if isinstance(found.get("usage"), dict) else ()
+    stop = lines.text(found.get("stop"), SUMMARY)
+    ok = stop == "end_turn"
+    return (*used, TurnEnded(ok=ok, text="" if ok else f"the turn ended with the reason {stop!r}", turns=1, facts={"stop": stop}))
+
+
+def _usage(used: Any) -> Usage:
+    """Of one turn. The agents take the cached parts out of the input; here they are put back, as everywhere in perdure."""
+    cached, written = lines.whole(lines.part(used, "cachedReadTokens")), lines.whole(lines.part(used, "cachedWriteTokens"))
+    return Usage(
+        input=lines.whole(lines.part(used, "inputTokens")) + cached + written,
+        output=lines.whole(lines.part(used, "outputTokens")),
+        cached=cached,
+        cache_write=written,
+    )
+
+
+def _error(found: dict[str, Any]) -> TurnEnded:
+    """The agent's message and what its `data` says beyond it."""
+    more = (lines.text(lines.part(found, "data", key), SUMMARY) for key in ("details", "message", "errorName", "codexErrorInfo"))
+    words = ": ".join(dict.fromkeys(word for word in (lines.text(found.get("message")), *more) if word))
+    code = found.get("code")
+    facts = {"stage": lines.text(found.get("stage"), SUMMARY), "code": str(code) if isinstance(code, int) else "0"}
+    if found.get("missing") is True:
+        facts["missing"] = "yes"
+    return TurnEnded(ok=False, text=words or "an error without a word", turns=1, facts=facts)
