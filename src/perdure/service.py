@@ -5,21 +5,23 @@ Input is checked here, before anything is stored or made: what is refused leaves
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from perdure import process
 from perdure.attempt import Engine
-from perdure.errors import Conflict, UsageError
+from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lifecycle import FINAL
-from perdure.model import Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec
+from perdure.model import Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.report import report_of
 from perdure.worker import rescue
+from perdure.workspace import Applied
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -116,6 +118,75 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     if agent is not None:
         agent.stop("stopped")
     return rescue(engine, run) or engine.store.get(run.id)
+
+
+def diff(engine: Engine, ref: str, *, stat: int = 0, binary: bool = False) -> bytes:
+    """What the run changed against what it began with, as git's patch: hostile bytes, to be cleaned before they are shown.
+
+    `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole. Raises UsageError without git.
+    """
+    return engine.workspaces.diff(_placed(engine.store.get(ref)), stat=stat, binary=binary)
+
+
+def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
+    """Brings the run's changes into the checkout at `to`: all, or nothing and the reasons (`Applied.refused`).
+
+    Raises Conflict while it runs, UsageError where there is nothing to bring, NotFound where `to` is no checkout.
+    """
+    run = engine.store.get(ref)
+    place = _placed(run)
+    if run.state is RunState.RUNNING:
+        raise Conflict(f"{run.name} is still at work (attempt {run.attempt})", f"perdure attach {run.name}, or perdure stop {run.name}")
+    if place.backend is Backend.HERE:
+        raise UsageError(f"{run.name} worked in {place.path} itself, so its changes are there already", f"perdure diff {run.name}")
+    first = run.spec.prompt.strip().partition("\n")[0][:72]
+    text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
+    return engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """A run that is off the list. `kept`: why its workdir stays where it is, if it does."""
+
+    run: TaskRun
+    trash: Path | None
+    kept: str = ""
+
+
+def remove(engine: Engine, ref: str, *, force: bool = False) -> Removed:
+    """Takes a finished run off the list and moves its workdir into the trash; the branch, the journal and the copies stay.
+
+    Raises Conflict for a run that is not finished or that a person has open, and, without `force`, WorkspaceError with all that
+    would be lost, unless everything in the workdir is proven to be saved elsewhere.
+    """
+    run = engine.store.get(ref)
+    place = _placed(run)
+    if run.state not in FINAL:
+        raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
+    if (opened := engine.store.opened_beside(run)) is not None:
+        raise Conflict(f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}")
+    others = [row.name for row in engine.store.find(limit=100_000) if row.place == place.path and row.id != run.id]
+    if place.backend is Backend.HERE or others:
+        engine.store.remove(run.id)
+        return Removed(run=run, trash=None, kept=f"{', '.join(others[:3])} works there too" if others else "it is your own directory")
+    fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
+    try:
+        lost = [] if force else engine.workspaces.unsaved(place)
+        if lost:
+            raise WorkspaceError(
+                f"The workdir of {run.name} holds what is nowhere else: {'; '.join(lost)}",
+                f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force {run.name}: the trash keeps it",
+            )
+        # First the list: from here on nobody can begin another attempt in the workdir.
+        engine.store.remove(run.id)
+        return Removed(run=run, trash=engine.workspaces.put_away(place, {"run": run.name, "id": run.id, "agent": run.spec.agent}))
+    finally:
+        os.close(fd)
+
+
+def _placed(run: TaskRun) -> Workspace:
+    assert run.workspace is not None
+    return run.workspace
 
 
 def describe(engine: Engine, ref: str) -> dict[str, Any]:

@@ -6,13 +6,15 @@ works; a second perdure on the same task is refused.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from perdure import process
 from perdure.attempt import Engine, perform, take_over
-from perdure.errors import Conflict
+from perdure.errors import Conflict, LostLease, PerdureError
 from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, TaskRun
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.events import Record
 
 NAP_S = 0.2
+POOL_NAP_S = 0.5
 LEFT_ALONE_MS = 5_000
 """A run that was due so long ago has no supervisor that would take it."""
 
@@ -66,6 +69,49 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
         if left_alone or (run.state is RunState.RUNNING and rescue(engine, run) is not None):
             return drive(engine, run_id)
         time.sleep(NAP_S)
+
+
+def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[], bool] = lambda: False, nap_s: float = POOL_NAP_S) -> int:
+    """Performs due attempts of all runs, `jobs` at a time, in threads, and takes over those whose supervisor died.
+
+    `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and it returns when what is at work
+    has ended; `engine.stopping` ends that too. Returns how many attempts it has worked on.
+    """
+    done = 0
+    with ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
+        at_work: dict[Future[TaskRun], str] = {}
+        while True:
+            for ended in [future for future in at_work if future.done()]:
+                del at_work[ended]
+                done += _ended_well(ended)
+            closed = draining() or engine.stopping()
+            while not closed and len(at_work) < jobs and (job := _next_job(engine, set(at_work.values()))) is not None:
+                claim, step = job
+                at_work[threads.submit(step, engine, claim)] = claim.run.id
+            if not at_work and (closed or once):
+                return done
+            wait(at_work, nap_s, FIRST_COMPLETED) if at_work else time.sleep(nap_s)
+
+
+def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
+    """An attempt whose supervisor died goes before a new one."""
+    for claim in engine.store.claims():
+        if claim.run.id not in mine and (is_orphaned(engine, claim) or claim.worker == engine.worker):
+            return claim, take_over
+    due = engine.store.claim(engine.worker, engine.lease_s)
+    return (due, perform) if due is not None else None
+
+
+def _ended_well(ended: Future[TaskRun]) -> bool:
+    """Whether an attempt was this pool's to the end. A claim that another one took, or a store that failed, is not its end."""
+    try:
+        ended.result()
+    except LostLease:
+        return False
+    except PerdureError as error:
+        print(f"perdure: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:

@@ -104,6 +104,22 @@ def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
     assert yard.git("rev-parse", "work") == oid
 
 
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend: str) -> None:
+    """Changes that were applied and committed elsewhere are saved, file by file; with one byte more they are not."""
+    workspace, top = made(yard, backend)
+    (top / "README").write_text("agent\n")
+    (top / "new").write_text("new\n")
+    (top / "src/file1.txt").unlink()
+    yard.workspaces.apply(workspace, yard.repo, "claude")
+    assert len(yard.workspaces.unsaved(workspace)) == 2
+    yard.git("add", "-A")
+    yard.git("commit", "-qm", "taken over")
+    assert yard.workspaces.unsaved(workspace) == []
+    (top / "new").write_text("newer\n")
+    assert len(yard.workspaces.unsaved(workspace)) == 2
+
+
 @pytest.mark.parametrize("what", ["branch", "other branch", "tag", "stash", "older stash"])
 def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, what: str) -> None:
     """Every ref and every stash counts; once the repository has the commits on a branch they are saved."""

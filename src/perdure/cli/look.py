@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.cli.compose import open_to_read, settings
-from perdure.cli.text import age, clean, clock, one_line, tokens
+from perdure.cli.text import age, clean, clock, columns, cut, one_line, tokens
 from perdure.errors import NotFound
 from perdure.model import RunState
 
@@ -31,17 +31,23 @@ def ls_verb(arguments: argparse.Namespace) -> int:
         return 0
     if not rows and sys.stdout.isatty():
         print('no runs yet; begin with: perdure run "what the agent is to do"')
-    lines = [(row.name, str(row.state), row.agent, str(row.attempt), age(row.updated, now), one_line(row.reason, 60)) for row in rows]
+    lines = [(row.name, str(row.state), row.agent, str(row.attempt), age(row.updated, now), one_line(row.reason, 200)) for row in rows]
     _table(("NAME", "STATE", "AGENT", "TRY", "AGE", "REASON"), lines)
     return 0
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Whole into a pipe; on a terminal no line is wider than it."""
     if not rows:
         return
+    room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    if room:
+        # A long name gives way before all that stands after it is lost.
+        widths[0] = max(len(head[0]), min(widths[0], room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2))
     for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
+        print(cut("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), room))
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +153,9 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
-    parser.add_argument("--json", action="store_true", help="one JSON record a line")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON record a line")
+    form.add_argument("--raw", action="store_true", help="the agent's own output as it was; cleaned only on a terminal")
 
 
 def logs_verb(arguments: argparse.Namespace) -> int:
@@ -159,6 +167,11 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     run = store.get(arguments.name)
     if arguments.attempt and not any(attempt.number == arguments.attempt for attempt in store.attempts(run.id)):
         raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
+    if arguments.raw:
+        from perdure.cli.rawlog import raw_log
+
+        raw_log(store, run.id, arguments.attempt, arguments.follow)
+        return 0
     seen = 0
     while True:
         state = store.get(run.id).state

@@ -5,13 +5,15 @@ Nothing heavy is imported here: `perdure ls` must not pay for what another verb 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, PerdureError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "start a task: an agent, a prompt, a workdir of its own"),
@@ -20,10 +22,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("look", "list runs"),
     "show": ("look", "show one run, its attempts and receipts"),
     "logs": ("look", "what the agent said and did; -f follows"),
+    "attach": ("attach", "follow a run at work; Ctrl-C leaves, and the run goes on"),
     "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
     "stop": ("stop", "stop a run; perdure retry goes on later"),
+    "diff": ("changes", "show what a run changed, committed or not"),
+    "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
+    "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),
+    "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
+    "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
+    "config": ("settled", "show every setting, its value and where it comes from"),
     "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
     "prove": ("prove", "run the installed agents against perdure's own model server: what holds for these versions"),
+    "completion": ("completion", "print the completion for bash, zsh or fish"),
     "_drive": ("run", ""),
 }
 
@@ -44,12 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = words[0]
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
-    module = import_module(f"perdure.cli.{VERBS[verb][0]}")
-    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False)
-    getattr(module, f"{verb.strip('_')}_arguments")(parser)
-    arguments = parser.parse_intermixed_args(words[1:])
+    arguments = parser_of(verb).parse_intermixed_args(words[1:])
     try:
-        code: int = getattr(module, f"{verb.strip('_')}_verb")(arguments)
+        code: int = _part(verb, "verb")(arguments)
     except ConfigError as error:
         for problem in error.problems:
             print(f"perdure: {problem}", file=sys.stderr)
@@ -65,9 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The verb's own parser: what it takes is read here by the command, its reference, its manual page and the completion."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False)
+    _part(verb, "arguments")(parser)
+    return parser
+
+
+def _part(verb: str, what: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(f"perdure.cli.{VERBS[verb][0]}"), f"{verb.strip('_').replace('-', '_')}_{what}")
+
+
 def usage() -> str:
     """The overview: verbs, exit codes, and where to begin."""
-    verbs = "\n".join(f"  {verb:8} {text}" for verb, (_, text) in VERBS.items() if text)
+    verbs = "\n".join(f"  {verb:10} {text}" for verb, (_, text) in VERBS.items() if text)
     return (
         "usage: perdure VERB ...\n\n"
         "Runs coding agents so that a task's workdir and conversation survive whatever kills them.\n\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.text import clean, clock, one_line, tokens
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 SHOWN = 600
+CAUGHT_UP = 20
 
 
 def line_of(record: Record) -> str:
@@ -115,6 +117,18 @@ class Progress:
         text = line_of(record)
         if text:
             self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …")
+
+    def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
+        """Takes in what was before one looked: it counts, and its last lines are shown."""
+        self._began -= max(0, now_ms - began_ms) / 1000
+        for record in records:
+            self._count(record)
+        for text in [text for record in records if (text := line_of(record))][-CAUGHT_UP:]:
+            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …")
+
+    def part(self, text: str) -> None:
+        """A last word of the verb's own."""
+        self._say(text)
 
     def conclude(self, report: dict[str, Any]) -> None:
         """The last word: where the result lies, or what to do next."""

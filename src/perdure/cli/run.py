@@ -160,9 +160,14 @@ def _follow(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[An
             try:
                 run = drive(engine, run.id)
             except PerdureError:
-                if new and engine.store.get(run.id).attempt == 0:
-                    engine.store.request_cancel(run.id)
-                raise
+                now = engine.store.get(run.id)
+                if now.state is RunState.RUNNING:
+                    # Another supervisor (perdure work) was quicker: it is as good as one of our own.
+                    run = follow(engine, run.id, progress or (lambda record: None))
+                else:
+                    if new and now.attempt == 0:
+                        engine.store.request_cancel(run.id)
+                    raise
         run = engine.store.get(run.id)
         report = service.describe(engine, run.id)
         code = 0 if arguments.detach else service.exit_code(run, service.last_outcome(engine, run))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from typing import TextIO
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -12,6 +14,40 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u20
 def clean(text: str) -> str:
     """The text without escape sequences, control characters (but newline and tab) and direction overrides."""
     return _HIDDEN.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
+
+
+def visible(text: str) -> str:
+    """The text with every such character to be seen and without effect: `^[` for escape, `<U+202E>` for a direction override."""
+    return _HIDDEN.sub(_named, text).encode("utf-8", "replace").decode()
+
+
+def _named(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"^{chr(code ^ 64)}" if code < 32 or code == 127 else f"<U+{code:04X}>"
+
+
+def columns(stream: TextIO) -> int:
+    """How many columns there are to write in; 0 where it is no terminal, so that nothing need be cut."""
+    if not stream.isatty():
+        return 0
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def cut(line: str, width: int) -> str:
+    """A clean line in so many columns, with a mark where it was cut; 0 is any number. Wide characters take two."""
+    if not width or (line.isascii() and len(line) <= width):
+        return line
+    from unicodedata import combining, east_asian_width
+
+    used = 0
+    for at, character in enumerate(line):
+        used += 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+        if used > width:
+            return line[: at - 1] + "…"
+    return line
 
 
 def one_line(text: str, width: int = 100) -> str:

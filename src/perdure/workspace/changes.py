@@ -51,13 +51,7 @@ class Desk:
 
     def entries(self, tree: str) -> dict[str, Entry]:
         """Every file of a tree."""
-        found = {}
-        for line in os.fsdecode(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout).split("\0"):
-            if line:
-                facts, _, name = line.partition("\t")
-                mode, _, oid = facts.split(" ")
-                found[name] = (mode, oid)
-        return found
+        return entries(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout)
 
     def photograph(self, looker: Looker) -> str:
         """The workdir's tracked and untracked files as a tree: its id."""
@@ -73,6 +67,17 @@ class Desk:
             listed = b"".join(os.fsencode(name) + b"\0" for name in names)
             self.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listed, looker=looker)
         return self.run("write-tree").text
+
+
+def entries(out: bytes) -> dict[str, Entry]:
+    """Reads `git ls-tree -r -z`."""
+    found = {}
+    for line in os.fsdecode(out).split("\0"):
+        if line:
+            facts, _, name = line.partition("\t")
+            mode, _, oid = facts.split(" ")
+            found[name] = (mode, oid)
+    return found
 
 
 @contextlib.contextmanager

@@ -18,12 +18,15 @@ from pathlib import Path
 from perdure.errors import PerdureError, UsageError
 from perdure.git import Git
 from perdure.model import Backend, Workspace
+from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
 from perdure.workspace.places import held, is_real_directory, make_private, read, sync, write
 from perdure.workspace.view import Looker, again, files, looking_alone
 from perdure.workspace.worktree import admins, common_directory, git_directory, repository_lock
 
 NAMED = 5
+TIPS = 20
+"""The newest branches are looked at for what is not committed in a workdir."""
 OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/*")
 """Refs that stay when a workdir goes: a worktree's own HEAD is not among them."""
 
@@ -63,10 +66,13 @@ def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable
         if looker.in_progress:
             lost.append(f"a {looker.in_progress} is in progress")
         status = looker.status()
-        if status.changed:
-            lost.append(f"changes that are not committed: {_named(status.changed)}")
-        if status.untracked:
-            lost.append(f"untracked files: {_named(status.untracked)}")
+        # A nested repository (git lists it as a directory) has a history of its own besides its files.
+        nested = any(name.endswith("/") for name in status.untracked)
+        if (status.changed or status.untracked) and (nested or not _stands_elsewhere(places, looker, workspace, elsewhere)):
+            if status.changed:
+                lost.append(f"changes that are not committed: {_named(status.changed)}")
+            if status.untracked:
+                lost.append(f"untracked files: {_named(status.untracked)}")
         if ignored := [name for name in _ignored(looker) if not _rebuildable(looker.top / name)]:
             lost.append(f"ignored files: {_named(ignored)}")
         if filled := [name for name in _submodules(looker) if any((looker.top / name).iterdir())]:
@@ -76,6 +82,22 @@ def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable
         elif not looker.branch and _only_here(_common(looker, workspace), looker.head):
             lost.append(f"commits on a detached HEAD ({looker.head[:12]}) that no branch has")
         return lost
+
+
+def _stands_elsewhere(places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]) -> bool:
+    """Whether one commit of the repository has all that is not committed here, file by file: after `apply --commit` it does."""
+    repository = elsewhere() if workspace.backend is Backend.ISOLATED else _common(looker, workspace)
+    refs = repository.run(
+        "for-each-ref", "--sort=-committerdate", f"--count={TIPS}", "--format=%(objectname)", "refs/heads", "refs/remotes"
+    )
+    with desk(places, looker) as made:
+        before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
+    wanted = {name: now.get(name) for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    for tip in dict.fromkeys(refs.text.split()):
+        there = entries(repository.run("ls-tree", "-r", "-z", "--full-tree", tip).stdout)
+        if all(there.get(name) == entry for name, entry in wanted.items()):
+            return True
+    return False
 
 
 def _unsaved_refs(looker: Looker, elsewhere: Git) -> list[str]:

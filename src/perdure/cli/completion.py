@@ -1,0 +1,186 @@
+"""`completion`: what a shell needs to complete perdure, made from the parsers themselves.
+
+Names of runs come from `perdure ls` at the moment of the Tab. There are three small writers and no library: shtab, the one that
+would fit, knows neither lazy verbs nor values that a program gives (see docs/decisions).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SHELLS = ("bash", "zsh", "fish")
+NAMES = "perdure ls --limit 500 2>/dev/null | tail -n +2 | cut -d ' ' -f 1"
+AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$/\\1/p\''
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Something that a verb takes. `kind` of its value: `none` (a switch), `one of`, `run`, `agent`, `file`, `directory`, `text`."""
+
+    flags: tuple[str, ...]
+    kind: str
+    choices: tuple[str, ...]
+    help: str
+
+
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help='for bash: eval "$(perdure completion bash)"')
+
+
+def completion_verb(arguments: argparse.Namespace) -> int:
+    print({"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](), end="")
+    return 0
+
+
+def words() -> dict[str, tuple[str, list[Word]]]:
+    """Every verb with its sentence and what it takes."""
+    from perdure.cli.main import VERBS, parser_of
+
+    shown = {verb: text for verb, (_, text) in VERBS.items() if text}
+    return {verb: (text, [_word(action) for action in parser_of(verb)._actions]) for verb, text in shown.items()}
+
+
+def _word(action: Any) -> Word:
+    flags = tuple(action.option_strings)
+    told = " ".join(str(action.help or "").split())
+    if action.nargs == 0:
+        return Word(flags, "none", (), told)
+    if action.choices:
+        return Word(flags, "one of", tuple(map(str, action.choices)), told)
+    return Word(flags, _kind(action.dest, str(action.metavar or ""), bool(flags)), (), told)
+
+
+def _kind(dest: str, metavar: str, is_flag: bool) -> str:
+    if dest == "name" and not is_flag:
+        return "run"
+    if dest == "agent":
+        return "agent"
+    return {"FILE": "file", "DIR": "directory"}.get(metavar, "directory" if dest == "repo" else "text")
+
+
+def bash() -> str:
+    """For bash 4.4 and newer."""
+    return "\n".join(
+        [
+            "# perdure completion bash",
+            "_perdure() {",
+            '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}"',
+            "  COMPREPLY=()",
+            "  if (( COMP_CWORD == 1 )); then",
+            f'    mapfile -t COMPREPLY < <(compgen -W "{" ".join(words())}" -- "$current")',
+            "    return",
+            "  fi",
+            '  case "$verb" in',
+            *(line for verb, (_, taken) in words().items() for line in _bash_verb(verb, taken)),
+            "  esac",
+            "}",
+            "complete -F _perdure perdure",
+            "",
+        ]
+    )
+
+
+def _bash_verb(verb: str, taken: list[Word]) -> Iterator[str]:
+    yield f"    {verb})"
+    if valued := [word for word in taken if word.flags and word.kind != "none"]:
+        yield '      case "$before" in'
+        for word in valued:
+            yield f"        {'|'.join(word.flags)}) {_bash_values(word)}; return ;;"
+        yield "      esac"
+    flags = " ".join(flag for word in taken for flag in word.flags)
+    yield f'      if [[ "$current" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "{flags}" -- "$current"); return; fi'
+    if places := [word for word in taken if not word.flags and word.kind != "text"]:
+        yield f"      {_bash_values(places[0])}"
+    yield "      ;;"
+
+
+def _bash_values(word: Word) -> str:
+    what = {
+        "one of": f'-W "{" ".join(word.choices)}"',
+        "run": f'-W "$({NAMES})"',
+        "agent": f'-W "$({AGENTS})"',
+        "file": "-f",
+        "directory": "-d",
+    }.get(word.kind)
+    return f'mapfile -t COMPREPLY < <(compgen {what} -- "$current")' if what else ":"
+
+
+def zsh() -> str:
+    """As a function file of the name _perdure, or by eval."""
+    verbs = [f"    {_quoted(f'{verb}:{text}')}" for verb, (text, _) in words().items()]
+    return "\n".join(
+        [
+            "#compdef perdure",
+            '_perdure_runs() { local -a runs; runs=(${(f)"$(' + NAMES + ')"}); compadd -a runs }',
+            '_perdure_agents() { local -a agents; agents=(${(f)"$(' + AGENTS + ')"}); compadd -a agents }',
+            "_perdure() {",
+            "  local -a verbs",
+            "  verbs=(",
+            *verbs,
+            "  )",
+            "  if (( CURRENT == 2 )); then _describe verb verbs; return; fi",
+            "  local verb=$words[2]",
+            "  shift words; (( CURRENT-- ))",
+            '  case "$verb" in',
+            *(line for verb, (_, taken) in words().items() for line in _zsh_verb(verb, taken)),
+            "  esac",
+            "}",
+            'if [[ "$funcstack[1]" == _perdure ]]; then _perdure "$@"; else compdef _perdure perdure; fi',
+            "",
+        ]
+    )
+
+
+def _zsh_verb(verb: str, taken: list[Word]) -> Iterator[str]:
+    yield f"    {verb}) _arguments \\"
+    for word in taken:
+        values = {
+            "one of": f"({' '.join(word.choices)})",
+            "run": "_perdure_runs",
+            "agent": "_perdure_agents",
+            "file": "_files",
+            "directory": "_files -/",
+        }.get(word.kind, " ")
+        told = word.help.replace("[", "(").replace("]", ")").replace(":", "\\:")
+        for flag in word.flags:
+            yield f"      {_quoted(f'*{flag}[{told}]' + ('' if word.kind == 'none' else f':value:{values}'))} \\"
+        if not word.flags:
+            yield f"      {_quoted(f':{verb}:{values}')} \\"
+    yield "      ;;"
+
+
+def fish() -> str:
+    """For ~/.config/fish/completions/perdure.fish, or `| source`."""
+    lines = ["# perdure completion fish", "complete -c perdure -f"]
+    for verb, (text, taken) in words().items():
+        lines.append(f"complete -c perdure -n __fish_use_subcommand -a {verb} -d {_fish_quoted(text)}")
+        here = f"complete -c perdure -n '__fish_seen_subcommand_from {verb}'"
+        lines += [f"{here}{line}" for word in taken if (line := _fish_word(word))]
+    return "\n".join([*lines, ""])
+
+
+def _fish_word(word: Word) -> str:
+    flags = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in word.flags)
+    values = {
+        "one of": f" -xa {_fish_quoted(' '.join(word.choices))}",
+        "run": f" -xa {_fish_quoted(f'({NAMES})')}",
+        "agent": f" -xa {_fish_quoted(f'({AGENTS})')}",
+        "file": " -rF",
+        "directory": " -xa '(__fish_complete_directories)'",
+        "text": " -x",
+    }.get(word.kind, "")
+    if not flags:
+        return values if word.kind != "text" else ""
+    return f"{flags}{values} -d {_fish_quoted(word.help)}"
+
+
+def _quoted(text: str) -> str:
+    """For bash and zsh."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,62 @@
+"""`work`: the local pool. It performs whatever is due, and takes over what lost its supervisor.
+
+The first SIGTERM or Ctrl-C drains: nothing new is begun, and it ends when what is at work has ended. The second one stops
+the agents in good order, as `perdure stop` would, so that a retry goes on where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import replace
+from types import FrameType
+
+from perdure.cli.compose import open_engine, settings
+from perdure.cli.progress import line_of
+from perdure.cli.text import one_line
+from perdure.events import AttemptAdopted, AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued
+
+TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
+
+
+def work_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-j", "--jobs", type=_jobs, default=min(4, os.cpu_count() or 1), help="how many attempts at once (default: one a core, at most 4)"
+    )
+    parser.add_argument("--once", action="store_true", help="end when nothing is due any more")
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 256 is needed")
+    return int(text)
+
+
+def work_verb(arguments: argparse.Namespace) -> int:
+    from perdure.worker import work
+
+    chosen = settings()
+    asked = 0
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        # Not by print: a signal may come in the middle of one.
+        os.write(2, b"perdure: draining; once more stops the agents\n" if asked == 1 else b"perdure: stopping the agents\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    names: dict[str, str] = {}
+
+    def tell(record: Record) -> None:
+        if isinstance(record.event, TOLD):
+            names.setdefault(record.run, engine.store.get(record.run).name)
+            print(f"{names[record.run]}: {one_line(line_of(record), 200)}", file=sys.stderr, flush=True)
+
+    engine = replace(open_engine(chosen, observers=[tell]), stopping=lambda: asked > 1)
+    done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: asked > 0)
+    print(f"perdure: {done} attempt(s) done", file=sys.stderr)
+    return 0

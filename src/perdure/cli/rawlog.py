@@ -1,0 +1,61 @@
+"""`logs --raw`: the agent's own output, byte for byte into a pipe or file; on a terminal without what could harm it."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.cli.text import clean
+from perdure.lifecycle import FINAL
+from perdure.protocols import RunStore
+
+CHUNK = 1 << 16
+NAP_S = 0.2
+
+
+def raw_log(store: RunStore, run_id: str, only: int, follow: bool) -> None:
+    """Prints the standard output of one attempt, or of all (`only` 0), one after the other; `follow` until the run is over."""
+    number = only or 1
+    while True:
+        over = store.get(run_id).state in FINAL
+        attempt = next((attempt for attempt in store.attempts(run_id) if attempt.number == number), None)
+        if attempt is not None and attempt.directory:
+            _copy(store, run_id, number, Path(attempt.directory) / "stdout", follow)
+        if attempt is not None and (attempt.directory or attempt.ended):
+            if only:
+                return
+            number += 1
+        elif not follow or over:
+            return
+        else:
+            time.sleep(NAP_S)
+
+
+def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
+    offset = 0
+    while True:
+        # Asked before the file is read: what came before the end is then read for certain.
+        ended = not follow or any(attempt.number == number and attempt.ended for attempt in store.attempts(run_id))
+        for chunk in _chunks(path, offset):
+            offset += len(chunk)
+            if decoder is None:
+                sys.stdout.buffer.write(chunk)
+            else:
+                sys.stdout.write(clean(decoder.decode(chunk)))
+        sys.stdout.flush()
+        if ended:
+            return
+        time.sleep(NAP_S)
+
+
+def _chunks(path: Path, offset: int) -> Iterator[bytes]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK):
+            yield chunk

@@ -1,0 +1,87 @@
+"""`agents` and `config`: what perdure has to work with. Both only look."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, fields
+from typing import Any
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.text import clean
+from perdure.errors import AgentMissing, PerdureError
+from perdure.model import RunState
+
+DEFAULT = "default"
+
+
+def agents_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+
+
+def agents_verb(arguments: argparse.Namespace) -> int:
+    from perdure import drivers
+
+    running = [row.agent for row in open_to_read(settings()).find([RunState.RUNNING], limit=100_000)]
+    found = [_agent(name, running.count(name)) for name in drivers.names()]
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, "agents": found}, indent=2, ensure_ascii=False))
+        return 0
+    for agent in found:
+        live = f", {agent['running']} at work" if agent["running"] else ""
+        print(f"{agent['name']}  {agent['version'] or ('version not known' if agent['installed'] else 'not installed')}{live}")
+        if agent["installed"]:
+            print(f"  program   {clean(agent['program'])}")
+            print(f"  home      {clean(agent['home'])}")
+            print(f"  can       {', '.join(_words(agent['abilities']))}")
+        else:
+            print(f"  {clean(agent['problem'])}")
+    return 0
+
+
+def _agent(name: str, running: int) -> dict[str, Any]:
+    """One agent as --json shows it; a driver that cannot be loaded is said to be so, and hides no other."""
+    from perdure import drivers
+
+    found = {"name": name, "installed": False, "version": "", "program": "", "home": "", "abilities": {}, "running": running, "problem": ""}
+    try:
+        driver = drivers.load(name)
+        found |= {"home": str(driver.home(os.environ)), "abilities": asdict(driver.abilities)}
+        program = driver.locate(os.environ)
+        found |= {"installed": True, "version": program.version, "program": program.path}
+    except AgentMissing as error:
+        found["problem"] = f"{str(error).rstrip('.')}: {error.hint}"
+    except PerdureError as error:
+        found["problem"] = str(error)
+    return found
+
+
+def _words(abilities: dict[str, Any]) -> list[str]:
+    """The abilities that are there, in plain words; a limit with its number."""
+    said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
+    return said + [f"{key.replace('_', ' ')} {value:,}" for key, value in abilities.items() if value is not True and value]
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["show"], help="show: every setting and its value")
+    parser.add_argument("--origin", action="store_true", help="also where each comes from: a variable, a file and line, or the default")
+    parser.add_argument("--json", action="store_true")
+
+
+def config_verb(arguments: argparse.Namespace) -> int:
+    chosen = settings()
+    names = [field.name for field in fields(chosen) if field.name != "origin"]
+    found = {name: {"value": _plain(getattr(chosen, name)), "origin": chosen.origin.get(name, DEFAULT)} for name in names}
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, "settings": found}, indent=2, ensure_ascii=False))
+        return 0
+    width = max(map(len, names))
+    for name, setting in found.items():
+        line = f"{name:{width}}  {clean(str(setting['value']))}"
+        print(f"{line}  ({clean(str(setting['origin']))})" if arguments.origin else line.rstrip())
+    return 0
+
+
+def _plain(value: Any) -> str | int | float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
