@@ -70,7 +70,7 @@ def line_of(record: Record) -> str:
             return "  verify: passed" if code == 0 else f"  verify: failed with exit code {code}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
             proof = f"; receipt {receipt.verdict}: {one_line('; '.join(receipt.reasons), 240)}" if receipt else ""
-            return f"attempt {record.attempt}: {outcome.kind} {one_line(outcome.detail, 160)}".rstrip() + proof
+            return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
         case RunQueued(reason=reason, run_after=after):
             return f"again at {clock(after)}: {one_line(reason, 160)}"
         case RunFinished(state=state, reason=reason):
