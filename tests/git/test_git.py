@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
 import pytest
-from tests.workspace.yard import Yard, make_yard
 
 from perdure.errors import GitFailed, WorkspaceError
-from perdure.git import Git, parse_status, parse_worktrees
+from perdure.git import Git, parse_status, parse_worktrees, unreachable
+from tests.workspace.yard import Yard, make_yard
 
 
 @pytest.fixture
@@ -203,3 +204,30 @@ def test_a_status_on_a_broken_repository_is_never_empty(yard: Yard, git: Git) ->
     (yard.repo / ".git/index").write_bytes(b"torn")
     with pytest.raises(GitFailed):
         git.status()
+
+
+def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
+    """A server that takes the connection and says nothing ends as an error with a hint; a repository cannot lift the limit."""
+    yard.git("config", "http.lowSpeedTime", "0")
+    assert git.run("config", "http.lowSpeedTime").text == "30"
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(GitFailed) as caught:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/o/r"
+        git.run("fetch", "--", url, allow=("http",), settings=[("http.lowSpeedTime", "1")])
+    assert unreachable(caught.value) and "network" in caught.value.hint
+
+
+def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:
+    """Escape sequences and direction overrides on git's stderr are question marks in the error."""
+    evil = r"printf 'fatal: \033]0;pwned\007 \342\200\256 x\033[2J\n' >&2; exit 1"
+    with pytest.raises(GitFailed) as caught:
+        git.run("-c", f"alias.evil=!{evil}", "evil")
+    for text in (str(caught.value), caught.value.stderr):
+        assert "pwned" in text and not set("\x1b\x07\u202e") & set(text)
+
+
+def test_grafts_are_not_believed(yard: Yard, git: Git) -> None:
+    """`info/grafts` changes history for plain git, and not for perdure's."""
+    (yard.repo / ".git/info").mkdir(exist_ok=True)
+    (yard.repo / ".git/info/grafts").write_text(yard.git("rev-parse", "HEAD") + "\n")
+    assert yard.git("rev-list", "--count", "HEAD") == "1"
+    assert git.run("rev-list", "--count", "HEAD").text == "2"

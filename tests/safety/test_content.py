@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.workspace.yard import Yard, make_yard
 
-from perdure.errors import GitFailed
+from perdure.errors import GitFailed, NotFound, WorkspaceError
+from tests.workspace.yard import Yard, make_yard
 
 
 @pytest.fixture
@@ -43,6 +44,9 @@ HOSTILE = {
     "hasDot": [("100644", ".", "x")],
     "fullPathname": [("100644", "a/b", "x")],
     "gitmodulesUrl": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = -u./evil\n')],
+    "gitmodulesPath": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = -x\n\turl = ./x\n')],
+    "gitmodulesName": [("100644", ".gitmodules", '[submodule "../../x"]\n\tpath = x\n\turl = ./x\n')],
+    "gitmodulesUpdate": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ./x\n\tupdate = !touch fired\n')],
     "gitmodulesSymlink": [("120000", ".gitmodules", "elsewhere")],
 }
 
@@ -94,3 +98,98 @@ def test_a_renamed_branch_of_the_origin_does_not_stop_the_cache(yard: Yard) -> N
     yard.git("branch", "-D", "foo")
     yard.git("branch", "foo/bar")
     assert yard.workspaces.prepare(yard.plan("isolated", branch="next", base="foo/bar"), "claude").created
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        "A <a@b> 0123456789 +0000",
+        "A <a@b> 99999999999999999999 +0000",
+        "A <a@b> now +0000",
+        "A a@b 1 +0000",
+        "A<a@b> 1 +0000",
+        "A <a@b> 1 +00",
+        "A <a@b 1 +0000",
+    ],
+)
+def test_faults_of_dates_and_authors_are_let_in(yard: Yard, who: str) -> None:
+    """Commits that old tools made badly are what honest repositories have; git's check names them, and the workdir is made."""
+    parent, tree = yard.git("rev-parse", "HEAD"), yard.git("rev-parse", "HEAD^{tree}")
+    text = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter C <c@d> 1 +0000\n\nold\n"
+    yard.git("update-ref", "refs/heads/main", write(yard, "commit", text.encode()))
+    assert "author/committer" in yard.complaint("fsck", "--strict") or "bad" in yard.complaint("fsck", "--strict").lower()
+    assert yard.workspaces.prepare(yard.plan("isolated"), "claude").created
+
+
+def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> None:
+    """CVE-2025-48384: a path that ends in CR, a link of the name without it, a hook in the submodule. No submodule is entered."""
+    hook = yard.top / "CANARY"
+    sub = make_yard(yard.top / "sub")
+    (sub.repo / "post-checkout").write_text(f"#!/bin/sh\n: > {hook}\n")
+    (sub.repo / "post-checkout").chmod(0o755)
+    sub.git("add", ".")
+    sub.git("commit", "-qm", "hook")
+    (yard.repo / ".gitmodules").write_bytes(f'[submodule "x"]\n\tpath = "sub\r"\n\turl = {sub.repo}\n'.encode())
+    (yard.repo / "sub").symlink_to(".git/modules/x/hooks")
+    yard.git("add", ".gitmodules", "sub")
+    yard.git("update-index", "--add", "--cacheinfo", f"160000,{sub.git('rev-parse', 'HEAD')},sub\r")
+    yard.git("commit", "-qm", "trap")
+    for backend in ("worktree", "isolated"):
+        workspace = yard.plan(backend, branch=f"with-{backend}")
+        yard.workspaces.prepare(workspace, "claude")
+        yard.workspaces.state(workspace)
+        yard.workspaces.rescue(workspace, "x")
+        assert not (Path(workspace.path) / ".git/modules").exists()
+    assert not hook.exists() and not (yard.repo / ".git/modules").exists()
+
+
+def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> None:
+    """A HEAD that names a branch which nobody has pushed: a start from a named base works, one without is told what to do."""
+    yard.git("symbolic-ref", "HEAD", "refs/heads/trunk")
+    assert yard.workspaces.prepare(yard.plan("isolated", base="main"), "claude").created
+    workspace = yard.plan("isolated", branch="other", base="main")
+    with pytest.raises(NotFound, match="no default branch") as caught:
+        yard.workspaces.prepare(replace(workspace, base=""), "claude")
+    assert "--base" in caught.value.hint
+    yard.git("update-ref", "-d", "refs/heads/main")
+    with pytest.raises(WorkspaceError, match="has no commit yet"):
+        yard.workspaces.prepare(workspace, "claude")
+
+
+def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None:
+    """`-D`, `$(id)`, line separators, bytes that are no text, Foo beside foo: the workdir is made, and its git knows them all."""
+    oid = yard.git("rev-parse", "main")
+    strange = [
+        "-D",
+        "$(touch${IFS}fired)",
+        "`id`",
+        "a;b",
+        "a\u2028b",
+        "a\x85b",
+        "Foo",
+        "foo",
+        "caf\u00e9",
+        "cafe\u0301",
+        "\udcff",
+        "x" * 240,
+    ]
+    for name in strange:
+        yard.git("update-ref", f"refs/heads/{name}", oid)
+    for backend in ("worktree", "isolated"):
+        workspace = yard.plan(backend, branch=f"with-{backend}", base=oid)
+        assert yard.workspaces.prepare(workspace, "claude").created
+        prefix = "refs/heads" if backend == "worktree" else "refs/remotes/origin"
+        assert all(yard.git("rev-parse", f"{prefix}/{name}", cwd=workspace.path) == oid for name in strange)
+        yard.workspaces.state(workspace)
+    assert not list(yard.top.rglob("fired"))
+
+
+def test_a_renamed_branch_would_stop_a_cache_that_is_not_pruned(yard: Yard) -> None:
+    """The trap is real: plain git without --prune fails for ever after `foo` became `foo/bar`."""
+    far = yard.top / "far"
+    yard.git("branch", "foo")
+    yard.git("clone", "-q", str(yard.repo), str(far))
+    yard.git("branch", "-m", "foo", "foo/bar")
+    assert "cannot lock ref" in yard.complaint("fetch", cwd=far)
+    assert "cannot lock ref" in yard.complaint("fetch", cwd=far)
+    assert yard.complaint("fetch", "--prune", cwd=far) == ""

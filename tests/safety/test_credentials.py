@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.workspace.yard import Yard, make_yard
 
 from perdure.errors import GitFailed, PerdureError
 from perdure.git import Git
 from perdure.workspace import Workspaces
 from perdure.workspace.askpass import broker, expected
+from tests.workspace.yard import Yard, make_yard
 
 USER, SECRET = "robot@example", "s3cret-kanarienvogel/+"
 BACKEND = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()) / "git-http-backend"

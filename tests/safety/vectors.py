@@ -179,6 +179,11 @@ VECTORS = (
         "remote.receivepack", configured(("remote.evil.url", "/"), ("remote.evil.receivepack", "{program}")), run("push", "evil", "HEAD")
     ),
     Vector("promisor", configured(*_PROMISE), run("cat-file", "-p", "1" * 40)),
+    Vector(
+        "packObjectsHook",
+        configured(("uploadpack.packObjectsHook", "{program}")),
+        lambda ground: ground.git("-c", f"uploadpack.packObjectsHook={ground.program}", "fetch", str(ground.top), "HEAD"),
+    ),
     Vector("nested-fsmonitor", _nested, run("status")),
     Vector("filter-info", both(configured(*_FILTER), _attributes("* filter=evil"), _touch), run("add", "README")),
     Vector("filter-in-tree", both(configured(*_FILTER), _attributes("* filter=evil", in_tree=True), _touch), run("add", "README")),
@@ -192,6 +197,3 @@ VECTORS = (
         run("add", "README"),
     ),
 )  # fmt: skip
-
-DOCUMENTED = {"filter-info", "filter-in-tree", "commondir-filter"}
-"""What docs/reference/trust.md says is left open in the worktree backend. Nothing is in the isolated one."""

@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.workspace.yard import Yard, make_yard
-
 from perdure.model import Workspace
+from tests.workspace.yard import Yard, make_yard
 
 CALLS = "rename,mkdir,unlink,link,fsync,write,symlink,rmdir"
 MAKE = """

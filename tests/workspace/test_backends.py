@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.workspace import Prepared
+from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -271,3 +271,51 @@ def test_a_bare_repository_has_worktrees_too(yard: Yard) -> None:
     workspace = yard.plan("worktree", repo=str(yard.top / "bare.git"))
     assert yard.workspaces.prepare(workspace, "claude").created
     assert yard.workspaces.state(workspace).branch == "work"
+
+
+def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
+    """Its admin directory lost (a restored repository, an agent's rm): the files stay, the branch is the same, git works again."""
+    workspace = yard.plan("worktree")
+    env = yard.workspaces.prepare(workspace, "claude").env
+    top = Path(workspace.path)
+    yard.git("commit", "--allow-empty", "-qm", "kept", cwd=top, env=env)
+    tip = yard.git("rev-parse", "HEAD", cwd=top)
+    (top / "README").write_text("changed\n")
+    (top / "new").write_text("new\n")
+    shutil.rmtree(yard.repo / ".git/worktrees")
+    again = yard.workspaces.prepare(workspace, "claude")
+    assert not again.created and again.head == tip and "linked again" in " ".join(again.notes)
+    state = yard.workspaces.state(workspace)
+    assert (state.branch, state.paths) == ("work", ("README", "new"))
+    assert (top / "README").read_text() == "changed\n"
+    assert yard.git("worktree", "prune", "--expire=now") == yard.git("fsck", "--no-dangling") == ""
+    yard.git("commit", "-qam", "goes on", cwd=top, env=env)
+    assert not yard.workspaces.prepare(workspace, "claude").notes
+
+
+@pytest.mark.parametrize("how", ["branch gone", "branch taken", "points elsewhere", "is a link", "has another owner"])
+def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, how: str) -> None:
+    """Without its branch, with the branch at work elsewhere, or with a `.git` that was changed: refused, nothing touched."""
+    workspace = yard.plan("worktree")
+    yard.workspaces.prepare(workspace, "claude")
+    top, admins = Path(workspace.path), yard.repo / ".git/worktrees"
+    (top / "work.txt").write_text("hours\n")
+    admin = next(admins.iterdir())
+    shutil.rmtree(admin)
+    match how:
+        case "branch gone":
+            yard.git("update-ref", "-d", "refs/heads/work")
+        case "branch taken":
+            yard.git("checkout", "-q", "work")
+        case "points elsewhere":
+            (top / ".git").write_text(f"gitdir: {yard.repo}/.git/hooks/x\n")
+        case "is a link":
+            (top / ".git").rename(yard.top / "pointer")
+            (top / ".git").symlink_to(yard.top / "pointer")
+        case _:
+            yard.git("worktree", "add", "-q", "--detach", str(yard.top / "second"))
+            next(admins.iterdir()).rename(admin)
+    with pytest.raises(WorkspaceError, match="Nothing was touched"):
+        yard.workspaces.prepare(workspace, "claude")
+    assert (top / "work.txt").read_text() == "hours\n"
+    assert [path.name for path in admins.glob("*")] == ([admin.name] if how == "has another owner" else [])

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.workspace.yard import Yard
 
 from perdure.errors import NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import TaskSpec
 from perdure.workspace import Workspaces
 from perdure.workspace.identity import Places, check_branch, check_name, identify, parse_remote
+from tests.workspace.yard import Yard
 
 HOSTILE = [
     "-D", "-f", "--upload-pack=x", "..", "a/../b", "a..b", ".git", "a/.git", "a/.hidden", "x.lock", "a/x.lock", "a//b", "/a", "a/", "a.",
     "@", "@{-1}", "a@{1}", "HEAD", "head", "refs/heads/x", "a b", "a\nb", "a\0b", "a;b", "$(id)", "`id`", "a'b", 'a"b', "a\\b", "a:b",
     "a?b", "a*b", "a[b", "a~1", "a^", "café", "café", "\u202ea", "a%2fb", "a" * 201, "a" * 300, "0" * 40, " ", "~", "a/-b",
+    "a\udcff", "a\u2028b", "x" * 251, "cafe\u0301",
 ]  # fmt: skip
 
 names = (
@@ -202,3 +203,45 @@ def test_the_default_branch_and_backend_follow_from_the_run(yard: Yard) -> None:
     far = yard.workspaces.plan(TaskSpec(prompt="p", repo="https://forge.example/o/r"), "brave-otter", yard.repo)
     assert (local.branch, local.backend, local.repo) == ("perdure/brave-otter", "worktree", str(yard.repo))
     assert (far.branch, far.backend, far.base) == ("perdure/brave-otter", "isolated", "")
+
+
+@pytest.mark.parametrize(
+    "repo", ["ssh://-oProxyCommand=touch/o/r", "ssh://-oProxyCommand=touch@forge.example/o/r", "git@-oProxyCommand=x:o/r", "-oX@forge:o/r"]
+)
+def test_no_part_of_an_ssh_address_is_an_option(repo: str) -> None:
+    """Where ssh is allowed, a host or user that begins with a dash is refused before ssh or git sees it."""
+    with pytest.raises(UsageError):
+        parse_remote(repo, frozenset({"https", "ssh"}))
+
+
+def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
+    """`Foo` and `foo`, `a-b` and `a_b` and `a/b`: all have their own workdir, also on a file system that folds case."""
+    names = ["Foo", "foo", "a-b", "a_b", "a.b"]
+    plans = [yard.plan(backend, branch=name) for name in names for backend in ("worktree",)]
+    for workspace in plans:
+        yard.workspaces.prepare(workspace, "claude")
+    assert len({workspace.path.casefold() for workspace in plans}) == len(names)
+
+
+def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
+    """The same agent and branch below another root has the same name on disk there; it is told where the branch is at work."""
+    first = yard.plan("worktree")
+    yard.workspaces.prepare(first, "claude")
+    second = Workspaces(yard.top / "root2", environ=yard.environ)
+    with pytest.raises(WorkspaceError, match="is checked out in"):
+        second.plan(yard.spec("worktree"), "brave-otter", yard.repo)
+    other = second.plan(yard.spec("worktree", branch="other"), "brave-otter", yard.repo)
+    assert second.prepare(other, "claude").created and not yard.workspaces.prepare(first, "claude").created
+
+
+@pytest.mark.parametrize("name", ["a\nb", 'q"\\', "\udcff", "a\u2028b", "-D", "#x", " x "])
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_a_root_with_an_odd_name_works(yard: Yard, backend: str, name: str) -> None:
+    """A newline or a quote in the root does not split git's files of paths: made, looked at, reused, rescued."""
+    workspaces = Workspaces(yard.top / name, environ=yard.environ)
+    workspace = workspaces.plan(yard.spec(backend), "brave-otter", yard.repo)
+    assert workspaces.prepare(workspace, "claude").created
+    (Path(workspace.path) / "README").write_text("x")
+    assert workspaces.state(workspace).paths == ("README",)
+    assert workspaces.rescue(workspace, "x")
+    assert not workspaces.prepare(workspace, "claude").created

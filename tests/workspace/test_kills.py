@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.workspace.killing import check, command, kill_after, kill_at, killing_yard
 from tests.workspace.yard import REPOSITORIES, Yard
 

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.workspace.yard import REPOSITORIES, Yard
 
 from perdure.errors import WorkspaceError
 from perdure.model import TaskSpec
+from tests.workspace.yard import REPOSITORIES, Yard
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)

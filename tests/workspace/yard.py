@@ -42,6 +42,13 @@ class Yard:
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def complaint(self, *args: str, cwd: Path | str | None = None) -> str:
+        """What git says where it fails; empty where it succeeds."""
+        done = subprocess.run(
+            ["git", *args], cwd=cwd or self.repo, env=self.environ, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        return done.stderr.strip() if done.returncode else ""
+
     def spec(self, backend: str, **more: str) -> TaskSpec:
         """A spec that leads to the backend, with `more` of its fields."""
         if backend == "task":

@@ -75,6 +75,6 @@ def _build(stage: Path, workspace: Workspace, cache: Path, source: caches.Source
         ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
         ("gc.auto", "0"),
     ):
-        made.run("config", key, value)
+        made.run("config", "--", key, value)
     made.set_ref(f"refs/heads/{workspace.branch}", oid, "perdure: new branch")
     made.run("read-tree", "-m", "-u", oid, timeout_s=1800.0)

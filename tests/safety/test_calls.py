@@ -1,0 +1,49 @@
+"""Which git commands perdure runs at all: the options that execute belong to commands that are not among them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from perdure.workspace import Workspaces
+from tests.workspace.yard import make_yard
+
+SOURCES = sorted((Path(__file__).parents[2] / "src/perdure").rglob("*.py"))
+DANGEROUS = {
+    "archive", "checkout", "clone", "commit", "credential", "difftool", "gc", "log", "ls-remote", "merge", "mergetool", "pull", "push",
+    "rebase", "remote", "repack", "prune", "show", "stash",
+    "submodule", "switch", "add", "maintenance", "filter-branch", "bisect", "branch",
+}  # fmt: skip
+
+
+def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
+    """No push, clone, archive, log, stash, gc, submodule ... stands in the sources: their options and drivers cannot be reached."""
+    called = {name for file in SOURCES for name in re.findall(r"\.run\(\s*\"([a-z][a-z-]+)\"", file.read_text())}
+    assert {"fetch", "worktree", "read-tree", "rev-parse"} <= called
+    assert not called & DANGEROUS
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_every_operand_stands_behind_its_guard(tmp_path: Path, backend: str) -> None:
+    """In all calls of a workdir's life, paths, addresses and names from outside come after `--` or --end-of-options."""
+    yard = make_yard(tmp_path)
+    real, place, log = shutil.which("git"), tmp_path / "bin", tmp_path / "calls"
+    place.mkdir()
+    (place / "git").write_text(f'#!/bin/sh\nfor a in "$@"; do printf "%s\\037" "$a" >> {log}; done; echo >> {log}; exec {real} "$@"\n')
+    (place / "git").chmod(0o755)
+    workspaces = Workspaces(yard.root, environ=yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"})
+    workspace = workspaces.plan(yard.spec(backend, base="main"), "brave-otter", yard.repo)
+    workspaces.prepare(workspace, "claude")
+    workspaces.state(workspace)
+    workspaces.rescue(workspace, "x")
+    calls = [[arg for arg in line.split("\037") if arg] for line in log.read_text().splitlines()]
+    outside = ("main", "work", str(yard.repo), str(yard.repo / ".git"), workspace.path)
+    for call in calls:
+        guard = min((call.index(word) for word in ("--", "--end-of-options") if word in call), default=len(call))
+        assert not [arg for arg in call[:guard] if arg in outside], call
+        assert not call[0].startswith("-c"), call
+    assert any("fetch" in call for call in calls) == (backend == "isolated")
