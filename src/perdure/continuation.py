@@ -34,7 +34,17 @@ class Situation:
     resume_by_path: bool = False
     new_id: str = ""
     """An unused id, where the CLI lets the caller choose."""
-    fork: bool = False
+    forks: str = ""
+    """The conversation that this run is to be a fork of, as long as it has none of its own."""
+    fork_at: int = 0
+    fork_id: str = ""
+    """An unused id for the fork, where the CLI lets the caller choose."""
+    parent: Snapshot | None = None
+    """The transcript of the conversation that is to be forked, as it lies on disk now."""
+    parent_copy: Snapshot | None = None
+    """perdure's own copy of it."""
+    parent_refused: bool = False
+    """The agent said that it cannot fork it."""
     handed_over: str = ""
     """The agent that worked on this run before, where it was another one."""
 
@@ -43,6 +53,9 @@ def choose(at: Situation) -> Continuation:
     """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
     if at.session is None:
         return _without_session(at)
+    if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
+        # What a kill left of it may be a part of the parent's history, which is no conversation to go on with.
+        return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     if at.writers:
         who = ", ".join(str(pid) for pid in at.writers)
         return Continuation(
@@ -55,18 +68,17 @@ def choose(at: Situation) -> Continuation:
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:
-    kind = Start.FORK if at.fork else Start.RESUME
     began = at.transcript is not None and at.transcript.turns > 0
     copied = at.copy is not None and at.copy.turns > 0
     if began and Rung.NATIVE not in at.tried:
-        return Continuation(kind=kind, session_id=session.id, reason="its transcript is on disk")
+        return Continuation(kind=Start.RESUME, session_id=session.id, reason="its transcript is on disk")
     if began and at.resume_by_path and Rung.PATH not in at.tried:
         reason = "the agent did not find it by its id, but the file is there"
-        return Continuation(kind=kind, session_id=session.id, rung=Rung.PATH, reason=reason)
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason=reason)
     if copied and Rung.COPY not in at.tried:
         gone = "missing" if at.transcript is None else "not usable"
         reason = f"the agent's transcript is {gone}; perdure's own copy goes back"
-        return Continuation(kind=kind, session_id=session.id, rung=Rung.COPY, reason=reason)
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.COPY, reason=reason)
     if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
         return _never_began(at, session)
     return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
@@ -82,12 +94,32 @@ def _never_began(at: Situation, session: Session) -> Continuation:
 
 
 def _without_session(at: Situation) -> Continuation:
+    if at.lost is None and at.forks:
+        return _fork(at, at.fork_id)
     if at.lost is None and at.handed_over:
         reason = f"handed over from {at.handed_over}: an agent cannot go on in another one's conversation"
         return Continuation(kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, reason=reason)
     if at.lost is None:
         return Continuation(kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, reason="the first attempt of its scope")
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
+
+
+def _fork(at: Situation, fork_id: str) -> Continuation:
+    """The parent is only read: it may be of another run, which goes on with it."""
+    there = at.parent is not None and at.parent.turns > 0
+    copied = at.parent_copy is not None and at.parent_copy.turns > 0
+    if at.parent_refused or not (there or copied):
+        why = "the agent cannot fork it" if at.parent_refused else "its transcript is gone and no own copy could take its place"
+        return _after_loss(at, at.forks, f"it was to be forked, and {why}")
+    reason = f"a fork was asked for, at the end of turn {at.fork_at}" if at.fork_at else "a fork was asked for"
+    return Continuation(
+        kind=Start.FORK,
+        session_id=at.forks,
+        rung=Rung.NATIVE if there else Rung.COPY,
+        fork_id=fork_id,
+        fork_at=at.fork_at,
+        reason=reason if there else f"{reason}; its transcript is missing, perdure's own copy goes back",
+    )
 
 
 def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
@@ -119,6 +151,9 @@ class Story:
     done: tuple[str, ...] = ()
     """What was said and done before, for a brief, oldest first."""
     turns_between: int = 0
+    left: str = ""
+    """The directory in which this conversation was before, where that is another one; somebody else may work there."""
+    cwd: str = ""
     effects: tuple[str, ...] = ()
     """What earlier attempts did to the world outside the workdir."""
 
@@ -154,6 +189,8 @@ def _resumed(story: Story) -> str:
             f"Note: somebody else continued this conversation in between ({story.turns_between} prompt(s) above are not from the runner). "
             "Check the files before you rely on what you remember."
         )
+    if story.left and not story.given:
+        parts.append(_moved(story))
     if new:
         parts.append(_delta(new, first=story.given == 0))
     elif interrupted:
@@ -161,6 +198,13 @@ def _resumed(story: Story) -> str:
     else:
         parts.append(CHECK_IT)
     return "\n\n".join(part for part in parts if part)
+
+
+def _moved(story: Story) -> str:
+    return (
+        f"From here on you work in {story.cwd}, and not in {story.left} any more, whatever is said above. What you find here is where "
+        f"this work begins. Do not change anything in {story.left}: others may be at work there."
+    )
 
 
 def _delta(new: tuple[Context, ...], *, first: bool) -> str:

@@ -16,13 +16,13 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
         return None
     if continuation.kind in (Start.FRESH, Start.REBUILD):
         return _of_new(continuation, evidence)
-    if not _touched(evidence):
+    if not _touched(continuation, evidence):
         return None
     wrong = _contradictions(continuation, evidence)
     if wrong:
         return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
     if continuation.kind is Start.FORK:
-        return _receipt(Verdict.FORKED, continuation, evidence, f"a new conversation that begins with {continuation.session_id}")
+        return _receipt(Verdict.FORKED, continuation, evidence, *_fork_grounds(continuation, evidence))
     if evidence.known_kept is False:
         return _receipt(Verdict.REPAIRED, continuation, evidence, "an older copy was put back: its newest part is missing")
     return _receipt(Verdict.NATIVE, continuation, evidence, *_grounds(continuation, evidence))
@@ -41,9 +41,11 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
     return _receipt(verdict, continuation, evidence, *notes)
 
 
-def _touched(evidence: Evidence) -> bool:
+def _touched(continuation: Continuation, evidence: Evidence) -> bool:
     """Whether this attempt's prompt, or anything of the agent's, entered a conversation, or its history was changed meanwhile."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
+    if continuation.kind is Start.FORK:
+        return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
     return entered or _other_id(evidence) or evidence.prefix_kept is False
 
 
@@ -55,9 +57,13 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
     """Everything that speaks against the claim that the conversation went on."""
     forked = continuation.kind is Start.FORK
     found = []
-    if forked and not _other_id(evidence):
+    if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
         what = f"wrote into its parent {evidence.asked}" if evidence.returned else "named no new conversation"
         found.append(f"a fork was asked for, and the agent {what}")
+    if forked and evidence.parent_kept is not True:
+        found.append(f"the parent {evidence.asked} is not what it was, or has this attempt's prompt in it")
+    if forked and continuation.fork_id and evidence.returned not in ("", continuation.fork_id):
+        found.append(f"asked for a fork with the id {continuation.fork_id}, the agent opened {evidence.returned}")
     if not forked and _other_id(evidence):
         found.append(f"asked for {evidence.asked}, the agent opened {evidence.returned}")
     if evidence.after is None:
@@ -95,6 +101,16 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     if evidence.cached_tokens:
         grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
     return grounds
+
+
+def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
+    assert evidence.before is not None
+    kept = continuation.fork_at or evidence.before.turns
+    return [
+        f"the new conversation {evidence.returned or continuation.fork_id} begins with the first {kept} turn(s) of {evidence.asked}",
+        f"the first {evidence.before.size} bytes of the parent are unchanged, and nothing of this attempt was written into it",
+        "this attempt's prompt stands in the new part",
+    ]
 
 
 def _receipt(verdict: Verdict, continuation: Continuation, evidence: Evidence, *reasons: str) -> Receipt:

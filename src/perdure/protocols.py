@@ -46,6 +46,8 @@ class Abilities:
     choose_id: bool
     """The caller may choose the id of a new conversation, before the launch."""
     fork: bool
+    name_fork: bool = False
+    """The caller may choose the id of a fork, before the launch."""
     fork_at: bool = False
     """A fork may leave out what came after a turn."""
     resume_by_path: bool

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from perdure.protocols import AgentDriver
 from perdure.redaction import NO_SECRETS, Redactor
 
 CHUNK = 1 << 20
+UNUSABLE = ".perdure-unusable"
+"""Stands in the names of files that were moved aside in an agent's home."""
 
 
 def fingerprint(prompt: str) -> str:
@@ -36,7 +39,7 @@ def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) ->
     content = driver.archive.read(home, session_id)
     if content is None:
         return None
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _private_directories(directory)
     path = directory / f"conversation-{session_id}.jsonl"
     staged = path.with_suffix(".new")
     with open(staged, "wb", opener=_private) as file:
@@ -110,7 +113,7 @@ class Copies:
         """Brings the copy up to the transcript. Only what was appended is copied. Raises WorkspaceError (full disk)."""
         copy = self.of(driver.name, session_id)
         try:
-            copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _private_directories(copy.parent)
             with transcript.open("rb") as source:
                 content = self.redactor.bytes(source.read())
             lines = content[: content.rfind(b"\n") + 1]
@@ -123,33 +126,59 @@ class Copies:
                     target.write(lines[start:])
                     target.flush()
                     os.fsync(target.fileno())
-            _copy_belongings(driver.belongings(transcript), transcript.parent, copy.parent / "beside", self.redactor)
+            beside, staged = copy.parent / "beside", copy.parent / "staged"
+            _copy_belongings(driver.belongings(transcript), transcript.parent, beside, staged, self.redactor)
         except FileNotFoundError:
             return
         except OSError as error:
             raise WorkspaceError(f"the conversation {session_id} could not be copied: {error}", "perdure doctor") from error
 
+    def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
+        """`take` of a conversation and of those that it goes on from: a fork may be of no use without them. `directory` as for
+        `locate`."""
+        seen: set[str] = set()
+        while session_id and session_id not in seen:
+            seen.add(session_id)
+            path = locate(driver, home, session_id, directory)
+            if path is None:
+                return
+            self.take(driver, session_id, path)
+            session_id = driver.parent(path.read_bytes())
+
     def put_back(self, driver: AgentDriver, session_id: str, home: Path, cwd: Path) -> Path:
-        """Puts the copy where the agent looks for it; what lies there is moved aside. Returns the place."""
+        """Puts the copy where the agent looks for it; what lies there is moved aside. Returns the place. Raises WorkspaceError."""
         copy = self.of(driver.name, session_id)
         place = driver.place(home, session_id, cwd, copy)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        there = driver.transcript(home, session_id)
-        for old in {place, there} - {None}:
-            if old is not None and old.exists():
-                _move_aside(old, suffix=".perdure-unusable")
         staged = place.with_name(f".{place.name}.perdure")
-        shutil.copyfile(copy, staged)
-        staged.chmod(0o600)
-        staged.replace(place)
-        beside = copy.parent / "beside"
-        if beside.is_dir():
-            _copy_belongings(list(beside.iterdir()), beside, place.parent, self.redactor)
+        try:
+            _private_directories(place.parent)
+            _copy_new(copy, staged)
+            for old in {place, driver.transcript(home, session_id) or place}:
+                if os.path.lexists(old):
+                    _move_aside(old, UNUSABLE)
+            staged.replace(place)
+            parent = driver.parent(copy.read_bytes())
+            if parent and driver.transcript(home, parent) is None and self.of(driver.name, parent).exists():
+                self.put_back(driver, parent, home, cwd)
+            beside = copy.parent / "beside"
+            if beside.is_dir():
+                _copy_belongings(list(beside.iterdir()), beside, place.parent, staged, self.redactor)
+        except OSError as error:
+            raise WorkspaceError(f"the copy of conversation {session_id} could not be put back: {error}", "perdure doctor") from error
+        finally:
+            with suppress(OSError):
+                staged.unlink()
         return place
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _private_directories(path: Path) -> None:
+    """Makes what is missing of the path. `mkdir` alone gives its mode to the last directory only."""
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _common_length(copy: Path, lines: bytes) -> int | None:
@@ -163,20 +192,37 @@ def _common_length(copy: Path, lines: bytes) -> int | None:
 
 def _move_aside(path: Path, suffix: str = "") -> None:
     number = 1
-    while (aside := path.with_name(f"{path.name}{suffix}.{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}{suffix}.{number}")):
         number += 1
     path.rename(aside)
 
 
-def _copy_belongings(sources: Sequence[Path], top: Path, target: Path, redactor: Redactor) -> None:
-    """Copies regular files that are new or have grown; links and special files are left out, nothing is deleted."""
-    for source in sources:
-        for folder, _, names in os.walk(source, followlinks=False):
-            for name in names:
-                file = Path(folder, name)
-                copy = target / file.relative_to(top)
-                if file.is_symlink() or not file.is_file() or (copy.exists() and copy.stat().st_size >= file.stat().st_size):
-                    continue
-                copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                shutil.copyfile(file, copy)
-                redactor.file(copy)
+def _copy_new(source: Path, target: Path) -> None:
+    """Into a new private file. What lies in its place is removed, and a link there is not written through."""
+    target.unlink(missing_ok=True)
+    with source.open("rb") as content, open(target, "xb", opener=_private) as file:
+        shutil.copyfileobj(content, file, CHUNK)
+
+
+def _copy_belongings(sources: Sequence[Path], top: Path, target: Path, staged: Path, redactor: Redactor) -> None:
+    """Copies files that are new or have grown, by way of `staged`. Nothing is deleted; what is not the beginning of the new file
+    is moved aside."""
+    for file in (file for source in sources for file in _regular_files(source)):
+        copy = target / file.relative_to(top)
+        there = copy.is_file() and not copy.is_symlink()
+        if there and copy.stat().st_size >= file.stat().st_size:
+            continue
+        _private_directories(copy.parent)
+        _copy_new(file, staged)
+        redactor.file(staged)
+        if os.path.lexists(copy) and not (there and staged.read_bytes().startswith(copy.read_bytes())):
+            _move_aside(copy, UNUSABLE)
+        staged.replace(copy)
+
+
+def _regular_files(top: Path) -> Iterator[Path]:
+    """Below a directory of the agent's, in which links may lead anywhere and special files wait for ever: neither is followed."""
+    if top.is_symlink():
+        return
+    for folder, _, names in os.walk(top, followlinks=False):
+        yield from (file for name in names if (file := Path(folder, name)).is_file() and not file.is_symlink())

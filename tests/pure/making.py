@@ -58,6 +58,7 @@ evidences = st.builds(
     after=st.none() | snapshots,
     last_known=st.none() | snapshots,
     prefix_kept=st.none() | st.booleans(),
+    parent_kept=st.none() | st.booleans(),
     known_kept=st.none() | st.booleans(),
     prompt_found=st.none() | st.booleans(),
     foreign_turns=st.integers(0, 2),
@@ -69,5 +70,11 @@ evidences = st.builds(
 )
 
 continuations = st.builds(
-    Continuation, kind=st.sampled_from(Start), session_id=ids, rung=st.sampled_from(Rung), reason=words, lost_session_id=st.just("") | ids
+    Continuation,
+    kind=st.sampled_from(Start),
+    session_id=ids,
+    rung=st.sampled_from(Rung),
+    reason=words,
+    lost_session_id=st.just("") | ids,
+    fork_id=st.just("") | ids,
 )

@@ -41,7 +41,12 @@ situations = st.builds(
     writers=st.just(()) | st.just((4711, 4712)),
     resume_by_path=st.booleans(),
     new_id=st.just("") | st.just("new-9"),
-    fork=st.booleans(),
+    forks=st.just("") | st.just("parent-0"),
+    fork_id=st.just("") | st.just("fork-9"),
+    fork_at=st.integers(0, 3),
+    parent=st.none() | snapshots,
+    parent_copy=st.none() | snapshots,
+    parent_refused=st.booleans(),
     handed_over=st.just("") | st.just("codex"),
 ).map(lambda at: replace(at, lost=None) if at.session is not None else at)
 """All of them: a retired conversation counts only where there is no live one."""
@@ -65,8 +70,23 @@ def rungs_left(at: Situation) -> list[Rung]:
     return [rung for rung in left if rung not in at.tried]
 
 
+def to_fork(at: Situation) -> bool:
+    """Whether the run is to begin as a fork, and has no conversation of its own yet."""
+    if not at.forks:
+        return False
+    if at.session is None:
+        return at.lost is None
+    return at.session.state is SessionState.PINNED and at.session.attempts == 0
+
+
+def can_fork(at: Situation) -> bool:
+    return (usable(at.parent) or usable(at.parent_copy)) and not at.parent_refused
+
+
 def known_lost(at: Situation) -> str:
     """The conversation that this attempt would have to go on with and cannot, if there is one."""
+    if to_fork(at):
+        return "" if can_fork(at) else at.forks
     if at.session is None:
         return at.lost.id if at.lost else ""
     if rungs_left(at):
@@ -85,14 +105,18 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
     chosen = choose(at)
     event(chosen.kind)
     assert chosen.reason
-    if at.session is not None and at.writers:
+    if to_fork(at) and can_fork(at):
+        assert (chosen.kind, chosen.session_id, chosen.fork_at) == (Start.FORK, at.forks, at.fork_at)
+        assert chosen.rung is (Rung.NATIVE if usable(at.parent) else Rung.COPY)
+        assert chosen.fork_id in ("", "fork-9", at.session.id if at.session else "")
+        return
+    if not to_fork(at) and at.session is not None and at.writers:
         assert (chosen.kind, chosen.until) == (Start.WAIT, at.now + WRITER_WAIT_MS)
         assert all(str(pid) in chosen.reason for pid in at.writers)
         return
     assert chosen.kind is not Start.WAIT
-    if at.session is not None and (left := rungs_left(at)):
-        assert (chosen.kind in RESUMES, chosen.rung, chosen.session_id) == (True, left[0], at.session.id)
-        assert (chosen.kind is Start.FORK) == at.fork
+    if not to_fork(at) and at.session is not None and (left := rungs_left(at)):
+        assert (chosen.kind, chosen.rung, chosen.session_id) == (Start.RESUME, left[0], at.session.id)
         return
     assert chosen.kind not in RESUMES
     assert chosen.lost_session_id == known_lost(at)
@@ -106,7 +130,7 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
 def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
     """No resume is tried a second time on a rung that failed since the conversation last went on."""
     chosen = choose(at)
-    if chosen.kind in RESUMES:
+    if chosen.kind is Start.RESUME:
         assert chosen.rung not in at.tried
         assert chosen.session_id
 
@@ -175,6 +199,17 @@ def test_a_turn_on_disk_is_a_beginning() -> None:
         assert (choose(at).kind, choose(at).lost_session_id) == (Start.REFUSE, pinned.id)
 
 
+def test_a_fork_that_never_began_is_forked_again() -> None:
+    """What a kill left of a fork is not gone on with, not even where a part of the parent's history stands in it already."""
+    pinned = replace(SESSION, id="fork-1", state=SessionState.PINNED, attempts=0, parent="parent-0")
+    at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, forks="parent-0", fork_id="fork-9", parent=TRANSCRIPT)
+    assert (choose(at).kind, choose(at).session_id, choose(at).fork_id) == (Start.FORK, "parent-0", "fork-1")
+    begun = replace(at, transcript=TRANSCRIPT)
+    assert (choose(begun).kind, choose(begun).fork_id) == (Start.FORK, "fork-9")
+    confirmed = replace(begun, session=replace(pinned, state=SessionState.CONFIRMED))
+    assert (choose(confirmed).kind, choose(confirmed).session_id) == (Start.RESUME, "fork-1")
+
+
 def test_a_hand_over_is_told_and_is_no_loss() -> None:
     """Another agent starts with a brief, even under a strict policy: a person asked for it."""
     chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9"))
@@ -187,7 +222,21 @@ def test_a_hand_over_is_told_and_is_no_loss() -> None:
 FRESH = Continuation(kind=Start.FRESH, rung=Rung.FRESH)
 RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
 REBUILD = Continuation(kind=Start.REBUILD, rung=Rung.REBUILT, lost_session_id="aaaa-1")
+FORK = Continuation(kind=Start.FORK, session_id="parent-0")
 FIRST = Context(1, "Fix the failing test.", 0)
+
+
+def test_a_conversation_that_moved_is_told_where_it_is() -> None:
+    """Once, with its first instructions: the paths that stand in its history lead to a place where others may be at work."""
+    story = Story(contexts=(FIRST,), left="/old/place", cwd="/new/place")
+    for asked in (FORK, RESUME):
+        text = prompt(asked, story)
+        assert text.endswith(FIRST.text)
+        assert "you work in /new/place" in text and "not change anything in /old/place" in text
+    assert "/old/place" not in prompt(RESUME, replace(story, given=1))
+    assert prompt(FORK, replace(story, left="")) == FIRST.text
+
+
 SECOND = Context(2, "Use tabs, not spaces.", 0)
 KILLED = Outcome(kind=OutcomeKind.LOST, detail="the machine went away")
 CLEAN = Outcome(kind=OutcomeKind.SUCCEEDED)

@@ -35,7 +35,8 @@ WENT_ON = Evidence(
     prompt_found=True,
     answered=True,
 )
-FORKED = replace(WENT_ON, returned=OTHER, last_known=None, known_kept=None)
+FORKED = replace(WENT_ON, returned=OTHER, last_known=None, known_kept=None, parent_kept=True)
+NAMED = replace(FORK, fork_id=OTHER)
 BEGAN = Evidence(asked="aaaa-1", returned="aaaa-1", after=AFTER, prompt_found=True, answered=True)
 UNTOUCHED = replace(WENT_ON, returned="", after=BEFORE, prompt_found=False, answered=False)
 
@@ -80,7 +81,13 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "changed between, by its path": (PATH, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
     # repaired, forked, new
     "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "an older copy was put back"),
-    "a fork": (FORK, FORKED, V.FORKED, "a new conversation that begins with aaaa-1"),
+    "a fork": (FORK, FORKED, V.FORKED, "begins with the first 1 turn(s) of aaaa-1"),
+    "a fork at a turn": (replace(FORK, fork_at=3), FORKED, V.FORKED, "begins with the first 3 turn(s) of aaaa-1"),
+    "a fork with the id asked for": (NAMED, FORKED, V.FORKED, "the new conversation bbbb-2 begins"),
+    "a fork killed before it repeated its id": (NAMED, but(FORKED, returned=""), V.FORKED, "the new conversation bbbb-2 begins"),
+    "a fork with another id than asked for": (NAMED, but(FORKED, returned="cccc-3"), V.BROKEN, "the agent opened cccc-3"),
+    "a fork that changed its parent": (FORK, but(FORKED, parent_kept=False), V.BROKEN, "the parent aaaa-1 is not what it was"),
+    "a fork whose parent was not looked at": (FORK, but(FORKED, parent_kept=None), V.BROKEN, "the parent aaaa-1 is not what it was"),
     "a fork into its parent": (FORK, but(FORKED, returned="aaaa-1"), V.BROKEN, "the agent wrote into its parent aaaa-1"),
     "a fork without a name": (FORK, but(FORKED, returned=""), V.BROKEN, "named no new conversation"),
     "a fork without its parent": (FORK, but(FORKED, prefix_kept=False), V.BROKEN, "not the beginning"),
@@ -93,7 +100,9 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "a stand-in": (REBUILD, BEGAN, V.REBUILT, "old-0 was lost"),
     # nothing to judge
     "never touched": (RESUME, UNTOUCHED, None, ""),
-    "never touched, a fork": (FORK, but(UNTOUCHED, returned=""), None, ""),
+    "never touched, a fork": (FORK, but(UNTOUCHED, returned="", parent_kept=True), None, ""),
+    "killed before the fork was there": (NAMED, but(UNTOUCHED, returned=OTHER, after=None, prefix_kept=None, parent_kept=True), None, ""),
+    "killed in the middle of copying": (NAMED, but(UNTOUCHED, returned=OTHER, prefix_kept=False, parent_kept=True), None, ""),
     "gone before the agent looked": (RESUME, but(UNTOUCHED, after=None, prefix_kept=None), None, ""),
     "waited": (Continuation(kind=Start.WAIT, session_id="aaaa-1"), UNTOUCHED, None, ""),
     "refused": (Continuation(kind=Start.REFUSE, session_id="aaaa-1"), UNTOUCHED, None, ""),
@@ -160,7 +169,7 @@ FLAWS = st.sampled_from(
 @given(FLAWS, st.sampled_from([RESUME, PATH, COPY, FORK]))
 def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> None:
     """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for what a fork does not have."""
-    receipt = judge(asked, but(WENT_ON, **flaw))
+    receipt = judge(asked, but(replace(WENT_ON, parent_kept=asked is FORK or None), **flaw))
     assert receipt is not None
     if asked is FORK:
         assert (receipt.verdict is V.FORKED) == (flaw == {"returned": OTHER})
@@ -178,8 +187,12 @@ def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: E
     if judge(asked, evidence) is None:
         assert asked.kind in (Start.RESUME, Start.FORK)
         assert not (evidence.answered or evidence.prompt_found or evidence.foreign_turns)
-        assert evidence.returned in ("", evidence.asked)
-        assert evidence.prefix_kept is not False
+        if asked.kind is Start.FORK:
+            assert evidence.returned != evidence.asked
+            assert evidence.parent_kept is not False
+        else:
+            assert evidence.returned in ("", evidence.asked)
+            assert evidence.prefix_kept is not False
 
 
 @settings(max_examples=200)

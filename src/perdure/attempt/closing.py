@@ -11,6 +11,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.evidence import gather
 from perdure.attempt.opening import Opened
 from perdure.attempt.watching import Watched
 from perdure.continuity import judge
@@ -28,14 +29,13 @@ from perdure.model import (
     Receipt,
     Session,
     SessionState,
-    Snapshot,
     Start,
     TaskRun,
     Usage,
     Verdict,
 )
 from perdure.protocols import Ending
-from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+from perdure.transcripts import snapshot
 
 VERIFY_TIMEOUT_S = 1800.0
 VERIFY_OUTPUT = 4000
@@ -81,65 +81,6 @@ def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
 def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
     """Stores the end of an attempt that never launched its agent."""
     return _finish(engine, claim, outcome)
-
-
-def gather(opened: Opened, watched: Watched) -> Evidence:
-    """Looks at the conversation as it is now, against what it was before the launch and when perdure last left it."""
-    driver, asked, before = opened.driver, opened.asked, opened.attempt.before
-    session, reading = watched.session, watched.reading
-    returned = reading.session_id
-    # A resumed conversation is judged by its own file, whatever the agent opened instead.
-    judged = asked.session_id if asked.kind is Start.RESUME else (returned or asked.session_id)
-    path = opened.transcript(judged) if judged else None
-    after = snapshot(driver, path)
-    own = fingerprint((opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
-    known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
-    new = _new_prompts(opened, path, before)
-    sent = set(session.prompts) if session is not None else {own}
-    return Evidence(
-        asked=asked.session_id,
-        returned=returned,
-        before=before,
-        after=after,
-        last_known=known,
-        prefix_kept=_prefix_kept(opened, path, before),
-        known_kept=begins_with(driver, path, known) if known is not None and path is not None else None,
-        prompt_found=own in new if path is not None else None,
-        foreign_turns=sum(mark not in sent and mark != own for mark in new),
-        turns_between=_between(opened, session, known, before),
-        other_writers=watched.other_writers,
-        writes_lost=reading.writes_lost,
-        answered=reading.answered,
-        cached_tokens=reading.usage(session.total if session is not None else Usage()).cached,
-    )
-
-
-def _new_prompts(opened: Opened, path: Path | None, before: Snapshot | None) -> list[str]:
-    """The prompts that came in during the attempt. A fork's own file repeats its parent's, which are left out."""
-    if path is None:
-        return []
-    if opened.asked.kind is Start.FORK and before is not None:
-        return prompts_since(opened.driver, path, None)[before.turns :]
-    return prompts_since(opened.driver, path, before)
-
-
-def _prefix_kept(opened: Opened, path: Path | None, before: Snapshot | None) -> bool | None:
-    if before is None or path is None:
-        return None
-    if opened.asked.kind is Start.FORK:
-        parent = prompts_since(opened.driver, Path(before.path), None)
-        return prompts_since(opened.driver, path, None)[: len(parent)] == parent
-    return begins_with(opened.driver, path, before)
-
-
-def _between(opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None) -> int:
-    """Strangers' prompts between perdure's last look and this launch."""
-    if session is None or known is None or before is None or not begins_with(opened.driver, Path(before.path), known):
-        return 0
-    all_new = prompts_since(opened.driver, Path(before.path), known)
-    within = _new_prompts(opened, Path(before.path), before)
-    between = all_new[: len(all_new) - len(within)]
-    return sum(mark not in session.prompts for mark in between)
 
 
 def _verify(engine: Engine, opened: Opened) -> tuple[Outcome, VerifyEnded]:
@@ -193,6 +134,8 @@ def _sessions(
     cause = ""
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
         cause = "its context is exhausted"
+    elif receipt is not None and receipt.verdict is Verdict.BROKEN and opened.asked.kind is Start.FORK:
+        cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
     elif receipt is not None and receipt.verdict is Verdict.BROKEN and evidence.prefix_kept is False:
         cause = "its history was changed or lost"
     state = SessionState.RETIRED if cause else SessionState.CONFIRMED if confirmed else SessionState.PINNED

@@ -34,6 +34,7 @@ from perdure.model import (
     SessionState,
     Snapshot,
     Start,
+    Usage,
     Workspace,
 )
 from perdure.protocols import AgentDriver, Begun
@@ -136,6 +137,12 @@ def _decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live:
         now=engine.store.now(),
         session=live,
         lost=retired[-1] if retired else None,
+        forks=run.spec.forks,
+        fork_at=run.spec.fork_at,
+        fork_id=str(uuid.uuid4()) if driver.abilities.name_fork else "",
+        parent=snapshot(driver, locate(driver, home, run.spec.forks, engine.attempt_directory(claim))) if run.spec.forks else None,
+        parent_copy=snapshot(driver, engine.copies.of(driver.name, run.spec.forks)) if run.spec.forks else None,
+        parent_refused=Rung.NATIVE in _rungs_tried(engine.store.attempts(run.id), run.spec.forks),
         transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
         copy=snapshot(driver, engine.copies.of(driver.name, live.id)) if live else None,
         tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
@@ -168,7 +175,12 @@ def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung
         if asked is None or outcome is None or asked.session_id != session_id:
             continue
         unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
-        strayed = receipt is not None and bool(receipt.evidence.returned) and receipt.evidence.returned != receipt.evidence.asked
+        strayed = (
+            asked.kind is Start.RESUME
+            and receipt is not None
+            and bool(receipt.evidence.returned)
+            and receipt.evidence.returned != receipt.evidence.asked
+        )
         if not (unusable or strayed):
             break
         rungs.add(asked.rung)
@@ -187,23 +199,27 @@ def _begin(
     if asked.rung is Rung.COPY:
         place = _put_back(engine, claim, driver, program, home, asked.session_id)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
-    if live is not None and asked.kind in (Start.FRESH, Start.REBUILD) and live.id != asked.session_id:
+    own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
+    if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
         engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
         live = None
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
-    text = prompt(asked, story_of(engine, claim, live, _turns_between(driver, live, before)))
+    if asked.kind is Start.FORK:
+        engine.copies.take_line(driver, home, asked.session_id, directory)
+    text = prompt(asked, story_of(engine, claim, live, _turns_between(driver, live, before), _came_from(driver, home, asked, live)))
     session = live
-    if session is None and asked.session_id:
+    if session is None and own_id:
         session = Session(
             key=key,
-            id=asked.session_id,
+            id=own_id,
             state=SessionState.PINNED,
             created=now,
             updated=now,
             cwd=str(cwd),
             home=str(home),
-            parent=asked.lost_session_id,
+            parent=parent_of(asked),
+            total=total_of(driver, before) if asked.kind is Start.FORK else Usage(),
         )
     if session is not None:
         session = replace(session, prompts=(*session.prompts, fingerprint(text)), updated=now)
@@ -223,6 +239,26 @@ def _begin(
         ),
     )
     return Opened(claim=claim, attempt=attempt, driver=driver, workspace=run.workspace, home=home, session=session, process=None)
+
+
+def parent_of(asked: Continuation) -> str:
+    """The conversation that a new one comes from: forked, or stands in for."""
+    return asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
+
+
+def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
+    """The CLI's running total as it was before the launch: what a fork begins with, where its count goes on from its parent's."""
+    if before is None:
+        return Usage()
+    with Path(before.path).open("rb") as file:
+        return driver.total(file.read(before.size))
+
+
+def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
+    """The directory in which the conversation that goes on was until now."""
+    if asked.kind is Start.FORK:
+        return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
+    return live.cwd if live is not None and asked.kind is Start.RESUME else ""
 
 
 def _put_back(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from perdure.attempt.engine import Engine
@@ -15,10 +16,11 @@ BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 HISTORY = 100_000
 NAMES = 10
+NAME_WIDTH = 120
 
 
-def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: int) -> Story:
-    """The facts as they stand now. `live` is the conversation that goes on, if one does."""
+def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: int, came_from: str = "") -> Story:
+    """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before."""
     run = claim.run
     assert run.workspace is not None
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
@@ -32,16 +34,24 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
         workdir=_workdir(engine.workspaces.state(run.workspace)),
         done=done,
         turns_between=turns_between,
+        left=came_from if came_from != run.workspace.path else "",
+        cwd=run.workspace.path,
         effects=tuple(_effect(effect) for effect in ledger(records)),
     )
 
 
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
-    where = f"branch {state.branch} at {state.head[:12]}, " if state.branch else f"detached at {state.head[:12]}, " if state.head else ""
-    names = f" ({', '.join(state.paths[:NAMES])}{', ...' if len(state.paths) > NAMES else ''})" if state.paths else ""
+    where = f"branch {named(state.branch)} at {state.head[:12]}, " if state.branch else f"detached at {state.head[:12]}, " if state.head else ""
+    names = f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})" if state.paths else ""
     open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
     return f"{where}{state.changed} changed and {state.untracked} untracked file(s){names}{open_ended}."
+
+
+def named(path: str) -> str:
+    """A name as one word of a sentence. Who names a file may be hostile: a newline, quote or space cannot end the word."""
+    short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
+    return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
 
 def _given(ended: list[Attempt], live: Session | None) -> int:

@@ -12,10 +12,10 @@ from typing import get_args
 
 from perdure import process
 from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
-from perdure.attempt.opening import Opened
+from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
-from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start
+from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
 from perdure.protocols import Archive
 from perdure.transcripts import fingerprint, prompts_since
 
@@ -89,7 +89,7 @@ class _Watch:
         now = self.engine.store.now()
         claim = self.opened.claim
         prompts = session.prompts if session is not None else (self.sent(),)
-        if session is not None and asked.kind is not Start.FORK:
+        if session is not None:
             self.engine.store.put_session(replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"))
         self.opened.session = Session(
             key=SessionKey(claim.run.spec.agent, claim.run.scope),
@@ -99,8 +99,9 @@ class _Watch:
             updated=now,
             cwd=self.opened.workspace.path,
             home=str(self.opened.home),
-            parent=asked.lost_session_id or (session.id if session is not None else ""),
+            parent=parent_of(asked) or (session.id if session is not None else ""),
             prompts=prompts,
+            total=total_of(self.opened.driver, self.opened.attempt.before) if asked.kind is Start.FORK else Usage(),
         )
         self.pending.append(SessionPinned(session_id=session_id))
         self.flush(self.opened.session)

@@ -74,6 +74,7 @@ class ClaudeDriver:
         cwd_bound=False,
         cumulative_usage=False,
         max_prompt_bytes=MAX_PROMPT_BYTES,
+        name_fork=True,
         fork_at=True,
     )
     variables = (
