@@ -210,6 +210,7 @@ EXIT_CODES: dict[int, str] = {
 
 _BY_OUTCOME = {
     OutcomeKind.AUTH_FAILED: 4,
+    OutcomeKind.CONTINUITY_LOST: 3,
     OutcomeKind.CONFIG_ERROR: 7,
 }
 

@@ -22,7 +22,7 @@ from perdure import drivers
 from perdure.rehearsal import Rehearsal
 
 TOP = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 def native(agent: str) -> Path:
