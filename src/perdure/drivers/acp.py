@@ -19,12 +19,13 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, programs
+from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, lines, programs
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.model import Command, Continuation, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
@@ -221,7 +222,21 @@ class AcpDriver:
         return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
-        return self.native.writers(home, session_id)
+        """By the agent's own register; where it has none, also the bridges whose order names the conversation."""
+        own = self.native.writers(home, session_id)
+        return own if self.native.name == "codex" else sorted({*own, *_bridges(home, session_id)})
+
+
+def _bridges(home: Path, session_id: str) -> Iterator[int]:
+    """Reads the command lines of all processes that it may see."""
+    for entry in Path("/proc").iterdir() if session_id else ():
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            order = lines.read(words[3]) if len(words) > 3 and words[2].endswith(b"/acp_bridge.py") else None
+            if order and order.get("session") == session_id and order.get("home") == str(home):
+                yield int(entry.name)
 
 
 def make(name: str) -> AcpDriver:

@@ -1,0 +1,130 @@
+"""The ACP driver on two real agents, against the rehearsal: the conformance suite, and what is otherwise over ACP."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure import drivers
+from perdure.events import RetrySeen, SaidPart, TurnEnded
+from perdure.model import OutcomeKind
+from perdure.rehearsal import Rehearsal
+from perdure.testing.drivers import PATIENCE_S, Bench, DriverConformance, resume
+from tests.drivers.test_driver_real import COMMANDS, Make
+
+
+def benches(agent: str) -> Iterator[Make]:
+    """Makes benches in a short scratch directory."""
+    scratch = Path(tempfile.mkdtemp(prefix="pa"))
+    started: list[Rehearsal] = []
+
+    def make(script: str, **options: bool) -> Bench:
+        rehearsal = Rehearsal(script).start()
+        started.append(rehearsal)
+        for name in ("home", "tmp", "work"):
+            (scratch / name).mkdir(exist_ok=True)
+        outer = {
+            "PATH": f"{COMMANDS}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(scratch / "home"),
+            "TMPDIR": str(scratch / "tmp"),
+            "LANG": "C.UTF-8",
+        }
+        own = rehearsal.environ(agent, scratch / "home" / agent, **options)
+        return Bench(driver=drivers.load(f"acp-{agent}"), environ={**outer, **own}, rehearsal=rehearsal, cwd=scratch / "work")
+
+    yield make
+    for rehearsal in started:
+        rehearsal.stop()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+class OverAcp(DriverConformance):
+    """What is the same for every agent over ACP."""
+
+    def test_a_second_writer_is_seen(self, bench: Make) -> None:
+        """While the agent behind the bridge has the conversation open it is in the register, and no longer after the bridge ended."""
+        stage = bench("say One.\n---\nhang\n---\nsay Three.")
+        first = stage.run("hello one")
+        writers = lambda: list(stage.driver.writers(stage.home, first.session_id))  # noqa: E731
+        assert writers() == []
+        with stage.running("hello two", resume(first.session_id)) as process:
+            self._wait(lambda: len(writers()) == 1)
+            assert list(stage.driver.writers(stage.home, self.unknown_id())) == []
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 143
+        assert writers() == []
+
+    def test_the_native_program_goes_on_with_the_conversation(self, bench: Make) -> None:
+        """What was begun over ACP is the agent's own conversation: its command line resumes it, and the other way round."""
+        stage = bench("say The word is plum.\n---\nsay Plum.\n---\nsay Plum, still.")
+        by_hand = replace(stage, driver=drivers.load(stage.driver.name.removeprefix("acp-")))
+        first = stage.run("tell me a word")
+        second = by_hand.run("which word was it?", resume(first.session_id))
+        third = stage.run("and now?", resume(first.session_id))
+        assert [ran.outcome.ok for ran in (first, second, third)] == [True] * 3
+        assert first.session_id == second.session_id == third.session_id
+        assert stage.prompts(first.session_id) == ["tell me a word", "which word was it?", "and now?"]
+        assert "The word is plum." in stage.reached_the_model()
+
+    def test_a_model_that_is_not_offered_runs_no_turn(self, bench: Make) -> None:
+        """The turn is not made with another model in silence: the outcome names what there is."""
+        stage = bench("say Never.")
+        ran = stage.run("hello", model="no-such-model")
+        assert ran.outcome.kind is OutcomeKind.CONFIG_ERROR, ran.outcome
+        assert self.model in ran.outcome.detail
+        assert stage.rehearsal.requests == []
+
+
+class TestCodexOverAcp(OverAcp):
+    """Codex, through codex-acp."""
+
+    model = "gpt-5.5"
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Make]:
+        yield from benches("codex")
+
+    def test_a_warning_is_not_the_models_answer(self, bench: Make) -> None:
+        """codex-acp tells of an unknown model as if the model had said it; that is left out of what was said."""
+        ran = bench("say Plum.").run("hello")
+        assert "".join(event.text for event in ran.events if isinstance(event, SaidPart)) == "Plum."
+
+    def test_a_failed_turn_is_no_success_whatever_the_stop_reason_says(self, bench: Make) -> None:
+        """After a stream that broke off codex-acp reports `end_turn`; the outcome is the failure."""
+        ran = bench("cut clean x99\nsay Never.").run("hello")
+        assert ran.outcome.kind is OutcomeKind.OVERLOADED, ran.outcome
+        assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [False]
+
+
+class TestOpenCodeOverAcp(OverAcp):
+    """OpenCode, through `opencode acp`."""
+
+    model = "rehearsal/some-model"
+
+    def unknown_id(self) -> str:
+        return "ses_e02d74f19ffeNc6A2Emub9haj6"
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Make]:
+        yield from benches("opencode")
+
+    @pytest.mark.parametrize(("status", "kind"), [(401, OutcomeKind.AUTH_FAILED)])
+    def test_a_failing_service_is_told_apart(self, bench: Make, status: int, kind: OutcomeKind) -> None:
+        """A refused key; what OpenCode tries again by itself takes 73 seconds."""
+        super().test_a_failing_service_is_told_apart(bench, status, kind)
+
+    def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
+        """It is not: OpenCode waits by itself for as long as the service says, and says nothing."""
+        assert bench("limit 2\nsay Later.").run("hello").outcome.ok
+
+    def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
+        """A stream that ended without the model's last word is asked for again at once, and each time is an event."""
+        ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
+        assert len(ran.seen(RetrySeen)) == 3
+        assert ran.outcome.ok
