@@ -17,6 +17,7 @@ SETTINGS = {
     "backend": "`worktree` or `isolated`; empty: `worktree` for a local repository, `isolated` for a URL",
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",
     "verify": "a shell command, run in the workdir after the agent's success; not run with `--permissions read` unless given as a flag",
+    "ca_file": "certificates that a forge's https is checked against, instead of the system's",
 }
 PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state": "`$XDG_STATE_HOME/perdure` (`~/.local/state/perdure`)"}
 DURATIONS = ("timeout", "stall", "grace")

@@ -41,6 +41,8 @@ class Settings:
     backend: str = ""
     base: str = ""
     verify: str = ""
+    ca_file: Path | None = None
+    """Certificates that the forge's https is checked against, instead of the system's."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -115,9 +117,10 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "backend": _one_of("worktree", "isolated"),
     "base": _text,
     "verify": _text,
+    "ca_file": _path,
 }
 
-NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity"})
+NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file"})
 
 
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:

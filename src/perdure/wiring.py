@@ -37,7 +37,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     redactor = Redactor.of(environ)
     return Engine(
         store=stores.open(chosen.state / DATABASE, observers=observers),
-        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ)),
+        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,

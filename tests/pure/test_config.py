@@ -59,6 +59,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     """All settings are read from the environment and from the user's file, with the same meaning."""
     values = {"root": "/r", "state": "/s", "agent": "codex", "model": "m", "permissions": "full", "continuity": "strict", "attempts": "7"}
     values |= {"timeout": "2h", "stall": "15m", "grace": "3", "budget_usd": "2.5", "backend": "isolated", "base": "main", "verify": "make"}
+    values |= {"ca_file": "/ca.pem"}
     assert set(values) == set(READERS)
     by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
     place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))

@@ -36,6 +36,7 @@ _SETTINGS = (
     ("transfer.fsckObjects", "true"),
     ("safe.bareRepository", "explicit"),
     ("http.followRedirects", "false"),
+    ("http.sslVerify", "true"),
     ("http.lowSpeedLimit", "1000"),
     ("http.lowSpeedTime", "30"),
     ("protocol.allow", "never"),

@@ -28,6 +28,7 @@ _HINTS = (
     (r"Read-only file system|Permission denied", "Check who owns the directory, and whether it can be written."),
     (_UNREACHED, "Check the network and try again."),
     (r"transport '.*' not allowed", "A partial clone lacks objects. Fetch them first: git fetch --refetch --no-filter"),
+    (r"certificate", "If the forge has certificates of its own, name their file: ca_file in your configuration, or PERDURE_CA_FILE."),
     (r"unable to update url base from redirection", "The address redirects. Give the repository's final URL."),
 )
 
