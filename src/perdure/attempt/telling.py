@@ -42,7 +42,7 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
 
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
-    where = f"branch {named(state.branch)} at {state.head[:12]}, " if state.branch else f"detached at {state.head[:12]}, " if state.head else ""
+    where = f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, " if state.head else ""
     names = f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})" if state.paths else ""
     open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
     return f"{where}{state.changed} changed and {state.untracked} untracked file(s){names}{open_ended}."
