@@ -1,0 +1,205 @@
+"""The ACP driver and its bridge, with a small agent of our own: what no real one does on request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import drivers
+from perdure.drivers import acp_events
+from perdure.drivers.acp import BRIDGE
+from perdure.errors import AgentMissing
+from perdure.events import AgentEvent, SaidPart, SessionSeen, TurnEnded, Unrecognised
+from perdure.model import Continuation, Exit, Launch, OutcomeKind, Permissions, Program, Start, TaskSpec
+
+AGENT = Path(__file__).with_name("acp_agent.py")
+NEW = {"start": "new", "session": "", "mode": "", "model": "", "hold": "", "home": "", "directories": [], "notices": False, "again": False}
+
+
+def start(tmp_path: Path, *scene: str, **order: Any) -> subprocess.Popen[bytes]:
+    whole = {**NEW, "command": [sys.executable, str(AGENT), *scene], "cwd": str(tmp_path), "allow": "work", **order}
+    words = [sys.executable, "-P", str(BRIDGE), json.dumps(whole)]
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path, env=environ)
+
+
+def finish(started: subprocess.Popen[bytes]) -> tuple[int, Sequence[AgentEvent]]:
+    out, err = started.communicate(b"hello", timeout=60)
+    assert b"Traceback" not in err, err.decode()
+    return started.returncode, [event for line in out.split(b"\n") for event in acp_events.parse(line)]
+
+
+def run(tmp_path: Path, *scene: str, **order: Any) -> tuple[int, Sequence[AgentEvent]]:
+    return finish(start(tmp_path, *scene, **order))
+
+
+def said(events: Sequence[AgentEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, SaidPart))
+
+
+def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
+    found = drivers.load("acp-codex").outcome(Exit(code=code), events)
+    return found.kind, found.detail
+
+
+def test_the_replay_of_a_conversation_is_not_its_next_answer(tmp_path: Path) -> None:
+    """What an agent tells of the past, before and after its answer to the load, is left out of what it said."""
+    code, events = run(tmp_path, "plain", start="resume", session="one")
+    assert (code, said(events)) == (0, "The answer.")
+    assert [event.session_id for event in events if isinstance(event, SessionSeen)] == ["one"]
+
+
+def test_a_message_of_any_length_is_read(tmp_path: Path) -> None:
+    """One of 200,000 characters comes through; asyncio alone would break at 65,536. The event says what it leaves out."""
+    code, events = run(tmp_path, "long")
+    assert code == 0
+    assert said(events).startswith("x" * 16_000)
+
+
+def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
+    """The turn failed, and what it had said is kept."""
+    code, events = run(tmp_path, "dies")
+    assert (code, said(events)) == (1, "half")
+    assert outcome(code, events) == (OutcomeKind.FAILED, "the agent ended in the middle of it")
+
+
+@pytest.mark.parametrize(
+    ("scene", "kind", "words"),
+    [
+        ("newer", OutcomeKind.FAILED, "version 2 of the protocol"),
+        ("forgets", OutcomeKind.FAILED, "neither resume nor load"),
+        ("tires", OutcomeKind.MAX_TURNS, "max_turn_requests"),
+    ],
+)
+def test_what_the_agent_cannot_do_is_said(tmp_path: Path, scene: str, kind: OutcomeKind, words: str) -> None:
+    """Each is a failed turn with its reason, and no new conversation is begun in place of the old one."""
+    asked = {"start": "resume", "session": "one"} if scene == "forgets" else {}
+    code, events = run(tmp_path, scene, **asked)
+    found = outcome(code, events)
+    assert (code, found[0]) == (1, kind)
+    assert words in found[1]
+    assert said(events) == ("The answer." if scene == "tires" else "")
+
+
+@pytest.mark.parametrize(
+    ("allow", "place", "answer"),
+    [
+        ("nothing", "in.txt", "no"),
+        ("look", "in.txt", "no"),
+        ("work", "in.txt", "yes"),
+        ("work", "../out.txt", "no"),
+        ("work", "link/out.txt", "no"),
+        ("anything", "/etc/passwd", "yes"),
+    ],
+)
+def test_questions_are_answered_by_the_level(tmp_path: Path, allow: str, place: str, answer: str) -> None:
+    """An edit is granted inside the workdir at the level that works there, and outside of it, also behind a link, only at the last."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "link").symlink_to(tmp_path)
+    _, events = run(tmp_path, "asks", place, cwd=str(tmp_path / "work"), allow=allow)
+    assert said(events) == answer
+
+
+def test_nothing_of_the_workdir_is_imported(tmp_path: Path) -> None:
+    """A workdir with modules named like the library and the standard ones changes nothing."""
+    for name in ("acp", "json", "asyncio", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the workdir')")
+    assert run(tmp_path, "plain")[0] == 0
+
+
+def test_the_agent_ends_with_the_bridge(tmp_path: Path) -> None:
+    """One that does not end when its input is closed is ended after its turn."""
+    code, events = run(tmp_path, "stays")
+    assert (code, said(events)) == (0, "The answer.")
+    alive = [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _runs_in(entry, tmp_path)]
+    assert alive == []
+
+
+def _runs_in(process: Path, directory: Path) -> bool:
+    try:
+        return (process / "cwd").readlink() == directory
+    except OSError:
+        return False
+
+
+def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) -> None:
+    """While a file of this minute is there, Gemini's conversation is not loaded; the turn comes when it is gone."""
+    held = [tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes)) for minutes in range(3)]
+    for path in held:
+        path.touch()
+    started = start(tmp_path, "plain", start="resume", session="one", home=str(tmp_path), hold="held-%H-%M")
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.communicate(b"hello", timeout=5)
+    for path in held:
+        path.unlink()
+    out, _ = started.communicate(timeout=60)
+    assert (started.returncode, b"The answer." in out) == (0, True)
+
+
+def test_a_library_that_is_not_installed_is_told(tmp_path: Path) -> None:
+    """Without the extra the bridge starts no agent and says what to install; the outcome is no failure of the agent."""
+    done = subprocess.run([sys.executable, "-S", "-P", str(BRIDGE), "{}"], input=b"", capture_output=True, env={"HOME": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (3, b"")
+    found = drivers.load("acp-codex").outcome(Exit(code=3, stderr_tail=done.stderr.decode()), [])
+    assert found.kind is OutcomeKind.CONFIG_ERROR
+    assert "pip install 'perdure[acp]'" in found.detail
+
+
+def launch(agent: str, prompt: str = "hello", **spec: Any) -> Launch:
+    program = Program(path="/opt/the\\ agent acp")
+    asked = Continuation(kind=Start.RESUME, session_id="6f0a1c1e-8b0e-4f0e-9d57-0d4f5f3c2a11")
+    task = TaskSpec(prompt=prompt, agent=agent, **spec)
+    return Launch(spec=task, continuation=asked, prompt=prompt, cwd="/w", home="/h", program=program)
+
+
+def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
+    """The level's flags of the command line stand behind `--acp`, and the file of the minute is named."""
+    order = json.loads(drivers.load("acp-gemini").command(launch("acp-gemini", permissions=Permissions.FULL, model="m")).argv[-1])
+    assert order["command"][:2] == ["/opt/the agent", "acp"]
+    assert {"--approval-mode=yolo", "--model=m"} <= set(order["command"])
+    assert not any("output-format" in word or "session-id" in word for word in order["command"])
+    assert (order["hold"], order["home"], order["model"]) == ("tmp/*/chats/session-%Y-%m-%dT%H-%M-6f0a1c1e.jsonl", "/h", "")
+
+
+def test_a_level_that_nothing_enforces_is_refused() -> None:
+    """Claude Code over ACP has only its questions, so `read` is no promise and is not launched; the others are."""
+    claude = drivers.load("acp-claude")
+    assert "read" in claude.refuse(launch("acp-claude", permissions=Permissions.READ))
+    assert claude.refuse(launch("acp-claude", permissions=Permissions.EDIT)) == ""
+
+
+def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
+    """It does not begin with a slash any more; no other prompt is touched."""
+    codex = drivers.load("acp-codex")
+    assert codex.command(launch("acp-codex", "/logout")).stdin == b"Prompt: /logout"
+    assert codex.command(launch("acp-codex", "a/b")).stdin == b"a/b"
+
+
+def test_an_agent_that_nobody_knows_is_refused() -> None:
+    """Without a native driver nothing could prove that its conversation went on; the known ones are named."""
+    with pytest.raises(AgentMissing) as error:
+        drivers.load("acp-nobody")
+    assert "acp-codex" in error.value.hint
+
+
+def test_the_command_may_be_given(tmp_path: Path) -> None:
+    """The words of PERDURE_ACP_NAME are the agent's command; a program that is not there is told."""
+    driver = drivers.load("acp-opencode")
+    given = {"PATH": "/usr/bin:/bin", "PERDURE_ACP_OPENCODE": "env A=b sh -c 'true it'"}
+    assert driver.locate(given).path == "env A=b sh -c 'true it'"
+    with pytest.raises(AgentMissing):
+        driver.locate({"PATH": str(tmp_path), "PERDURE_ACP_OPENCODE": "nothing"})
+
+
+@pytest.mark.parametrize("line", [b"{}", b"x", b'{"type":"update","update":[1]}', b'{"type":"end","usage":3}', b'{"type":"tool","call":7}'])
+def test_no_line_is_fatal(line: bytes) -> None:
+    """Whatever stands on a line, it is events or nothing."""
+    assert all(isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line))
