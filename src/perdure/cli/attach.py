@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.model import RunState, TaskRun
+
+if TYPE_CHECKING:
+    from perdure.cli.progress import Progress
+    from perdure.protocols import RunStore
 
 NAP_S = 0.2
 
@@ -23,23 +28,12 @@ def attach_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
-    attempts = store.attempts(run.id)
     with Progress() as progress:
-        progress.introduce(run)
-        records = store.history(run.id, limit=1_000_000)
-        progress.catch_up(records, attempts[-1].started if attempts else run.created, store.now())
-        seen = records[-1].seq if records else 0
         try:
-            while (run := store.get(run.id)).state not in FINAL and not _is_left_alone(run, store.now()):
-                for record in store.history(run.id, after=seen):
-                    seen = record.seq
-                    progress(record)
-                time.sleep(NAP_S)
+            run = _follow(store, run, progress)
         except KeyboardInterrupt:
             progress.part(f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}")
             return 0
-        for record in store.history(run.id, after=seen):
-            progress(record)
         if run.state not in FINAL:
             progress.part(f"nobody works on {run.name}: perdure retry {run.name} goes on where it stopped")
             return 75
@@ -47,6 +41,25 @@ def attach_verb(arguments: argparse.Namespace) -> int:
     progress.conclude(report)
     ended = [attempt.outcome.kind for attempt in store.attempts(run.id) if attempt.outcome is not None]
     return service.exit_code(run, ended[-1] if ended else None)
+
+
+def _follow(store: RunStore, run: TaskRun, progress: Progress) -> TaskRun:
+    """Shows what was and what comes, until the run is over or nobody works on it. Returns it as it is then."""
+    from perdure.lifecycle import FINAL
+
+    progress.introduce(run)
+    attempts = store.attempts(run.id)
+    records = store.history(run.id, limit=1_000_000)
+    progress.catch_up(records, attempts[-1].started if attempts else run.created, store.now())
+    seen = records[-1].seq if records else 0
+    while True:
+        run = store.get(run.id)
+        for record in store.history(run.id, after=seen):
+            seen = record.seq
+            progress(record)
+        if run.state in FINAL or _is_left_alone(run, store.now()):
+            return run
+        time.sleep(NAP_S)
 
 
 def _is_left_alone(run: TaskRun, now: int) -> bool:
