@@ -13,7 +13,7 @@ import pytest
 
 from perdure import drivers
 from perdure.events import RetrySeen, SaidPart, TurnEnded
-from perdure.model import OutcomeKind
+from perdure.model import OutcomeKind, Permissions
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import PATIENCE_S, Bench, DriverConformance, resume
 from tests.drivers.test_driver_real import COMMANDS, Make
@@ -128,3 +128,16 @@ class TestOpenCodeOverAcp(OverAcp):
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
         assert len(ran.seen(RetrySeen)) == 3
         assert ran.outcome.ok
+
+
+def test_gemini_over_acp() -> None:
+    """A turn over ACP is Gemini's own conversation: its transcript is found, and the command line goes on with it at once."""
+    for bench in benches("gemini"):
+        stage = bench("run echo made > made.txt\n---\nsay The word is plum.\n---\nsay Plum.")
+        first = stage.run("tell me a word", permissions=Permissions.FULL)
+        assert first.outcome.ok, first.outcome
+        assert (stage.cwd / "made.txt").exists()
+        second = replace(stage, driver=drivers.load("gemini")).run("which word was it?", resume(first.session_id))
+        assert second.outcome.ok, second.outcome
+        assert stage.prompts(first.session_id) == ["tell me a word", "which word was it?"]
+        assert "The word is plum." in stage.reached_the_model()
