@@ -88,11 +88,12 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
         if rescued.state is RunState.SUCCEEDED:
             return rescued
         run = rescued
+    refuse_open(engine, run)
     if run.state is RunState.SUCCEEDED:
         raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
     if agent and agent != run.spec.agent:
         engine.driver(agent).locate(engine.environ)
-        engine.store.reassign(run.id, replace(run.spec, agent=agent, model="", agent_args=()))
+        engine.store.reassign(run.id, replace(run.spec, agent=agent, model="", agent_args=(), forks="", fork_at=0))
     return engine.store.requeue(run.id, "asked for by a person")
 
 
@@ -100,9 +101,16 @@ def update(engine: Engine, ref: str, text: str) -> TaskRun:
     """Gives a run new instructions; it is queued unless it is running, then it goes on with them afterwards."""
     run = engine.store.get(ref)
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+    refuse_open(engine, run)
     if run.state is RunState.RUNNING:
         rescue(engine, run)
     return engine.store.update(run.id, text)
+
+
+def refuse_open(engine: Engine, run: TaskRun) -> None:
+    """Raises Conflict while a person goes on by hand in the run's conversation, or in its workdir."""
+    if (other := engine.store.opened_beside(run)) is not None:
+        raise Conflict(f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}")
 
 
 def stop(engine: Engine, ref: str) -> TaskRun:

@@ -126,6 +126,8 @@ def _in_use(engine: Engine, run_id: str) -> Conflict:
     run = engine.store.get(run_id)
     if run.state is RunState.RUNNING:
         return Conflict(f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}")
+    if (other := engine.store.opened_beside(run)) is not None:
+        return Conflict(f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}")
     return Conflict(
         f"{run.name} cannot start: another run is at work in the same workdir or conversation",
         f"perdure ls --state running, then perdure retry {run.name}",

@@ -21,7 +21,7 @@ from pathlib import Path
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, changes, isolated, places, removal, view, worktree
+from perdure.workspace import applying, carrying, changes, isolated, places, removal, view, worktree
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, opened
@@ -145,6 +145,11 @@ class Workspaces:
             return applying.apply(self._places, workspace, self._git(), self._pinned(workspace), here, message)
         finally:
             os.close(fd)
+
+    def carry(self, source: Workspace, target: Workspace) -> None:
+        """Brings the source's uncommitted files into the target, which stands at the same commit. The source is only read."""
+        self._ready()
+        carrying.carry(self._places, source, target, self._git())
 
     def unsaved(self, workspace: Workspace) -> list[str]:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""

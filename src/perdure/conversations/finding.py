@@ -1,0 +1,187 @@
+"""Every conversation that there is to go on with: those that perdure knows, and those that lie on disk, begun by whomever.
+
+Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a person names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.attempt.engine import Store
+from perdure.errors import NotFound, UsageError
+from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
+from perdure.protocols import AgentDriver, Spoken
+
+LOOKED_THROUGH = 500
+PREFIX = 4
+"""The least number of characters of an id that name a conversation."""
+TAIL = 512 * 1024
+"""So much of a transcript's end is read for a preview."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One conversation: as it lies on disk, as perdure knows it, or both."""
+
+    agent: str
+    id: str
+    updated: int
+    conversation: Conversation | None = None
+    session: Session | None = None
+    run: TaskRun | None = None
+    """The newest run that works, or worked, in it."""
+    cost_usd: float = 0.0
+    """What perdure's attempts in it cost, where the agent tells."""
+
+    @property
+    def cwd(self) -> str:
+        """The directory to go on in."""
+        if self.run is not None and self.run.workspace is not None:
+            return self.run.workspace.path
+        return (self.conversation.cwd if self.conversation else "") or (self.session.cwd if self.session else "")
+
+    @property
+    def first(self) -> str:
+        """What it was begun with."""
+        if self.conversation is not None and self.conversation.first:
+            return self.conversation.first
+        return self.run.spec.prompt if self.run is not None else ""
+
+    @property
+    def turns(self) -> int:
+        """Prompts that stand in it, 0 where that is not known."""
+        if self.conversation is not None:
+            return self.conversation.turns
+        return self.session.snapshot.turns if self.session is not None and self.session.snapshot is not None else 0
+
+    @property
+    def parent(self) -> str:
+        """The conversation that it was forked from, or stands in for."""
+        return (self.session.parent if self.session else "") or (self.conversation.parent if self.conversation else "")
+
+    @property
+    def state(self) -> str:
+        """`pinned`, `confirmed`, `retired`; `by hand` for one that perdure has nothing to do with."""
+        return str(self.session.state) if self.session else "by hand"
+
+    @property
+    def on_disk(self) -> bool:
+        return self.conversation is not None
+
+    def report(self) -> dict[str, Any]:
+        """The entry as `--json` shows it."""
+        return {
+            "id": self.id,
+            "agent": self.agent,
+            "state": self.state,
+            "cause": self.session.cause if self.session else "",
+            "parent": self.parent,
+            "run": self.run.name if self.run else None,
+            "run_state": str(self.run.state) if self.run else None,
+            "scope": self.session.key.scope if self.session else None,
+            "cwd": self.cwd,
+            "on_disk": self.on_disk,
+            "path": self.conversation.path if self.conversation else "",
+            "turns": self.turns or None,
+            "first": self.first,
+            "updated": self.updated,
+            "cost_usd": self.cost_usd,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where conversations are looked for: the store, and the homes of these agents as the environment names them."""
+
+    store: Store
+    drivers: Mapping[str, AgentDriver]
+    environ: Mapping[str, str]
+
+    def entries(self, limit: int = 50, below: Path | None = None) -> list[Entry]:
+        """The newest first. `below`: only those whose directory is this one, or lies in it, or is a workdir of its repository."""
+        known = {(session.key.agent, session.id): session for session in reversed(self._by_weight(self.store.sessions()))}
+        found = {
+            (name, each.id): each for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), LOOKED_THROUGH)
+        }
+        entries = [self._entry(agent, key, found.get((agent, key)), known.get((agent, key))) for agent, key in {**found, **known}]
+        wanted = [entry for entry in entries if below is None or _belongs(entry, below)]
+        return [self._priced(entry) for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]]
+
+    def find(self, ref: str) -> Entry:
+        """The conversation with this id, or the only one whose id begins so. Raises NotFound, UsageError for an ambiguous one."""
+        exact = [self._exact(name, ref) for name in self.drivers]
+        if whole := [entry for entry in exact if entry is not None]:
+            return self._priced(whole[0])
+        near = [entry for entry in self.entries(LOOKED_THROUGH * 4) if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
+        if len(near) == 1:
+            return near[0]
+        if near:
+            raise UsageError(f"{ref!r} is the beginning of several conversations", "one of: " + ", ".join(entry.id for entry in near[:5]))
+        raise NotFound(f"There is no conversation and no run {ref!r}", "perdure sessions, perdure ls")
+
+    def lineage(self, entry: Entry) -> list[Entry]:
+        """The conversations that it came from, the nearest first."""
+        line: list[Entry] = []
+        while entry.parent and entry.parent not in [each.id for each in line]:
+            found = self._exact(entry.agent, entry.parent)
+            if found is None:
+                break
+            line.append(found)
+            entry = found
+        return line
+
+    def home(self, agent: str) -> Path:
+        return self.drivers[agent].home(self.environ)
+
+    def spoken(self, entry: Entry, tail: int = TAIL) -> Sequence[Spoken]:
+        """What was said last in it; nothing where its transcript is gone."""
+        driver = self.drivers[entry.agent]
+        if driver.archive is not None:
+            return driver.spoken(driver.archive.read(self.home(entry.agent), entry.id) or b"")
+        path = driver.transcript(self.home(entry.agent), entry.id)
+        try:
+            with (path or Path("/nonexistent")).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - tail))
+                return driver.spoken(file.read())
+        except OSError:
+            return ()
+
+    def _exact(self, agent: str, session_id: str) -> Entry | None:
+        sessions = self._by_weight([each for each in self.store.sessions(session_id) if each.key.agent == agent])
+        found = next(iter(self.drivers[agent].conversations(self.home(agent), 1, session_id)), None)
+        if not sessions and found is None:
+            return None
+        return self._entry(agent, session_id, found, sessions[0] if sessions else None)
+
+    def _by_weight(self, sessions: Sequence[Session]) -> list[Session]:
+        """Live ones before retired ones, else as they come."""
+        return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
+
+    def _entry(self, agent: str, session_id: str, found: Conversation | None, session: Session | None) -> Entry:
+        updated = max(found.updated if found else 0, session.updated if session else 0)
+        run = self.store.run_of(session.key) if session is not None else None
+        return Entry(agent=agent, id=session_id, updated=updated, conversation=found, session=session, run=run)
+
+    def _priced(self, entry: Entry) -> Entry:
+        if entry.run is None:
+            return entry
+        spent = sum((attempt.usage for attempt in self.store.attempts(entry.run.id) if attempt.session_id == entry.id), start=Usage())
+        return Entry(
+            agent=entry.agent,
+            id=entry.id,
+            updated=entry.updated,
+            conversation=entry.conversation,
+            session=entry.session,
+            run=entry.run,
+            cost_usd=spent.cost_usd,
+        )
+
+
+def _belongs(entry: Entry, below: Path) -> bool:
+    place = entry.run.workspace if entry.run is not None else None
+    of = [entry.cwd, entry.conversation.cwd if entry.conversation else "", place.repo if place else ""]
+    return any(Path(each) == below or below in Path(each).parents for each in of if each)

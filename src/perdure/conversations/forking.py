@@ -1,0 +1,151 @@
+"""Forks a run: a new one whose conversation begins with the other's, and whose workdir begins with the other's files.
+
+The parent is only read: its transcript, its commits, its uncommitted files. The new run has a branch of its own that begins at the
+parent's HEAD; what was not committed lies in the new workdir as it is, uncommitted.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perdure import service
+from perdure.attempt import Engine
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.model import Backend, Continuation, Launch, RunState, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
+from perdure.names import suggest
+from perdure.protocols import AgentDriver
+from perdure.transcripts import locate, snapshot
+from perdure.worker import rescue
+
+GO_ON = (
+    "Go on with the task above in this copy of the working directory. Look first at what is already done, finish what is missing, and "
+    "say what you did."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branching:
+    """What a person asks of a fork. `at`: the last turn of the parent that it keeps, counted from 1; 0: all of them."""
+
+    prompt: str = ""
+    at: int = 0
+    name: str = ""
+    branch: str = ""
+
+
+def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
+    """A queued run that begins as a fork. Raises UsageError, NotFound, Conflict, WorkspaceError; then nothing is left behind."""
+    parent = _at_rest(engine, engine.store.get(ref))
+    driver = engine.driver(parent.spec.agent)
+    session = engine.store.session(SessionKey(parent.spec.agent, parent.scope))
+    if session is None:
+        raise NotFound(f"{parent.name} has no conversation yet that could be forked", f"perdure show {parent.name}")
+    prompt = wanted.prompt or GO_ON
+    service.check_prompt(prompt, driver.abilities.max_prompt_bytes)
+    name = _name(engine, wanted.name)
+    spec = replace(parent.spec, prompt=prompt, name=wanted.name, key="", scope="", forks=session.id, fork_at=wanted.at)
+    source = _source(parent)
+    fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
+    try:
+        spec = _placed(engine, spec, source, wanted.branch, name)
+        target = engine.workspaces.plan(spec, name, Path(source.path))
+        _refuse(engine, driver, session, spec, target)
+        return _make(engine, spec, name, source, target)
+    finally:
+        os.close(fd)
+
+
+def _at_rest(engine: Engine, run: TaskRun) -> TaskRun:
+    """The run, while nobody is at work in it. Raises Conflict."""
+    if run.state is RunState.RUNNING:
+        rescued = rescue(engine, run)
+        if rescued is None or rescued.state is RunState.RUNNING:
+            raise Conflict(f"{run.name} is at work (attempt {run.attempt}), so there is no one state to fork", f"perdure stop {run.name}")
+        run = rescued
+    service.refuse_open(engine, run)
+    return run
+
+
+def _name(engine: Engine, wanted: str) -> str:
+    """A name that is free. Raises Conflict for a wanted one that is taken, UsageError for one that cannot be."""
+    if wanted and not service.NAME.fullmatch(wanted):
+        raise UsageError(f"{wanted!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
+    taken = {row.name for row in engine.store.find(limit=100_000)}
+    if wanted in taken:
+        raise Conflict(f"The name {wanted!r} is taken by another run", "choose another --name")
+    tries = 0
+    while (name := wanted or suggest(tries)) in taken:
+        tries += 1
+    return name
+
+
+def _source(parent: TaskRun) -> Workspace:
+    """The workdir that the fork begins with. Raises WorkspaceError, UsageError."""
+    assert parent.workspace is not None
+    if not Path(parent.workspace.path).is_dir():
+        raise WorkspaceError(f"The workdir {parent.workspace.path} of {parent.name} is not there", f"perdure retry {parent.name}")
+    if parent.workspace.backend is Backend.ISOLATED:
+        raise UsageError(f"{parent.name} works in an isolated clone, which cannot be forked yet", "the backend `worktree` can")
+    return parent.workspace
+
+
+def _placed(engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str) -> TaskSpec:
+    """Where the fork works: on a new branch from where the source stands; a service's task gets a new task."""
+    if source.backend is Backend.TASK:
+        if branch:
+            raise UsageError("a task of a service has no repository, and no branch", "leave --branch out")
+        return replace(spec, task=name)
+    head = engine.workspaces.state(source).head
+    if not head:
+        raise UsageError(f"{source.path} is in no git repository, so there is nothing to make a second workdir from")
+    return replace(spec, repo=source.repo or source.path, base=head, branch=branch, here="", backend=Backend.WORKTREE)
+
+
+def _refuse(engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpec, target: Workspace) -> None:
+    """Raises UsageError where the CLI cannot fork so, NotFound where the conversation is gone, Conflict where somebody was there."""
+    if not driver.abilities.fork:
+        raise UsageError(f"{spec.agent} cannot fork a conversation")
+    if spec.fork_at and not driver.abilities.fork_at:
+        raise UsageError(f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn", "leave --at out")
+    if os.path.lexists(target.path):
+        raise Conflict(f"There is a workdir for the branch {target.branch or target.path} already", "choose another --branch or --name")
+    home = driver.home({**engine.environ, **spec.env})
+    path = locate(driver, home, session.id, engine.state / "forks" / session.id)
+    there = snapshot(driver, path)
+    if path is None or there is None or not there.turns:
+        raise NotFound(f"The transcript of the conversation {session.id} is not on disk", "perdure retry of its run puts the own copy back")
+    if not 0 <= spec.fork_at <= there.turns:
+        raise UsageError(f"--at {spec.fork_at}: the conversation has {there.turns} turn(s)", f"a number from 1 to {there.turns}")
+    launch = Launch(
+        spec=spec,
+        continuation=Continuation(kind=Start.FORK, session_id=session.id, fork_at=spec.fork_at),
+        prompt=spec.prompt,
+        cwd=target.path,
+        home=str(home),
+        program=driver.locate(engine.environ),
+        transcript=str(path),
+    )
+    if refusal := driver.refuse(launch):
+        raise UsageError(refusal)
+    try:
+        driver.command(launch)
+    except ValueError as error:
+        raise UsageError(f"{spec.agent} cannot fork there: {error}") from error
+
+
+def _make(engine: Engine, spec: TaskSpec, name: str, source: Workspace, target: Workspace) -> TaskRun:
+    """Makes the workdir first and the run then: a run whose workdir is not whole could be claimed by somebody."""
+    fd = engine.workspaces.lock(target, f"perdure fork as {name}")
+    try:
+        engine.workspaces.prepare(target, spec.agent)
+        try:
+            engine.workspaces.carry(source, target)
+            return engine.store.add(spec, uuid.uuid4().hex, name, target)
+        except BaseException:
+            engine.workspaces.put_away(target, {"run": name, "why": "a fork that could not be made"})
+            raise
+    finally:
+        os.close(fd)
