@@ -165,8 +165,12 @@ def _play(
                 found[finding.row] = finding
         except Failed as failure:
             missing = Finding("", False, str(failure), failure.detail)
-        except (Unseen, ValueError) as failure:
-            missing = Finding("", False, str(failure) if isinstance(failure, Unseen) else "the driver refuses it", str(failure))
+        except Unseen as failure:
+            missing = Finding("", False, str(failure))
+        except ValueError as failure:
+            missing = Finding("", False, "the driver refuses it", str(failure))
+        except OSError as failure:  # a program that ended a moment before it was killed, a file that went away
+            missing = Finding("", False, "not seen", str(failure))
         finally:
             stage.close()
     seconds = round(time.monotonic() - began, 2)

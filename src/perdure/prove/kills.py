@@ -9,12 +9,11 @@ from dataclasses import replace
 from perdure.model import OutcomeKind
 from perdure.prove.rows import Finding
 from perdure.prove.scenes import AGAIN, ANSWERED, ASKED, TWO, Failed, Scene, first_turn, went_on
-from perdure.prove.stage import MODELS, PATIENCE_S, Begun, Ran, Stage, ended, resume
+from perdure.prove.stage import MODELS, PATIENCE_S, SETTLE_S, Begun, Ran, Stage, ended, resume
 
-SETTLE_S = 10.0
-"""How long a program that waits for its model has to write down what it knows."""
 INTERRUPTED = re.compile(r"interrupt|abort|cancel|killed|exit(ed with)? code:? 1(37|43)", re.IGNORECASE)
 
+NOTHING = "hang\n---\nsay Now the whole."
 HALF = "say The first half of\nhang\n---\nsay Now the whole.\n---\nsay And more."
 LATER = f"say {ANSWERED}\n---\n{HALF}"
 TOOL = "run echo begun > begun.txt; sleep 120; echo done > done.txt\n---\nsay Now it is done."
@@ -57,7 +56,11 @@ def kill(stage: Stage, begun: Begun, prompt: str) -> Ran:
     asked = begun.launch.continuation.session_id
     stage.until(lambda: prompt in stage.prompts(asked or begun.session_id()), SETTLE_S)
     begun.kill()
-    ran = begun.end()
+    return conversation(begun.end())
+
+
+def conversation(ran: Ran) -> Ran:
+    """The killed run, with the id of its conversation if that is known at all."""
     if not (ran.session_id or ran.asked):
         raise Failed("no id is known after the kill", ran.outcome.detail)
     return replace(ran, session_id=ran.session_id or ran.asked)
@@ -79,11 +82,12 @@ def tool(stage: Stage) -> Iterator[Finding]:
             raise Failed("the command was not run")
         session = begun.launch.continuation.session_id or begun.session_id()
         stage.until(lambda: b"begun.txt" in (stage.history(session) or b""), SETTLE_S)
-        killed = kill(stage, begun, ASKED)
+        stage.until(lambda: ASKED in stage.prompts(session), SETTLE_S)
+        lived = begun.leaves_something()
+        killed = conversation(begun.end())
     ran = stage.run(AGAIN, resume(killed.session_id))
     yield went_on("kill-in-tool", killed, ran, ASKED, AGAIN)
     yield the_call(ran)
-    lived = killed.orphans > 0
     yield Finding("command-after-kill", not lived, "lives on; perdure ends it" if lived else "ends with it")
     yield Finding("nothing-left", killed.alive == 0, "nothing" if killed.alive == 0 else "processes live on", str(killed.alive))
 
@@ -167,7 +171,7 @@ def flags(stage: Stage) -> Iterator[Finding]:
 
 
 SCENES = (
-    Scene(("id-before-answer", "kill-in-first-reply"), HALF, first_reply, quick=True),
+    Scene(("id-before-answer", "kill-in-first-reply"), NOTHING, first_reply, quick=True),
     Scene(("kill-in-reply",), LATER, later_reply, quick=True),
     Scene(("kill-in-tool", "call-after-kill", "command-after-kill", "nothing-left"), TOOL, tool, quick=True),
     Scene(("stop-in-reply",), HALF, stop),

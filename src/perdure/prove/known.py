@@ -1,14 +1,13 @@
 """What is known of the agents' versions: the answers that each gave when it was proven, in `known.json`.
 
-A program is compared with its own version where that is known, else with the newest known one of its agent. As a program,
-`python -m perdure.prove.known REPORT.json` takes over the answers of a `perdure prove --json`.
+A program is compared with its own version where that is known, else with the newest known one of its agent. `python -m perdure.prove
+REPORT.json` takes over the answers of a `perdure prove --json`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -64,8 +63,3 @@ def take_over(report: Path, file: Path = FILE) -> None:
             proofs.append(f"  {json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n  }")
         versions.append(f" {json.dumps(agent)}: {{\n" + ",\n".join(proofs) + "\n }")
     file.write_text('{"schema_version": 1, "agents": {\n' + ",\n".join(versions) + "\n}}\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    for given in sys.argv[1:]:
-        take_over(Path(given))

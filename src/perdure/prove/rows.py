@@ -66,7 +66,7 @@ _ROWS = (
     Row("error-401", "A refused key (401) is told apart.", _always),
     Row("error-429", "A rate limit (429) is told apart.", _always),
     Row("error-500", "A failing service (500) is told apart.", _always),
-    Row("usage-limit", "A usage limit is told apart, with the time at which it ends.", _always),
+    Row("usage-limit", "A usage limit is told apart, with the time at which it ends.", _never),
     Row("model-on-resume", "A model named on a resume is the one that is asked.", _always),
     Row("model-kept", "A resume without a word about the model asks the one of before.", _never),
     Row("edit-allowed", "At the level `edit` a command changes the workdir without a question.", _always),

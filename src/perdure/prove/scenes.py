@@ -195,7 +195,10 @@ def fails(row: str, *kinds: OutcomeKind) -> Play:
 
 def usage_limit(stage: Stage) -> Iterator[Finding]:
     before = int(time.time() * 1000)
-    ran = stage.run("hello", patience_s=2 * PATIENCE_S)
+    ran = stage.run("hello", patience_s=SHORT_S)
+    if ran.outcome.kind is OutcomeKind.TIMED_OUT and ran.requests:
+        yield Finding("usage-limit", False, "waits in silence", ran.outcome.detail)
+        return
     until = ran.outcome.until
     exact = until is not None and 7_100_000 < until - before < 7_400_000
     limited = ran.outcome.kind is OutcomeKind.RATE_LIMITED

@@ -7,8 +7,8 @@ environment an agent gets PATH, the language, IS_SANDBOX, and what `rehearsal.ag
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +27,8 @@ PATIENCE_S = 120.0
 take 73 s."""
 SHORT_S = 45.0
 """For a turn that hangs for ever on some CLI."""
+SETTLE_S = 10.0
+"""How long a program that waits for its model has to write down what it knows, and an orphan to end by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
@@ -53,10 +55,8 @@ class Ran:
     """What reached the model in this run."""
     asked: str = ""
     """The id that it was given: chosen, resumed or forked from."""
-    orphans: int = 0
-    """Processes that the program left behind, and perdure ended."""
     alive: int = 0
-    """Processes that live now, all the same."""
+    """Processes of the attempt that live now: none should."""
 
     @property
     def ok(self) -> bool:
@@ -249,7 +249,19 @@ class Begun:
         """SIGKILL to the program alone, as the kernel does when memory is short."""
         pid = self.process.agent_pid
         if pid is not None:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
+
+    def leaves_something(self) -> bool:
+        """Kills it, and whether what it started lives on by itself. The shim, which would end it at once, is held meanwhile."""
+        shim = self.process.shim
+        if shim is None:
+            return False
+        shim.send(signal.SIGSTOP)
+        try:
+            self.kill()
+            return not self.stage.until(lambda: not set(process.survivors(self.process.mark)) - {shim.pid}, SETTLE_S / 2)
+        finally:
+            shim.send(signal.SIGCONT)
 
     def end(self, patience_s: float = PATIENCE_S) -> Ran:
         """Waits for its end."""
@@ -265,11 +277,10 @@ class Begun:
                     self.process.stop(stopped)
         events = self.events()
         outcome = self.stage.driver.outcome(found, events)
-        orphans = json.loads((self.process.directory / "exit.json").read_bytes()).get("survivors_killed", 0)
         requests = tuple(self.stage.rehearsal.requests[self.before :])
         alive = len(process.survivors(self.process.mark))
         asked = self.launch.continuation.session_id
-        return Ran(self.session_id(), outcome, tuple(events), requests, asked, orphans, alive)
+        return Ran(self.session_id(), outcome, tuple(events), requests, asked, alive)
 
     def _asks_for_ever(self) -> bool:
         """The engine's own rule: so many retries, and no answer between them."""
