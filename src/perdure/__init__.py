@@ -6,9 +6,10 @@ Nothing is loaded before it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
+    from typing import Any
+
     from perdure.errors import PerdureError as PerdureError
     from perdure.library import AsyncRunner as AsyncRunner
     from perdure.library import Runner as Runner

@@ -1,53 +1,15 @@
-"""`ls`, `show`, `logs`, `why`: the verbs that only look. `ls` imports nothing that it does not need."""
+"""`show`, `logs`, `why`: the verbs that only look at one run."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from perdure.cli.compose import open_to_read, settings
-from perdure.cli.text import age, clean, clock, columns, cut, one_line, tokens
+from perdure.cli.text import clean, clock, one_line, tokens
 from perdure.errors import NotFound
-from perdure.model import RunState
-
-
-def ls_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", action="append", default=[], choices=[str(state) for state in RunState], help="only these; repeatable")
-    parser.add_argument("-n", "--limit", type=int, default=50)
-    parser.add_argument("--json", action="store_true")
-
-
-def ls_verb(arguments: argparse.Namespace) -> int:
-    store = open_to_read(settings())
-    rows = store.find([RunState(state) for state in arguments.state], arguments.limit)
-    now = store.now()
-    if arguments.json:
-        keys = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place")
-        print(json.dumps({"schema_version": 1, "runs": [{key: getattr(row, key) for key in keys} for row in rows]}, indent=2))
-        return 0
-    if not rows and sys.stdout.isatty():
-        print('no runs yet; begin with: perdure run "what the agent is to do"')
-    lines = [(row.name, str(row.state), row.agent, str(row.attempt), age(row.updated, now), one_line(row.reason, 200)) for row in rows]
-    _table(("NAME", "STATE", "AGENT", "TRY", "AGE", "REASON"), lines)
-    return 0
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Whole into a pipe; on a terminal no line is wider than it."""
-    if not rows:
-        return
-    room = columns(sys.stdout)
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    if room:
-        # A long name gives way before all that stands after it is lost.
-        widths[0] = max(len(head[0]), min(widths[0], room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2))
-    for row in (head, *rows):
-        cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
-        print(cut("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), room))
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:

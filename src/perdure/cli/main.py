@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, PerdureError
 
+TYPE_CHECKING = False  # typing is too dear for `perdure ls` and `--help`
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Any
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "start a task: an agent, a prompt, a workdir of its own"),
     "retry": ("run", "go on with a task where it stopped"),
     "update": ("run", "give a task new instructions, in the same conversation"),
-    "ls": ("look", "list runs"),
+    "resume": ("resume", "go on with a chosen conversation, also one that was begun by hand"),
+    "fork": ("fork", "start a run whose conversation and files begin where another run stands"),
+    "ls": ("ls", "list runs"),
     "show": ("look", "show one run, its attempts and receipts"),
     "logs": ("look", "what the agent said and did; -f follows"),
     "attach": ("attach", "follow a run at work; Ctrl-C leaves, and the run goes on"),
     "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
     "stop": ("stop", "stop a run; perdure retry goes on later"),
+    "open": ("open", "go on by hand in the agent's own program; no attempt starts meanwhile"),
+    "take-back": ("open", "give a run back that you had open, and see what became of its conversation"),
+    "sessions": ("sessions", "list conversations, also those begun by hand, with where they came from"),
     "diff": ("changes", "show what a run changed, committed or not"),
     "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
     "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),
@@ -54,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = words[0]
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
-    arguments = parser_of(verb).parse_intermixed_args(words[1:])
+    parser = parser_of(verb)
+    # Only words without a dash can be mixed in, and the mixing costs a second parser.
+    places = any(not action.option_strings for action in parser._actions)
+    arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
     try:
         code: int = _part(verb, "verb")(arguments)
     except ConfigError as error:
@@ -76,7 +85,13 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """The verb's own parser: what it takes is read here by the command, its reference, its manual page and the completion."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False)
+    from perdure.cli.text import columns
+
+    def form(prog: str) -> argparse.HelpFormatter:
+        # With a width of its own, because argparse would load shutil (and its compressors) for each flag to find one.
+        return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
+
+    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False, formatter_class=form)
     _part(verb, "arguments")(parser)
     return parser
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TextIO
+
+TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+if TYPE_CHECKING:
+    from typing import TextIO
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Controls but newline and tab, marks of direction, and what has no width: a text hidden in it would be there and not be seen."""
 
 
 def clean(text: str) -> str:
@@ -42,11 +48,13 @@ def cut(line: str, width: int) -> str:
         return line
     from unicodedata import combining, east_asian_width
 
-    used = 0
-    for at, character in enumerate(line):
+    used = kept = 0
+    for at, character in enumerate(line, 1):
         used += 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
         if used > width:
-            return line[: at - 1] + "…"
+            return line[:kept] + "…"
+        if used < width:
+            kept = at
     return line
 
 
@@ -74,4 +82,4 @@ def tokens(count: int) -> str:
     """`950`, `12.3k`, `1.2M`."""
     if count < 1000:
         return str(count)
-    return f"{count / 1000:.1f}k" if count < 1_000_000 else f"{count / 1_000_000:.1f}M"
+    return f"{count / 1000:.1f}k" if count < 999_950 else f"{count / 1_000_000:.1f}M"

@@ -7,8 +7,7 @@ The rooms: `sql` (what is written, and when it is refused), `reading` (what is a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
