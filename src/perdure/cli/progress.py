@@ -19,7 +19,9 @@ from perdure.events import (
     Record,
     RetrySeen,
     RunFinished,
+    RunOpened,
     RunQueued,
+    RunTakenBack,
     Said,
     SessionRetired,
     ToolEnded,
@@ -73,6 +75,10 @@ def line_of(record: Record) -> str:
             return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
         case RunQueued(reason=reason, run_after=after):
             return f"again at {clock(after)}: {one_line(reason, 160)}"
+        case RunOpened(session_id=session_id):
+            return f"opened by hand: conversation {session_id}"
+        case RunTakenBack(turns=turns, others=others):
+            return f"taken back: {turns} turn(s) came by hand" + (f"; begun beside it: {', '.join(others)}" if others else "")
         case RunFinished(state=state, reason=reason):
             return f"{state}{': ' + one_line(reason, 200) if reason else ''}"
         case _:

@@ -57,27 +57,27 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
-    _following(parser)
+    following(parser)
 
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("--agent", help="hand it over to another agent: same workdir, a new conversation with a brief")
-    _following(parser)
+    following(parser)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
     parser.add_argument("--file", metavar="FILE", help="read them from a file (`-`: standard input)")
-    _following(parser)
+    following(parser)
 
 
 def drive_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name")
 
 
-def _following(parser: argparse.ArgumentParser) -> None:
+def following(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on in the background")
     parser.add_argument("--json", action="store_true", help="print the run as JSON at the end")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -108,7 +108,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
             return service.retry(engine, run.id)
         return run
 
-    return _follow(arguments, chosen, submit, new=True)
+    return followed(arguments, chosen, submit, new=True)
 
 
 def retry_verb(arguments: argparse.Namespace) -> int:
@@ -117,7 +117,7 @@ def retry_verb(arguments: argparse.Namespace) -> int:
 
         return service.retry(engine, arguments.name, arguments.agent or "")
 
-    return _follow(arguments, settings(), again)
+    return followed(arguments, settings(), again)
 
 
 def update_verb(arguments: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
 
         return service.update(engine, arguments.name, text)
 
-    return _follow(arguments, settings(), more)
+    return followed(arguments, settings(), more)
 
 
 def drive_verb(arguments: argparse.Namespace) -> int:
@@ -140,7 +140,7 @@ def drive_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[Any], TaskRun], new: bool = False) -> int:
+def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[Any], TaskRun], new: bool = False) -> int:
     """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its own."""
     from perdure import service
     from perdure.cli.progress import Progress

@@ -45,7 +45,9 @@ class Entry:
 
     @property
     def first(self) -> str:
-        """What it was begun with."""
+        """What it was begun with; of a fork, what it was forked for."""
+        if self.run is not None and self.run.spec.forks:
+            return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:
             return self.conversation.first
         return self.run.spec.prompt if self.run is not None else ""

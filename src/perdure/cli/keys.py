@@ -1,0 +1,132 @@
+"""A terminal for a full screen: keys in, lines out, and the terminal as it was afterwards, whatever happens.
+
+Used by `picker`. It reads standard input and draws on standard error, so that standard output can go into a pipe. Ctrl-C and Ctrl-Z
+come as keys here; a signal that ends the process (TERM, HUP) ends it after the terminal was restored.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+UP, DOWN, PAGE_UP, PAGE_DOWN, HOME, END = "up", "down", "page up", "page down", "home", "end"
+ENTER, ESCAPE, BACKSPACE, SPACE, CTRL_A, CTRL_C, CTRL_U = "enter", "escape", "backspace", " ", "ctrl a", "ctrl c", "ctrl u"
+RESIZED = "resized"
+
+_PLAIN = {"\r": ENTER, "\n": ENTER, "\x7f": BACKSPACE, "\x08": BACKSPACE, "\x01": CTRL_A, "\x03": CTRL_C, "\x04": CTRL_C, "\x15": CTRL_U}
+_SEQUENCES = {"A": UP, "B": DOWN, "H": HOME, "F": END, "1~": HOME, "4~": END, "5~": PAGE_UP, "6~": PAGE_DOWN, "7~": HOME, "8~": END}
+_PATIENCE_S = 0.05
+"""So long the rest of an escape sequence may take to come; what comes alone is the Escape key."""
+_TICK_S = 0.2
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class FullScreen:
+    """The terminal, taken over from `with` to its end."""
+
+    def __init__(self) -> None:
+        self._keyboard, self._screen = sys.stdin.fileno(), sys.stderr.fileno()
+        self._saved: list[Any] = []
+        self._handlers: dict[int, Any] = {}
+        self._waiting: list[str] = []
+        self._drawn: tuple[int, int] = (0, 0)
+
+    def __enter__(self) -> FullScreen:
+        self._saved = termios.tcgetattr(self._keyboard)
+        for number in _SIGNALS:
+            self._handlers[number] = signal.signal(number, _end)
+        try:
+            tty.setraw(self._keyboard)
+            self._write("\x1b[?1049h\x1b[?25l")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._write("\x1b[0m\x1b[?25h\x1b[?1049l")
+        finally:
+            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._saved)
+            for number, before in self._handlers.items():
+                signal.signal(number, before)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines."""
+        found = os.get_terminal_size(self._screen)
+        return found.columns or 80, found.lines or 24
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Shows these lines, which fit, from the top."""
+        self._drawn = self.size
+        self._write("\x1b[H" + "\r\n".join(f"{line}\x1b[0m\x1b[K" for line in lines) + "\x1b[J")
+
+    def key(self) -> str:
+        """The next key: one of the names above, a character, or RESIZED. Escape where the terminal has gone."""
+        while not self._waiting:
+            if self.size != self._drawn:
+                return RESIZED
+            if select.select([self._keyboard], [], [], _TICK_S)[0]:
+                self._waiting = self._read()
+        return self._waiting.pop(0)
+
+    def _read(self) -> list[str]:
+        got = os.read(self._keyboard, 1024)
+        if not got:
+            return [ESCAPE]
+        while (got.endswith((b"\x1b", b"\x1b[", b"\x1bO")) or _is_cut(got)) and select.select([self._keyboard], [], [], _PATIENCE_S)[0]:
+            more = os.read(self._keyboard, 1024)
+            got += more
+            if not more:
+                break
+        return keys(got.decode("utf-8", "ignore"))
+
+    def _write(self, text: str) -> None:
+        content = text.encode("utf-8", "replace")
+        while content:
+            content = content[os.write(self._screen, content) :]
+
+
+def keys(text: str) -> list[str]:
+    """What was typed, key by key. Sequences that mean nothing here are passed over."""
+    found = []
+    at = 0
+    while at < len(text):
+        if text[at] == "\x1b" and text[at + 1 : at + 2] in ("[", "O"):
+            end = at + 2
+            while end < len(text) and not "\x40" <= text[end] <= "\x7e":
+                end += 1
+            if name := _SEQUENCES.get(text[at + 2 : end + 1]):
+                found.append(name)
+            at = end + 1
+            continue
+        character = text[at]
+        if character == "\x1b":
+            found.append(ESCAPE)
+        elif name := _PLAIN.get(character):
+            found.append(name)
+        elif character.isprintable():
+            found.append(character)
+        at += 1
+    return found
+
+
+def _is_cut(got: bytes) -> bool:
+    """Whether it ends in the middle of a character."""
+    try:
+        got.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(got)
+    return False
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

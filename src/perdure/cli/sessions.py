@@ -1,0 +1,147 @@
+"""`sessions`: every conversation, known to perdure or not, with where it came from. It only looks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.text import age, clean, clock, columns, cut, one_line
+
+if TYPE_CHECKING:
+    from perdure.attempt.engine import Store
+    from perdure.conversations import Entry, Shelf
+
+SHOWN = 12
+LEAST = 8
+
+
+def sessions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", choices=["ls", "show"], default="ls", help="ls (default), or show one")
+    parser.add_argument("id", nargs="?", metavar="ID", help="for show: the conversation's id, or its beginning")
+    parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
+    parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
+    parser.add_argument("-n", "--limit", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+
+
+def sessions_verb(arguments: argparse.Namespace) -> int:
+    from perdure.errors import UsageError
+
+    store = open_to_read(settings())
+    shelf = shelf_of(store, arguments.agent)
+    if arguments.what == "show":
+        if not arguments.id:
+            raise UsageError("which conversation? its id is missing", "perdure sessions")
+        return _show(shelf, shelf.find(arguments.id), arguments.json)
+    entries = shelf.entries(max(arguments.limit, 0), None if arguments.all else project(Path.cwd()))
+    print_entries(entries, store.now(), as_json=arguments.json)
+    if not entries and sys.stdout.isatty() and not arguments.json:
+        print("no conversations here; perdure sessions --all shows those of all directories")
+    return 0
+
+
+def shelf_of(store: Store, only: Sequence[str] = ()) -> Shelf:
+    """Where this user's conversations are looked for. Raises AgentMissing for an agent that is not known."""
+    from perdure import drivers
+    from perdure.conversations import Shelf
+    from perdure.errors import PerdureError
+
+    found = {}
+    for name in only or drivers.names():
+        try:
+            found[name] = drivers.load(name)
+        except PerdureError:
+            if only:
+                raise
+    return Shelf(store, found, os.environ)
+
+
+def project(cwd: Path) -> Path:
+    """The top of the repository that one stands in, else the directory itself."""
+    return next((place for place in (cwd, *cwd.parents) if (place / ".git").exists()), cwd)
+
+
+def print_entries(entries: Sequence[Entry], now: int, *, as_json: bool) -> None:
+    """The conversations as JSON or as a table: whole into a pipe, on a terminal as wide as that."""
+    if as_json:
+        print(json.dumps({"schema_version": 1, "sessions": [entry.report() for entry in entries]}, indent=2, ensure_ascii=False))
+        return
+    if not entries:
+        return
+    names = short_ids([entry.id for entry in entries])
+    head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "BEGINS WITH")
+    rows = [
+        (
+            names[entry.id],
+            entry.agent,
+            age(entry.updated, now),
+            str(entry.turns or "?"),
+            entry.state if entry.on_disk else f"{entry.state}, gone",
+            entry.run.name if entry.run else "-",
+            at_home(entry.cwd) or "-",
+            one_line(entry.first, 200) or "-",
+        )
+        for entry in entries
+    ]
+    room = columns(sys.stdout)
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    if room:
+        # The directory gives way first, then the run's name: what it begins with must be seen.
+        for column, least in ((6, 9), (5, 10)):
+            over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
+            widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
+    for row in (head, *rows):
+        cells = [_fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)]
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False)) + "  " + row[-1]
+        print(cut(line.rstrip(), room))
+
+
+def _fit(cell: str, width: int) -> str:
+    """The end of a long cell: of a path it tells more than the beginning."""
+    return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
+
+
+def short_ids(ids: Sequence[str]) -> dict[str, str]:
+    """Each id's shortest beginning that no other one here has, at least 8 characters."""
+    shortened = {}
+    for each in ids:
+        length = LEAST
+        while length < len(each) and sum(other.startswith(each[:length]) for other in ids) > 1:
+            length += 1
+        shortened[each] = each[:length].rstrip("-")
+    return shortened
+
+
+def at_home(path: str) -> str:
+    """The path for a person, with `~` for the home directory."""
+    home = os.environ.get("HOME", "")
+    return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
+
+
+def _show(shelf: Shelf, entry: Entry, as_json: bool) -> int:
+    line = shelf.lineage(entry)
+    if as_json:
+        print(
+            json.dumps({"schema_version": 1, **entry.report(), "lineage": [each.report() for each in line]}, indent=2, ensure_ascii=False)
+        )
+        return 0
+    print(f"{clean(entry.id)}  {entry.agent}  {entry.state}")
+    if entry.session and entry.session.cause:
+        print(f"  retired     {one_line(entry.session.cause, 200)}")
+    print(f"  directory   {at_home(entry.cwd) or 'not known'}")
+    print(f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}")
+    print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
+    if entry.run:
+        cost = f", ${entry.cost_usd:.2f}" if entry.cost_usd else ""
+        print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
+    for each in line:
+        print(f"  comes from  {each.id}  {each.run.name if each.run else each.state}: {one_line(each.first, 80)}")
+    for said in shelf.spoken(entry)[-SHOWN:]:
+        print(f"\n{'agent' if said.by_agent else 'person'}: {one_line(said.text, 1000)}")
+    return 0
