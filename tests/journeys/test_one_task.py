@@ -322,9 +322,9 @@ def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
 def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage, agent: str) -> None:
     """A foreign process on the same conversation while the agent works is never a native success unseen.
 
-    Claude Code and OpenCode let it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
+    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
     """
-    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 15" if agent == "opencode" else "slow 6") + "---\nsay Again.\n")
+    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 15" if agent in ("gemini", "opencode") else "slow 6") + "---\nsay Again.\n")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
     (session,) = one.until(one.conversations, "the transcript is there")
