@@ -53,9 +53,6 @@ def choose(at: Situation) -> Continuation:
     """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
     if at.session is None:
         return _without_session(at)
-    if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
-        # What a kill left of it may be a part of the parent's history, which is no conversation to go on with.
-        return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     if at.writers:
         who = ", ".join(str(pid) for pid in at.writers)
         return Continuation(
@@ -64,6 +61,9 @@ def choose(at: Situation) -> Continuation:
             until=at.now + WRITER_WAIT_MS,
             reason=f"another live process ({who}) is on conversation {at.session.id}",
         )
+    if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
+        # What a kill left of it may be a part of the parent's history, which is no conversation to go on with.
+        return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     return _by_ladder(at, at.session)
 
 

@@ -105,14 +105,14 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
     chosen = choose(at)
     event(chosen.kind)
     assert chosen.reason
+    if at.session is not None and at.writers:
+        assert (chosen.kind, chosen.until) == (Start.WAIT, at.now + WRITER_WAIT_MS)
+        assert all(str(pid) in chosen.reason for pid in at.writers)
+        return
     if to_fork(at) and can_fork(at):
         assert (chosen.kind, chosen.session_id, chosen.fork_at) == (Start.FORK, at.forks, at.fork_at)
         assert chosen.rung is (Rung.NATIVE if usable(at.parent) else Rung.COPY)
         assert chosen.fork_id in ("", "fork-9", at.session.id if at.session else "")
-        return
-    if not to_fork(at) and at.session is not None and at.writers:
-        assert (chosen.kind, chosen.until) == (Start.WAIT, at.now + WRITER_WAIT_MS)
-        assert all(str(pid) in chosen.reason for pid in at.writers)
         return
     assert chosen.kind is not Start.WAIT
     if not to_fork(at) and at.session is not None and (left := rungs_left(at)):

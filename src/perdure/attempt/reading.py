@@ -15,6 +15,7 @@ from perdure.events import (
     ToolEnded,
     ToolStarted,
     TurnEnded,
+    TurnStarted,
     UsageSeen,
     WritesLost,
 )
@@ -73,8 +74,11 @@ class Reading:
             case SessionSeen():
                 self.session_id = event.session_id or self.session_id
                 self.version = event.version or self.version
+            case TurnStarted():
+                self.turn_over = False
             case Said():
                 self.answered = True
+                self.turn_over = False
             case ToolStarted():
                 self.answered = True
                 self.turn_over = False

@@ -1,0 +1,147 @@
+"""What an agent's events add up to."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.attempt.reading import KEPT, RETRIES_KEPT, Joiner, Reading
+from perdure.events import (
+    MAX_TEXT,
+    AgentEvent,
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SaidPart,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+    WritesLost,
+)
+from perdure.model import Usage
+
+counts = st.integers(0, 10_000)
+usages = st.builds(Usage, counts, counts, counts, counts, counts.map(lambda cents: cents / 100))
+events = st.one_of(
+    st.builds(SessionSeen, st.sampled_from(["", "a", "b"]), st.sampled_from(["", "1.0"])),
+    st.just(TurnStarted()),
+    st.builds(Said, st.text(max_size=5)),
+    st.builds(ToolStarted, st.sampled_from("12"), st.just("Bash"), st.sampled_from(["", "ls"])),
+    st.builds(ToolEnded, st.sampled_from("12"), st.booleans()),
+    st.builds(UsageSeen, usages, st.booleans()),
+    st.builds(RetrySeen, st.none() | st.just(529)),
+    st.builds(LimitSeen, st.just("five_hour")),
+    st.builds(WritesLost, st.just("disk full")),
+    st.builds(TurnEnded, st.booleans()),
+    st.builds(Unrecognised, st.text(max_size=5)),
+)
+
+
+def read(*seen: AgentEvent) -> Reading:
+    reading = Reading()
+    for event in seen:
+        reading.absorb(event)
+    return reading
+
+
+@given(st.lists(events, max_size=40))
+def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
+    """The last id that was named counts, an answer is an answer, open tools are those not ended, and nothing that matters is dropped."""
+    reading = read(*seen)
+    assert reading.session_id == next((e.session_id for e in reversed(seen) if isinstance(e, SessionSeen) and e.session_id), "")
+    assert reading.answered == any(isinstance(event, Said | ToolStarted) for event in seen)
+    assert reading.writes_lost == ("disk full" if any(isinstance(event, WritesLost) for event in seen) else "")
+    last = {event.tool_id: event for event in seen if isinstance(event, ToolStarted | ToolEnded)}
+    assert set(reading.open_tools) == {tool for tool, event in last.items() if isinstance(event, ToolStarted)}
+    retries = [event for event in seen if isinstance(event, RetrySeen)]
+    assert reading.for_classifier() == [*retries[-RETRIES_KEPT:], *(event for event in seen if isinstance(event, KEPT))]
+
+
+def test_the_last_id_that_was_named_counts() -> None:
+    """An agent may change its conversation's id in mid-run; an event without one changes nothing."""
+    reading = read(SessionSeen("a", "1.0"), SessionSeen("b"), SessionSeen(""))
+    assert (reading.session_id, reading.version) == ("b", "1.0")
+
+
+def test_every_turn_has_its_end() -> None:
+    """After the end of a turn whatever the agent begins is a turn again, so that the next end is seen as one."""
+    for again in (TurnStarted(), Said("more"), ToolStarted("1", "Bash")):
+        reading = read(TurnEnded(ok=True))
+        assert reading.turn_over
+        reading.absorb(again)
+        assert not reading.turn_over
+        reading.absorb(TurnEnded(ok=True))
+        assert reading.turn_over
+
+
+def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
+    """A whole answer, known by its usage, begins the count anew; old ones are forgotten, the count is not."""
+    reading = read(*[RetrySeen(status=529)] * 50)
+    assert (reading.retries_in_a_row, len(reading.retries)) == (50, RETRIES_KEPT)
+    reading.absorb(UsageSeen(Usage(1, 1)))
+    reading.absorb(RetrySeen())
+    assert reading.retries_in_a_row == 1
+
+
+def test_a_tool_is_named_by_what_it_does() -> None:
+    """Its command where it has one, else its name."""
+    assert read(ToolStarted("1", "Bash", "make"), ToolStarted("2", "Read")).open_tools == {"1": "make", "2": "Read"}
+
+
+@given(st.lists(usages, max_size=5), usages)
+def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before: Usage) -> None:
+    """What the conversation had cost before does not matter to an agent that counts each launch by itself."""
+    total = Usage()
+    for usage in reported:
+        total = total + usage
+    assert read(*map(UsageSeen, reported)).usage(before) == total
+
+
+@given(st.lists(usages, min_size=1, max_size=5))
+def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> None:
+    """The attempts' shares of a running total add up to it again, and are never negative."""
+    totals = [Usage()]
+    for step in steps:
+        totals.append(totals[-1] + step)
+    shares = [read(UsageSeen(after, cumulative=True)).usage(before) for before, after in pairwise(totals)]
+    assert shares == steps
+
+
+def test_a_counter_that_fell_back_began_anew() -> None:
+    """A total that is less than before is this attempt's own, all of it."""
+    assert read(UsageSeen(Usage(5, 5), cumulative=True)).usage(Usage(100, 100)) == Usage(5, 5)
+
+
+def test_a_long_text_is_told_in_several_events() -> None:
+    """Pieces that together are more than one event may hold become two."""
+    joiner = Joiner()
+    piece = SaidPart("x" * (MAX_TEXT // 2 + 1))
+    assert [*joiner.add(piece), *joiner.add(piece), *joiner.rest()] == [Said(piece.text), Said(piece.text)]
+
+
+@given(st.lists(st.builds(SaidPart, st.text(max_size=8)) | events, max_size=20))
+def test_pieces_of_a_text_are_joined_and_nothing_is_lost(seen: list[AgentEvent]) -> None:
+    """Every piece stands in one text, in its place among the other events, and no text is longer than an event may be."""
+    joiner = Joiner()
+    whole = [event for each in seen for event in joiner.add(each)] + joiner.rest()
+    assert not any(isinstance(event, SaidPart) for event in whole)
+    assert all(len(event.text) <= MAX_TEXT for event in whole if isinstance(event, Said))
+
+    def story(events: list[AgentEvent]) -> list[object]:
+        """Texts run together, everything else as it is."""
+        told: list[object] = []
+        for event in events:
+            if isinstance(event, Said | SaidPart) and told and isinstance(told[-1], str):
+                told[-1] += event.text
+            else:
+                told.append(event.text if isinstance(event, Said | SaidPart) else event)
+        return [each for each in told if each != ""]
+
+    assert story(whole) == story(seen)
+    assert joiner.rest() == []
