@@ -1,0 +1,117 @@
+"""Hostile text on a terminal, and the small words beside it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.cli.text import age, clean, clock, cut, one_line, tokens, visible
+
+HOSTILE = {
+    "clipboard (OSC 52)": ("a\x1b]52;c;cm0gLXJmIC8=\x07b", "ab"),
+    "link (OSC 8)": ("\x1b]8;;http://evil.example/\x1b\\click\x1b]8;;\x1b\\", "click"),
+    "title (OSC 0)": ("\x1b]0;owned\x07text", "text"),
+    "unfinished OSC": ("before\x1b]52;c;AAAA", "before"),
+    "clear (CSI 2J)": ("a\x1b[2J\x1b[Hb", "ab"),
+    "colour": ("\x1b[1;31mred\x1b[0m", "red"),
+    "cursor up": ("\x1b[3A\x1b[2Kfake line", "fake line"),
+    "report (CSI 6n)": ("\x1b[6n", ""),
+    "private mode": ("\x1b[?1049h\x1b[?25l", ""),
+    "device control (DCS)": ('\x1bP$q"p\x1b\\x', "x"),
+    "program command (APC)": ("\x1b_Gi=1;AAAA\x1b\\x", "x"),
+    "charset": ("\x1b(0lqqk", "lqqk"),
+    "reset": ("\x1bcgone", "gone"),
+    "8-bit CSI": ("a\x9b2Jb", "a2Jb"),
+    "8-bit OSC": ("a\x9d52;c;AA\x9cb", "a52;c;AAb"),
+    "lone CR": ("safe\rEVIL", "safeEVIL"),
+    "backspaces": ("rm -rf\x08\x08\x08\x08\x08\x08ls", "rm -rfls"),
+    "NUL and BEL": ("a\x00\x07b", "ab"),
+    "escape in an escape": ("\x1b\x1b[31mx\x1b", "x"),
+    "direction override": ("user\u202etxt.exe", "usertxt.exe"),
+    "isolates": ("\u2066a\u2069\u061cb", "ab"),
+    "no width": ("pass\u200bword\ufeff\u2060", "password"),
+    "tags": ("hi\U000e0041\U000e0042", "hi"),
+    "line separators": ("a\u2028b\u2029c", "abc"),
+    "lone surrogate": ("a\ud800b", "a?b"),
+    "kept": ("tab\tline\nüß漢🎉é", "tab\tline\nüß漢🎉é"),
+}
+pieces = st.sampled_from([hostile for hostile, _ in HOSTILE.values()] + ["\x1b", "\x1b[", "\x1b]", "[2J", "\x9b", "\\", "m", "\x07"])
+any_text = st.lists(pieces | st.text(st.characters()), max_size=8).map("".join)
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.values(), ids=HOSTILE)
+def test_the_corpus(text: str, shown: str) -> None:
+    """Each known trick is taken out, and the text around it stays."""
+    assert clean(text) == shown
+
+
+@given(any_text)
+def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
+    """However the pieces are put together: no control but newline and tab, nothing that turns direction, and it can be printed."""
+    for shown in (clean(text), one_line(text), visible(text), cut(clean(text), 7)):
+        shown.encode()
+        for character in shown:
+            assert character in "\n\t" or unicodedata.category(character) != "Cc"
+            assert unicodedata.bidirectional(character) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+            assert character not in "\u200e\u200f\u061c"
+    assert clean(clean(text)) == clean(text)
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z"))))
+def test_ordinary_text_is_not_touched(text: str) -> None:
+    """Letters, marks, numbers, signs and punctuation of all scripts pass unchanged."""
+    assert clean(text) == visible(text) == text
+
+
+def test_what_is_hidden_can_be_shown() -> None:
+    """Where a text is examined, each hidden character is named in place."""
+    assert visible("a\x1b[2Jb\u202ec\x7f\r\n") == "a^[[2Jb<U+202E>c^?^M\n"
+
+
+@given(any_text, st.integers(2, 40))
+def test_one_line_is_one_line(text: str, width: int) -> None:
+    """No line break is left, and the line is as long as allowed at most, with a mark where it was cut."""
+    line = one_line(text, width)
+    assert len(line.splitlines()) <= 1
+    assert len(line) <= width
+    assert line.endswith("…") or line == one_line(text, 10**6)
+
+
+def columns_of(line: str) -> int:
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+
+
+@given(st.text(st.sampled_from("ab漢🎉e\u0301 "), max_size=20), st.integers(1, 24))
+def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
+    """Wide characters and marks counted, a line never takes more columns than there are, and is cut only if it must be."""
+    shown = cut(line, width)
+    assert columns_of(shown) <= width
+    assert (shown == line) == (columns_of(line) <= width)
+    assert shown == line or line.startswith(shown.removesuffix("…"))
+    assert cut(line, 0) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-5, "0s"), (0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86_399, "23h"), (864_000, "10d")]
+)
+def test_ages(seconds: int, words: str) -> None:
+    """One unit, rounded down; a clock that went back shows no negative age."""
+    assert age(0, seconds * 1000) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (12_345, "12.3k"), (999_949, "999.9k"), (999_999, "1.0M"), (1_234_567, "1.2M")],
+)
+def test_token_counts(count: int, words: str) -> None:
+    """Short, and never a thousand thousands."""
+    assert tokens(count) == words
+
+
+def test_a_moment_is_local_time() -> None:
+    """Year to second, as a person reads it."""
+    assert len(clock(1_700_000_000_000)) == len("2023-11-14 22:13:20")
+    assert clock(1_700_000_000_999) == clock(1_700_000_000_000)
