@@ -245,7 +245,7 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
                     said = StringIO()
                     try:
                         with redirect_stderr(said):
-                            generate.parser_of(words[0]).parse_args(words[1:])
+                            main.parser_of(words[0]).parse_args(words[1:])
                     except SystemExit:
                         last = said.getvalue().strip().split("\n")[-1]
                         if "--help" not in words:

@@ -30,6 +30,7 @@ SOURCE = DOCS.parent / "src" / "perdure"
 TARGET = DOCS / "reference" / "cli.md"
 sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
+import manual  # noqa: E402
 from words import BARE, DURATIONS, NOUNS, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
 from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
@@ -69,20 +70,12 @@ def verbs() -> Iterator[str]:
     shown = {verb: text for verb, (_, text) in main.VERBS.items() if text}
     yield from table(("Verb", "What it does"), ((f"[`{verb}`](#perdure-{verb})", text) for verb, text in shown.items()))
     for verb, text in shown.items():
-        parser = parser_of(verb)
+        parser = main.parser_of(verb)
         named = [action for action in parser._actions if not action.option_strings]
         words = [f"[{place(a)}]" if a.nargs == "?" else place(a) for a in named]
         yield from (f"### perdure {verb}", "", text[0].upper() + text[1:] + ".", "")
         yield from (f"`{' '.join(['perdure', verb, *words, '[options]'])}`", "")
         yield from table(("Argument", "Meaning"), (row(verb, action) for action in parser._actions if action.dest != "help"))
-
-
-def parser_of(verb: str) -> argparse.ArgumentParser:
-    """The verb's own parser, as the command makes it."""
-    module = import_module(f"perdure.cli.{main.VERBS[verb][0]}")
-    parser = argparse.ArgumentParser(prog=f"perdure {verb}", allow_abbrev=False)
-    getattr(module, f"{verb}_arguments")(parser)
-    return parser
 
 
 def row(verb: str, action: argparse.Action) -> tuple[str, str]:
@@ -285,11 +278,13 @@ def fields_of(noun: str) -> Iterator[tuple[str, str]]:
 
 def other_objects() -> Iterator[str]:
     yield from ("## Other JSON", "")
-    printed = said_on_a_scratch_store("ls", "why NAME", "doctor")
+    printed = said_on_a_scratch_store("ls", "why NAME", "agents", "config show", "doctor")
     (row,), (attempt,), finding = printed["ls"]["runs"], printed["why NAME"]["attempts"], printed["doctor"]["findings"][0]
     inside = {
         "ls": f"; `runs`: {listed(row)}",
         "why NAME": f"; `attempts`: {listed(attempt)}",
+        "agents": f"; `agents`: {listed(printed['agents']['agents'][0])}",
+        "config show": f"; `settings`: by name, each with {listed(next(iter(printed['config show']['settings'].values())))}",
         "doctor": f"; `findings`: {listed(finding)}",
     }
     rows = [(f"`{verb} --json`", f"one object with {listed(found)}{inside[verb]}") for verb, found in printed.items()]
@@ -361,7 +356,7 @@ def same(what: str, described: Mapping[str, str], there: Any) -> None:
 def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    return "" if there == page() else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+    return manual.problem() if there == page() else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
 
 
 def run(words: list[str]) -> int:
@@ -371,6 +366,7 @@ def run(words: list[str]) -> int:
             print(found, file=sys.stderr)
         return 1 if found else 0
     TARGET.write_text(page(), encoding="utf-8")
+    manual.write()
     return 0
 
 

@@ -25,6 +25,7 @@ DURATIONS = ("timeout", "stall", "grace")
 VARIABLES = {
     "PERDURE_GIT_TOKEN": "a token for fetching by https; given to git by an askpass program for one call, never to the agent",
     "PERDURE_GIT_TOKEN_HOST": "the one host that the token is for",
+    "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
     "PERDURE_ATTEMPT": "set by perdure for the agent and all that it starts: the attempt's mark, by which they are found again",
 }
 
