@@ -203,3 +203,15 @@ def test_the_command_may_be_given(tmp_path: Path) -> None:
 def test_no_line_is_fatal(line: bytes) -> None:
     """Whatever stands on a line, it is events or nothing."""
     assert all(isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line))
+
+
+@pytest.mark.parametrize(
+    ("command", "own"), [("/opt/opencode acp", ["/opt/opencode"]), ("env A=b opencode acp", ["env", "A=b", "opencode"]), ("mine", ["mine"])]
+)
+def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list[str]) -> None:
+    """The import is run by the agent's command without the words that make it speak ACP."""
+    archive = drivers.load("acp-opencode").archive
+    assert archive is not None
+    session = "ses_e02d74f19ffeNc6A2Emub9haj6"
+    copy = json.dumps({"type": "session", "id": session, "directory": "/w", "created": 1}).encode() + b"\n"
+    assert list(archive.restore(Program(path=command), session, copy).argv) == [*own, "import", "/dev/stdin"]

@@ -78,12 +78,37 @@ KNOWN = {
 """codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0, not run by the tests."""
 
 
+@dataclass(frozen=True, slots=True)
+class AcpArchive:
+    """An `Archive`: the native driver's, restored into by the agent's program without the words that make it speak ACP."""
+
+    native: Archive
+    words: tuple[str, ...]
+
+    def read(self, home: Path, session_id: str) -> bytes | None:
+        return self.native.read(home, session_id)
+
+    def find(self, home: Path, mark: str) -> str:
+        """Empty: over ACP a conversation gets no title, and needs none, for its id is told before the model is asked."""
+        return ""
+
+    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+        """Nothing: over ACP a tool is told when it begins."""
+        return ()
+
+    def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
+        command = self.native.restore(program, session_id, copy)
+        given = shlex.split(program.path)
+        own = given[: -len(self.words)] if tuple(given[-len(self.words) :]) == self.words else given[:1]
+        return replace(command, argv=(*own, *command.argv[1:]))
+
+
 class AcpDriver:
     """An `AgentDriver`, over that of the agent's own command line."""
 
     def __init__(self, name: str, native: AgentDriver) -> None:
         self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
-        self.archive: Archive | None = native.archive
+        self.archive: Archive | None = AcpArchive(native.archive, self.known.words) if native.archive else None
         self.variables = native.variables
         self.abilities: Abilities = replace(
             native.abilities,
