@@ -97,7 +97,7 @@ def apply(places: Places, workspace: Workspace, git: Git, pinned: str, here: Wor
             with _placed(made, looker, merged, plan):
                 if commit:
                     touched = {name: (before.get(name), after) for name, after in _differing(before, made.entries(merged))}
-                    _publish(looker, commit, touched)
+                    _publish(made, looker, commit, touched)
     return Applied(top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit)
 
 
@@ -197,22 +197,24 @@ def _commit(made: Desk, looker: Looker, tree: str, message: Message) -> str:
     return commit
 
 
-def _publish(looker: Looker, commit: str, touched: Mapping[str, tuple[Entry | None, Entry | None]]) -> None:
+def _publish(made: Desk, looker: Looker, commit: str, touched: Mapping[str, tuple[Entry | None, Entry | None]]) -> None:
     """Index first, then HEAD, if it is still where it was; else the index goes back."""
-    _write_index(looker, {name: new for name, (_, new) in touched.items()})
+    _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
     try:
         looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
     except BaseException:
-        _write_index(looker, {name: old for name, (old, _) in touched.items()})
+        _write_index(made, looker, {name: old for name, (old, _) in touched.items()})
         raise
 
 
-def _write_index(looker: Looker, entries: Mapping[str, Entry | None]) -> None:
+def _write_index(made: Desk, looker: Looker, entries: Mapping[str, Entry | None]) -> None:
+    """Sets entries of the user's own index. Through the view: writing an index, git reads racy files anew, and the user's
+    configuration may name a filter that an agent planted; the view's names none."""
     nothing = ("0", "0" * len(looker.head))
     # What goes has to go first: a directory may come where a file was.
     ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
     lines = b"".join(os.fsencode("{} {}\t{}\0".format(*(entry or nothing), name)) for name, entry in ordered)
-    looker.repository.run("update-index", "-z", "--index-info", stdin=lines)
+    made.run("update-index", "-z", "--index-info", stdin=lines, looker=looker, index=str(looker.git_dir / "index"))
 
 
 @contextlib.contextmanager
