@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.journeys.stage import Done, Stage
 
 from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Done, Stage
 
 RUN = ("run", "--agent", "claude", "--permissions", "full", "--attempts", "1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.journeys.kills import table, trial
 
 pytestmark = pytest.mark.journey

@@ -9,10 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.process.agents import Launcher
 
 from perdure.model import Command
 from perdure.process import Process, end_all, find, start, survivors
+from tests.process.agents import Launcher
 
 
 @pytest.fixture

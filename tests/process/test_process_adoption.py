@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.process.agents import Launcher, content, daemon, gone, until
 
 import perdure
 from perdure.errors import Conflict
 from perdure.process import Identity, Process, end_all, find, survivors, worker_alive, worker_identity
+from tests.process.agents import Launcher, content, daemon, gone, until
 
 SUPERVISOR = """
 import fcntl, os, sys, time

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.process.agents import Launcher, content, daemon, gone, until
 
 from perdure.errors import Conflict, UsageError
 from perdure.model import Command
 from perdure.process import find, run_quick, start, survivors
+from tests.process.agents import Launcher, content, daemon, gone, until
 
 
 def test_a_normal_end(launch: Launcher) -> None:

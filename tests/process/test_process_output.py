@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.process.agents import Launcher, content, until
 
 from perdure.process import Lines, boottime, plain, tail
 from perdure.process.lines import CHUNK
+from tests.process.agents import Launcher, content, until
 
 
 def drain(lines: Lines) -> list[bytes]:
