@@ -84,4 +84,4 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def _plain(value: Any) -> str | int | float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)
