@@ -40,8 +40,9 @@ POLL_S = 0.1
 class Runner:
     """The verbs, one after the other. Close it, or use it in a `with`: a running attempt is then stopped in good order."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, settings: Settings, cwd: Path, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> None:
         self._settings = settings
+        self._cwd = cwd
         self._stop = threading.Event()
         self._engine = replace(open_engine(settings, environ, observers), stopping=self._stop.is_set)
 
@@ -73,13 +74,13 @@ class Runner:
         if not settings.keys() & {"here", "service"}:
             given |= {"backend": chosen.backend, "base": chosen.base}
         if not settings.keys() & {"repo", "here", "service"}:
-            settings["repo"] = str(Path.cwd())
+            settings["repo"] = str(self._cwd)
         return TaskSpec(prompt=prompt, **{**given, **settings})
 
     def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
         """Accepts a task and returns at once; `follow` works on it."""
         task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
-        return service.submit(self._engine, task, Path.cwd())
+        return service.submit(self._engine, task, self._cwd)
 
     def follow(self, ref: str) -> TaskRun:
         """Works on a run until it is final. Raises Conflict if somebody else is at it."""
@@ -189,8 +190,8 @@ class AsyncRunner:
 
 def open(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> Runner:
     """The door for ordinary programs, with the settings that the command would have here. Raises ConfigError, StoreError."""
-    own = os.environ if environ is None else environ
-    return Runner(load(own, cwd or Path.cwd()), own, observers)
+    own, here = os.environ if environ is None else environ, cwd or Path.cwd()
+    return Runner(load(own, here), here, own, observers)
 
 
 def connect(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> AsyncRunner:

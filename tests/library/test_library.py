@@ -41,7 +41,9 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
     """run, update, report and history do what the command does, and the command sees the same run."""
     one = stage(SCRIPT)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
-        run = runner.run("Write one.txt.", agent="claude", repo=str(one.repo), permissions="full", name="task")
+        run = runner.run("Write one.txt.", agent="claude", permissions="full", name="task")
+            assert run.workspace is not None
+            assert run.workspace.repo == str(one.repo.resolve())
         assert run.state is perdure.RunState.SUCCEEDED
         again = runner.update("task", "Do more.")
         assert again.state is perdure.RunState.SUCCEEDED
