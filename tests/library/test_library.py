@@ -42,8 +42,8 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
     one = stage(SCRIPT)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         run = runner.run("Write one.txt.", agent="claude", permissions="full", name="task")
-            assert run.workspace is not None
-            assert run.workspace.repo == str(one.repo.resolve())
+        assert run.workspace is not None
+        assert run.workspace.repo == str(one.repo.resolve())
         assert run.state is perdure.RunState.SUCCEEDED
         again = runner.update("task", "Do more.")
         assert again.state is perdure.RunState.SUCCEEDED
