@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.journeys.stage import PATIENCE_S, Stage, native, said
 
 MakeStage = Callable[..., Stage]
@@ -92,7 +93,7 @@ def run(one: Stage, *words: str) -> dict:
 def prints(directory: Path) -> dict[str, str]:
     """Every file below, by its bytes or its link."""
     return {
-        str(path.relative_to(directory)): os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(directory)): str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
         if path.is_symlink() or path.is_file()
     }
@@ -276,8 +277,8 @@ def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
     before = parent_file(one, session).read_bytes()
     started = one.start("fork", "task", "In the fork.", "--as", "branched", "--json")
     one.rehearsal.wait_for(3)
-    marks = one.until(lambda: [mark for mark in one.state.glob("runs/*/1/agent.json") if _is_of_fork(mark)], "the fork's agent runs")
-    os.kill(json.loads(marks[0].read_text())["pid"], signal.SIGKILL)
+    one.until(lambda: any(b"In the fork." in path.read_bytes() for path in one.transcripts()), "the prompt is on disk")
+    os.kill(fork_pid(one), signal.SIGKILL)
     done = one.finish(started)
     assert done.code == 0, done.err
     first, second = done.json["attempts"]
@@ -289,8 +290,36 @@ def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
     one.nothing_survives()
 
 
-def _is_of_fork(mark: Path) -> bool:
-    return "In the fork." in (mark.parent / "prompt.md").read_text()
+def fork_pid(one: Stage) -> int:
+    """The process of the fork's first attempt."""
+
+    def found() -> list[Path]:
+        marks = one.state.glob("runs/*/1/agent.json")
+        return [mark for mark in marks if "In the fork." in (mark.parent / "prompt.md").read_text()]
+
+    pid: int = json.loads(one.until(found, "the fork's agent runs")[0].read_text())["pid"]
+    return pid
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6])
+def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, after_s: float) -> None:
+    """SIGKILL at the start, perhaps while the parent's history is copied: what is left of it is never taken for the fork."""
+    one = stage(TALK)
+    session = run(one)["attempts"][0]["session_id"]
+    before = parent_file(one, session).read_bytes()
+    started = one.start("fork", "task", "In the fork.", "--as", "branched", "--json")
+    pid = fork_pid(one)
+    time.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["continuation"], last["receipt"]["verdict"]) in (("fork", "forked"), ("resume", "native")), last
+    assert all(attempt["receipt"] is None or attempt["receipt"]["verdict"] != "broken" for attempt in done.json["attempts"])
+    shown = said(one.rehearsal.last.messages)
+    assert "quercus" in shown and "The first file is written." in shown and "In the fork." in shown
+    assert parent_file(one, session).read_bytes() == before
+    one.nothing_survives()
 
 
 def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
@@ -480,8 +509,10 @@ class Terminal:
 
     def __init__(self, one: Stage, columns: int, **environ: str) -> None:
         self.socket = str(one.directory / "tmux")
-        self.environ = {**one.environ, "TERM": "xterm-256color", "PS1": "ready> ", **environ}
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", "-c", str(one.repo), "bash --norc")
+        self.environ = {**one.environ, "TERM": "xterm-256color", **environ}
+        start = one.directory / "bashrc"
+        start.write_text("PS1='ready> '\n")
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", "-c", str(one.repo), f"bash --rcfile {start}")
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(["tmux", "-S", self.socket, *words], env=self.environ, capture_output=True, text=True, check=False)
@@ -540,7 +571,7 @@ def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Call
     assert lines[3].startswith("> ") and "Something else entirely." in lines[3]
     assert not lines[4].startswith(">") and "Explain the greeting." in lines[4] and "…" in lines[4]
     assert any("branch main" in line and str(one.repo) in line for line in lines)
-    coloured = "\x1b[7m" in shown.tmux("capture-pane", "-p", "-e")
+    coloured = "7m" in shown.tmux("capture-pane", "-p", "-e")
     assert coloured is not bool(plain)
     shown.type("/", "Explain Space greeting".replace(" Space ", " "), "Enter", "Space")
     lines = shown.shows("agent:  A greeting in 日本語.")
@@ -551,7 +582,7 @@ def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Call
     shown.type("Go further.", "Enter")
     shown.shows("succeeded; receipt native")
     shown.shows("ready>")
-    assert shown.modes() == before
+    one.until(lambda: shown.modes() == before, "the terminal is as it was")
     assert one.rehearsal.prompts()[-1] == "Go further."
     assert newest(one) == session
     assert "Explain the greeting." in said(one.rehearsal.last.messages)

@@ -9,7 +9,7 @@ from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Session
+from perdure.model import Attempt, Claim, Session, TaskRun
 from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
@@ -28,7 +28,7 @@ def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: 
     done, open_tools = _told(records)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
-        given=_given(ended, live),
+        given=_given(run, ended, live),
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
         workdir=_workdir(engine.workspaces.state(run.workspace)),
@@ -54,11 +54,13 @@ def named(path: str) -> str:
     return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
 
-def _given(ended: list[Attempt], live: Session | None) -> int:
+def _given(run: TaskRun, ended: list[Attempt], live: Session | None) -> int:
     """The newest version of this run's instructions that is known to stand in the conversation."""
     if live is None:
         return 0
-    return max((a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found), default=0)
+    told = [a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found]
+    # A conversation that no other run shares may have come from a person's hands, with what it was told before.
+    return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _effect(effect: Effect) -> str:

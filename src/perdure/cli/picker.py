@@ -70,8 +70,9 @@ class Picker:
         if key == keys.CTRL_C:
             self.over = True
         elif key == keys.CTRL_A:
-            self.everywhere = not self.everywhere
-            self.entries, self.at = self.load(self.everywhere), 0
+            self.everywhere, current = not self.everywhere, self.current
+            self.entries = self.load(self.everywhere)
+            self.at = next((at for at, entry in enumerate(self.shown) if current is not None and entry.id == current.id), 0)
         elif key in (keys.UP, keys.DOWN, keys.PAGE_UP, keys.PAGE_DOWN, keys.HOME, keys.END):
             self._move(key)
         elif self.searching:
@@ -137,13 +138,14 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
     spoken = rows // 2 if picker.preview and current is not None and rows >= 6 else 0
     listed = rows - spoken
     first = max(0, min(picker.at - listed // 2, len(shown) - listed))
+    head, *rowed = _rows(shown[first : first + listed], width, now)
     where = "all directories" if picker.everywhere else picker.place
     count = f"{len(shown)} of {len(picker.entries)}" if picker.search else str(len(shown))
-    lines = [_fit(f"Resume a conversation of {where} ({count})", width), _fit(_search(picker), width), _fit(_row(None, width, now), width)]
+    lines = [_fit(f"Resume a conversation of {where} ({count})", width), _fit(_search(picker), width), _fit(head, width)]
     lines[0], lines[2] = _bold(lines[0], plain), _bold(lines[2], plain)
-    for entry in shown[first : first + listed]:
+    for entry, text in zip(shown[first : first + listed], rowed, strict=True):
         chosen = entry is current
-        row = _fit(("> " if chosen else "  ") + _row(entry, width, now)[2:], width)
+        row = _fit(("> " if chosen else "  ") + text[2:], width)
         lines.append(_reversed(row, plain) if chosen else row)
     if not shown:
         lines.append(_fit("  nothing here; Ctrl+A looks in all directories" if not picker.search else "  nothing has these words", width))
@@ -160,24 +162,24 @@ def _search(picker: Picker) -> str:
     return f"/{picker.search}" if picker.search else ""
 
 
-def _row(entry: Entry | None, width: int, now: int) -> str:
-    """The columns of one conversation, or (None) their names."""
-    wide, name = width >= WIDE, 24 if width >= WIDE else 14
-    if entry is None:
-        cells = ["AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH"]
-    else:
-        cost = f"${entry.cost_usd:.2f}" if entry.cost_usd else "-"
-        run = entry.run.name if entry.run else entry.state
-        cells = [age(entry.updated, now), entry.agent, str(entry.turns or "?"), cost, run, at_home(entry.cwd), one_line(entry.first, 400)]
-    sizes = [4, 8, 5, 6, name, 32 if wide else 0, 0]
-    shown = [(cell, size) for cell, size in zip(cells, sizes, strict=True) if size or cell is cells[-1]]
-    return "  " + "  ".join(_fit(cell, size) if size else cell for cell, size in shown)
+def _rows(entries: Sequence[Entry], width: int, now: int) -> list[str]:
+    """The names of the columns, and one line for each conversation. No column is wider than what stands in it, or than its share."""
+    wide = width >= WIDE
+    table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
+    for entry in entries:
+        cost = f"${entry.cost_usd:.2f}" if entry.cost_usd else ""
+        run = clean(entry.run.name if entry.run else entry.state)
+        cells = (age(entry.updated, now), entry.agent, str(entry.turns or "?"), cost, run, at_home(entry.cwd), one_line(entry.first, 400))
+        table.append(cells)
+    shares = (4, 12, 5, 8, 24 if wide else 14, 36 if wide else 0)
+    sizes = [min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)]
+    return ["  " + "  ".join([*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]) for row in table]
 
 
 def _details(picker: Picker, entry: Entry) -> tuple[str, str]:
-    known = f"{entry.state}, run {entry.run.name} has {entry.run.state}" if entry.run else entry.state
-    gone = "" if entry.on_disk else "; its transcript is gone"
-    return f"{clean(entry.id)}  {known}{gone}", f"{at_home(entry.cwd) or 'directory not known'}: {picker.state(entry)}"
+    known = f"{entry.run.state}, run {entry.run.name}" if entry.run else "begun by hand"
+    gone = "" if entry.on_disk else ", its transcript is gone"
+    return f"{clean(entry.id)}  {known}{gone}", f"{picker.state(entry)}  {at_home(entry.cwd)}"
 
 
 def _preview(picker: Picker, entry: Entry, width: int, height: int) -> list[str]:
@@ -192,19 +194,24 @@ def _preview(picker: Picker, entry: Entry, width: int, height: int) -> list[str]
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
+    """The text in lines, broken between words where it can be."""
+    import textwrap
+
     from rich.cells import chop_cells
 
     room = max(10, width - len(head))
-    pieces = [piece for line in text.strip().split("\n") for piece in (chop_cells(line.replace("\t", "    "), room) or [""])]
+    pieces: list[str] = []
+    for line in text.strip().replace("\t", "    ").split("\n"):
+        pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
     return [(head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)]
 
 
 def _help(picker: Picker, width: int) -> str:
     if picker.searching:
         return "type words to look for   Enter done   Esc no search"
-    where = "this directory" if picker.everywhere else "all directories"
     if width < WIDE:
-        return f"Up/Down  Enter choose  Space preview  / search  Ctrl+A {where}  Esc leave"
+        return f"Up/Down  Enter choose  Space preview  / search  Ctrl+A {'here' if picker.everywhere else 'all'}  Esc leave"
+    where = "this directory" if picker.everywhere else "all directories"
     scroll = "   PgUp/PgDn read back" if picker.preview else ""
     return f"Up/Down move   Enter choose   Space preview{scroll}   / search   Ctrl+A {where}   Esc leave"
 

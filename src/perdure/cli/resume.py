@@ -90,10 +90,15 @@ def _prompt(arguments: argparse.Namespace, entry: Entry) -> str:
     if arguments.which and unfinished:
         return ""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("there is no prompt", 'perdure resume ID "what is to be done now"')
+        done = f"{entry.run.name} has succeeded: " if entry.run is not None else ""
+        raise UsageError("there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"')
     print(f"what is to be done now?{' (nothing: go on with the task)' if unfinished else ''}", file=sys.stderr)
     print("> ", end="", file=sys.stderr, flush=True)
-    text = sys.stdin.readline()
+    try:
+        text = sys.stdin.readline()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
     if not text.strip() and not unfinished:
         raise UsageError("the prompt is empty", "nothing was started")
     return text.strip()
