@@ -187,3 +187,27 @@ def repository(tmp_path: Path, scratch: Scratch) -> Path:
 
 
 IDENTITY = {"NAME": "Ada", "EMAIL": "ada@example.invalid", "DATE": "2026-01-02T03:04:05Z"}
+
+
+SLOW_AGENTS = ("gemini", "opencode", "acp")
+"""CLIs that take seconds to start. Their whole conformance and most of their journeys run in `make test-slow`."""
+
+ALWAYS = (
+    "test_a_task_succeeds_in_a_worktree_of_its_own",
+    "test_killed_in_a_reply",
+    "test_killed_in_a_tool",
+    "test_everything_is_killed_at_once",
+    "test_an_update_carries_only_what_is_new",
+)
+"""The journeys that `make test` makes with the slow CLIs too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two cores."""
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        agent = item.callspec.params.get("agent", "") if hasattr(item, "callspec") else ""
+        conformance = item.path.parent.name == "drivers" and item.path.stem.endswith("_real") and item.path.stem != "test_driver_real"
+        journey = item.path.parent.name == "journeys" and (agent in SLOW_AGENTS or item.path.stem == "test_acp")
+        if conformance or (journey and not (name in ALWAYS and item.path.stem != "test_acp")):
+            item.add_marker(pytest.mark.slow)
