@@ -73,8 +73,8 @@ def test_the_codex_home_is_valid_toml(tmp_path: Path):
 
 def test_an_unknown_agent_is_refused():
     """Only agents that the rehearsal can serve get an environment."""
-    with Rehearsal() as rehearsal, pytest.raises(UsageError, match="no agent named 'gemini'"):
-        rehearsal.environ("gemini")
+    with Rehearsal() as rehearsal, pytest.raises(UsageError, match="no agent named 'clod'"):
+        rehearsal.environ("clod")
 
 
 def test_a_taken_port_is_an_error():
