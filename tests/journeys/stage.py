@@ -5,6 +5,7 @@ Used by the journeys and by `kills`. Nothing outside the stage's own directory i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -144,6 +145,15 @@ class Stage:
         own = {os.getpid(), *(process.pid for process in self.running)}
         return [pid for pid in _live() if pid not in own and self._ours(pid)]
 
+    def at_home(self) -> list[int]:
+        """Everything that lives with this stage's home: agents, and what an agent's own program leaves running behind it."""
+        found = []
+        for pid in _live():
+            with contextlib.suppress(OSError):
+                if pid != os.getpid() and b"HOME=" + os.fsencode(self.home) + b"\0" in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(pid)
+        return found
+
     def _ours(self, pid: int) -> bool:
         try:
             environ = Path(f"/proc/{pid}/environ").read_bytes()
@@ -216,7 +226,7 @@ class Stage:
             if started.poll() is None:
                 started.kill()
             started.communicate()
-        for pid in self.marked():
+        for pid in self.at_home():
             _kill(pid)
 
 

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from perdure.cli.compose import open_to_read, settings
+from perdure.cli.compose import Stopper, open_to_read, settings
 from perdure.model import RunState, TaskRun
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def attach_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
-    with Progress() as progress:
-        try:
-            run = _follow(store, run, progress)
-        except KeyboardInterrupt:
+    # A flag, and no KeyboardInterrupt: one that is raised inside a callback of C code is lost.
+    with Stopper() as stopper, Progress() as progress:
+        run = _follow(store, run, progress, stopper)
+        if stopper.asked:
             progress.part(f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}")
             return 0
         if run.state not in FINAL:
@@ -43,8 +43,8 @@ def attach_verb(arguments: argparse.Namespace) -> int:
     return service.exit_code(run, ended[-1] if ended else None)
 
 
-def _follow(store: RunStore, run: TaskRun, progress: Progress) -> TaskRun:
-    """Shows what was and what comes, until the run is over or nobody works on it. Returns it as it is then."""
+def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
+    """Shows what was and what comes, until the run is over, nobody works on it, or one is asked to leave. Returns it as it is then."""
     from perdure.lifecycle import FINAL
 
     progress.introduce(run)
@@ -57,7 +57,7 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress) -> TaskRun:
         for record in store.history(run.id, after=seen):
             seen = record.seq
             progress(record)
-        if run.state in FINAL or _is_left_alone(run, store.now()):
+        if stopper.asked or run.state in FINAL or _is_left_alone(run, store.now()):
             return run
         time.sleep(NAP_S)
 
