@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 3
 N ?= 200
 
-.PHONY: help demo test test-slow check install agents agents-latest kills bench docs clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest kills bench docs clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,10 +13,10 @@ help: ## list the targets
 demo: install agents ## a real agent, killed in the middle of a tool call, goes on in the same conversation
 	$(BIN)/python demo/demo.py
 
-test: install agents ## the suite, on the real agent CLIs
+test: tools install agents ## the suite, on the real agent CLIs
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-test-slow: install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
+test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
 check: install ## format, lint, types, import floors, docs
@@ -43,6 +43,9 @@ install: .venv/.done ## the package, its tests and checks, into .venv
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
 	touch $@
+
+tools: ## the programs that the tests use (strace, tmux, openssl), if they are missing
+	bash .ci/tools
 
 agents: agents/node_modules/.done ## the pinned agent CLIs of agents/package.json, below agents/
 
