@@ -557,6 +557,56 @@ def terminal(stage: MakeStage) -> Iterator[Callable[..., Terminal]]:
 RESUME = f"{shlex.quote(sys.executable)} -m perdure resume"
 
 
+def test_a_person_goes_on_in_the_real_program(stage: MakeStage, terminal: Callable[..., Terminal]) -> None:
+    """`open --exec` shows the conversation in the agent's own screen; what is typed there is taken back as a turn of it."""
+    one = stage(TALK)
+    report = run(one)
+    session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
+    is_settled(one, workdir)
+    shown = terminal(one, 100)
+    shown.type(f"{shlex.quote(sys.executable)} -m perdure open task --exec", "Enter")
+    if one.agent == "codex":
+        shown.shows("Trust this folder?")
+        shown.type("Enter")
+    shown.shows("The first file is written.")
+    refused = one.perdure("take-back", "task")
+    assert (refused.code, "still open in process" in refused.err) == (6, True), refused.err
+    one.until(lambda: _asked(one, shown), "the question reached the model")
+    shown.shows("Two.")
+    shown.tmux("kill-server")
+    back = one.until(lambda: (done := one.perdure("take-back", "task", "--json")).code == 0 and done.json, "it is taken back")
+    assert (back["session_id"], back["turns"], back["others"]) == (session, 1, [])
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    went_on(done.json["attempts"][1], session)
+    assert "A person asks." in said(one.rehearsal.last.messages)
+    assert done.json["conditions"] == []
+
+
+def is_settled(one: Stage, workdir: str) -> None:
+    """What a person has done long ago in Claude Code: the welcome, the key, the folder's trust."""
+    if one.agent != "claude":
+        return
+    path = one.agent_home / ".claude.json"
+    known = json.loads(path.read_text())
+    known |= {"hasCompletedOnboarding": True, "theme": "dark", "bypassPermissionsModeAccepted": True}
+    known["customApiKeyResponses"] = {"approved": [one.environ["ANTHROPIC_API_KEY"][-20:]], "rejected": []}
+    known.setdefault("projects", {})[workdir] = {"hasTrustDialogAccepted": True}
+    path.write_text(json.dumps(known))
+
+
+def _asked(one: Stage, shown: Terminal) -> bool:
+    """A screen that is still being drawn may lose keys: what is not there yet is typed again."""
+    if any("A person asks." in prompt for prompt in one.rehearsal.prompts()):
+        return True
+    if "A person asks." not in "\n".join(shown.screen()):
+        shown.type("A person asks.")
+    time.sleep(0.5)
+    shown.type("Enter")
+    time.sleep(0.5)
+    return False
+
+
 @pytest.mark.parametrize(("columns", "plain"), [(80, ""), (200, ""), (80, "1")], ids=["80", "200", "80 without colour"])
 def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str) -> None:
     """List, search, preview and state of the workdir fit into any width; what is chosen goes on with the prompt that is asked for."""

@@ -106,7 +106,8 @@ class CodexDriver:
         return codex_files.total(transcript)
 
     def by_hand(self, launch: Launch) -> Command:
-        argv = [launch.program.path, "resume", checked(launch.continuation.session_id)]
+        """Without the background server, which would hold the thread for a minute after the person has left."""
+        argv = [launch.program.path, "resume", "--no-daemon", checked(launch.continuation.session_id)]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home})
 
