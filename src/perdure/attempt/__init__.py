@@ -2,15 +2,16 @@
 
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
 Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in four rooms: `opening` (how it starts,
-stored before anything is launched), `watching` (lines to events, deadlines, collisions), `reading` (what the events add up
+stored before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines, collisions), `reading` (what the events add up
 to), `closing` (evidence, receipt, verify, decision).
 """
 
 from __future__ import annotations
 
 from perdure.attempt.closing import close, close_unopened
+from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
-from perdure.attempt.opening import NotStarted, open_attempt, reopen_attempt
+from perdure.attempt.opening import open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
 from perdure.errors import GitFailed, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun

@@ -1,0 +1,82 @@
+"""What is known when an attempt is to start, gathered for `continuation.choose`: transcripts, copies, lineage, other writers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.attempt.engine import Engine
+from perdure.continuation import Situation, choose
+from perdure.events import CollisionSeen
+from perdure.model import Attempt, Claim, Continuation, Outcome, OutcomeKind, Rung, Session, SessionKey, SessionState, Start
+from perdure.protocols import AgentDriver
+from perdure.transcripts import locate, snapshot
+
+
+class NotStarted(Exception):
+    """The attempt ends before anything was launched, with this outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.detail)
+        self.outcome = outcome
+
+
+def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session | None) -> Continuation:
+    """How the attempt starts. Raises NotStarted where it has to wait, or is refused."""
+    run = claim.run
+    lineage = engine.store.lineage(SessionKey(run.spec.agent, run.scope))
+    retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts]
+    situation = Situation(
+        policy=run.spec.continuity,
+        now=engine.store.now(),
+        session=live,
+        lost=retired[-1] if retired else None,
+        forks=run.spec.forks,
+        fork_at=run.spec.fork_at,
+        fork_id=str(uuid.uuid4()) if driver.abilities.name_fork else "",
+        parent=snapshot(driver, locate(driver, home, run.spec.forks, engine.attempt_directory(claim))) if run.spec.forks else None,
+        parent_copy=snapshot(driver, engine.copies.of(driver.name, run.spec.forks)) if run.spec.forks else None,
+        parent_refused=Rung.NATIVE in _rungs_tried(engine.store.attempts(run.id), run.spec.forks),
+        transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
+        copy=snapshot(driver, engine.copies.of(driver.name, live.id)) if live else None,
+        tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
+        writers=tuple(driver.writers(home, live.id)) if live else (),
+        resume_by_path=driver.abilities.resume_by_path,
+        new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
+        handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
+    )
+    continuation = choose(situation)
+    if continuation.kind is Start.WAIT:
+        assert live is not None
+        engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
+        raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=continuation.reason))
+    if continuation.kind is Start.REFUSE:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
+    return continuation
+
+
+def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
+    """The agent of the newest attempt that began, if it is another one."""
+    before = next((attempt.flags["agent"] for attempt in reversed(attempts) if "agent" in attempt.flags), agent)
+    return before if before != agent else ""
+
+
+def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung]:
+    """The rungs that failed for this conversation since it last went on."""
+    rungs: set[Rung] = set()
+    for attempt in reversed([a for a in attempts if a.outcome is not None]):
+        asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
+        if asked is None or outcome is None or asked.session_id != session_id:
+            continue
+        unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
+        strayed = (
+            asked.kind is Start.RESUME
+            and receipt is not None
+            and bool(receipt.evidence.returned)
+            and receipt.evidence.returned != receipt.evidence.asked
+        )
+        if not (unusable or strayed):
+            break
+        rungs.add(asked.rung)
+    return frozenset(rungs)
