@@ -116,9 +116,11 @@ class Stage:
         """Waits until something holds, and returns it."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            value = met()
-            if value:
-                return value
+            # A directory may go while it is listed: then it is looked at again.
+            with contextlib.suppress(FileNotFoundError):
+                value = met()
+                if value:
+                    return value
             time.sleep(0.02)
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
 
