@@ -59,7 +59,7 @@ def shelf_of(store: Store, only: Sequence[str] = ()) -> Shelf:
         except PerdureError:
             if only:
                 raise
-    return Shelf(store, found, os.environ)
+    return Shelf(store, found, os.environ, frozenset(only))
 
 
 def project(cwd: Path) -> Path:

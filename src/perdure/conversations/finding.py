@@ -6,7 +6,7 @@ Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Entry:
     id: str
     updated: int
     conversation: Conversation | None = None
+    reader: str = ""
+    """The agent whose driver found it on disk: another one's name where it was begun over ACP."""
     session: Session | None = None
     run: TaskRun | None = None
     """The newest run that works, or worked, in it."""
@@ -101,22 +103,24 @@ class Shelf:
     store: Store
     drivers: Mapping[str, AgentDriver]
     environ: Mapping[str, str]
+    only: frozenset[str] = frozenset()
+    """Only conversations of these agents; empty: of all."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[Entry]:
         """The newest first. `below`: only those whose directory is this one, or lies in it, or is a workdir of its repository."""
-        known = {(session.key.agent, session.id): session for session in reversed(self._by_weight(self.store.sessions()))}
+        known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
         found = {
-            (name, each.id): each for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), LOOKED_THROUGH)
+            each.id: (name, each) for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), LOOKED_THROUGH)
         }
-        entries = [self._entry(agent, key, found.get((agent, key)), known.get((agent, key))) for agent, key in {**found, **known}]
-        wanted = [entry for entry in entries if below is None or _belongs(entry, below)]
+        entries = [self._entry(key, found.get(key), known.get(key)) for key in {**found, **known}]
+        wanted = [entry for entry in entries if self._is_wanted(entry) and (below is None or _belongs(entry, below))]
         return [self._priced(entry) for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]]
 
     def find(self, ref: str) -> Entry:
         """The conversation with this id, or the only one whose id begins so. Raises NotFound, UsageError for an ambiguous one."""
-        exact = [self._exact(name, ref) for name in self.drivers]
-        if whole := [entry for entry in exact if entry is not None]:
-            return self._priced(whole[0])
+        exact = self._exact(ref)
+        if exact is not None and self._is_wanted(exact):
+            return self._priced(exact)
         near = [entry for entry in self.entries(LOOKED_THROUGH * 4) if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
         if len(near) == 1:
             return near[0]
@@ -128,7 +132,7 @@ class Shelf:
         """The conversations that it came from, the nearest first."""
         line: list[Entry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
-            found = self._exact(entry.agent, entry.parent)
+            found = self._exact(entry.parent)
             if found is None:
                 break
             line.append(found)
@@ -140,10 +144,12 @@ class Shelf:
 
     def spoken(self, entry: Entry, tail: int = TAIL) -> Sequence[Spoken]:
         """What was said last in it; nothing where its transcript is gone."""
-        driver = self.drivers[entry.agent]
+        if entry.reader not in self.drivers:
+            return ()
+        driver, home = self.drivers[entry.reader], self.home(entry.reader)
         if driver.archive is not None:
-            return driver.spoken(driver.archive.read(self.home(entry.agent), entry.id) or b"")
-        path = driver.transcript(self.home(entry.agent), entry.id)
+            return driver.spoken(driver.archive.read(home, entry.id) or b"")
+        path = driver.transcript(home, entry.id)
         try:
             with (path or Path("/nonexistent")).open("rb") as file:
                 size = file.seek(0, 2)
@@ -152,35 +158,38 @@ class Shelf:
         except OSError:
             return ()
 
-    def _exact(self, agent: str, session_id: str) -> Entry | None:
-        sessions = self._by_weight([each for each in self.store.sessions(session_id) if each.key.agent == agent])
-        found = next(iter(self.drivers[agent].conversations(self.home(agent), 1, session_id)), None)
-        if not sessions and found is None:
-            return None
-        return self._entry(agent, session_id, found, sessions[0] if sessions else None)
+    def _exact(self, session_id: str) -> Entry | None:
+        sessions = _by_weight(self.store.sessions(session_id)) if session_id else []
+        found = ((name, each) for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), 1, session_id))
+        there = next(found, None) if session_id else None
+        return self._entry(session_id, there, sessions[0] if sessions else None) if sessions or there else None
 
-    def _by_weight(self, sessions: Sequence[Session]) -> list[Session]:
-        """Live ones before retired ones, else as they come."""
-        return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
+    def _is_wanted(self, entry: Entry) -> bool:
+        return not self.only or entry.agent in self.only
 
-    def _entry(self, agent: str, session_id: str, found: Conversation | None, session: Session | None) -> Entry:
-        updated = max(found.updated if found else 0, session.updated if session else 0)
-        run = self.store.run_of(session.key) if session is not None else None
-        return Entry(agent=agent, id=session_id, updated=updated, conversation=found, session=session, run=run)
+    def _entry(self, session_id: str, found: tuple[str, Conversation] | None, session: Session | None) -> Entry:
+        reader, conversation = found or ("", None)
+        updated = max(conversation.updated if conversation else 0, session.updated if session else 0)
+        return Entry(
+            agent=session.key.agent if session else reader,
+            id=session_id,
+            updated=updated,
+            conversation=conversation,
+            reader=reader,
+            session=session,
+            run=self.store.run_of(session.key) if session is not None else None,
+        )
 
     def _priced(self, entry: Entry) -> Entry:
         if entry.run is None:
             return entry
         spent = sum((attempt.usage for attempt in self.store.attempts(entry.run.id) if attempt.session_id == entry.id), start=Usage())
-        return Entry(
-            agent=entry.agent,
-            id=entry.id,
-            updated=entry.updated,
-            conversation=entry.conversation,
-            session=entry.session,
-            run=entry.run,
-            cost_usd=spent.cost_usd,
-        )
+        return replace(entry, cost_usd=spent.cost_usd)
+
+
+def _by_weight(sessions: Sequence[Session]) -> list[Session]:
+    """Live ones before retired ones, else as they come."""
+    return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
 
 
 def _belongs(entry: Entry, below: Path) -> bool:

@@ -23,14 +23,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from perdure.events import AgentEvent, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
-from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec
+from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec, Usage
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal
 
@@ -244,6 +244,44 @@ class DriverConformance:
         known = 0 if not stage.driver.abilities.rewinds else len(stage.driver.prompts(before))
         tail = after if stage.driver.abilities.rewinds else after[len(before) :]
         assert [prompt.text for prompt in stage.driver.prompts(tail)[known:]] == ["which word was it?"]
+
+    def test_conversations_on_disk_are_listed_and_read(self, bench: Make) -> None:
+        """The newest first, each with its directory, first prompt and turns; one of them by its id; what was said, without tools."""
+        stage = bench("by history\nsay One.\n---\nsay Two.")
+        first = stage.run("hello one")
+        second = stage.run("hello two")
+        stage.run("hello again", resume(first.session_id))
+        found = stage.driver.conversations(stage.home, 10)
+        assert [each.id for each in found] == [first.session_id, second.session_id]
+        assert [(each.first, each.turns, each.parent) for each in found] == [("hello one", 2, ""), ("hello two", 1, "")]
+        assert all(Path(each.cwd).resolve() == stage.cwd.resolve() for each in found)
+        assert found[0].updated >= found[1].updated > 1_500_000_000_000
+        assert [each.id for each in stage.driver.conversations(stage.home, 1)] == [first.session_id]
+        assert [each.id for each in stage.driver.conversations(stage.home, 10, second.session_id)] == [second.session_id]
+        assert not stage.driver.conversations(stage.home, 10, self.unknown_id())
+        assert not stage.driver.conversations(stage.home, 10, "../*")
+        said = [(each.by_agent, each.text.strip()) for each in stage.driver.spoken(stage.content(first.session_id))]
+        assert said == [(False, "hello one"), (True, "One."), (False, "hello again"), (True, "Two.")]
+
+    def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
+        """What the transcript says is what the CLI said last; zero where its counts stand for one launch alone."""
+        stage = bench("by history\nsay One.\n---\nsay Two.")
+        first = stage.run("hello one")
+        second = stage.run("hello two", resume(first.session_id))
+        told = [event.usage for event in second.events if isinstance(event, UsageSeen)][-1]
+        total = stage.driver.total(stage.content(first.session_id))
+        assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
+
+    def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
+        """The agent's own program, this conversation, and its home; a bad id is refused."""
+        stage = bench("say One.")
+        launch = stage.launch("", resume(self.unknown_id()))
+        command = stage.driver.by_hand(launch)
+        assert command.argv[0] == launch.program.path
+        assert launch.continuation.session_id in " ".join(command.argv)
+        assert stage.driver.home({**stage.environ, **command.env}) == stage.home
+        with pytest.raises(ValueError):
+            stage.driver.by_hand(replace(launch, continuation=resume("--help")))
 
     def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
         """Where a transcript can be named by its file, the same conversation goes on in the same file."""
