@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import clean
+from perdure.errors import AgentMissing
 
 if TYPE_CHECKING:
     from perdure.conversations import ByHand
@@ -29,7 +30,10 @@ def open_verb(arguments: argparse.Namespace) -> int:
     engine.store.close()
     if arguments.exec:
         os.chdir(found.cwd)
-        os.execve(found.argv[0], found.argv, {**os.environ, **found.env})
+        try:
+            os.execvpe(found.argv[0], found.argv, {**os.environ, **found.env})
+        except OSError as error:
+            raise AgentMissing(f"{found.argv[0]} cannot be started: {error.strerror}", f"perdure take-back {found.run.name}") from error
     if arguments.json:
         shown = {"run": found.run.name, "session_id": found.session_id, "argv": found.argv, "cwd": found.cwd, "env": found.env}
         print(json.dumps({"schema_version": 1, **shown}, indent=2, ensure_ascii=False))

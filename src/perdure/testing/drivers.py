@@ -277,7 +277,7 @@ class DriverConformance:
         stage = bench("say One.")
         launch = stage.launch("", resume(self.unknown_id()))
         command = stage.driver.by_hand(launch)
-        assert command.argv[0] == launch.program.path
+        assert command.argv[0] and not command.argv[0].startswith("-")
         assert launch.continuation.session_id in " ".join(command.argv)
         assert stage.driver.home({**stage.environ, **command.env}) == stage.home
         with pytest.raises(ValueError):
