@@ -472,6 +472,39 @@ def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -
     assert one.perdure("take-back", "task").code == 0
 
 
+# --- the other agents ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["gemini", "opencode"])
+def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) -> None:
+    """Gemini CLI forks all the same, by a copy; OpenCode cannot and says so, and nothing is made. Both go by hand and come back."""
+    one = stage(TALK)
+    report = run(one)
+    session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
+    forked = one.perdure("fork", "task", "In the fork.", "--as", "branched", "--json")
+    if agent == "opencode":
+        assert (forked.code, "can go on with it only there" in forked.err) == (2, True), forked.err
+        assert [row["name"] for row in one.perdure("ls", "--json").json["runs"]] == ["task"]
+    else:
+        assert forked.code == 0, forked.err
+        (attempt,) = forked.json["attempts"]
+        assert (attempt["receipt"]["verdict"], attempt["usage"]["input"]) == ("forked", 100), attempt
+        assert (Path(forked.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
+        assert "quercus" in said(one.rehearsal.last.messages)
+    assert one.perdure("open", "task").code == 0
+    assert one.resume_by_hand(session, "A person asks.", workdir).returncode == 0
+    back = one.perdure("take-back", "task", "--json")
+    assert back.code == 0, back.err
+    assert (back.json["session_id"], back.json["turns"], back.json["others"]) == (session, 1, [])
+    done = one.perdure("update", "task", "Go further.", "--json")
+    assert done.code == 0, done.err
+    went_on(done.json["attempts"][1], session)
+    assert done.json["conditions"] == []
+    assert "A person asks." in said(one.rehearsal.last.messages)
+    refused = one.perdure("resume", "task", "x", "--branch", "elsewhere")
+    assert (refused.code, "perdure fork task" in refused.err) == (2, True), refused.err
+
+
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 
