@@ -1,9 +1,9 @@
 """One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that claims one run).
 
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
-Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in four rooms: `opening` (how it starts,
-stored before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines, collisions), `reading` (what the events add up
-to), `closing` (evidence, receipt, verify, decision).
+Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts, stored
+before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines,
+collisions), `reading` (what the events add up to), `closing` (evidence, receipt, verify, decision).
 """
 
 from __future__ import annotations
