@@ -27,6 +27,7 @@ from perdure.model import (
     Outcome,
     OutcomeKind,
     Receipt,
+    Rung,
     Session,
     SessionState,
     Start,
@@ -125,7 +126,8 @@ def _sessions(
         return ()
     transcript = opened.transcript(session.id)
     found = snapshot(opened.driver, transcript)
-    if transcript is not None and found is not None and found.turns:
+    changed = evidence.known_kept is False and opened.asked.rung is not Rung.COPY
+    if transcript is not None and found is not None and found.turns and not changed:
         try:
             engine.copies.take(opened.driver, session.id, transcript)
         except PerdureError:
@@ -148,7 +150,8 @@ def _sessions(
             context_version=opened.attempt.context_version if evidence.prompt_found else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
             total=watched.reading.total or session.total,
-            snapshot=found or session.snapshot,
+            # What was not judged, or was judged to be changed, is not what perdure knows of the conversation.
+            snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
         ),
     )
 

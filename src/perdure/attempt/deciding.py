@@ -9,7 +9,7 @@ from pathlib import Path
 from perdure.attempt.engine import Engine
 from perdure.continuation import Situation, choose
 from perdure.events import CollisionSeen
-from perdure.model import Attempt, Claim, Continuation, Outcome, OutcomeKind, Rung, Session, SessionKey, SessionState, Start
+from perdure.model import Attempt, Claim, Continuation, Outcome, OutcomeKind, Rung, Session, SessionKey, SessionState, Start, Verdict
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
 
@@ -76,7 +76,9 @@ def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung
             and bool(receipt.evidence.returned)
             and receipt.evidence.returned != receipt.evidence.asked
         )
-        if not (unusable or strayed):
+        changed = receipt is not None and receipt.verdict is Verdict.BROKEN and receipt.evidence.known_kept is False
+        if not (unusable or strayed or changed):
             break
-        rungs.add(asked.rung)
+        # By whatever name a changed transcript is resumed, it stays changed.
+        rungs |= {asked.rung, Rung.NATIVE, Rung.PATH} if changed else {asked.rung}
     return frozenset(rungs)

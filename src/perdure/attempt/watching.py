@@ -17,7 +17,7 @@ from perdure.attempt.reading import Joiner, Reading
 from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
 from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
 from perdure.protocols import Archive
-from perdure.transcripts import fingerprint, prompts_since
+from perdure.transcripts import begins_with, fingerprint, prompts_since
 
 TICK_S = 0.04
 COLLISION_CHECK_S = 1.0
@@ -116,6 +116,9 @@ class _Watch:
             return
         transcript = self.opened.transcript(session.id)
         if transcript is None:
+            return
+        # A transcript that lost what was known of it does not replace the copy that still has it.
+        if session.snapshot is not None and not begins_with(self.opened.driver, transcript, session.snapshot):
             return
         self.engine.copies.take(self.opened.driver, session.id, transcript)
         if session.state is SessionState.PINNED and self.sent() in prompts_since(self.opened.driver, transcript, None):
