@@ -600,7 +600,7 @@ def test_a_person_goes_on_in_the_real_program(stage: MakeStage, terminal: Callab
     shown.type(f"{shlex.quote(sys.executable)} -m perdure open task --exec", "Enter")
     if one.agent == "codex":
         shown.shows("Trust this folder?")
-        shown.type("Enter")
+        one.until(lambda: _trusted(shown), "the folder is trusted")
     shown.shows("The first file is written.")
     refused = one.perdure("take-back", "task")
     assert (refused.code, "still open in process" in refused.err) == (6, True), refused.err
@@ -626,6 +626,15 @@ def is_settled(one: Stage, workdir: str) -> None:
     known["customApiKeyResponses"] = {"approved": [one.environ["ANTHROPIC_API_KEY"][-20:]], "rejected": []}
     known.setdefault("projects", {})[workdir] = {"hasTrustDialogAccepted": True}
     path.write_text(json.dumps(known))
+
+
+def _trusted(shown: Terminal) -> bool:
+    """A dialog that is still being drawn may lose the key."""
+    if "Trust this folder?" not in "\n".join(shown.screen()):
+        return True
+    shown.type("Enter")
+    time.sleep(0.5)
+    return False
 
 
 def _asked(one: Stage, shown: Terminal) -> bool:
