@@ -90,17 +90,22 @@ def _never_began(at: Situation, session: Session) -> Continuation:
         return _after_loss(at, session.parent, f"{session.id}, which was to take its place, never began")
     reason = "the conversation was announced but never began: no turn of it reached the agent or the disk"
     same = at.transcript is None and Rung.FRESH not in at.tried
-    return Continuation(kind=Start.FRESH, session_id=session.id if same and at.new_id else at.new_id, rung=Rung.FRESH, reason=reason)
+    return _begin(at, session.id if same and at.new_id else at.new_id, reason)
+
+
+def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
+    """A first conversation of its scope; after another agent's work, with a brief."""
+    if at.handed_over:
+        reason = f"handed over from {at.handed_over}: an agent cannot go on in another one's conversation"
+        return Continuation(kind=Start.REBUILD, session_id=new_id, rung=Rung.REBUILT, reason=reason)
+    return Continuation(kind=Start.FRESH, session_id=new_id, rung=Rung.FRESH, reason=reason)
 
 
 def _without_session(at: Situation) -> Continuation:
     if at.lost is None and at.forks:
         return _fork(at, at.fork_id)
-    if at.lost is None and at.handed_over:
-        reason = f"handed over from {at.handed_over}: an agent cannot go on in another one's conversation"
-        return Continuation(kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, reason=reason)
     if at.lost is None:
-        return Continuation(kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, reason="the first attempt of its scope")
+        return _begin(at, at.new_id, "the first attempt of its scope")
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
 
 

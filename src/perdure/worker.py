@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from perdure import process
@@ -19,6 +18,8 @@ from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, TaskRun
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from perdure.events import Record
 
 NAP_S = 0.2
@@ -78,6 +79,8 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
     has ended; `engine.stopping` ends that too. Returns how many attempts it has worked on.
     """
     done = 0
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
     with ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
         at_work: dict[Future[TaskRun], str] = {}
         while True:

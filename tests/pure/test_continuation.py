@@ -217,6 +217,13 @@ def test_a_hand_over_is_told_and_is_no_loss() -> None:
     assert "codex" in chosen.reason
 
 
+def test_a_hand_over_that_never_began_is_told_again() -> None:
+    """If the first attempt of the new agent dies before its conversation begins, the next one has the brief as well."""
+    session = Session(key=SESSION.key, id="aaaa-1", state=SessionState.PINNED, created=0, updated=0)
+    chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=0, session=session, handed_over="codex", new_id="new-9"))
+    assert (chosen.kind, chosen.session_id) == (Start.REBUILD, "aaaa-1")
+
+
 # --- prompt --------------------------------------------------------------------------------------------------------
 
 FRESH = Continuation(kind=Start.FRESH, rung=Rung.FRESH)

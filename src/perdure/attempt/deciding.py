@@ -57,9 +57,15 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
-    """The agent of the newest attempt that began, if it is another one."""
-    before = next((attempt.flags["agent"] for attempt in reversed(attempts) if "agent" in attempt.flags), agent)
-    return before if before != agent else ""
+    """The agent that worked here last, if it is another one. An attempt whose prompt was never heard is not work."""
+    for attempt in reversed(attempts):
+        before = attempt.flags.get("agent", "")
+        heard = attempt.receipt is not None and (attempt.receipt.evidence.prompt_found or attempt.receipt.evidence.answered)
+        if before == agent and heard:
+            return ""
+        if before and before != agent:
+            return before
+    return ""
 
 
 def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung]:

@@ -139,7 +139,7 @@ def _begin(
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
-    text = prompt(asked, story_of(engine, claim, live, _turns_between(driver, live, before), _came_from(driver, home, asked, live)))
+    text = prompt(asked, story_of(engine, claim, asked, live, _turns_between(driver, live, before), _came_from(driver, home, asked, live)))
     session = live
     if session is None and own_id:
         session = Session(

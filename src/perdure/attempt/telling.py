@@ -9,7 +9,7 @@ from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Session, TaskRun
+from perdure.model import Attempt, Claim, Continuation, Session, Start, TaskRun
 from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
@@ -19,19 +19,21 @@ NAMES = 10
 NAME_WIDTH = 120
 
 
-def story_of(engine: Engine, claim: Claim, live: Session | None, turns_between: int, came_from: str = "") -> Story:
+def story_of(engine: Engine, claim: Claim, asked: Continuation, live: Session | None, turns_between: int, came_from: str = "") -> Story:
     """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before."""
     run = claim.run
     assert run.workspace is not None
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
     records = engine.store.history(run.id, limit=HISTORY)
     done, open_tools = _told(records)
+    # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
+    looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
         given=_given(run, ended, live),
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
-        workdir=_workdir(engine.workspaces.state(run.workspace)),
+        workdir=_workdir(engine.workspaces.state(run.workspace)) if looks else "",
         done=done,
         turns_between=turns_between,
         left=came_from if came_from != run.workspace.path else "",

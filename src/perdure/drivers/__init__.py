@@ -8,11 +8,14 @@ suite in `perdure.testing.drivers` shows whether it keeps the contract.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from perdure.errors import AgentMissing, DriverError
 from perdure.protocols import AgentDriver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib.metadata import EntryPoint
 
 BUILT_IN = {
     "claude": "perdure.drivers.claude:DRIVER",
@@ -27,7 +30,7 @@ ACP = "acp-"
 
 def names() -> list[str]:
     """Every agent that `load` knows, sorted."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUILT_IN, *(point.name for point in _from_outside())})
 
 
 def load(name: str) -> AgentDriver:
@@ -39,7 +42,9 @@ def load(name: str) -> AgentDriver:
         from perdure.drivers import acp
 
         return acp.make(name.removeprefix(ACP))
-    for point in entry_points(group=GROUP, name=name):
+    for point in _from_outside():
+        if point.name != name:
+            continue
         try:
             found = point.load()
             driver = found() if isinstance(found, type) else found
@@ -47,6 +52,13 @@ def load(name: str) -> AgentDriver:
             raise DriverError(f"The driver for {name!r} ({point.value}) could not be loaded: {error}") from error
         return _checked(driver, name, point.value)
     raise AgentMissing(f"There is no agent named {name!r}.", f"One of: {', '.join(names())}.")
+
+
+def _from_outside() -> Iterable[EntryPoint]:
+    # To look at what is installed costs more than all the rest of a start, and no built-in agent needs it.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _EPOCH = re.compile(r"limit reached\|(\d{10})(?!\d)")
 _CLOCK = re.compile(
@@ -73,6 +72,8 @@ def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
 def _zone(name: str | None, otherwise: tzinfo | None) -> tzinfo | None:
     if not name:
         return otherwise
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # dear, and hardly ever needed
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -51,8 +51,9 @@ def repository_lock(places: Places, repo: str) -> Path:
     return places.lock(identify("repository", repo))
 
 
-def check_branch_free(git: Git, branch: str, path: Path) -> None:
-    """Raises UsageError for a name that lies above or below an existing branch, WorkspaceError for one checked out elsewhere."""
+def check_branch_free(git: Git, branch: str, path: Path) -> str:
+    """The commit that the branch stands at, or empty if there is none. Raises UsageError for a name that lies above or below an
+    existing branch, WorkspaceError for one checked out elsewhere."""
     full = f"refs/heads/{branch}"
     there = git.refs(f"refs/heads/{branch.partition('/')[0]}")
     for name in there:
@@ -67,6 +68,7 @@ def check_branch_free(git: Git, branch: str, path: Path) -> None:
                 raise WorkspaceError(
                     f"The branch {branch!r} is checked out in {worktree.path}.", "Use another --branch, or work there with --here."
                 )
+    return there.get(full, "")
 
 
 def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[str]]:
@@ -189,8 +191,7 @@ def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
 
 def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> None:
     full = f"refs/heads/{workspace.branch}"
-    check_branch_free(git, workspace.branch, path)
-    start = git.commit(full)
+    start = check_branch_free(git, workspace.branch, path)
     make_private(path.parent)
     oid = start or git.commit(workspace.base)
     if not oid:
