@@ -235,7 +235,14 @@ def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list
                 done.append(result)
                 mark = "F" if result.wrong else "." if result.struck else "-"
                 print(mark, end="" if len(done) % 50 else f" {len(done)}\n", file=sys.stderr, flush=True)
+                for wrong in result.wrong:
+                    print(f"\n{told(result)}: {wrong}", file=sys.stderr, flush=True)
     return done
+
+
+def told(t: Trial) -> str:
+    """Which trial it was, so that it can be made again."""
+    return f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s)"
 
 
 def table(trials: list[Trial]) -> str:
@@ -254,8 +261,7 @@ def table(trials: list[Trial]) -> str:
     lines.append(f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: {there}, of them native: {native}")
     lines.append("receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
     for t in trials:
-        lines += [f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s): {note}" for note in t.remarkable]
-        lines += [f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s): {w}" for w in t.wrong]
+        lines += [f"{told(t)}: {note}" for note in (*t.remarkable, *t.wrong)]
     return "\n".join(lines)
 
 
