@@ -237,6 +237,18 @@ class Snapshot:
     """Prompts that stand in it, whoever wrote them."""
 
 
+@dataclass(frozen=True, slots=True)
+class CopyPart:
+    """The first `size` bytes of an own copy: what a checkpoint keeps of a conversation. Copies only grow, so it stays."""
+
+    session_id: str
+    name: str
+    """`main` is the transcript; `beside/...` a file beside it."""
+    size: int
+    sha256: str
+    """Of these bytes: the part is found by it, also where the copy was moved aside since."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What was observed of the conversation in one attempt: the input of `continuity.judge`."""

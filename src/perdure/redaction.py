@@ -26,6 +26,8 @@ class Redactor:
     """Replaces the secrets of one environment."""
 
     pattern: re.Pattern[bytes] | None = None
+    reach: int = 0
+    """So many bytes before a place may belong to a secret that goes on after it."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
@@ -35,7 +37,9 @@ class Redactor:
             if TELLING.search(name) and len(value) >= SHORTEST and not Path(value).exists():
                 raw = value.encode("utf-8", "surrogateescape")
                 forms |= {raw, json.dumps(value)[1:-1].encode(), quote(value, safe="", errors="replace").encode(), base64.b64encode(raw)}
-        return cls(re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))) if forms else None)
+        if not forms:
+            return cls()
+        return cls(re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))), max(map(len, forms)))
 
     def bytes(self, content: bytes) -> bytes:
         """The content without secrets, of the same length."""

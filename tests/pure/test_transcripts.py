@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -98,8 +98,9 @@ def open_umask() -> Iterator[None]:
 
 
 def contents(top: Path) -> set[str]:
-    """The content of every regular file below."""
-    return {path.read_text() for path in top.rglob("*") if path.is_file() and not path.is_symlink()}
+    """The content of every regular file below, but for what perdure notes for itself."""
+    own = ("lock", "known.json")
+    return {path.read_text() for path in top.rglob("*") if path.is_file() and not path.is_symlink() and path.name not in own}
 
 
 # --- take ----------------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_only_the_tail_is_written(desk: Desk) -> None:
         desk.take()
         assert held.read() == b"prompt a\nanswer a\nprompt b\nanswer b\n"
     assert desk.copy.stat().st_ino == inode
-    assert [path.name for path in desk.copy.parent.iterdir()] == ["main"]
+    assert [path.name for path in desk.copy.parent.glob("main*")] == ["main"]
 
 
 def test_nothing_new_writes_nothing(desk: Desk) -> None:
@@ -251,6 +252,125 @@ def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> Non
     top.symlink_to(secret)
     desk.take()
     assert contents(desk.copies.directory) == {"prompt a\n", "mine"}
+
+
+def test_a_belonging_that_changed_at_its_size_is_copied(desk: Desk) -> None:
+    """A file beside the transcript that was written over at the same length is copied as it is now; what it was stays, aside."""
+    desk.write("prompt a\n")
+    spilled = desk.belonging("tools/1.json", "state one")
+    desk.take()
+    spilled.write_text("state two")
+    desk.take()
+    assert desk.beside("tools/1.json").read_text() == "state two"
+    assert {"state one", "state two"} <= contents(desk.copies.directory)
+
+
+def test_half_a_secret_in_a_belonging_is_not_kept(tmp_path: Path) -> None:
+    """A file that was copied while a secret was being written into it has the whole secret replaced as soon as it is whole."""
+    desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
+    desk.write("prompt a\n")
+    spilled = desk.belonging("1.txt", "key=sk-very")
+    desk.take()
+    with spilled.open("a") as file:
+        file.write("-secret and more")
+    desk.take()
+    assert desk.beside("1.txt").read_text() == f"key={'*' * 14} and more"
+
+
+# --- incremental ---------------------------------------------------------------------------------------------------
+
+
+class Counting(Redactor):
+    """Counts the bytes that it is given."""
+
+    seen: ClassVar[list[int]] = []
+
+    def bytes(self, content: bytes) -> bytes:
+        self.seen.append(len(content))
+        return super().bytes(content)
+
+
+def written() -> int:
+    """Bytes that this process has written."""
+    return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("wchar")).split()[1])
+
+
+def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
+    """Of 4 MB that grew by 4 KB, little more than 4 KB is written and redacted; a first secret in it changes nothing of that."""
+    secrets = Redactor.of({"API_KEY": "sk-very-secret"})
+    desk = Desk(tmp_path, Counting(secrets.pattern, secrets.reach))
+    desk.write("prompt sk-very-secret\n" + "answer with some words in it\n" * 150_000)
+    desk.take()
+    desk.append("answer sk-very-secret\n" * 186)
+    Counting.seen.clear()
+    before = written()
+    desk.take()
+    assert written() - before < 6_000
+    assert sum(Counting.seen) < 5_000
+    assert desk.copy.read_text() == desk.transcript.read_text().replace("sk-very-secret", "*" * 14)
+    assert not (desk.copy.parent / "main.1").exists()
+
+
+def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
+    """A transcript of which one early byte was changed while it grew is a new copy; the old one stays."""
+    text = "prompt a\n" + "answer with some words in it\n" * 1000
+    desk.write(text)
+    desk.take()
+    desk.write(text.replace("prompt a", "prompt b") + "more\n")
+    desk.take()
+    assert (desk.copy.parent / "main.1").read_text() == text
+    assert desk.copy.read_text().startswith("prompt b")
+
+
+@pytest.mark.parametrize("damage", ["changed", "noted wrong", "notes gone"])
+def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
+    """A copy that somebody changed at its size, and notes that are wrong or gone, lead to a whole look: the copy is right again."""
+    desk.write("prompt a\nanswer a\n")
+    desk.take()
+    notes = desk.copy.parent / "known.json"
+    if damage == "changed":
+        desk.copy.write_text("prompt X\nanswer a\n")
+    elif damage == "noted wrong":
+        notes.write_text(notes.read_text().replace('"raw": "', '"raw": "0'))
+    else:
+        notes.unlink()
+    desk.append("prompt b\n")
+    desk.take()
+    assert desk.copy.read_text() == "prompt a\nanswer a\nprompt b\n"
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
+    """What a checkpoint named of a conversation goes back exactly: after growth, after the copy was moved aside, after changes."""
+    desk.write("prompt a\nanswer a\n")
+    spilled = desk.belonging("tools/1.json", "one")
+    desk.take()
+    named = desk.copies.parts(desk.driver, ID)
+    assert [(part.name, part.size) for part in named] == [("main", 18), (f"beside/{ID}/tools/1.json", 3)]
+    desk.append("prompt b\n")
+    spilled.write_text("two")
+    desk.take()
+    desk.write("something else\n")
+    spilled.unlink()
+    desk.take()
+    desk.copies.put_back(desk.driver, ID, desk.home, desk.home, named, exactly=True)
+    assert (desk.transcript.read_text(), spilled.read_text()) == ("prompt a\nanswer a\n", "one")
+    assert "something else\n" in contents(desk.home)
+
+
+def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
+    """Where no copy begins with it any more nothing is put back, and nothing in the agent's home is touched."""
+    desk.write("prompt a\n")
+    desk.take()
+    named = desk.copies.parts(desk.driver, ID)
+    desk.copy.write_text("prompt X\n")
+    desk.write("mine\n")
+    with pytest.raises(WorkspaceError, match="9 bytes of 'main' is lost"):
+        desk.copies.put_back(desk.driver, ID, desk.home, desk.home, named)
+    assert contents(desk.home) == {"mine\n"}
+    assert desk.copies.parts(desk.driver, "another") == ()
 
 
 # --- put back ------------------------------------------------------------------------------------------------------

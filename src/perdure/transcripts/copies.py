@@ -1,0 +1,268 @@
+"""The store of perdure's own copies: brought up to the agents' files, pointed at by checkpoints, put back where an agent looks.
+
+A copy and what lies beside it (`beside/`: spilled tool output, sub-agents) only ever grow; what they no longer begin with is moved
+aside and stays. So a checkpoint need not copy anything again: it names how much of which copy it means (`CopyPart`), and that part
+is found by its SHA-256, whatever was moved aside since. One writer at a time: a lock file in the conversation's directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.model import CopyPart
+from perdure.protocols import AgentDriver
+from perdure.redaction import NO_SECRETS, Redactor
+from perdure.transcripts.growing import (
+    CHUNK,
+    Known,
+    grow,
+    known_of,
+    move_aside,
+    prefix,
+    private,
+    private_directories,
+    sync,
+    versions,
+)
+
+UNUSABLE = ".perdure-unusable"
+"""Stands in the names of files that were moved aside in an agent's home, and beside a copy."""
+MAIN = "main"
+BESIDE = "beside"
+KNOWN = "known.json"
+
+
+def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
+    """The file to judge a conversation by, or None: the agent's own; from an archive it is written into `directory`, as it
+    stands there now."""
+    if driver.archive is None:
+        return driver.transcript(home, session_id)
+    content = driver.archive.read(home, session_id)
+    if content is None:
+        return None
+    private_directories(directory)
+    path = directory / f"conversation-{session_id}.jsonl"
+    staged = path.with_suffix(".new")
+    with open(staged, "wb", opener=private) as file:
+        file.write(content)
+    return staged.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The store of copies below one directory."""
+
+    directory: Path
+    redactor: Redactor = NO_SECRETS
+
+    def of(self, agent: str, session_id: str) -> Path:
+        """Where the newest copy of a conversation lies, whether or not it is there."""
+        name = hashlib.sha256(session_id.encode()).hexdigest()[:32]
+        return self.directory / agent / name / MAIN
+
+    def take(self, driver: AgentDriver, session_id: str, transcript: Path) -> None:
+        """Brings the copy up to the transcript. Only what was appended is copied. Raises WorkspaceError (full disk)."""
+        copy = self.of(driver.name, session_id)
+        try:
+            if not transcript.is_file():
+                return
+            private_directories(copy.parent)
+            with _alone(copy.parent):
+                known = _read_known(copy.parent)
+                now = dict(known)
+                pairs = {MAIN: transcript, **_beside(driver.belongings(transcript), transcript.parent)}
+                for name, source in pairs.items():
+                    aside = "" if name == MAIN else UNUSABLE
+                    with suppress(FileNotFoundError):  # the agent may delete a file while it is looked at
+                        found = grow(source, copy.parent / name, known.get(name), self.redactor, aside=aside, lines=name == MAIN)
+                        now |= {name: found} if found is not None else {}
+                if now != known:
+                    _write_known(copy.parent, now)
+        except OSError as error:
+            raise WorkspaceError(f"the conversation {session_id} could not be copied: {error}", "perdure doctor") from error
+
+    def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
+        """`take` of a conversation and of those that it goes on from: a fork may be of no use without them. `directory` as for
+        `locate`."""
+        seen: set[str] = set()
+        while session_id and session_id not in seen:
+            seen.add(session_id)
+            path = locate(driver, home, session_id, directory)
+            if path is None:
+                return
+            self.take(driver, session_id, path)
+            session_id = driver.parent(path.read_bytes())
+
+    def parts(self, driver: AgentDriver, session_id: str) -> tuple[CopyPart, ...]:
+        """What the copies of a conversation and of those that it goes on from hold now; the conversation's own transcript is the
+        first. Nothing where there is no copy. Raises WorkspaceError."""
+        found: list[CopyPart] = []
+        seen: set[str] = set()
+        try:
+            while session_id and session_id not in seen and (copy := self.of(driver.name, session_id)).is_file():
+                seen.add(session_id)
+                with _alone(copy.parent):
+                    found += _parts(copy.parent, session_id)
+                session_id = driver.parent(_head(copy))
+        except OSError as error:
+            raise WorkspaceError(f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor") from error
+        return tuple(found)
+
+    def find(self, agent: str, part: CopyPart) -> Path | None:
+        """The file whose beginning is this part, also one that was moved aside since; None if it is lost."""
+        path = self.of(agent, part.session_id).parent / part.name
+        aside = "" if part.name == MAIN else UNUSABLE
+        return next((each for each in versions(path, aside) if prefix(each, part.size) == part.sha256), None)
+
+    def put_back(
+        self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, parts: Sequence[CopyPart] = (), *, exactly: bool = False
+    ) -> Path:
+        """Puts a copy where the agent looks for it; what lies there is moved aside. Returns the place. Raises WorkspaceError.
+
+        `parts`: what a checkpoint names, instead of the newest copies. `exactly`: files beside it that have grown since become what
+        they were; else they stay. A parent that is there is left as it is: it may be another run's.
+        """
+        chosen = tuple(parts) or self.parts(driver, session_id)
+        try:
+            files = {part: self._found(driver.name, part) for part in chosen}
+            return _put_back(driver, session_id, home, cwd, files, exactly)
+        except OSError as error:
+            raise WorkspaceError(f"the copy of conversation {session_id} could not be put back: {error}", "perdure doctor") from error
+
+    def _found(self, agent: str, part: CopyPart) -> Path:
+        path = self.find(agent, part)
+        if path is None:
+            raise FileNotFoundError(f"the part of {part.size} bytes of {part.name!r} is lost")
+        return path
+
+
+def _put_back(driver: AgentDriver, session_id: str, home: Path, cwd: Path, files: dict[CopyPart, Path], exactly: bool) -> Path:
+    mains = {part.session_id: part for part in files if part.name == MAIN}
+    if session_id not in mains:
+        raise FileNotFoundError("there is no copy")
+    place = Path()
+    for each, part in reversed(mains.items()):
+        there = driver.transcript(home, each)
+        if each != session_id and there is not None:
+            continue
+        place = driver.place(home, each, cwd, files[part])
+        olds = [old for old in dict.fromkeys((place, there or place)) if os.path.lexists(old)]
+        _put(files[part], part, place, olds)
+        for beside, path in files.items():
+            if beside.session_id == each and beside.name != MAIN:
+                _put_beside(path, beside, place.parent / Path(beside.name).relative_to(BESIDE), exactly)
+    return place
+
+
+def _put(source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
+    """Writes the part to its place; what lies in its way, or as an older file of the same conversation, is moved aside first."""
+    if olds == [place] and _is(place, part):
+        return
+    private_directories(place.parent)
+    staged = place.with_name(f".{place.name}.perdure")
+    try:
+        _copy_new(source, staged, part.size)
+        for old in olds:
+            move_aside(old, UNUSABLE)
+        staged.replace(place)
+        sync(place.parent)
+    finally:
+        with suppress(OSError):
+            staged.unlink()
+
+
+def _put_beside(source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
+    """A file beside the transcript. One that has grown since stays, unless `exactly`."""
+    there = place.is_file() and not place.is_symlink()
+    if there and not exactly and prefix(place, part.size) == part.sha256:
+        return
+    _put(source, part, place, [place] if os.path.lexists(place) else [])
+
+
+def _is(path: Path, part: CopyPart) -> bool:
+    """Whether a file is exactly the part."""
+    return not path.is_symlink() and path.stat().st_size == part.size and prefix(path, part.size) == part.sha256
+
+
+def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
+    known = _read_known(directory)
+    main = known_of(directory / MAIN, known.get(MAIN), lines=True)
+    if main is None:
+        return
+    yield CopyPart(session_id, MAIN, main.size, main.kept)
+    there = [str(path.relative_to(directory)) for path in _regular_files(directory / BESIDE) if UNUSABLE not in path.name]
+    for name in sorted(there):
+        found = known_of(directory / name, known.get(name))
+        if found is not None:
+            yield CopyPart(session_id, name, found.size, found.kept)
+
+
+def _head(copy: Path) -> bytes:
+    """The beginning of a copy, in which it names its parent."""
+    with copy.open("rb") as file:
+        return file.read(CHUNK)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Waits for other threads and processes at the same copy."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _read_known(directory: Path) -> dict[str, Known]:
+    """What is known of the copies; nothing where that cannot be read: then they are read themselves."""
+    try:
+        found = json.loads((directory / KNOWN).read_bytes())
+        return {name: _known(entry) for name, entry in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _known(entry: dict[str, object]) -> Known:
+    copy, source = entry.pop("copy"), entry.pop("source")
+    return Known(copy=tuple(copy), source=tuple(source) if source else None, **entry)  # type: ignore[arg-type]
+
+
+def _write_known(directory: Path, known: dict[str, Known]) -> None:
+    staged = directory / f"{KNOWN}.new"
+    with open(staged, "w", encoding="utf-8", opener=private) as file:
+        json.dump({name: asdict(entry) for name, entry in known.items()}, file)
+    staged.replace(directory / KNOWN)
+
+
+def _copy_new(source: Path, target: Path, size: int) -> None:
+    """So many bytes into a new private file. What lies in its place is removed, and a link there is not written through."""
+    target.unlink(missing_ok=True)
+    with source.open("rb") as content, open(target, "xb", opener=private) as file:
+        while size and (chunk := content.read(min(CHUNK, size))):
+            file.write(chunk)
+            size -= len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
+    """The files that belong to a conversation, by the names of their copies; those that perdure moved aside are none of them."""
+    found = [file for source in sources for file in _regular_files(source) if UNUSABLE not in file.name]
+    return {f"{BESIDE}/{file.relative_to(top)}": file for file in found}
+
+
+def _regular_files(top: Path) -> Iterator[Path]:
+    """Below a directory of the agent's, in which links may lead anywhere and special files wait for ever: neither is followed."""
+    if top.is_symlink():
+        return
+    for folder, _, names in os.walk(top, followlinks=False):
+        yield from (file for name in names if (file := Path(folder, name)).is_file() and not file.is_symlink())
