@@ -25,7 +25,9 @@ from types import TracebackType
 from typing import Any
 
 from perdure import service
+from perdure.bell import ring
 from perdure.config import Settings, load
+from perdure.errors import Conflict
 from perdure.events import Record
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, RunState, TaskRun, TaskSpec
@@ -33,6 +35,7 @@ from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
 from perdure.wiring import open_engine
 from perdure.worker import drive
+from perdure.worker import follow as watch
 
 POLL_S = 0.1
 
@@ -78,17 +81,29 @@ class Runner:
         return TaskSpec(prompt=prompt, **{**given, **settings})
 
     def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """Accepts a task and returns at once; `follow` works on it."""
-        task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
-        return service.submit(self._engine, task, self._cwd)
+        """Accepts a task and returns at once; a pool (`perdure work`) begins it, or `follow` does."""
+        run = self._accept(prompt, fields)
+        ring(self._engine.state)
+        return run
 
     def follow(self, ref: str) -> TaskRun:
-        """Works on a run until it is final. Raises Conflict if somebody else is at it."""
-        return drive(self._engine, self._engine.store.get(ref).id)
+        """Works on a run until it is final; where a pool is at it already, waits for that. Raises Conflict if its workdir or
+        conversation is in use by another run."""
+        run_id = self._engine.store.get(ref).id
+        try:
+            return drive(self._engine, run_id)
+        except Conflict:
+            if self._engine.store.get(run_id).state is not RunState.RUNNING:
+                raise
+            return watch(self._engine, run_id, lambda record: None)
 
     def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """`submit` and `follow`."""
-        return self.follow(self.submit(prompt, **fields).id)
+        """Accepts a task and works on it until it is final."""
+        return self.follow(self._accept(prompt, fields).id)
+
+    def _accept(self, prompt: str | TaskSpec, fields: Mapping[str, Any]) -> TaskRun:
+        task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
+        return service.submit(self._engine, task, self._cwd)
 
     def retry(self, ref: str, agent: str = "") -> TaskRun:
         """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from perdure import process
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from perdure.events import Record
 
 NAP_S = 0.2
-POOL_NAP_S = 0.5
+POOL_NAP_S = 1.0
+"""So often a pool looks, even if nothing rang: for what becomes due by the clock, and for supervisors that died."""
 LEFT_ALONE_MS = 5_000
 """A run that was due so long ago has no supervisor that would take it."""
 
@@ -78,10 +80,14 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
     `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and it returns when what is at work
     has ended; `engine.stopping` ends that too. Returns how many attempts it has worked on.
     """
-    done = 0
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+    # Neither is of use to those who follow one run.
+    from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
+    from perdure.bell import Bell
+
+    done = 0
+    bell = Bell(engine.state)
+    with closing(bell), ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
         at_work: dict[Future[TaskRun], str] = {}
         while True:
             for ended in [future for future in at_work if future.done()]:
@@ -90,10 +96,12 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
             closed = draining() or engine.stopping()
             while not closed and len(at_work) < jobs and (job := _next_job(engine, set(at_work.values()))) is not None:
                 claim, step = job
-                at_work[threads.submit(step, engine, claim)] = claim.run.id
+                begun = threads.submit(step, engine, claim)
+                at_work[begun] = claim.run.id
+                begun.add_done_callback(lambda _: bell.ring())
             if not at_work and (closed or once):
                 return done
-            wait(at_work, nap_s, FIRST_COMPLETED) if at_work else time.sleep(nap_s)
+            bell.wait(nap_s)
 
 
 def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:

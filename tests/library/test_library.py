@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import perdure
+from perdure.bell import Bell
 from perdure.events import AttemptEnded, Said
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
@@ -56,6 +58,18 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         with pytest.raises(perdure.PerdureError, match="nothing to retry"):
             runner.retry("task")
     one.nothing_survives()
+
+
+def test_a_pool_hears_of_what_is_submitted(stage: Callable[[str], Stage]) -> None:
+    """`submit` rings at the pools of the state directory; who follows a run that a pool has begun waits for that pool."""
+    one = stage(SCRIPT)
+    with closing(Bell(one.state)) as bell, perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        run = runner.submit("Write one.txt.", agent="claude", permissions="full")
+        bell.wait(3600)
+        pool = one.start("work", "--once")
+        one.until(lambda: runner.get(run.id).state is perdure.RunState.RUNNING, "the pool has begun it")
+        assert runner.follow(run.id).state is perdure.RunState.SUCCEEDED
+        assert one.finish(pool).code == 0
 
 
 def test_the_async_door(stage: Callable[[str], Stage]) -> None:

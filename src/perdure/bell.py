@@ -1,0 +1,85 @@
+"""A pool is told at once that something is due, instead of asking the store again and again.
+
+Every pool of a state directory hangs up a bell: a datagram socket below `bells/`. Who submits work that a pool is to do rings
+them all. A bell is only a kick: it carries nothing, may be lost, and a pool looks into the store once a second in any case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Bell:
+    """One pool's bell. `ring` may be called from any thread and in a signal's function."""
+
+    def __init__(self, state: Path) -> None:
+        directory = _directory(state)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = directory / str(os.getpid())
+        self._path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        with _short(directory) as short:
+            self._socket.bind(f"{short}/{self._path.name}")
+        self._own_end, self._own = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (self._own_end, self._own):
+            end.setblocking(False)
+
+    def ring(self) -> None:
+        """Wakes this pool."""
+        _kick(self._own)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it rings, or the time is over. What rang while nobody waited counts."""
+        ready, _, _ = select.select([self._socket, self._own_end], [], [], timeout_s)
+        for end in ready:
+            with contextlib.suppress(BlockingIOError):
+                while end.recv(16):
+                    pass
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        for end in (self._socket, self._own_end, self._own):
+            end.close()
+
+
+def ring(state: Path) -> None:
+    """Rings all bells of a state directory: something has become due that nobody works on yet. Never raises."""
+    directory = _directory(state)
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return
+    for name in names:
+        with _short(directory) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
+            try:
+                end.connect(f"{short}/{name}")
+                _kick(end)
+            except ConnectionRefusedError:
+                # Its pool was killed.
+                (directory / name).unlink(missing_ok=True)
+            except OSError:
+                continue
+
+
+def _directory(state: Path) -> Path:
+    return state / "bells"
+
+
+@contextlib.contextmanager
+def _short(directory: Path) -> Iterator[str]:
+    """The directory by a name that fits into a socket's address (108 bytes)."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def _kick(end: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        end.send(b"!")

@@ -1,0 +1,53 @@
+"""A pool is told at once what is due, and nothing depends on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from perdure.bell import Bell, ring
+
+LONG_S = 3600.0
+
+
+def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
+    """A pool that would sleep for an hour is woken by whoever rings at its state directory, and by itself."""
+    with closing(Bell(tmp_path)) as bell:
+        for kick in (lambda: ring(tmp_path), bell.ring):
+            waiting = threading.Thread(target=bell.wait, args=(LONG_S,))
+            waiting.start()
+            kick()
+            waiting.join()
+
+
+def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
+    """What rang while nobody waited ends the next wait; a bell that nobody hears blocks no one."""
+    with closing(Bell(tmp_path)) as bell:
+        for _ in range(1000):
+            ring(tmp_path)
+        bell.wait(LONG_S)
+
+
+def test_nobody_has_to_be_there(tmp_path: Path) -> None:
+    """Without a pool nothing happens; the bell that a killed pool left is taken down, and another one still rings."""
+    ring(tmp_path / "nothing")
+    killed = "import os, pathlib, sys, perdure.bell as b; b.Bell(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    assert len(list((tmp_path / "bells").iterdir())) == 1
+    with closing(Bell(tmp_path)) as bell:
+        ring(tmp_path)
+        assert [path.name for path in (tmp_path / "bells").iterdir()] == [str(os.getpid())]
+        bell.wait(LONG_S)
+    assert list((tmp_path / "bells").iterdir()) == []
+
+
+def test_any_length_of_path(tmp_path: Path) -> None:
+    """The state directory may lie deeper than a socket's address can say."""
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    with closing(Bell(deep)) as bell:
+        ring(deep)
+        bell.wait(LONG_S)
