@@ -183,6 +183,48 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
     path: str
 
 
+class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
+    """Workdir and conversation were saved together. `why`: see `model.Checkpoint`."""
+
+    number: int
+    why: str
+    commit: str
+    changed: int = 0
+    untracked: int = 0
+    left_out: int = 0
+
+
+class CheckpointMissed(Event, frozen=True, tag="checkpoint_missed"):
+    """A checkpoint was due and could not be taken; the attempt goes on."""
+
+    why: str
+    reason: str
+
+
+class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
+    """A person took workdir and conversation back to a checkpoint."""
+
+    number: int
+    attempt: int
+    """The attempt that it was taken in."""
+    attempts: int
+    """How many there had been when it was restored."""
+    undo: int = 0
+    """The checkpoint of what was there before; 0 where nothing was."""
+
+
+class DriftSeen(Event, frozen=True, tag="drift_seen"):
+    """The workdir was not as the checkpoint has it when the attempt started: somebody else was at work there."""
+
+    number: int
+    paths: tuple[str, ...] = ()
+    """The first of the names that differ."""
+    count: int = 0
+    head_before: str = ""
+    head_now: str = ""
+    """Empty, both, where HEAD stands where it stood."""
+
+
 class CollisionSeen(Event, frozen=True, tag="collision_seen"):
     """Somebody else wrote into, or runs on, the same conversation."""
 
@@ -261,6 +303,10 @@ RunEvent = (
     | SessionConfirmed
     | SessionRetired
     | CopyRestored
+    | CheckpointTaken
+    | CheckpointMissed
+    | CheckpointRestored
+    | DriftSeen
     | CollisionSeen
     | OutputCapped
     | VerifyEnded

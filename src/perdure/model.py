@@ -380,6 +380,47 @@ class Workspace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD, index or branch is touched."""
+
+    commit: str
+    ref: str
+    git_dir: str
+    """Where commit and ref lie: the user's repository, or a git directory of perdure's own."""
+    head: str = ""
+    """What the workdir stood at; empty without git."""
+    branch: str = ""
+    """Empty without git, and for a detached HEAD."""
+    changed: int = 0
+    untracked: int = 0
+    left_out: tuple[str, ...] = ()
+    """What the policy for ignored files leaves out, or what cannot be kept, with the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Workdir and conversation of a run, saved together. It exists only when both halves are there."""
+
+    run: str
+    number: int
+    """Counts the checkpoints of a workdir, which several runs may share."""
+    attempt: int
+    at: int
+    why: str
+    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`, `restore` (before one)."""
+    workdir: Saved
+    session_id: str = ""
+    """Empty where nothing had been said yet."""
+    conversation: tuple[CopyPart, ...] = ()
+    """The transcript first; then what lies beside it, and the conversations that it goes on from."""
+    context_version: int = 0
+    """The newest version of the instructions that the conversation had been given."""
+    agent: str = ""
+    agent_version: str = ""
+    flags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRun:
     """A task on its way. `attempt` is the number of the latest attempt, 0 before the first."""
 

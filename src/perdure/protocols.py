@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from perdure.model import (
     Attempt,
+    Checkpoint,
     Claim,
     Command,
     Condition,
@@ -36,7 +37,7 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.events import AgentEvent, AnyEvent, Record, RunTakenBack
+    from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +322,27 @@ class RunStore(Protocol):
 
     def claims(self) -> Sequence[Claim]:
         """The claims of all running runs."""
+        ...
+
+    def next_checkpoint(self, workspace_id: str) -> int:
+        """The number of the next checkpoint of this workspace, whichever run takes it."""
+        ...
+
+    def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
+        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim it raises Conflict while the run
+        is running. A number of the workspace that is taken raises Conflict."""
+        ...
+
+    def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
+        """Of the run, or of all runs, removed ones included; oldest first."""
+        ...
+
+    def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
+        """Takes rows away; the halves are the caller's to remove, afterwards. Numbers that are not there are passed over."""
+        ...
+
+    def restored(self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored) -> TaskRun:
+        """Stores what a restore made of the conversations, retired ones first, with its event. Conflict while the run is running."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...

@@ -176,3 +176,18 @@ INSERT INTO sessions (agent, scope, id, state, created, updated, body)
 VALUES (:agent, :scope, :id, :state, :created, :updated, :body)
 ON CONFLICT (agent, scope, id)
 DO UPDATE SET state = excluded.state, created = excluded.created, updated = excluded.updated, body = excluded.body;
+
+-- name: next_checkpoint
+SELECT COALESCE(MAX(number), 0) + 1 AS number FROM checkpoints WHERE workspace_id = :workspace_id;
+
+-- name: add_checkpoint
+INSERT INTO checkpoints (workspace_id, number, run, attempt, at, body) VALUES (:workspace_id, :number, :run, :attempt, :at, :body);
+
+-- name: checkpoints
+SELECT body FROM checkpoints WHERE run = :run ORDER BY number;
+
+-- name: all_checkpoints
+SELECT body FROM checkpoints ORDER BY at, workspace_id, number;
+
+-- name: forget_checkpoint
+DELETE FROM checkpoints WHERE run = :run AND number = :number;

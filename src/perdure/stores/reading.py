@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
-from perdure.model import Attempt, Claim, Context, RunState, Session, SessionKey, TaskRun
+from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
 from perdure.stores.queries import SQL
 from perdure.stores.rows import Row, claim_of, event_of, key_values, noun_of, run_of, run_row_of
 from perdure.stores.sqlite import Sqlite
@@ -59,6 +59,13 @@ class Reading:
 
     def claims(self) -> Sequence[Claim]:
         return [claim_of(row) for row in self._rows("running")]
+
+    def next_checkpoint(self, workspace_id: str) -> int:
+        return int(self._rows("next_checkpoint", workspace_id=workspace_id)[0]["number"])
+
+    def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
+        rows = self._rows("checkpoints", run=run_id) if run_id else self._rows("all_checkpoints")
+        return [noun_of(row["body"], Checkpoint) for row in rows]
 
     def attempts(self, run_id: str) -> Sequence[Attempt]:
         return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL
-from perdure.model import Attempt, Claim, Condition, RunState, Session, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.model import Attempt, Checkpoint, Claim, Condition, RunState, Session, SessionState, TaskRun, TaskSpec, Workspace
 from perdure.stores.reading import Reading
 from perdure.stores.rows import MAX_TIME, attempt_values, claim_of, run_of, scope_of
 from perdure.stores.sqlite import Sqlite
 from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent, RunTakenBack
+    from perdure.events import AnyEvent, CheckpointRestored, RunTakenBack
     from perdure.protocols import Begun, Ending, Observer
 
 
@@ -220,6 +220,24 @@ class SqlStore(Reading):
             write.note(run.id, 0, [event])
             return run_of(row) if row is not None else run
 
+    def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
+        with self._write() as write:
+            run = _held(write, claim) if claim is not None else _at_rest(write, checkpoint.run)
+            write.put_checkpoint(run, checkpoint)
+
+    def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
+        with self._write() as write:
+            for number in numbers:
+                write.do("forget_checkpoint", run=run_id, number=number)
+
+    def restored(self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored) -> TaskRun:
+        with self._write() as write:
+            run = _at_rest(write, run_id)
+            for session in sessions:
+                write.put_session(session)
+            write.note(run.id, 0, [event])
+            return run
+
     def remove(self, run_id: str) -> None:
         with self._write() as write:
             run = run_of(write.named(run_id))
@@ -247,6 +265,13 @@ def _held(write: Write, claim: Claim) -> TaskRun:
     if row is None:
         raise _lost(claim)
     return run_of(row)
+
+
+def _at_rest(write: Write, run_id: str) -> TaskRun:
+    run = run_of(write.named(run_id))
+    if run.state is RunState.RUNNING:
+        raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
+    return run
 
 
 def _lost(claim: Claim) -> LostLease:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import Conflict
-from perdure.model import Attempt, Claim, Session, SessionState
+from perdure.model import Attempt, Checkpoint, Claim, Session, SessionState, TaskRun
 from perdure.stores.queries import SQL
 from perdure.stores.reading import named
 from perdure.stores.rows import Row, attempt_values, key_values, noun_of, session_values
@@ -53,6 +53,23 @@ class Write:
             raise Conflict(f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well", "retire that one first")
         self.do("put_session", **session_values(session))
 
+    def put_checkpoint(self, run: TaskRun, checkpoint: Checkpoint) -> None:
+        """Publishes a checkpoint of the run, and says so in the journal."""
+        from perdure.codec import encode
+        from perdure.events import CheckpointTaken
+
+        assert run.workspace is not None
+        self.do(
+            "add_checkpoint", workspace_id=run.workspace.id, number=checkpoint.number, run=run.id, attempt=checkpoint.attempt,
+            at=checkpoint.at, body=encode(checkpoint),
+        )  # fmt: skip
+        saved = checkpoint.workdir
+        taken = CheckpointTaken(
+            number=checkpoint.number, why=checkpoint.why, commit=saved.commit, changed=saved.changed, untracked=saved.untracked,
+            left_out=len(saved.left_out),
+        )  # fmt: skip
+        self.note(run.id, checkpoint.attempt, [taken])
+
     def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
         """Appends Records to the journal."""
         from perdure.codec import encode
@@ -69,6 +86,6 @@ class Write:
 
         own = (
             e.RunSubmitted, e.ContextAdded, e.AttemptClaimed, e.AttemptStarted, e.AttemptAdopted, e.AttemptEnded, e.RunQueued,
-            e.CancelRequested, e.RunFinished,
+            e.CancelRequested, e.RunFinished, e.CheckpointTaken,
         )  # fmt: skip
         return [event for event in events if not isinstance(event, own)]

@@ -1,0 +1,106 @@
+"""Checkpoints: published under the claim's fence, counted by workspace, forgotten one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import Conflict, LostLease
+from perdure.events import CheckpointRestored, CheckpointTaken
+from perdure.model import Checkpoint, CopyPart, Saved, SessionKey, SessionState, TaskRun, TaskSpec
+from perdure.testing.stores.making import AGAIN, LAPSED_S, LEASE_S, SUCCESS, Store, claimed, session_of, submit
+
+
+def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
+    """One with everything in it."""
+    return Checkpoint(
+        run=run.id,
+        number=number,
+        attempt=attempt,
+        at=number,
+        why="turn",
+        workdir=Saved(commit="c0ffee", ref=f"refs/perdure/checkpoints/x/{number}", git_dir="/g", head="0a", changed=2, left_out=("big",)),
+        session_id="s-1",
+        conversation=(CopyPart("s-1", "main", 18, "ab"), CopyPart("s-1", "beside/x", 3, "cd")),
+        context_version=1,
+        agent=run.spec.agent,
+        flags={"model": "small"},
+    )
+
+
+class Checkpoints:
+    """`add_checkpoint`, `next_checkpoint`, `checkpoints`, `forget_checkpoints` and `restored`."""
+
+    def test_a_checkpoint_is_kept_as_it_was_taken(self, store: Store) -> None:
+        """It comes back whole, oldest first, and the journal names it once."""
+        run, other = submit(store), submit(store)
+        claim = claimed(store, run)
+        store.add_checkpoint(checkpoint(run), claim)
+        store.add_checkpoint(checkpoint(run, 2), claim)
+        assert list(store.checkpoints(run.id)) == [checkpoint(run), checkpoint(run, 2)]
+        assert list(store.checkpoints()) == list(store.checkpoints(run.id))
+        assert store.checkpoints(other.id) == []
+        told = [record for record in store.history(run.id) if isinstance(record.event, CheckpointTaken)]
+        assert [record.attempt for record in told] == [1, 1]
+        assert told[0].event == CheckpointTaken(number=1, why="turn", commit="c0ffee", changed=2, left_out=1)
+
+    def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
+        """After another one took the attempt over, and after its end, the late checkpoint is refused and nothing is stored."""
+        run = submit(store)
+        late = claimed(store, run, "ann", LAPSED_S)
+        store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
+        with pytest.raises(LostLease):
+            store.add_checkpoint(checkpoint(run), late)
+        assert store.checkpoints(run.id) == []
+
+    def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
+        """A person's checkpoint is a Conflict while the run is running, and taken before and after."""
+        run = submit(store)
+        store.add_checkpoint(checkpoint(run, attempt=0))
+        claim = claimed(store, run)
+        with pytest.raises(Conflict):
+            store.add_checkpoint(checkpoint(run, 2))
+        store.finish(claim, SUCCESS)
+        store.add_checkpoint(checkpoint(run, 2))
+        assert [each.number for each in store.checkpoints(run.id)] == [1, 2]
+
+    def test_numbers_are_of_the_workspace(self, store: Store) -> None:
+        """Runs that share a workdir never share a number; a taken one is a Conflict."""
+        first, second = submit(store, where="shared"), submit(store, where="shared")
+        assert store.next_checkpoint("shared") == 1
+        store.add_checkpoint(checkpoint(first))
+        assert (store.next_checkpoint("shared"), store.next_checkpoint("another")) == (2, 1)
+        with pytest.raises(Conflict):
+            store.add_checkpoint(checkpoint(second))
+        store.add_checkpoint(checkpoint(second, 2))
+        assert [each.number for each in store.checkpoints(first.id)] == [1]
+
+    def test_what_is_forgotten_is_gone(self, store: Store) -> None:
+        """Only the named ones of the run go, and again for those that are gone is no error; the journal keeps its word of them."""
+        run = submit(store, where="shared")
+        beside = submit(store, where="shared")
+        for number in (1, 2, 3):
+            store.add_checkpoint(checkpoint(run, number))
+        store.add_checkpoint(checkpoint(beside, 4))
+        for _ in range(2):
+            store.forget_checkpoints(run.id, [1, 3, 4, 99])
+        assert [each.number for each in store.checkpoints(run.id)] == [2]
+        assert [each.number for each in store.checkpoints(beside.id)] == [4]
+        assert sum(isinstance(record.event, CheckpointTaken) for record in store.history(run.id)) == 3
+
+    def test_a_restore_stores_conversations_and_its_word_together(self, store: Store) -> None:
+        """The session that was left is retired and the restored one is live; refused, with nothing stored, while the run is running."""
+        run = submit(store, TaskSpec(prompt="x", scope="talk"))
+        old, new = session_of(run, "newer"), session_of(run, "older", SessionState.CONFIRMED)
+        store.put_session(old)
+        sessions = [replace(old, state=SessionState.RETIRED, cause="restored"), new]
+        told = CheckpointRestored(number=1, attempt=1, attempts=1, undo=2)
+        claim = claimed(store, run)
+        with pytest.raises(Conflict):
+            store.restored(run.id, sessions, told)
+        store.finish(claim, SUCCESS)
+        store.restored(run.id, sessions, told)
+        live = store.session(SessionKey(run.spec.agent, "talk"))
+        assert live is not None and live.id == "older"
+        assert store.history(run.id)[-1].event == told
