@@ -92,3 +92,9 @@ class DriverError(PerdureError):
     """A driver from outside could not be loaded, or broke its contract."""
 
     exit_code = 7
+
+
+class CapsuleError(PerdureError):
+    """A capsule cannot be written, or what is given as one cannot be trusted or used."""
+
+    exit_code = 7

@@ -1,0 +1,96 @@
+"""The capsule as one file: a mark, the manifest, then the parts of all files one after the other, in the manifest's order.
+
+Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links, modes or times outside of the
+manifest, so there is nothing that an unpacker could be led astray by. Written and read in one pass, so a pipe will do; equal
+contents give equal bytes. No tar and no zip: docs/decisions says why.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol
+
+from perdure.capsule import manifest as manifests
+from perdure.capsule.frames import RATIO, frame, unframe, unfold
+from perdure.capsule.manifest import LONGEST_MANIFEST, PART, File, Manifest, Part
+from perdure.errors import CapsuleError
+
+MAGIC = b"PERDURE\x01"
+_LENGTH = struct.Struct(">I")
+_LONGEST_FRAME = PART + (PART >> 7) + 1024
+"""zstd's bound for what cannot be compressed is a 256th more."""
+
+
+class Contents(Protocol):
+    """Where the parts of a manifest's files come from."""
+
+    def parts(self, file: File) -> Iterator[bytes]:
+        """The contents of a file's parts, in order, each exactly as its digest says."""
+        ...
+
+
+def write(target: IO[bytes], manifest: Manifest, contents: Contents) -> None:
+    """Writes a whole capsule. Raises CapsuleError where a file is not what the manifest says any more."""
+    target.write(MAGIC)
+    _put(target, frame(manifests.encode(manifest)))
+    for file in manifest.files():
+        given = contents.parts(file)
+        for part in file.parts:
+            content = next(given, b"")
+            if len(content) != part.size:
+                raise CapsuleError(f"{file.name} changed while it was written", "try again when nothing writes there")
+            _put(target, frame(content))
+
+
+def _put(target: IO[bytes], packed: bytes) -> None:
+    target.write(_LENGTH.pack(len(packed)))
+    target.write(packed)
+
+
+class Capsule:
+    """A capsule that is read in its order, once. `manifest` is checked; each part is, before it is given."""
+
+    def __init__(self, source: IO[bytes], name: str) -> None:
+        self._source, self._name = source, name
+        if self._exactly(len(MAGIC)) != MAGIC:
+            raise CapsuleError(f"{name} is no capsule", "capsules are made by perdure export NAME -o FILE")
+        self.manifest = manifests.read(unfold(self._frame(LONGEST_MANIFEST // RATIO * 40), LONGEST_MANIFEST, f"the manifest of {name}"))
+
+    def parts(self, file: File) -> Iterator[bytes]:
+        """The contents of a file's parts. The files must be asked for in the manifest's order, each to its end."""
+        for part in file.parts:
+            yield self._part(part, file)
+
+    def end(self) -> None:
+        """Raises CapsuleError if there is more in the file than the manifest says."""
+        if self._source.read(1):
+            raise CapsuleError(f"{self._name} goes on after its end", "nothing was imported; do not trust where it came from")
+
+    def _part(self, part: Part, file: File) -> bytes:
+        return unframe(self._frame(_LONGEST_FRAME), part, f"{file.name} in {self._name}")
+
+    def _frame(self, longest: int) -> bytes:
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if not 0 < length <= longest:
+            raise CapsuleError(f"{self._name} is damaged: it holds a frame of {length} bytes", "get the capsule again")
+        return self._exactly(length)
+
+    def _exactly(self, length: int) -> bytes:
+        content = self._source.read(length)
+        # A pipe may give less than was asked for.
+        while len(content) < length and (more := self._source.read(length - len(content))):
+            content += more
+        if len(content) < length:
+            raise CapsuleError(f"{self._name} is cut off", "get the capsule again")
+        return content
+
+
+@contextmanager
+def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
+    """A capsule from an open file or pipe."""
+    try:
+        yield Capsule(source, name)
+    except OSError as error:
+        raise CapsuleError(f"{name} cannot be read: {error.strerror or error}", "is it all there?") from error

@@ -1,0 +1,79 @@
+"""Parts as zstd frames: how a part of a file is written down in a capsule and in an object store.
+
+One part, one frame, at most 4 MiB, so memory is bounded on both sides. No frame may unfold to more than a hundred times its size,
+and a writer keeps to that as well: what would be smaller is filled up with a skippable frame, which every zstd passes over.
+zstandard is imported late: it comes with the extra `perdure[capsule]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from typing import TYPE_CHECKING, Any
+
+from perdure.capsule.manifest import Part
+from perdure.errors import CapsuleError
+
+if TYPE_CHECKING:
+    import zstandard
+
+RATIO = 100
+LEVEL = 3
+_SKIPPABLE = 0x184D2A50
+"""Magic number of a skippable frame (RFC 8878, 3.1.2)."""
+
+_local = threading.local()
+
+
+def part_of(content: bytes) -> Part:
+    """The part that this is."""
+    return Part(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def frame(content: bytes) -> bytes:
+    """The content as a frame: the same bytes for the same content and the same library."""
+    packed: bytes = _tools()[0].compress(content)
+    short = -(-len(content) // RATIO) - len(packed)
+    return packed + struct.pack("<II", _SKIPPABLE, short) + bytes(short) if short > 0 else packed
+
+
+def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
+    """The content of a frame, if it is exactly this part. Raises CapsuleError before more than the part's size is unfolded."""
+    content = unfold(packed, part.size, what)
+    if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
+        raise CapsuleError(f"{what} is not what the manifest says: it was changed or damaged", "get the capsule again")
+    return content
+
+
+def unfold(packed: bytes, most: int, what: str) -> bytes:
+    """The content of a frame of at most `most` bytes. Raises CapsuleError."""
+    library = zstd()
+    try:
+        size = library.frame_content_size(packed)
+        if not 0 <= size <= most or size > RATIO * len(packed):
+            raise CapsuleError(f"{what} would unfold to more than it may", "nothing was imported; do not trust where it came from")
+        content: bytes = _tools()[1].decompress(packed, max_output_size=most, allow_extra_data=True)
+    except library.ZstdError as error:
+        raise CapsuleError(f"{what} is damaged: {error}", "get the capsule again") from error
+    return content
+
+
+def zstd() -> Any:
+    """The library. Raises CapsuleError where it is not installed."""
+    try:
+        import zstandard
+    except ImportError:
+        raise CapsuleError("capsules need the library zstandard, which is not installed", "pip install 'perdure[capsule]'") from None
+    return zstandard
+
+
+def _tools() -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
+    """A compressor and a decompressor for this thread: they may not be shared."""
+    if not hasattr(_local, "tools"):
+        library = zstd()
+        # A window larger than a part is never needed, and costs a reader its memory.
+        compressor = library.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
+        _local.tools = compressor, library.ZstdDecompressor(max_window_size=8 << 20)
+    tools: tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor] = _local.tools
+    return tools

@@ -1,0 +1,256 @@
+"""What a capsule says of itself: which run, which checkpoint, which files, each in parts with their digests.
+
+`gathering` makes a manifest, `container` and `objects` carry it, `staging` goes by it. A manifest comes from anywhere and is hostile:
+`read` refuses what is too large, too deep, doubled, not finite, or named in a way that could lead out of a directory, before
+anything else is looked at. docs/reference/capsule.md describes the format for others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import msgspec
+
+from perdure.errors import CapsuleError
+
+FORMAT = 1
+
+PART = 4 << 20
+"""Bytes of a part; the last one of a file is shorter."""
+LONGEST_MANIFEST = 16 << 20
+MOST_FILES = 50_000
+MOST_PARTS = 200_000
+DEEPEST = 40
+LONGEST_NUMBER = 18
+"""Digits: more than that is no size and no time."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_RUN = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A piece of a file, by its content. In a capsule it follows in its place, in an object store it is `members/{sha256}`."""
+
+    sha256: str
+    size: int
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file in its parts. `name` is where it belongs, relative, below the one place that is meant for it."""
+
+    name: str
+    size: int
+    sha256: str
+    parts: tuple[Part, ...]
+
+
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation: its transcript as the checkpoint has it, and the files that belong to it."""
+
+    agent: str
+    id: str
+    main: File
+    beside: tuple[File, ...] = ()
+
+
+class Workdir(msgspec.Struct, frozen=True, kw_only=True):
+    """The checkpoint's commit, and the git packs in which it comes; `base` is where the run began, and what lies before is not in it."""
+
+    commit: str
+    base: str = ""
+    head: str = ""
+    branch: str = ""
+    packs: tuple[File, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Files that were left out on request, because a secret stood in them."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint of one run."""
+
+    format: int
+    perdure: str
+    """The version that wrote it."""
+    run: str
+    """The run's id, the same on all machines."""
+    name: str
+    agent: str
+    agent_version: str = ""
+    number: int
+    """The checkpoint's number."""
+    attempt: int
+    at: int
+    """When the checkpoint was taken, in ms."""
+    story: File
+    """The run with its spec, instructions, attempts, receipts and sessions, as JSON."""
+    journal: File
+    """The run's records, a line each."""
+    conversations: tuple[Carried, ...] = ()
+    """The run's own first, then those that it goes on from."""
+    workdir: Workdir | None = None
+    redacted: int = 0
+    """How many secrets were replaced by asterisks."""
+
+    def files(self) -> Iterator[File]:
+        """All files, in the order in which their parts follow in a capsule."""
+        yield self.story
+        yield self.journal
+        for carried in self.conversations:
+            yield carried.main
+            yield from carried.beside
+        if self.workdir is not None:
+            yield from self.workdir.packs
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files())
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as it is written: the same for the same manifest, always."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def read(content: bytes) -> Manifest:
+    """A manifest out of bytes from anywhere. Raises CapsuleError for everything that is not one, or could not be meant."""
+    if len(content) > LONGEST_MANIFEST:
+        _refuse("it is too long")
+    plain = strict_json(content)
+    if not isinstance(plain, dict):
+        _refuse("it is no object")
+    if type(plain.get("format")) is not int or plain["format"] != FORMAT:
+        shown = plain.get("format") if type(plain.get("format")) is int else "none"
+        raise CapsuleError(f"the capsule has format {shown}, and this perdure reads format {FORMAT}", "use a newer perdure")
+    try:
+        manifest = msgspec.convert(plain, Manifest, strict=True)
+    except msgspec.ValidationError as error:
+        _refuse(str(error))
+    _check(manifest)
+    return manifest
+
+
+def strict_json(content: bytes) -> Any:
+    """JSON without the liberties that parsers take: no doubled names, no NaN, no number without end, no depth without end.
+
+    Raises CapsuleError.
+    """
+    depth = 0
+    for mark in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', content, re.DOTALL):
+        depth += (mark[0] in (b"[", b"{")) - (mark[0] in (b"]", b"}"))
+        if depth > DEEPEST:
+            _refuse("it is nested too deeply")
+    try:
+        # Lone surrogates would break the database and the terminal much later.
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole)
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except CapsuleError:
+        raise
+    except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
+        _refuse(f"it is not JSON: {str(error)[:100]}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _refuse("a name stands in it twice")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    _refuse(f"{word} is no number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        _refuse("a number in it is too long")
+    return int(digits)
+
+
+def _check(manifest: Manifest) -> None:
+    """The grammar of everything that becomes a name, and sums that must agree."""
+    _match(_RUN, manifest.run, "run")
+    _match(_NAME, manifest.name, "name")
+    _match(_WORD, manifest.agent, "agent")
+    if min(manifest.number, manifest.attempt, manifest.at, manifest.redacted) < 0:
+        _refuse("a number in it is negative")
+    for carried in manifest.conversations:
+        _match(_WORD, carried.agent, "agent")
+        _match(_SESSION, carried.id, "conversation")
+        names = [file.name for file in carried.beside]
+        _refuse_doubles(names)
+    if (workdir := manifest.workdir) is not None:
+        _match(_OID, workdir.commit, "commit")
+        for oid in filter(None, (workdir.base, workdir.head)):
+            _match(_OID, oid, "commit")
+        if workdir.branch:
+            check_branch(workdir.branch)
+        if not workdir.packs:
+            _refuse("the workdir has no pack")
+    files = parts = 0
+    for file in manifest.files():
+        check_path(file.name)
+        files, parts = files + 1, parts + len(file.parts)
+        if files > MOST_FILES or parts > MOST_PARTS:
+            _refuse("it lists too many files")
+        _match(_DIGEST, file.sha256, "digest")
+        for part in file.parts:
+            _match(_DIGEST, part.sha256, "digest")
+            if not 0 < part.size <= PART:
+                _refuse("a part has no possible size")
+        if sum(part.size for part in file.parts) != file.size:
+            _refuse(f"the parts of {file.name!r} are not as long as it is")
+
+
+def check_branch(branch: str) -> None:
+    """Raises CapsuleError for what is no plain branch name."""
+    parts = branch.split("/")
+    odd = ".." in branch or any(not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock") for part in parts)
+    if odd or not _BRANCH.fullmatch(branch):
+        _refuse(f"{branch[:60]!r} is no branch name")
+
+
+def check_path(name: str) -> None:
+    """Raises CapsuleError for a name that is not a plain relative path, or is one that perdure never carries."""
+    parts = name.split("/")
+    plain = name.isprintable() and len(name.encode("utf-8", "replace")) <= 1024 and len(parts) <= 16 and "\\" not in name
+    if not plain or any(part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts):
+        _refuse(f"{name[:60]!r} is no name for a file")
+    if not is_carried(name):
+        _refuse(f"{name[:60]!r} is never carried")
+
+
+NEVER = re.compile(
+    r"(?:^|/)(?:\.credentials\.json|auth\.json|oauth_creds\.json|google_accounts\.json|mcp-oauth-tokens(?:-v2)?\.json|settings[^/]*\.json"
+    r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
+    re.IGNORECASE,
+)
+"""Credentials, settings, hooks and servers of the agents' own: facts/faults 4.6. They lie beside conversations in their homes."""
+
+
+def is_carried(name: str) -> bool:
+    """Whether a file of this name beside a conversation may travel."""
+    return NEVER.search(name) is None
+
+
+def _match(pattern: re.Pattern[str], text: str, what: str) -> None:
+    if not pattern.fullmatch(text):
+        _refuse(f"{text[:60]!r} is no {what}")
+
+
+def _refuse_doubles(names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        _refuse("a file stands in it twice")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise CapsuleError(f"the capsule's manifest cannot be used: {why}", "nothing was imported; ask for the capsule again")
