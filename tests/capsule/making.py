@@ -38,8 +38,9 @@ def manifest(given: Given, **fields: Any) -> Manifest:
         beside=(given.file("beside/tool-results/a b.txt", bytes(range(256)) * 9),),
     )
     usual: dict[str, Any] = {
-        "format": 1, "perdure": "0.1.0", "run": "0" * 32, "name": "task", "agent": "claude", "number": 3, "attempt": 1, "at": 1_800_000_000_000,
-        "story": given.file("run.json", b"{}"), "journal": given.file("journal.jsonl", b""), "conversations": (talk,),
+        "format": 1, "perdure": "0.1.0", "run": "0" * 32, "name": "task", "agent": "claude", "number": 3, "attempt": 1,
+        "at": 1_800_000_000_000, "story": given.file("run.json", b"{}"), "journal": given.file("journal.jsonl", b""),
+        "conversations": (talk,),
     }  # fmt: skip
     return Manifest(**{**usual, **fields})
 

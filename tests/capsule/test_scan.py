@@ -66,7 +66,11 @@ def test_ordinary_text_holds_no_secret() -> None:
     assert list(found(ORDINARY.encode())) == []
 
 
-@pytest.mark.parametrize("form", [str, lambda value: quote(value, safe=""), lambda value: base64.b64encode(value.encode()).decode()], ids=["plain", "url", "base64"])
+@pytest.mark.parametrize(
+    "form",
+    [str, lambda value: quote(value, safe=""), lambda value: base64.b64encode(value.encode()).decode()],
+    ids=["plain", "url", "base64"],
+)
 def test_the_values_of_this_environment_are_found(form) -> None:
     """A secret variable's exact value is found as it is, URL-encoded and in base64, though it has no known shape."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))

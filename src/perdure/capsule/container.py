@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import IO, Protocol
 
 from perdure.capsule import manifest as manifests
-from perdure.capsule.frames import RATIO, frame, unframe, unfold
+from perdure.capsule.frames import RATIO, frame, unfold, unframe
 from perdure.capsule.manifest import LONGEST_MANIFEST, PART, File, Manifest, Part
 from perdure.errors import CapsuleError
 

@@ -56,7 +56,9 @@ def refuse_too_large(manifest: Manifest, near: Path) -> None:
     """Raises CapsuleError for more than may be, or than fits."""
     size = manifest.size
     if size > MOST_BYTES:
-        raise CapsuleError(f"the capsule would unpack to {size >> 30} GiB, more than the {MOST_BYTES >> 30} that are allowed", "nothing was imported")
+        raise CapsuleError(
+            f"the capsule would unpack to {size >> 30} GiB, more than the {MOST_BYTES >> 30} that are allowed", "nothing was imported"
+        )
     free = shutil.disk_usage(near).free
     if 2 * size + LEFT_FREE > free:
         need, has = (2 * size + LEFT_FREE) >> 20, free >> 20

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 _END = rb"(?![A-Za-z0-9_])"
 
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A kind of secret. `back`: how many bytes before its anchor it may begin."""
@@ -32,7 +33,7 @@ def _shape(name: str, anchors: str, pattern: bytes, back: int = 0, *, word: bool
     return Shape(name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(pattern), back, word)
 
 
-_WORDS = bytes(byte if chr(byte).isalnum() and byte < 128 or byte in b"_-.~" else 32 for byte in range(256))
+_WORDS = bytes(byte if (chr(byte).isalnum() and byte < 128) or byte in b"_-.~" else 32 for byte in range(256))
 _LONG = re.compile(rb" [^ ]{20,}")
 
 
