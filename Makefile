@@ -32,6 +32,7 @@ docs: install ## the documents as a site, below site/
 	$(BIN)/zensical build --strict
 
 bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts

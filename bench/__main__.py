@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import rooms, whole
+from bench import rivals, rooms, scale, whole
 from bench.measure import Row, table
 
 
@@ -38,6 +38,11 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from rooms.store(disk)
     yield from rooms.lines(directory)
     yield from rooms.spawn(disk)
+    yield from scale.long_line(directory)
+    yield from scale.memory(disk)
+    yield from scale.restart(disk, 100_000 if quick else 1_000_000)
+    yield from scale.taken_away(directory, 3_000 if quick else 25_000)
+    yield from rivals.starts(disk)
     yield from whole.start_up(disk)
     for agent in ("claude", "codex"):
         yield from whole.turns(disk, agent, 0, 3 if quick else 7)

@@ -1,0 +1,124 @@
+"""What grows: a store of a million events, many agents at once, one very long line, and a workdir that is taken away."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.measure import Row, command, interleaved, ms
+from bench.rooms import ENVIRON, git, make_repository
+from perdure import process, stores
+from perdure.events import Said
+from perdure.model import Backend, Command, TaskSpec, Workspace
+from perdure.process import Lines
+from perdure.workspace import Workspaces
+
+
+def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
+    """After a kill: open a store of so many events and know every running attempt, against `import sqlite3`."""
+    path = directory / "million.db"
+    database = stores.open(path)
+    place = Workspace(id="w", path="/w", backend=Backend.TASK)
+    database.add(TaskSpec(prompt="x"), "r0", "run-0", place)
+    claim = database.claim("w", 3600)
+    assert claim is not None
+    text = Said(text="x" * 200)
+    for _ in range(events // 5_000):
+        database.record(claim, [text] * 5_000)
+    database.close()
+    opens = f"from perdure import stores; s = stores.open({str(path)!r}); assert len(s.claims()) == 1; s.close()"
+    words = [[sys.executable, "-c", opens], [sys.executable, "-c", "import sqlite3"]]
+    ours, bare = interleaved(7, *(command(each, directory, ENVIRON) for each in words))
+    path.unlink()
+    yield Row(f"a store of {events:,} events opened, all leases known", ms(ours), "import sqlite3", ms(bare), ours / bare, 10)
+
+
+def memory(directory: Path, agents: int = 50) -> Iterator[Row]:
+    """What one more running agent costs in memory: the supervisor's share, and its shim's own pages."""
+
+    def resident(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident("self")
+    begun = [
+        process.start(
+            Command(argv=("/bin/sleep", "600"), stdin=b""),
+            directory=directory / f"m{n}",
+            cwd=directory,
+            env=ENVIRON,
+            mark=f"mem.{n}",
+            deadline_s=600,
+        )
+        for n in range(agents)
+    ]
+    share = max(1, (resident("self") - before) // agents)
+    shims = [_private(each.shim.pid) for each in begun if each.shim is not None]
+    for each in begun:
+        each.kill()
+    yield Row("the supervisor's memory, one more agent", f"{share >> 10} KiB", "the goal", "64 KiB", share / 65536, 1)
+    own = sum(shims) // len(shims)
+    note = "an interpreter of its own for each agent; one Claude Code takes 210 MB"
+    yield Row("its shim's own memory", f"{own / 2**20:.1f} MiB", "the goal", "64 KiB", own / 65536, 1, note=note)
+
+
+def _private(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
+
+
+def long_line(directory: Path) -> Iterator[Row]:
+    """One line of 20 MB, whole, against reading the bytes."""
+    log = directory / "long"
+    log.write_bytes(b'{"type":"assistant","text":"' + b"x" * 20_000_000 + b'"}\n')
+
+    def floor() -> None:
+        with log.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+
+    def follow() -> None:
+        reader, found = Lines(log), list[bytes]()
+        while not found:
+            found = list(reader.read())
+        assert len(found[0]) > 20_000_000
+
+    ours, other = interleaved(7, follow, floor)
+    yield Row("one line of 20 MB, whole", ms(ours), "os.read of the same bytes", ms(other), other / ours, 0.3, least=True)
+
+
+def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
+    """A workdir goes: into the trash (what a person waits for), against `git worktree remove`."""
+    repo = make_repository(directory / "away", files)
+    spaces = Workspaces(directory / "away-root", environ={**ENVIRON, "HOME": str(directory)})
+    counter = iter(range(1_000))
+    ready: list[Workspace] = []
+
+    def make(_: int) -> Workspace:
+        workspace = spaces.plan(TaskSpec(prompt="x", repo=str(repo)), f"run-{next(counter)}", repo)
+        spaces.prepare(workspace, "claude")
+        return workspace
+
+    ready = [make(n) for n in range(4)]
+    by_hand = [directory / f"by-hand-{n}" for n in range(4)]
+    for path in by_hand:
+        git(repo, "worktree", "add", "-q", "--detach", str(path))
+    ours, hand, parse = interleaved(
+        3,
+        lambda: spaces.put_away(ready.pop(), {}),
+        lambda: git(repo, "worktree", "remove", str(by_hand.pop())),
+        lambda: git(repo, "rev-parse", "HEAD"),
+    )
+    yield Row("a workdir taken away", ms(ours), "git rev-parse HEAD", ms(parse), ours / parse, 4)
+    yield Row("the same", ms(ours), "git worktree remove", ms(hand), hand / ours, 10, least=True, note="how many times faster")
+
+    def first_ever() -> None:
+        fresh = Workspaces(directory / f"r{next(counter)}", environ={**ENVIRON, "HOME": str(directory)})
+        fresh.prepare(fresh.plan(TaskSpec(prompt="x", repo=str(repo), backend="isolated"), "first", repo), "claude")
+
+    first, shallow = interleaved(
+        3, first_ever, lambda: git(directory, "clone", "-q", "--depth=1", f"file://{repo}", str(directory / f"shallow-{next(counter)}"))
+    )
+    note = "a full cache, which every later workdir shares (decision 0006)"
+    yield Row("first-ever isolated dispatch", ms(first), "git clone --depth=1", ms(shallow), first / shallow, 1.1, note=note)
