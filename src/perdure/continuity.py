@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from perdure.model import Continuation, Evidence, Receipt, Rung, Start, Verdict
 
+UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
+
 
 def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
     """The receipt of one attempt; None where it ended before the conversation could be touched, so nothing is claimed."""
@@ -92,6 +94,8 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
         f"the first {evidence.before.size} bytes of the transcript are unchanged, it grew to {evidence.after.size}",
         "this attempt's prompt stands in the new part",
     ]
+    if not evidence.answered:
+        grounds.append(UNANSWERED)
     if continuation.rung is Rung.COPY:
         grounds.append("the transcript was missing; perdure's own complete copy was put back first")
     if continuation.rung is Rung.PATH:
@@ -106,7 +110,9 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
 def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     assert evidence.before is not None
     kept = continuation.fork_at or evidence.before.turns
+    unanswered = [] if evidence.answered else [UNANSWERED]
     return [
+        *unanswered,
         f"the new conversation {evidence.returned or continuation.fork_id} begins with the first {kept} turn(s) of {evidence.asked}",
         f"the first {evidence.before.size} bytes of the parent are unchanged, and nothing of this attempt was written into it",
         "this attempt's prompt stands in the new part",

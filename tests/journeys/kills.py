@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perdure.continuity import UNANSWERED
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage, said
 
@@ -217,7 +218,7 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
                 result.wrong.append(f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model without the task")
             if verdict == "native" and attempt["context_version"] == 2 and "The first file is written." not in text:
                 result.wrong.append(f"false native: attempt {attempt['number']} was not shown the first turn's answer")
-        if verdict == "native" and not shown:
+        if verdict == "native" and not shown and UNANSWERED not in attempt["receipt"]["reasons"]:
             result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
     sessions = {attempt["session_id"] for attempt in report["attempts"] if (attempt["receipt"] or {}).get("verdict") == "native"}
     known = {request.session for request in stage.rehearsal.requests} - {""}  # Gemini CLI names no conversation in its requests

@@ -49,6 +49,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     # a conversation that went on
     "it went on": (RESUME, WENT_ON, V.NATIVE, "the first 100 bytes of the transcript are unchanged, it grew to 180"),
     "killed before it repeated its id": (RESUME, but(WENT_ON, returned=""), V.NATIVE, "not repeated by the agent"),
+    "killed before it answered": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "whether it had asked the model yet is not known"),
     "killed before it said a word": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "this attempt's prompt stands in the new part"),
     "nothing was known of it before": (RESUME, but(WENT_ON, last_known=None, known_kept=None), V.NATIVE, "same id aaaa-1"),
     "by its path": (PATH, WENT_ON, V.NATIVE, "resumed by the path"),
