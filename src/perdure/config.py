@@ -2,11 +2,13 @@
 
 A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that beats the user's
 `$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are reported at once, each with its line.
-A project's file comes with the repository and is not trusted: it may not widen permissions nor move perdure's own state.
+A project's file comes with the repository and is not trusted: it may not widen permissions, move perdure's own state, or raise
+a limit that the user has set.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -123,6 +125,10 @@ READERS: dict[str, Callable[[Any], Any]] = {
 NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file"})
 
 
+LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd"})
+"""What a project may lower, and not raise above what the user has set; 0 is no limit."""
+
+
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     """The settings of one invocation, flags aside. Raises ConfigError with every problem of every source."""
     home = Path(environ.get("HOME") or "/")
@@ -132,6 +138,9 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     user_file = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
     for file, trusted in ((user_file, True), (_project_file(cwd), False)):
         for key, value, place in _read_file(file, trusted, problems):
+            if not trusted and key in LIMITS and key in values and (value or math.inf) > (values[key] or math.inf):
+                problems.append(f"{place}: {key!r} may not be raised by a project above your own, {values[key]:g} ({origin[key]})")
+                continue
             values[key], origin[key] = value, place
     for key, read in READERS.items():
         name = f"PERDURE_{key.upper()}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.config import NOT_FOR_PROJECTS, READERS, Settings, duration, load
+from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, duration, load
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
 
@@ -89,6 +89,21 @@ def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
     place.project_file.write_text(f"{name} = 'read'\n")
     assert place.problems() == [f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own configuration"]
     assert {"root", "state", "permissions", "continuity"} <= NOT_FOR_PROJECTS
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS))
+def test_a_project_may_lower_a_limit_and_not_raise_it(place: Place, name: str) -> None:
+    """What the user has set as a limit holds for every project; where the user has set none, a project may choose."""
+    place.project_file.write_text(f"{name} = 5\n")
+    assert getattr(place.load(), name) == 5
+    place.user_file.write_text(f"{name} = 9\n")
+    assert getattr(place.load(), name) == 5
+    place.user_file.write_text(f"{name} = 4\n")
+    wrong = f"{place.project_file}:1: {name!r} may not be raised by a project above your own, 4 ({place.user_file}:1)"
+    assert place.problems() == [wrong]
+    if name != "attempts":
+        place.project_file.write_text(f"{name} = 0\n")
+        assert place.problems() == [wrong]
 
 
 def test_the_nearest_project_file_within_the_repository_counts(place: Place) -> None:
