@@ -66,6 +66,43 @@ class Abilities:
     and `prompts` needs the file from its beginning."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """One directory of an agent's home. It lies at `{variable's value, else HOME/usual}/inner`; see `at`."""
+
+    name: str
+    """Below `homes/` on a volume: what the variable is set to there."""
+    variable: str
+    usual: str
+    """Below HOME, where the variable is not set."""
+    inner: str = ""
+    own: bool = True
+    """The variable is the agent's own: it moves this directory and nothing else, so perdure may set it."""
+    beside: tuple[str, ...] = ()
+    """Files in HOME that belong to the directory, and lie inside of it where the variable is set."""
+    stays: tuple[str, ...] = ()
+    """Patterns (fnmatch, of paths below the directory) of what must never travel: locks, sockets."""
+    index: tuple[str, ...] = ()
+    """Patterns of what names the directory's own place, and is made anew by the agent where it is missing."""
+
+    def root(self, environ: Mapping[str, str]) -> Path:
+        """What the variable is, or stands for, in this environment."""
+        return Path(environ.get(self.variable) or Path(environ.get("HOME") or "/", self.usual))
+
+    def at(self, environ: Mapping[str, str]) -> Path:
+        """Where it lies for a program with this environment."""
+        return self.root(environ) / self.inner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What belongs to an agent's home, so that it can be kept on a volume."""
+
+    folders: tuple[Folder, ...]
+    programs: tuple[str, ...]
+    """How the agent's process is called: the name of its file, or of the script that it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt of a person (or of perdure) as it stands in a transcript."""

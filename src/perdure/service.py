@@ -33,6 +33,7 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
     program = driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
     first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
+    engine.homes.check(driver.name)
     home = str(driver.home(engine.environ))
     refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
     if refusal:

@@ -29,6 +29,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
+    from perdure.homes import Remembered, environment
     from perdure.process import worker_identity
     from perdure.redaction import Redactor
     from perdure.transcripts import Copies
@@ -42,7 +43,8 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,
         state=chosen.state,
-        environ=dict(environ),
+        environ=environment(chosen.state, dict(environ)),
+        homes=Remembered(chosen.state),
         worker=worker_identity(),
         grace_s=chosen.grace,
     )

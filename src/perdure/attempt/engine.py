@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, cast
 
 from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
+from perdure.homes import Remembered
 from perdure.model import Attempt, Claim, TaskRun
 from perdure.protocols import AgentDriver, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
@@ -46,7 +47,9 @@ class Engine:
     copies: Copies
     state: Path
     environ: Mapping[str, str]
+    """The user's, with where homes are that were linked to a volume; it may change while a supervisor lives."""
     worker: str
+    homes: Remembered
     redactor: Redactor = NO_SECRETS
     lease_s: float = 60.0
     grace_s: float = 10.0

@@ -84,6 +84,7 @@ def open_attempt(engine: Engine, claim: Claim) -> Opened:
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)
     program = driver.locate(engine.environ)
+    engine.homes.check(run.spec.agent)
     home = driver.home({**engine.environ, **run.spec.env})
     lock_fd = engine.workspaces.lock(run.workspace)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.protocols import Observer
 
-__all__ = ["DATABASE", "Stopper", "open_engine", "open_to_read", "settings"]
+__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "settings"]
 
 
 def settings() -> Settings:
     """The settings of this invocation. Raises ConfigError."""
     return load(os.environ, Path.cwd())
+
+
+def environment(chosen: Settings) -> Mapping[str, str]:
+    """The user's environment, with where homes are that were linked to a volume: what a driver is to be asked with."""
+    from perdure import homes
+
+    return homes.environment(chosen.state, os.environ)
 
 
 def open_engine(chosen: Settings, observers: Sequence[Observer] = ()) -> Engine:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from perdure.cli.compose import DATABASE, settings
+from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean
 from perdure.config import Settings, load
 from perdure.errors import ConfigError, PerdureError
@@ -70,7 +70,7 @@ def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
     """Looks at everything that a run relies on."""
     yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     yield from _git()
-    yield from _agents(agents)
+    yield from _agents(chosen, agents)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory)
     yield from _store(chosen)
@@ -85,8 +85,9 @@ def _git() -> Iterator[Finding]:
         yield Finding("git", "bad", str(error))
 
 
-def _agents(only: list[str]) -> Iterator[Finding]:
+def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
     from perdure import drivers
+    from perdure.homes import Remembered
 
     found = 0
     for name in only or drivers.names():
@@ -97,7 +98,12 @@ def _agents(only: list[str]) -> Iterator[Finding]:
             yield Finding(name, "bad" if only else "warn", f"{error}".rstrip(".") + (f": {error.hint}" if error.hint else ""))
             continue
         found += 1
-        home = driver.home(os.environ)
+        try:
+            Remembered(chosen.state).check(name)
+        except PerdureError as error:
+            yield Finding(name, "bad", str(error))
+            continue
+        home = driver.home(environment(chosen))
         yield Finding(name, "ok", f"{program.version or 'version unknown'} at {program.path}, conversations in {home}")
         if home.exists() and not os.access(home, os.W_OK):
             yield Finding(name, "bad", f"{home} cannot be written: conversations would be lost without a word")

@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
+    "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "config": ("settled", "show every setting, its value and where it comes from"),
     "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
     "prove": ("prove", "run the installed agents against perdure's own model server: what holds for these versions"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.cli.compose import open_to_read, settings
+from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import age, clean, clock, columns, cut, one_line
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def shelf_of(store: Store, only: Sequence[str] = ()) -> Shelf:
         except PerdureError:
             if only:
                 raise
-    return Shelf(store, found, os.environ, frozenset(only))
+    return Shelf(store, found, environment(settings()), frozenset(only))
 
 
 def project(cwd: Path) -> Path:

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, fields
 from typing import Any
 
-from perdure.cli.compose import open_to_read, settings
+from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean
 from perdure.errors import AgentMissing, PerdureError
 from perdure.model import RunState
@@ -47,7 +47,7 @@ def _agent(name: str, running: int) -> dict[str, Any]:
     found = {"name": name, "installed": False, "version": "", "program": "", "home": "", "abilities": {}, "running": running, "problem": ""}
     try:
         driver = drivers.load(name)
-        found |= {"home": str(driver.home(os.environ)), "abilities": asdict(driver.abilities)}
+        found |= {"home": str(driver.home(environment(settings()))), "abilities": asdict(driver.abilities)}
         program = driver.locate(os.environ)
         found |= {"installed": True, "version": program.version, "program": program.path}
     except AgentMissing as error:

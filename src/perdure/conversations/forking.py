@@ -112,6 +112,7 @@ def _refuse(engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpe
         raise UsageError(f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn", "leave --at out")
     if os.path.lexists(target.path):
         raise Conflict(f"There is a workdir for the branch {target.branch or target.path} already", "choose another --branch or --name")
+    engine.homes.check(driver.name)
     home = driver.home({**engine.environ, **spec.env})
     path = locate(driver, home, session.id, engine.state / "forks" / session.id)
     there = snapshot(driver, path)

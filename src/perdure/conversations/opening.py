@@ -140,6 +140,7 @@ def _parts(engine: Engine, run: TaskRun) -> tuple[AgentDriver, Session, Path, Wo
     session = engine.store.session(SessionKey(run.spec.agent, run.scope))
     if session is None:
         raise NotFound(f"{run.name} has no conversation yet", f"perdure show {run.name}")
+    engine.homes.check(driver.name)
     return driver, session, driver.home({**engine.environ, **run.spec.env}), run.workspace
 
 

@@ -63,6 +63,7 @@ def _in_its_run(engine: Engine, run: TaskRun, wanted: Wanted) -> TaskRun:
 
 def _take_in(engine: Engine, entry: Entry, wanted: Wanted) -> TaskRun:
     driver = engine.driver(entry.agent)
+    engine.homes.check(driver.name)
     home = driver.home(engine.environ)
     if not entry.on_disk:
         raise NotFound(f"The transcript of the conversation {entry.id} is not on disk", f"is this the right home? {home}")

@@ -1,0 +1,74 @@
+"""Who is at work on a home: what moves under an agent's hands is written to in the old place and lost.
+
+Two witnesses: a file of the home that is open in any process (Codex's locks and databases, OpenCode's database, a transcript), and
+a process of the agent whose environment says that this is its home (Claude Code and Gemini CLI hold nothing open between turns).
+Processes of other users and other machines are not seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perdure.errors import Conflict
+from perdure.protocols import Folder, Home
+
+INTERPRETERS = ("node", "bun", "deno")
+
+
+def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
+    """Raises Conflict with who works there."""
+    if found := sorted(set(users(home, folder, places))):
+        raise Conflict(f"Somebody is at work on this home: {'; '.join(found[:5])}.", "End it (perdure stop), then again.")
+
+
+def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
+    """Live processes, each with what it was recognised by. `places`: directories that are the home."""
+    tops = {each for place in places for each in (str(place), str(place.resolve()))}
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            if opened := _opened(process, tops):
+                yield f"process {process.name} has {opened} open"
+            elif _is_agent(process, home) and _home_of(process, folder) in tops:
+                yield f"process {process.name} is {home.programs[0]}"
+
+
+def _opened(process: Path, tops: set[str]) -> str:
+    """A file below one of these directories that the process has open, or nothing."""
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        return ""
+    for descriptor in descriptors:
+        try:
+            path = os.readlink(descriptor)  # noqa: PTH115 - of a socket it is no path
+        except OSError:
+            continue
+        if any(path.startswith(f"{top}/") for top in tops):
+            return path
+    return ""
+
+
+def _is_agent(process: Path, home: Home) -> bool:
+    """By the name of its program, or of the script that an interpreter runs."""
+    try:
+        words = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0") if word]
+        state = (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    if state in (b"Z", b"X"):
+        return False
+    if words and Path(words[0]).name in INTERPRETERS:
+        words = [word for word in words[1:] if not word.startswith("-")]
+    return bool(words) and Path(words[0]).name in home.programs
+
+
+def _home_of(process: Path, folder: Folder) -> str:
+    """Where the process has its home; nothing if its environment cannot be read."""
+    try:
+        pairs = (pair.partition(b"=") for pair in (process / "environ").read_bytes().split(b"\0") if b"=" in pair)
+        environ = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+    except OSError:
+        return ""
+    return os.path.realpath(folder.at(environ))

@@ -1,0 +1,97 @@
+"""Writing so that a kill or a power cut leaves the old or the new, and swapping two names in one step.
+
+`renameat2` (Linux 3.15) is not in Python's `os` (3.13): it is called by ctypes. File systems without it (some FUSE and network
+ones answer EINVAL) get the closest that they can do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import Conflict
+
+NOREPLACE, EXCHANGE = 1, 2
+_AT_FDCWD = -100
+_UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+def write(path: Path, text: str, *, replace: bool = True) -> None:
+    """A small file (0600), whole and durable under its name, or not at all. Without `replace` raises FileExistsError."""
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+        if replace:
+            part.replace(path)
+        else:
+            place_new(part, path)
+    finally:
+        os.close(fd)
+        part.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """Makes the names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def place_new(source: Path, target: Path) -> None:
+    """Renames, and never over anything. Raises FileExistsError."""
+    try:
+        _renameat2(source, target, NOREPLACE)
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
+        if source.is_dir() and not source.is_symlink():
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+            source.rename(target)
+            return
+        os.link(source, target, follow_symlinks=False)
+        source.unlink()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swaps two names, whatever they are, in one step. Raises OSError with EINVAL where the file system cannot."""
+    _renameat2(one, other, EXCHANGE)
+
+
+def can_not(error: OSError) -> bool:
+    """Whether the file system does not know the operation at all."""
+    return error.errno in _UNABLE
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "renameat2", None)
+    if call is None:  # musl before 1.2.? has no wrapper
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source if number == errno.ENOENT else target))
+
+
+@contextlib.contextmanager
+def lock(path: Path, busy: str) -> Iterator[None]:
+    """An advisory lock, now or never; its file is never unlinked. Raises Conflict with the sentence `busy`."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again.") from None
+        yield
+    finally:
+        os.close(fd)

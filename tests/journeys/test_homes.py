@@ -1,0 +1,83 @@
+"""An agent's home goes to a volume, is found there by a new machine, and comes back: one conversation all the way, on the real CLIs.
+
+After each move the messages that reached the model hold what was said before it, and the receipt says `native`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.journeys.stage import Done, Stage, said
+from tests.journeys.test_one_task import RUN
+
+MakeStage = Callable[..., Stage]
+
+SCRIPT = "by history\n" + "\n---\n".join(f"say That was turn {number}." for number in range(1, 9))
+
+pytestmark = pytest.mark.journey
+
+
+def begun(stage: Stage) -> str:
+    """A conversation with one turn; returns its id. The agents' homes are found by HOME alone, as on a user's machine."""
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        stage.environ.pop(name, None)
+    if stage.agent == "gemini":  # the rehearsal wrote its settings where the variable had led to
+        (stage.agent_home / ".gemini").rename(stage.home / ".gemini-settings")
+        stage.agent_home.rmdir()
+        (stage.home / ".gemini-settings").rename(stage.home / ".gemini")
+    # perdure's own files stay when the home is wiped, as they do on the volume of a container.
+    stage.environ |= {"PERDURE_STATE": str(stage.directory / "kept/state"), "PERDURE_ROOT": str(stage.directory / "kept/root")}
+    stage.state = stage.directory / "kept/state"
+    done = stage.perdure(*RUN, stage.agent, "The magic word is quercus.")
+    assert done.code == 0, done.err
+    found: str = done.json["attempts"][0]["session_id"]
+    return found
+
+
+def goes_on(stage: Stage, session: str, prompt: str) -> None:
+    """One more turn, in the same conversation, of which the model was shown everything."""
+    done = stage.perdure("update", "task", prompt, "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["session_id"], last["rung"], last["receipt"]["verdict"]) == (session, "native", "native"), last
+    shown = said(stage.rehearsal.last.messages)
+    assert "quercus" in shown
+    assert prompt in shown
+    assert len({request.session for request in stage.rehearsal.requests}) == 1
+
+
+def home(stage: Stage, *words: str) -> Done:
+    done = stage.perdure("home", *words)
+    assert done.code == 0, done.out + done.err
+    return done
+
+
+def container_restart(stage: Stage) -> None:
+    """The user's home is gone, with everything in it; the volume and perdure's own files are there again."""
+    gone = stage.directory / f"gone-{len(list(stage.directory.glob('gone-*')))}"
+    stage.home.rename(gone)
+    stage.home.mkdir()
+
+
+@pytest.mark.parametrize("way", ["variable", "symlink"])
+def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, way: str) -> None:
+    """Begun before `home link`, it goes on natively after it, after the container's home was wiped, and after `unlink`."""
+    one = stage(SCRIPT)
+    session = begun(one)
+    volume = one.directory / "volume"
+    volume.mkdir()
+    words = ("--volume", str(volume), *(["--symlink"] if way == "symlink" else []))
+    moved = home(one, "link", one.agent, "--new", *words, "--json").json["homes"]
+    assert {each["way"] for each in moved} == {"symlink" if one.agent == "opencode" else way}
+    assert sum(each["files"] for each in moved) > 0
+    goes_on(one, session, "Turn two: after link.")
+    container_restart(one)
+    home(one, "link", one.agent, *words)
+    goes_on(one, session, "Turn three: after the wipe.")
+    assert home(one, "verify", one.agent).out
+    home(one, "unlink", one.agent)
+    volume.rename(one.directory / "volume-away")
+    goes_on(one, session, "Turn four: after unlink.")
+    one.nothing_survives()
