@@ -38,6 +38,7 @@ from perdure.model import (
 
 if TYPE_CHECKING:
     from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack
+    from perdure.mending import Mended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +208,16 @@ class AgentDriver(Protocol):
 
     def parent(self, transcript: bytes) -> str:
         """The conversation that a fork goes on from, where the fork's transcript does not repeat it; else empty."""
+        ...
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        """What is wrong with a transcript and, where it can be mended, new bytes with a log of every change. Pure. `name`: the
+        file's name, which may tell what its content lost; `complaint`: what the agent said when it refused the conversation."""
+        ...
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        """Every file that by its name belongs to the conversation, the one that a resume takes first, also those that are too
+        damaged for `transcript` to know them. Reads the file system."""
         ...
 
     def total(self, transcript: bytes) -> Usage:

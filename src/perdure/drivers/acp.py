@@ -28,6 +28,7 @@ from pathlib import Path
 from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, lines, programs
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
+from perdure.mending import Mended
 from perdure.model import Command, Continuation, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Spoken
 
@@ -237,6 +238,12 @@ class AcpDriver:
 
     def parent(self, transcript: bytes) -> str:
         return self.native.parent(transcript)
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return self.native.mend(copy, session_id, name, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return self.native.remains(home, session_id)
 
     def total(self, transcript: bytes) -> Usage:
         """Zero: over ACP usage is told for each turn."""

@@ -22,6 +22,8 @@ from pathlib import Path
 from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
+from perdure.mending import Mended
+from perdure.mending import claude as claude_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Spoken
 
@@ -147,6 +149,12 @@ class ClaudeDriver:
 
     def parent(self, transcript: bytes) -> str:
         return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return claude_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return claude_files.remains(home, session_id)
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

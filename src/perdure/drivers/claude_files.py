@@ -35,10 +35,13 @@ _OWN_WORDS = (
 
 def transcript(home: Path, session_id: str) -> Path | None:
     """The conversation's file; of several, the one that was written to last. It may be empty or damaged."""
-    if not is_id(session_id):
-        return None
-    found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
-    return max(found, key=_written, default=None)
+    return next(iter(remains(home, session_id)), None)
+
+
+def remains(home: Path, session_id: str) -> Sequence[Path]:
+    """All its files, the newest first: a conversation may lie in the folders of two directories."""
+    found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()] if is_id(session_id) else []
+    return sorted(found, key=_written, reverse=True)
 
 
 def _written(path: Path) -> float:

@@ -48,7 +48,7 @@ _WORDS = (
         _K.SESSION_BROKEN,
         r"\btool_use\b|\btool_result\b|tool use concurrency",
         r"(signature|thinking).{0,40}(block|signature)|redacted_thinking",
-        r"text content blocks must be non-empty|image exceeds|surrogate",
+        r"text content blocks must be non-empty|image (base64 size .{0,20} )?exceeds|surrogate",
     ),
     rule(
         _K.AUTH_FAILED,

@@ -17,6 +17,8 @@ from pathlib import Path
 from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
+from perdure.mending import Mended
+from perdure.mending import codex as codex_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Spoken
 
@@ -101,6 +103,12 @@ class CodexDriver:
 
     def parent(self, transcript: bytes) -> str:
         return codex_files.parent(transcript)
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return codex_mending.mend(copy, session_id, name, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return codex_files.remains(home, session_id)
 
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)

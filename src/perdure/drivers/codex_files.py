@@ -30,13 +30,13 @@ _OWN_WORDS = (
 
 def transcript(home: Path, session_id: str) -> Path | None:
     """The thread's rollout; of several, the one with the newest date in its name."""
-    if not is_id(session_id):
-        return None
-    return max(
-        (path for path in home.glob(f"sessions/*/*/*/rollout-*-{session_id}.jsonl") if path.is_file()),
-        key=lambda path: path.name,
-        default=None,
-    )
+    return next(iter(remains(home, session_id)), None)
+
+
+def remains(home: Path, session_id: str) -> Sequence[Path]:
+    """All its files, by the date in their names, the newest first."""
+    found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}.jsonl") if is_id(session_id) else ()
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.name, reverse=True)
 
 
 def place(home: Path, session_id: str, copy: Path) -> Path:

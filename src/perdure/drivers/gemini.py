@@ -21,6 +21,8 @@ from pathlib import Path
 from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
+from perdure.mending import Mended
+from perdure.mending import gemini as gemini_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Spoken
 
@@ -117,6 +119,12 @@ class GeminiDriver:
 
     def parent(self, transcript: bytes) -> str:
         return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return gemini_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return gemini_files.remains(home, session_id)
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -47,6 +47,17 @@ def transcript(home: Path, session_id: str) -> Path | None:
     return max(found, key=_rank, default=None)
 
 
+def remains(home: Path, session_id: str) -> Sequence[Path]:
+    """Its files, the one that a resume takes first, also those whose first line does not tell whose they are; not the empty ones that
+    each resume leaves behind."""
+    named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
+    ids = {path: _id_of(path) for path in named if path.is_file()}
+    own = [path for path, each in ids.items() if each == session_id or not each]
+    found = transcript(home, session_id)
+    begun = [path for path in own if path == found or _rank(path)[0]]
+    return sorted(begun, key=lambda path: (path == found, _rank(path)), reverse=True)
+
+
 def _id_of(path: Path) -> str:
     try:
         with path.open("rb") as file:

@@ -20,6 +20,8 @@ from pathlib import Path
 from perdure.drivers import opencode_archive, opencode_events, opencode_outcome, programs, refusals
 from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
+from perdure.mending import Mended
+from perdure.mending import opencode as opencode_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Spoken
 
@@ -134,6 +136,12 @@ class OpenCodeDriver:
 
     def parent(self, transcript: bytes) -> str:
         return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return opencode_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return ()
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -95,6 +95,8 @@ class Anthropic:
         if isinstance(failure, Limit):
             sentence = "This request would exceed your account's rate limit. Please try again later."
             headers |= _limit_headers(failure, now)
+        elif failure.words:
+            sentence = failure.words
         return Refusal(status, {"type": "error", "error": {"type": kind, "message": sentence}, "request_id": request}, headers)
 
 

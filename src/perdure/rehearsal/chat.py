@@ -83,7 +83,7 @@ class Chat:
             error = {"message": "The usage limit has been reached", "type": "insufficient_quota", "param": None, "code": "usage_limit"}
             return Refusal(429, {"error": error}, {"retry-after": str(int(failure.seconds))})
         kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
-        return Refusal(failure.status, {"error": {"message": sentence, "type": kind, "param": None, "code": code}})
+        return Refusal(failure.status, {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}})
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:

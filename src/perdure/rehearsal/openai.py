@@ -110,7 +110,7 @@ class OpenAI:
             headers = {**used, "x-codex-primary-reset-at": str(times["resets_at"])}
             return Refusal(429, {"error": {**error, **times}}, headers)
         kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
-        body = {"error": {"message": sentence, "type": kind, "param": None, "code": code}}
+        body = {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}}
         return Refusal(failure.status, body, {"x-request-id": _id("req")})
 
 

@@ -73,6 +73,8 @@ class Cut:
 class Fail:
     status: int
     times: int = 1
+    words: str = ""
+    """The service's own sentence, where it is not the usual one of the status."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from perdure.rehearsal import agents
+from perdure.rehearsal import agents, rules
 from perdure.rehearsal.anthropic import Anthropic
 from perdure.rehearsal.chat import Chat
 from perdure.rehearsal.conversation import Conversation, Message
@@ -26,7 +26,7 @@ from perdure.rehearsal.cues import Cue, Cues
 from perdure.rehearsal.desk import Desk
 from perdure.rehearsal.gemini import Gemini
 from perdure.rehearsal.openai import OpenAI
-from perdure.rehearsal.script import Say, Script, parse
+from perdure.rehearsal.script import Fail, Say, Script, parse
 from perdure.rehearsal.wire import Dialect
 
 DIALECTS: dict[str, Dialect] = {
@@ -83,14 +83,15 @@ class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
     `script`: the text of a script, or parsed ones. `port` 0 lets the system choose. `record`: a file to which every request
-    is appended as a line of JSON, flushed before it is answered.
+    is appended as a line of JSON, flushed before it is answered. `strict`: a history that the real service refuses is refused.
     """
 
-    def __init__(self, script: str | Script | Sequence[Script] = "", *, port: int = 0, record: Path | None = None) -> None:
+    def __init__(self, script: str | Script | Sequence[Script] = "", *, port: int = 0, record: Path | None = None, strict: bool = False) -> None:
         scripts = parse(script) if isinstance(script, str) else (script,) if isinstance(script, Script) else script
         self._cues = Cues(scripts)
         self._wanted_port = port
         self._record = record
+        self._strict = strict
         self._file: TextIO | None = None
         self._all: list[Request] = []
         self._arrived = threading.Condition()
@@ -181,7 +182,8 @@ class Rehearsal:
             return None
         conversation = dialect.conversation(headers, body)
         with self._arrived:
-            cue, answer = self._cue(conversation)
+            wrong = rules.refusal(dialect.name, body) if self._strict else ""
+            cue, answer = (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
             self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
         return dialect, cue, conversation
 
