@@ -91,7 +91,7 @@ def _chat(messages: list[dict[str, Any]]) -> str:
                 return "messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
             open_calls.remove(call)
         elif open_calls:
-            return f"An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id': {open_calls[0]}"
+            return f"An assistant message with 'tool_calls' must be followed by tool messages for each 'tool_call_id': {open_calls[0]}"
         else:
             open_calls = [str(call.get("id")) for call in items(message, "tool_calls")]
     return ""

@@ -86,7 +86,9 @@ class Rehearsal:
     is appended as a line of JSON, flushed before it is answered. `strict`: a history that the real service refuses is refused.
     """
 
-    def __init__(self, script: str | Script | Sequence[Script] = "", *, port: int = 0, record: Path | None = None, strict: bool = False) -> None:
+    def __init__(
+        self, script: str | Script | Sequence[Script] = "", *, port: int = 0, record: Path | None = None, strict: bool = False
+    ) -> None:
         scripts = parse(script) if isinstance(script, str) else (script,) if isinstance(script, Script) else script
         self._cues = Cues(scripts)
         self._wanted_port = port
