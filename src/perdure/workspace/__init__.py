@@ -15,20 +15,25 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, carrying, changes, isolated, places, removal, view, worktree
+from perdure.workspace import applying, carrying, changes, isolated, photograph, places, removal, restoring, view, worktree
+from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, opened
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.photograph import Saved
+from perdure.workspace.restoring import Restored
+from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Prepared", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Prepared", "Restored", "Saved", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,38 @@ class Workspaces:
         self._ready()
         carrying.carry(self._places, source, target, self._git())
 
+    def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
+        """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it. `ignored`: which ignored files are taken
+        (`small`, `all`, `none`). Raises WorkspaceError, GitFailed or OSError; then there is no new checkpoint."""
+        self._ready()
+        with self._shelf(workspace) as shelf:
+            return photograph.save(shelf, shelf.ref(number), ignored)
+
+    def put_in_place(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> Restored:
+        """Makes the workdir again what it was at a checkpoint (a commit that `save` returned): files, index, HEAD and branch. What is
+        there now is saved first. Idempotent, and goes on where it was killed. The caller holds the workdir's lock.
+
+        Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
+        self._ready()
+        with self._shelf(workspace) as shelf:
+            return restoring.put_in_place(self._places, workspace, shelf, commit, ignored)
+
+    def drift(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> tuple[str, ...]:
+        """The names of files that are no longer as they were at a checkpoint: hostile text. Publishes nothing."""
+        self._ready()
+        with self._shelf(workspace) as shelf:
+            return restoring.drift(shelf, commit, ignored)
+
+    def list_saved(self, workspace: Workspace) -> dict[int, str]:
+        """The checkpoints of a workdir, whether or not it is still there: number and commit."""
+        self._ready()
+        return shelves.numbers(self._places, workspace, self._git())
+
+    def forget(self, workspace: Workspace, *numbers: int) -> None:
+        """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks later."""
+        self._ready()
+        shelves.forget(self._places, workspace, self._git(), numbers)
+
     def unsaved(self, workspace: Workspace) -> list[str]:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
         self._ready()
@@ -160,6 +197,11 @@ class Workspaces:
         """Moves the workdir into the trash, and returns where; None if there is none. The caller holds its lock."""
         self._ready()
         return removal.put_away(self._places, workspace, self._git(), about)
+
+    def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
+        cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
+        pinned = self._pinned(workspace) if cache is not None else workspace.base
+        return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned)
 
     def _pinned(self, workspace: Workspace) -> str:
         """The commit that the workdir began at; empty for a directory of the user's own."""

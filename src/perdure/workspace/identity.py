@@ -53,6 +53,10 @@ class Places:
         """perdure's own git directory for looking at a workdir whose git directory belongs to an agent."""
         return self.own / "views" / f"{workspace}.git"
 
+    def shelf(self, workspace: str) -> Path:
+        """perdure's own git directory for the checkpoints of a workdir."""
+        return self.own / "shelves" / f"{workspace}.git"
+
     def lock(self, name: str) -> Path:
         return self.own / "locks" / f"{name}.lock"
 

@@ -36,7 +36,7 @@ REBUILDABLE = frozenset(
 )
 """Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts as well."""
 
-_CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 _OID = re.compile(r"[0-9a-f]{40,64}")
 
 
@@ -48,7 +48,7 @@ def unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[
     path = Path(workspace.path)
     if not os.path.lexists(path):
         return []
-    lost = [f"process {pid} works in it" for pid in _inside(path)]
+    lost = [f"process {pid} works in it" for pid in inside(path)]
     if workspace.backend is Backend.TASK:
         found = [name for _, name in zip(range(NAMED + 1), files(path), strict=False)]
         return lost + ([f"it has no repository, and holds {_named(found)}"] if found else [])
@@ -133,13 +133,13 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(path: Path) -> bool:
-    if path.name not in REBUILDABLE and not read(path / "CACHEDIR.TAG").startswith(_CACHE_TAG):
+    if path.name not in REBUILDABLE and not read(path / "CACHEDIR.TAG").startswith(CACHE_TAG):
         return False
     # A repository in it is somebody's work, whatever the directory is called.
     return not any(".git" in folders or ".git" in names for _, folders, names in os.walk(path))
 
 
-def _inside(path: Path) -> list[int]:
+def inside(path: Path) -> list[int]:
     """Processes that stand in the directory: it would be pulled from under them."""
     found = []
     for process in Path("/proc").iterdir():

@@ -1,0 +1,304 @@
+"""Saves a workdir as one commit: the workdir's half of a checkpoint.
+
+The attempt calls `Workspaces.save` while the agent works and when it has ended. The commit's tree holds `worktree/` (every file by its
+bytes: tracked, untracked, and ignored by policy), `index/` (what is staged; absent where that is the last commit), `stages/` (the sides
+of conflicts) and `checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and why). Its parents
+are HEAD and the commits that the operation stands on. It is made with perdure's own index, so neither HEAD, the index nor a branch
+moves, and no filter, hook or setting of the repository takes part.
+
+Each look begins with the index of the last one, so files that did not change are not read. A look is made aside and takes its place
+before the ref is written; a ref keeps alive what its index is made of. Found to be anything else, it is thrown away and all is read again.
+A workdir that is as it was gets its old commit under the new number. When `save` returns, the checkpoint survives a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from perdure.errors import GitFailed
+from perdure.workspace import staging
+from perdure.workspace.scanning import Findings, Piece, escape, scan
+from perdure.workspace.shelf import LAST, Shelf, split
+from perdure.workspace.staging import Staged
+
+FORMAT = 1
+LISTED = 1000
+"""So many names are listed of what was left out."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A workdir that is saved. `changed` and `untracked` count files that differ from HEAD and that it does not have."""
+
+    commit: str
+    ref: str
+    git_dir: str
+    """The git directory whose ref this is."""
+    head: str = ""
+    branch: str = ""
+    changed: int = 0
+    untracked: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Name and reason; a directory's name ends in a slash."""
+    unsteady: tuple[str, ...] = ()
+    """Files that were written to while they were being read."""
+
+
+@dataclass(slots=True)
+class Look:
+    """One look at a workdir: what its checkpoint is made of."""
+
+    worktree: str = ""
+    staged: Staged = field(default_factory=Staged)
+    operation: dict[str, str] = field(default_factory=dict)
+    found: Findings = field(default_factory=Findings)
+    head: str = ""
+    tree: str = ""
+    branch: str = ""
+    index: list[int] = field(default_factory=list)
+    """The workdir's own index file, as it was."""
+    top: str = ""
+    commit: str = ""
+    changed: int = 0
+    untracked: int = 0
+
+    @property
+    def about(self) -> bytes:
+        """`checkpoint.json`."""
+        left_out = self.found.left_out
+        content: dict[str, Any] = {"format": FORMAT, "head": self.head, "branch": self.branch, "empty": sorted(self.found.empty)}
+        content |= {
+            "left_out": left_out[:LISTED],
+            "left_out_more": max(0, len(left_out) - LISTED),
+            "unsteady": self.found.unsteady[:LISTED],
+        }
+        content |= {"operation": self.operation, "index": staging.to_json(self.staged)}
+        return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
+
+
+def save(shelf: Shelf, ref: str, policy: str) -> Saved:
+    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed, OSError; then nothing was published."""
+    return again(shelf, lambda: _save(shelf, ref, policy))
+
+
+def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
+    with looked(shelf, policy) as (look, aside):
+        known = look.commit
+        _commit(shelf, look)
+        _keep(shelf, look, aside)
+        names = (ref,) if look.commit == known else (ref, f"{LAST}/{shelf.id}")
+        shelf.publish(*names, commit=look.commit, fresh=look.commit != known)
+    return Saved(
+        commit=look.commit, ref=ref, git_dir=str(shelf.refs.git_dir), head=look.head, branch=look.branch, changed=look.changed,
+        untracked=look.untracked, left_out=tuple(look.found.left_out[:LISTED]), unsteady=tuple(look.found.unsteady[:LISTED]),
+    )  # fmt: skip
+
+
+def again(shelf: Shelf, look: Callable[[], _T]) -> _T:
+    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown away and all is read once more."""
+    try:
+        return look()
+    except GitFailed as error:
+        if "No space left" in error.stderr or not (shelf.directory / "looks").exists():
+            raise
+        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
+        return look()
+
+
+@contextlib.contextmanager
+def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
+    """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever has changed since.
+
+    The directory holds the look's indexes, and is gone afterwards unless it was kept.
+    """
+    looks = shelf.directory / "looks"
+    looks.mkdir(exist_ok=True)
+    aside = looks / "next"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        known = _remembered(shelf, looks, aside)
+        yield _look(shelf, aside, known, policy), aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
+    """The last look, its indexes copied aside; an empty one if there is none that can be relied on."""
+    last = shelf.refs.refs(f"{LAST}/{shelf.id}").get(f"{LAST}/{shelf.id}", "")
+    place = looks / last
+    if not last or not (place / "look.json").exists():
+        return Look()
+    try:
+        known = _read(place / "look.json")
+    except (ValueError, KeyError, TypeError):
+        return Look()
+    if known.top != str(shelf.top):
+        return Look()
+    for path in place.iterdir():
+        if path.name == "index" or path.name.startswith("piece-"):
+            shutil.copy2(path, aside / path.name)  # With its time: git compares it with the files'.
+    return known
+
+
+def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
+    look = Look(head=shelf.head, tree=shelf.tree, branch=shelf.branch, top=str(shelf.top), commit=known.commit)
+    copy = None
+    if shelf.admin is not None:
+        look.index = staging.signature(shelf.admin / "index")
+        look.operation = staging.operation(shelf.admin)
+        if look.index and look.index == known.index and known.head == look.head:
+            look.staged = known.staged
+        else:
+            copy = staging.copied(shelf.admin, aside / "user-index")
+            if copy is not None:
+                shutil.copy2(copy, aside / "user-index.read")
+    if shelf.lent is not None and (look.head, look.index) != (known.head, known.index):
+        _bring(shelf, known, [look.head, *staging.commits(look.operation)])
+    if not (aside / "index").exists():
+        _begin(shelf, aside / "index")
+    piece = Piece(root=shelf.top, index=aside / "index", seen=dict(known.found.pieces.get("", {})))
+    look.worktree = scan(shelf, piece, known.found, look.found, policy, copy)
+    if copy is not None:
+        look.staged = staging.staged(shelf, aside / "user-index.read")
+        if shelf.lent is not None:
+            # The tree is here already; what it names may be nowhere but in the agent's objects.
+            base = look.tree or shelf.put("tree", b"")
+            named = [change.new for change in changes(shelf, base, look.staged.tree) if change.mode not in ("000000", "160000")]
+            _bring(shelf, known, [*named, *look.staged.objects])
+    if (look.worktree, look.head) == (known.worktree, known.head):
+        look.changed, look.untracked = known.changed, known.untracked
+    else:
+        look.changed, look.untracked = _counted(shelf, look)
+    return look
+
+
+def _begin(shelf: Shelf, index: Path) -> None:
+    """The first index of a workdir: what HEAD has, so that few files are new. Without what git itself would refuse in an index."""
+    if not shelf.tree:
+        return
+    lines = []
+    for line in split(shelf.run("ls-tree", "-r", "-z", "--full-tree", shelf.tree).stdout):
+        facts, _, name = line.partition("\t")
+        mode, kind, oid = facts.split(" ")
+        parts = name.split("/")
+        if kind == "blob" and not any(part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts):
+            lines.append(f"{mode} {oid}\t{name}\0")
+    shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
+
+
+def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
+    """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's git: nothing of theirs runs."""
+    wanted = _missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
+    if unknown := set(_missing(shelf, wanted, lent=True)):
+        wanted = [oid for oid in wanted if oid not in unknown]
+    if not wanted:
+        return
+    there = [oid for oid in dict.fromkeys((known.head, shelf.pinned)) if oid and shelf.commit(oid)]
+    asked = "".join(f"{line}\n" for line in [*wanted, "--not", *there])
+    packs = shelf.objects / "pack"
+    packs.mkdir(exist_ok=True)
+    shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(packs / "pack"), stdin=asked.encode(), lent=True)
+
+
+def _missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
+    if not ids:
+        return []
+    said = shelf.run("cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent).text
+    return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
+
+
+def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
+    base = look.tree or shelf.put("tree", b"")
+    states = [change.state for change in changes(shelf, base, look.worktree) if "160000" not in (change.old_mode, change.mode)]
+    return len(states) - states.count("A"), states.count("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode `000000`."""
+
+    old_mode: str
+    mode: str
+    old: str
+    new: str
+    state: str
+    name: str
+    """As it stands in the tree."""
+
+
+def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
+    """What differs between two trees, file by file."""
+    said = split(shelf.run("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--").stdout)
+    found = []
+    for facts, name in zip(said[::2], said[1::2], strict=True):
+        old_mode, mode, old, new, state = facts.lstrip(":").split(" ")
+        found.append(Change(old_mode, mode, old, new, state, name))
+    return found
+
+
+def _commit(shelf: Shelf, look: Look) -> None:
+    """Writes the commit, unless the last one says the same."""
+    entries = [("100644", "checkpoint.json", shelf.put("blob", look.about)), ("40000", "worktree", look.worktree)]
+    if look.staged.tree and look.staged.tree != look.tree:
+        entries.append(("40000", "index", look.staged.tree))
+    if stages := look.staged.objects:
+        entries.append(("40000", "stages", _tree(shelf, [("100644", oid, oid) for oid in stages])))
+    tree = _tree(shelf, entries)
+    there = [oid for oid in staging.commits(look.operation) if oid != look.head and shelf.commit(oid)]
+    parents = [oid for oid in (look.head, *there) if oid]
+    if look.commit and _says(shelf, look.commit) == (tree, parents):
+        return
+    lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
+    who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
+    look.commit = shelf.put("commit", "\n".join([*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]).encode())
+
+
+def _says(shelf: Shelf, commit: str) -> tuple[str, list[str]]:
+    lines = os.fsdecode(shelf.run("cat-file", "commit", commit).stdout).partition("\n\n")[0].split("\n")
+    words = [line.split(" ") for line in lines]
+    return next(word[1] for word in words if word[0] == "tree"), [word[1] for word in words if word[0] == "parent"]
+
+
+def _tree(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
+    ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
+    return shelf.put("tree", b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered))
+
+
+def _keep(shelf: Shelf, look: Look, aside: Path) -> None:
+    """The look takes its place under its commit's name; whatever stood there before goes."""
+    looks = shelf.directory / "looks"
+    for name in ("user-index", "user-index.read"):
+        (aside / name).unlink(missing_ok=True)
+    (aside / "look.json").write_bytes(_written(look))
+    place = looks / look.commit
+    if place.exists():
+        shutil.rmtree(looks / "old", ignore_errors=True)
+        place.rename(looks / "old")
+    aside.rename(place)
+    for other in looks.iterdir():
+        if other != place and other.name != look.commit:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _written(look: Look) -> bytes:
+    found = {"left_out": look.found.left_out, "empty": look.found.empty, "pieces": look.found.pieces, "trees": look.found.trees}
+    staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
+    own = {key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "changed", "untracked")}
+    return json.dumps({**own, "found": found, "staged": staged}).encode("ascii")
+
+
+def _read(path: Path) -> Look:
+    content = json.loads(path.read_bytes())
+    found, staged = content.pop("found"), content.pop("staged")
+    return Look(found=Findings(pieces=found["pieces"], trees=found["trees"]), staged=Staged(**staged), **content)

@@ -1,0 +1,235 @@
+"""Puts files of a tree in place, and takes others away, without git: nothing of the repository is asked how a file should look.
+
+`restoring` calls it with what differs between the tree that was just saved and the one that is wanted. Directories are opened one by
+one and links never followed, so what an agent put in the way leads nowhere else. A file that has to go is moved aside first, and
+deleted only when its bytes are those of the saved tree; anything else goes to the trash. Each file is the old or the new one or, for a
+moment, beside its place under a name `.perdure-*`; after a kill the next run saves and clears that away as it does any other file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.workspace.identity import Places
+from perdure.workspace.photograph import Change
+from perdure.workspace.places import make_private
+from perdure.workspace.scanning import unescape
+from perdure.workspace.shelf import Shelf
+
+_NOTHING = "000000"
+_SUBMODULE = "160000"
+_LINK = "120000"
+_AT_ONCE = 32 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Placer:
+    """Writes below one directory. `notes` says what had to go to the trash, or could not be placed."""
+
+    def __init__(self, places: Places, shelf: Shelf) -> None:
+        self._places, self._shelf = places, shelf
+        self._scratch = make_private(places.scratch)
+        self.notes: list[str] = []
+
+    def place(self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]) -> None:
+        """Makes the changes, then the empty directories; `no_longer` are empty ones that go. Raises WorkspaceError."""
+        try:
+            self._place(changes, empty, no_longer)
+        except OSError as error:
+            name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+            raise WorkspaceError(
+                f"{self._shelf.top} could not be put back whole: {name or 'a file'}: {error.strerror}.",
+                "Nothing is lost. Make room, or see to its rights, and try again: it goes on where it was.",
+            ) from error
+
+    def _place(self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]) -> None:
+        known = [change for change in changes if _SUBMODULE not in (change.old_mode, change.mode)]
+        for change in known:
+            if change.mode == _NOTHING and (parts := self._parts(change.name, change.old_mode)):
+                self._remove(parts, change)
+        wanted = [change for change in known if change.mode != _NOTHING]
+        for change, content in self._contents(wanted):
+            if parts := self._parts(change.name, change.mode):
+                self._write(parts, change, content)
+        for name in sorted(no_longer, reverse=True):
+            if parts := self._checked(name):
+                self._leave_empty(parts)
+        for name in empty:
+            if parts := self._checked(name):
+                with self._open(parts, make=True):
+                    pass
+
+    def _parts(self, name: str, mode: str) -> list[str]:
+        return self._checked(unescape(name, mode == _LINK))
+
+    def _checked(self, name: str) -> list[str]:
+        """The parts of a name; none if it leads out, or into the workdir's own git directory: a tree may say anything."""
+        parts = name.split("/")
+        own = self._shelf.admin is not None and parts[0] == ".git"
+        if own or any(part in ("", ".", "..") or "\0" in part for part in parts):
+            self.notes.append(f"{name!r} was not put in place: it is no name of a file in a workdir.")
+            return []
+        return parts
+
+    @contextlib.contextmanager
+    def _open(self, parts: Sequence[str], *, make: bool) -> Iterator[int]:
+        """A directory below the top. `make`: what is missing is made, and what is in the way goes to the trash.
+        Raises FileNotFoundError or NotADirectoryError."""
+        fd = os.open(self._shelf.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts:
+                try:
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                except OSError:
+                    if not make:
+                        raise
+                    if _lstat(part, fd) is not None:
+                        self._discard(fd, part)
+                    os.mkdir(part, dir_fd=fd)
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _remove(self, parts: list[str], change: Change) -> None:
+        try:
+            with self._open(parts[:-1], make=False) as fd:
+                there = _lstat(parts[-1], fd)
+                if there is None or stat.S_ISDIR(there.st_mode):
+                    return
+                aside = self._aside(fd, parts[-1])
+                self._end(fd, aside, change.old, "/".join(parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != 40:  # ELOOP: behind a link that is itself one of the changes.
+                raise
+            return
+        self._leave_empty(parts[:-1])
+
+    def _leave_empty(self, parts: Sequence[str]) -> None:
+        """Directories that are empty now go, as git does it."""
+        for length in range(len(parts), 0, -1):
+            try:
+                with self._open(parts[: length - 1], make=False) as fd:
+                    os.rmdir(parts[length - 1], dir_fd=fd)
+            except OSError:
+                return
+
+    def _write(self, parts: list[str], change: Change, content: bytes | Path) -> None:
+        with self._open(parts[:-1], make=True) as fd:
+            last = parts[-1]
+            there = _lstat(last, fd)
+            fresh = f".perdure-{secrets.token_hex(8)}"
+            if change.mode == _LINK:
+                os.symlink(content if isinstance(content, bytes) else content.read_bytes(), os.fsencode(fresh), dir_fd=fd)
+            else:
+                self._fill(fd, fresh, content, change.mode == "100755", there)
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                self._discard(fd, last)
+                there = None
+            if there is None:
+                os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+                return
+            aside = self._aside(fd, last)
+            os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+            self._end(fd, aside, change.old, "/".join(parts))
+
+    def _fill(self, fd: int, name: str, content: bytes | Path, executable: bool, there: os.stat_result | None) -> None:
+        made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777 if executable else 0o666, dir_fd=fd)
+        with os.fdopen(made, "wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            if there is not None and stat.S_ISREG(there.st_mode):
+                kept = stat.S_IMODE(there.st_mode) & 0o666
+                os.fchmod(made, kept | (kept >> 2 & 0o111 if executable else 0))
+
+    def _aside(self, fd: int, name: str) -> str:
+        aside = f".perdure-{secrets.token_hex(8)}"
+        os.rename(name, aside, src_dir_fd=fd, dst_dir_fd=fd)
+        return aside
+
+    def _end(self, fd: int, aside: str, oid: str, name: str) -> None:
+        """Deletes what was moved aside if it is what has been saved; else it goes to the trash."""
+        if self._digest(fd, aside) == oid:
+            os.unlink(aside, dir_fd=fd)
+        else:
+            self._trash(fd, aside, name)
+
+    def _digest(self, fd: int, name: str) -> str:
+        there = os.lstat(f"/proc/self/fd/{fd}/{name}")
+        if stat.S_ISLNK(there.st_mode):
+            target = os.fsencode(os.readlink(name, dir_fd=fd))
+            return hashlib.new(self._shelf.form, b"blob %d\0" % len(target) + target).hexdigest()
+        if not stat.S_ISREG(there.st_mode):
+            return ""
+        digest = hashlib.new(self._shelf.form, b"blob %d\0" % there.st_size)
+        with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd), "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def _discard(self, fd: int, name: str) -> None:
+        self._trash(fd, self._aside(fd, name), name)
+
+    def _trash(self, fd: int, aside: str, name: str) -> None:
+        target = make_private(self._places.trash(f"{self._shelf.id}-{time.time_ns()}"))
+        shutil.move(f"/proc/self/fd/{fd}/{aside}", target / "in-the-way")
+        self.notes.append(f"{name!r} was in the way and is no part of what was saved: it lies in {target}.")
+
+    def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
+        """Each change with its new bytes, some MiB at a time; large ones as a file that is gone afterwards."""
+        ids = "".join(f"{change.new}\n" for change in wanted).encode()
+        sizes = [line.split(" ") for line in self._shelf.run("cat-file", "--batch-check", stdin=ids).text.split("\n")] if wanted else []
+        for change, said in zip(wanted, sizes, strict=True):
+            if said[-1] == "missing" or said[1] != "blob":
+                raise WorkspaceError(f"The checkpoint is damaged: {change.name!r} is not there.", "Restore an earlier one.")
+        batch: list[Change] = []
+        total = 0
+        for change, said in zip(wanted, sizes, strict=True):
+            size = int(said[2])
+            if size > _AT_ONCE:
+                made = self._scratch / self._shelf.looking_at(self._scratch).run("unpack-file", change.new).text
+                try:
+                    yield change, made
+                finally:
+                    made.unlink(missing_ok=True)
+                continue
+            if total + size > _AT_ONCE:
+                yield from self._batch(batch)
+                batch, total = [], 0
+            batch.append(change)
+            total += size
+        yield from self._batch(batch)
+
+    def _batch(self, batch: Sequence[Change]) -> Iterator[tuple[Change, bytes]]:
+        if not batch:
+            return
+        out = self._shelf.run("cat-file", "--batch", stdin="".join(f"{change.new}\n" for change in batch).encode()).stdout
+        at = 0
+        for change in batch:
+            end = out.index(b"\n", at)
+            size = int(out[at:end].split(b" ")[2])
+            yield change, out[end + 1 : end + 1 + size]
+            at = end + size + 2
+
+
+def _lstat(name: str, fd: int) -> os.stat_result | None:
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,209 @@
+"""Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch, an operation in progress.
+
+`Workspaces.put_in_place` calls it, holding the workdir's lock. What is there now is saved first, under a rescue ref, so the way back is
+a restore as well. Only what differs is written. It can be killed at any moment: run again, it saves what it finds and completes; what
+was there at first stays under the first rescue. What a checkpoint left out (see `scanning`) stays as it is, unless it is in the way:
+then it goes to the trash.
+
+A checkpoint may come from another machine, so nothing in it is believed: names, ids and the text beside the trees are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.model import Workspace
+from perdure.workspace import staging
+from perdure.workspace.identity import Places, check_branch
+from perdure.workspace.photograph import FORMAT, Saved, again, changes, looked, save
+from perdure.workspace.placing import Placer
+from perdure.workspace.removal import inside
+from perdure.workspace.scanning import unescape
+from perdure.workspace.shelf import Shelf, flush, split
+from perdure.workspace.staging import Staged
+
+_OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What came of it. `rescue` is what was there before; None if it was the same already."""
+
+    rescue: Saved | None
+    files: int = 0
+    """So many were written or taken away."""
+    notes: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    """Names that are not as they were at the checkpoint, for all that was done: somebody writes there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The workdir's half of a checkpoint, read and checked."""
+
+    commit: str
+    worktree: str
+    index: str
+    head: str
+    branch: str
+    empty: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    operation: dict[str, str] = field(default_factory=dict)
+    staged: Staged = field(default_factory=Staged)
+
+
+def load(shelf: Shelf, commit: str) -> Checkpoint:
+    """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint or a damaged one."""
+    if not (oid := shelf.commit(commit)):
+        raise NotFound(f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME")
+    entries = {}
+    for line in split(shelf.run("ls-tree", "-z", oid).stdout):
+        facts, _, name = line.partition("\t")
+        entries[name] = facts.split(" ")[2]
+    try:
+        said: dict[str, Any] = json.loads(shelf.run("cat-file", "blob", entries["checkpoint.json"]).stdout)
+        if said["format"] != FORMAT:
+            raise WorkspaceError(f"The checkpoint {oid[:12]} has format {said['format']!r}.", "It was made by a newer perdure.")
+        index = said["index"]
+        head, branch = str(said["head"]), str(said["branch"])
+        stages = [[mode, side, stage, name] for mode, side, stage, name in index.get("stages", [])]
+        if not _OID.fullmatch(head) or not all(re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages):
+            raise ValueError("an id is needed")
+        return Checkpoint(
+            commit=oid,
+            worktree=entries["worktree"],
+            index=entries.get("index", ""),
+            head=head,
+            branch=check_branch(branch) if branch else "",
+            empty=tuple(map(str, said["empty"])),
+            left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
+            operation={str(name): str(content) for name, content in said["operation"].items() if staging.is_state(str(name))},
+            staged=Staged(
+                stages=stages,
+                intent=list(map(str, index.get("intent", []))),
+                assumed=list(map(str, index.get("assumed", []))),
+                skipped=list(map(str, index.get("skipped", []))),
+            ),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise WorkspaceError(f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.", "See: perdure checkpoints NAME") from error
+
+
+def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, *, branch: str = "") -> Restored:
+    """Makes the workdir what it was. `branch`: the branch to stand on, if not the checkpoint's (a fork has its own).
+
+    Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
+    """
+    wanted = load(shelf, commit)
+    if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
+        raise Conflict(f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end.")
+    before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
+    now = load(shelf, before.commit)
+    branch = branch or wanted.branch
+    if _same(shelf, now, wanted, branch):
+        shelf.refs.run("update-ref", "-d", "--", before.ref)
+        return Restored(rescue=None)
+    placer = Placer(places, shelf)
+    differing = changes(shelf, now.worktree, wanted.worktree)
+    placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
+    notes = placer.notes
+    if shelf.admin is not None:
+        notes += _stand(workspace, shelf, now, wanted, branch)
+    flush(shelf.top)
+    return Restored(rescue=before, files=len(differing), notes=tuple(notes), differs=drift(shelf, commit, policy))
+
+
+def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
+    """The names of files that are no longer as they were at a checkpoint. Publishes nothing."""
+    wanted = load(shelf, commit)
+
+    def look() -> tuple[str, ...]:
+        with looked(shelf, policy) as (now, _):
+            return tuple(
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in changes(shelf, wanted.worktree, now.worktree)
+            )
+
+    return again(shelf, look)
+
+
+def _callers() -> set[int]:
+    """This process and those that wait for it, up to the first: a shell that stands in the directory and asked for this."""
+    found, pid = set[int](), os.getpid()
+    with contextlib.suppress(OSError, ValueError):
+        while pid > 0 and pid not in found:
+            found.add(pid)
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split(" ")[1])
+    return found
+
+
+def _same(shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> bool:
+    def essence(of: Checkpoint, branch: str) -> tuple[object, ...]:
+        return of.worktree, of.index or of.head, of.head, branch, set(of.empty), of.operation, of.staged
+
+    return essence(now, now.branch) == essence(wanted, branch)
+
+
+def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:
+    """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch were is the rescue's parent."""
+    assert shelf.repository is not None and shelf.admin is not None
+    notes: list[str] = []
+    lend(shelf, wanted)
+    if wanted.head and not shelf.repository.commit(wanted.head):
+        return [f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay as they are."]
+    if (now.head, now.branch) != (wanted.head, branch):
+        notes += _move_head(workspace, shelf, now, wanted, branch)
+    staging.put_operation(shelf.admin, wanted.operation)
+    tree = wanted.index or (f"{wanted.head}^{{tree}}" if wanted.head else "")
+    staging.put_staged(shelf, wanted.staged, tree, shelf.directory)
+    return notes
+
+
+def lend(shelf: Shelf, wanted: Checkpoint) -> None:
+    """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie outside of it."""
+    if shelf.lent is None or shelf.repository is None:
+        return
+    needed = [oid for oid in (wanted.head, *staging.commits(wanted.operation)) if oid and not shelf.repository.commit(oid)]
+    needed = [oid for oid in needed if shelf.commit(oid)] + [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
+    there = [oid for oid in (wanted.head, shelf.pinned) if oid and oid not in needed and shelf.repository.commit(oid)]
+    if needed:
+        asked = "".join(f"{line}\n" for line in [*needed, "--not", *there])
+        (shelf.lent / "pack").mkdir(exist_ok=True)
+        shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(shelf.lent / "pack/pack"), stdin=asked.encode())
+
+
+def _move_head(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:
+    """Only the workdir's own branch, and the one that it stands on, are ever moved: others may be somebody else's."""
+    assert shelf.repository is not None
+    git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
+    if not branch:
+        git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+        return []
+    tip = git.refs(full).get(full, "")
+    if tip != wanted.head:
+        if tip and branch not in (now.branch, workspace.branch):
+            if not wanted.head:
+                return [f"The branch {branch} has commits now: HEAD stays as it is."]
+            git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+            return [f"The branch {branch} has moved on to {tip[:12]} and was left alone: HEAD is detached at {wanted.head[:12]}."]
+        if tip and tip != now.head:
+            git.set_ref(f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", tip, f"perdure: {branch} before a restore")
+        if wanted.head:
+            git.run("update-ref", "-m", why, full, wanted.head, tip or "0" * len(wanted.head))
+        elif tip:
+            git.run("update-ref", "-m", why, "-d", full, tip)
+    if branch != now.branch:
+        for other in git.worktrees():
+            if other.branch == full and other.path != shelf.top:
+                git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+                return [f"The branch {branch} is checked out in {other.path}: HEAD is detached."]
+        git.run("symbolic-ref", "-m", why, "HEAD", full)
+    return []

@@ -1,0 +1,255 @@
+"""Where the checkpoints of a workdir lie, and the git that looks at it without trusting it.
+
+Each workdir has a shelf: a git directory of perdure's own beside its view. It holds what a look at the workdir needs: an index,
+attributes that turn every conversion of content off, and for a workdir without a repository, or with one that belongs to its agent,
+the objects and refs of the checkpoints too. Where the user's own repository stands behind the workdir, objects and refs go there, so
+that its gc keeps what a checkpoint needs.
+
+`photograph`, `restoring` and `packing` open it, under one lock a workdir.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.git import Git, Result
+from perdure.model import Backend, Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.worktree import common_directory, git_directory
+
+REFS = "refs/perdure/checkpoints"
+LAST = "refs/perdure/last"
+"""What the newest look's index is made of: as long as this ref names it, no gc takes it from under the index."""
+
+_CAP = 1 << 30
+_ATTRIBUTES = "* -text -eol -ident -filter -working-tree-encoding\n"
+_SETTINGS = (
+    ("core.protectHFS", "false"),
+    ("core.protectNTFS", "false"),
+    ("core.fsync", "none"),
+    ("transfer.fsckObjects", "false"),
+    ("core.untrackedCache", "false"),
+)
+"""Names that only other file systems take for `.git` are names here. Durability comes from one `flush` before a ref is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """One workdir and its checkpoints. Without git `repository` and `admin` are None, and `head`, `tree` and `branch` empty."""
+
+    id: str
+    top: Path
+    directory: Path
+    objects: Path
+    """Where the objects of checkpoints are written."""
+    eye: Git
+    """Sees the workdir's files, with perdure's own git directory."""
+    refs: Git
+    """The repository whose refs name the checkpoints."""
+    form: str
+    repository: Git | None = None
+    admin: Path | None = None
+    """The workdir's own git directory: its HEAD, its index, what is in progress."""
+    lent: Path | None = None
+    """The agent's objects, read where a checkpoint's history comes from there; never borrowed from."""
+    head: str = ""
+    tree: str = ""
+    branch: str = ""
+    pinned: str = ""
+
+    def run(self, *args: str, index: Path | None = None, stdin: bytes = b"", good: tuple[int, ...] = (0,), lent: bool = False) -> Result:
+        """git on the shelf. `index`: the index to use; `lent`: it may read the agent's objects too."""
+        env = {"GIT_OBJECT_DIRECTORY": str(self.objects), "GIT_LITERAL_PATHSPECS": "0" if args[0] == "check-ignore" else "1"}
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        if lent and self.lent is not None:
+            env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = alternate(self.lent)
+        return self.eye.run(*args, stdin=stdin, good=good, env=env, settings=_SETTINGS, timeout_s=1800.0, cap=_CAP)
+
+    def looking_at(self, root: Path) -> Shelf:
+        """The same shelf, seeing another directory."""
+        return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
+
+    def ref(self, number: int) -> str:
+        return f"{REFS}/{self.id}/{number}"
+
+    def put(self, kind: str, content: bytes) -> str:
+        """Writes one small object (loose, as git does it) without a process of its own, and returns its id."""
+        whole = f"{kind} {len(content)}\0".encode() + content
+        oid = hashlib.new(self.form, whole).hexdigest()
+        place = self.objects / oid[:2] / oid[2:]
+        if not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            fresh = place.with_name(f"tmp_obj_{secrets.token_hex(6)}")
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            with os.fdopen(fd, "wb") as file:
+                file.write(zlib.compress(whole, 1))
+            fresh.replace(place)
+        return oid
+
+    def commit(self, revision: str) -> str:
+        """The id of a commit that is here whole, or empty."""
+        return self.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", good=(0, 1, 128)).text
+
+    def publish(self, *names: str, commit: str, fresh: bool = True) -> None:
+        """Makes the objects durable and lets refs name the commit; durable, too, when this returns."""
+        if fresh:
+            flush(self.objects)
+        self.refs.run("update-ref", "--stdin", stdin="".join(f"update {name} {commit}\n" for name in names).encode())
+        assert self.refs.git_dir is not None
+        for name in names:
+            place = (self.refs.git_dir / name).parent
+            while place != self.refs.git_dir and place.is_dir():
+                sync(place)
+                place = place.parent
+
+
+def flush(directory: Path) -> None:
+    """Makes everything that was written to this file system durable (syncfs(2)). Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            raise OSError(ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def shelf(places: Places, workspace: Workspace, git: Git, *, cache: Path | None = None, pinned: str = "") -> Iterator[Shelf]:
+    """The workdir's shelf, locked. `cache`: what an isolated workdir's shelf borrows from; `pinned`: the commit it began at.
+
+    Raises WorkspaceError where the workdir or its git directory is not what it was, GitFailed.
+    """
+    path = Path(workspace.path)
+    if not path.is_dir():
+        raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
+    with held(places.lock(f"{workspace.id}.shelf")) as fd:
+        git = Git(cwd=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        place = _place(workspace, path, git)
+        directory = places.shelf(workspace.id)
+        own = place is None or workspace.backend is Backend.ISOLATED
+        top, admin, common = place or (path, None, None)
+        head, tree, branch, form, repository = "", "", "", "sha1", None
+        if place is not None:
+            repository = git.at(top, admin if workspace.backend is Backend.HERE else path / ".git", top)
+            head, tree, branch, form = _standing(repository)
+        _make(git, directory, form, cache if own and place is not None else None, common)
+        eye = Git(cwd=top, git_dir=directory, work_tree=top, ceiling=places.root, keep=git.keep, environ=git.environ)
+        objects = directory / "objects" if own or common is None else common / "objects"
+        yield Shelf(
+            id=workspace.id, top=top, directory=directory, objects=objects, eye=eye, form=form, repository=repository, admin=admin,
+            refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
+            lent=admin / "objects" if own and admin is not None else None, head=head, tree=tree, branch=branch, pinned=pinned,
+        )  # fmt: skip
+
+
+def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
+    """Every repository that may hold refs of this workdir's checkpoints, whether or not the workdir is still there."""
+    found = []
+    if (places.shelf(workspace.id) / "made").exists():
+        found.append(git.at(places.root, places.shelf(workspace.id)))
+    if workspace.backend is Backend.WORKTREE and (common := common_directory(workspace.repo)).is_dir():
+        found.append(git.at(common, common))
+    if workspace.backend is Backend.HERE and Path(workspace.path).is_dir() and (place := _place(workspace, Path(workspace.path), git)):
+        found.append(git.at(place[2], place[2]))
+    return found
+
+
+def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
+    """The checkpoints by number, in order."""
+    below = f"{REFS}/{workspace.id}"
+    found = [(name.rpartition("/")[2], oid) for keeper in keepers(places, workspace, git) for name, oid in keeper.refs(below).items()]
+    return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
+
+
+def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
+    """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given its chance."""
+    with held(places.lock(f"{workspace.id}.shelf")) as fd:
+        for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
+            there = keeper.refs(f"{REFS}/{workspace.id}")
+            gone = [name for number in which if (name := f"{REFS}/{workspace.id}/{number}") in there]
+            if gone:
+                keeper.run("update-ref", "--stdin", stdin="".join(f"delete {name}\n" for name in gone).encode())
+            if keeper.git_dir == places.shelf(workspace.id):
+                settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
+                keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)
+
+
+def _place(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
+    """(top of the files, the workdir's git directory, that of the whole repository); None without git."""
+    match workspace.backend:
+        case Backend.TASK:
+            return None
+        case Backend.ISOLATED:
+            admin = path / ".git"
+            if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
+                raise WorkspaceError(
+                    f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away."
+                )
+            return path, admin, admin
+        case Backend.WORKTREE:
+            if (known := git_directory(path)) is None:
+                raise WorkspaceError(
+                    f"{path} is no longer a worktree of {workspace.repo}.", f"Try: git -C {workspace.repo} worktree repair {path}"
+                )
+            return path, known, common_directory(workspace.repo)
+        case Backend.HERE:
+            asked = git.at(path)
+            found = asked.run("rev-parse", "--absolute-git-dir", good=(0, 128))
+            if found.code:
+                return None
+            # One call each: a name may hold a line's end.
+            top, common = (asked.run("rev-parse", "--path-format=absolute", what).text for what in ("--show-toplevel", "--git-common-dir"))
+            return Path(top), Path(found.text), Path(common)
+
+
+def _standing(repository: Git) -> tuple[str, str, str, str]:
+    """(HEAD, its tree, the branch, the form of ids); before the first commit the first two are empty."""
+    asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
+    found = repository.run(*asked, good=(0, 128))
+    if found.code:
+        if repository.run("rev-parse", "--verify", "--quiet", "HEAD", good=(0, 1, 128)).code == 0:
+            repository.run(*asked)
+        branch = repository.run("symbolic-ref", "--quiet", "HEAD", good=(0, 1)).text
+        return "", "", branch.removeprefix("refs/heads/"), repository.run("rev-parse", "--show-object-format").text
+    head, tree, name = found.text.split("\n", 2)
+    return head, tree, name.removeprefix("refs/heads/") if name != "HEAD" else "", "sha256" if len(head) == 64 else "sha1"
+
+
+def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
+    if not (directory / "made").exists():
+        make_private(directory.parent)
+        git.at(directory.parent).run("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory))
+        (directory / "objects/info").mkdir(exist_ok=True)
+        (directory / "info").mkdir(exist_ok=True)
+        write(directory / "info/attributes", _ATTRIBUTES)
+        write(directory / "made", form)
+    if read(directory / "made") != form:
+        raise WorkspaceError(f"The repository of {directory} has changed its form of ids to {form}.", "Move the shelf away and try again.")
+    _agree(directory / "objects/info/alternates", f"{alternate(cache / 'objects')}\n" if cache is not None else "")
+    _agree(directory / "info/exclude", read(common / "info/exclude") if common is not None else "")
+
+
+def _agree(path: Path, text: str) -> None:
+    if read(path) != text:
+        write(path, text)
+
+
+def split(out: bytes) -> list[str]:
+    """What git wrote with -z."""
+    return [part for part in os.fsdecode(out).split("\0") if part]
+
+
+def joined(names: Sequence[str]) -> bytes:
+    """Names as git reads them with -z --stdin."""
+    return b"".join(os.fsencode(name) + b"\0" for name in names)

@@ -1,0 +1,202 @@
+"""A workdir that is saved and put back: one suite over all ways in which a workdir is made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.model import Workspace
+from perdure.workspace import Saved
+from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
+
+Marks = dict[str, tuple[str, bytes]]
+
+
+def marks(top: Path, *, nested_git: bool = True) -> Marks:
+    """Kind, exec bit and bytes of every file, link and empty directory but the workdir's own git directory."""
+    found: Marks = {}
+    for directory, folders, names in os.walk(top):
+        here = Path(directory)
+        if here == top:
+            folders[:] = [name for name in folders if name != ".git"]
+            names = [name for name in names if name != ".git"]
+        for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
+            path = here / name
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                found[str(path.relative_to(top))] = ("link", os.fsencode(path.readlink()))
+            elif stat.S_ISREG(mode):
+                found[str(path.relative_to(top))] = ("program" if mode & 0o100 else "file", path.read_bytes())
+        if not folders and not names:
+            found[f"{here.relative_to(top)}/"] = ("empty", b"")
+    return found
+
+
+def made(yard: Yard, backend: str, **more: str) -> tuple[Workspace, Path]:
+    workspace = yard.plan(backend, **more)
+    yard.workspaces.prepare(workspace, "claude")
+    return workspace, Path(workspace.path)
+
+
+def fill(yard: Yard, top: Path) -> None:
+    """Everything that an agent may leave behind, awkward names and kinds among it."""
+    for name in (
+        "README",
+        "new.txt",
+        "a\nb",
+        "-x",
+        "\udcff\udcfe",
+        "é",
+        "deep/er/f",
+        ".git%",
+        ".GIT",
+        "deep/.git%%",
+        ":(top)x",
+        "quiet.log",
+    ):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(os.fsencode(name) + b"\r\n\0\xff")
+    (top / "README").chmod(0o755)
+    (top / ".gitmodules").symlink_to("nowhere")
+    (top / "link").symlink_to(b"/nonexistent/\xff")
+    (top / "empty/inner").mkdir(parents=True)
+    (top / "nested").mkdir()
+    yard.git("init", "-q", cwd=top / "nested")
+    (top / "nested/own.txt").write_text("own\n")
+    yard.git("add", ".", cwd=top / "nested")
+    yard.git("commit", "-qm", "nested", cwd=top / "nested")
+    (top / "half/.git").mkdir(parents=True)
+    (top / "half/.git/junk").write_text("no repository")
+    (top / ".gitattributes").write_text("* text eol=crlf ident filter=evil working-tree-encoding=UTF-16\n")
+    (top / "id.txt").write_text("$Id$\nplain\n")
+
+
+def wreck(top: Path) -> None:
+    """Changes every kind of thing into another kind."""
+    shutil.rmtree(top / "nested")
+    (top / "nested").symlink_to("/nonexistent")
+    shutil.rmtree(top / "empty")
+    (top / "empty").write_text("a file now")
+    shutil.rmtree(top / "deep")
+    (top / "link").unlink()
+    (top / "link/below").mkdir(parents=True)
+    (top / "link/below/f").write_text("x")
+    (top / "README").unlink()
+    (top / "new.txt").write_text("other\n")
+    (top / "new.txt").chmod(0o755)
+    (top / "more").mkdir()
+
+
+@pytest.fixture(params=BACKENDS)
+def filled(request: pytest.FixtureRequest, yard: Yard) -> Iterator[tuple[Yard, Workspace, Path]]:
+    workspace, top = made(yard, request.param)
+    fill(yard, top)
+    yield yard, workspace, top
+
+
+def show(yard: Yard, saved: Saved, *args: str) -> str:
+    return yard.git("--git-dir", saved.git_dir, *args)
+
+
+def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
+    """Files, modes, links, awkward names, empty directories and nested repositories are what they were, after everything was changed."""
+    yard, workspace, top = filled
+    before = marks(top)
+    saved = yard.workspaces.save(workspace, 1)
+    assert marks(top) == before
+    wreck(top)
+    after = marks(top)
+    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert marks(top) == before
+    assert (restored.differs, restored.notes) == ((), ())
+    assert yard.git("log", "-1", "--format=%s", cwd=top / "nested") == "nested"
+    assert restored.rescue is not None
+    yard.workspaces.put_in_place(workspace, restored.rescue.commit)
+    assert marks(top) == after
+
+
+def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Path]) -> None:
+    """git's own check finds nothing wrong with a checkpoint, and a gc that prunes at once takes nothing of it."""
+    yard, workspace, top = filled
+    before = marks(top)
+    saved = yard.workspaces.save(workspace, 1)
+    show(yard, saved, "gc", "--quiet", "--prune=now")
+    assert (
+        show(yard, saved, "fsck", "--full", "--strict", "--no-dangling").replace("notice: HEAD points to an unborn branch (master)", "")
+        == ""
+    )
+    wreck(top)
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert marks(top) == before
+
+
+def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Path]) -> None:
+    """A second checkpoint of the same state is the same commit under another number; a third, after a change, is not."""
+    yard, workspace, top = filled
+    first, second = yard.workspaces.save(workspace, 1), yard.workspaces.save(workspace, 2)
+    (top / "README").write_text("changed again\n")
+    third = yard.workspaces.save(workspace, 3)
+    assert first.commit == second.commit != third.commit
+    assert yard.workspaces.list_saved(workspace) == {1: first.commit, 2: first.commit, 3: third.commit}
+    assert yard.workspaces.drift(workspace, first.commit) == ("README",)
+    assert yard.workspaces.drift(workspace, third.commit) == ()
+    yard.workspaces.forget(workspace, 1, 2)
+    assert yard.workspaces.list_saved(workspace) == {3: third.commit}
+
+
+def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) -> None:
+    """A pipe and a socket are neither read nor saved; the checkpoint says so, also when one takes a file's place."""
+    yard, workspace, top = filled
+    yard.workspaces.save(workspace, 1)
+    os.mkfifo(top / "pipe")
+    (top / "new.txt").unlink()
+    os.mkfifo(top / "new.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(top)
+        try:
+            listener.bind("socket")
+        finally:
+            os.chdir(here)
+        saved = yard.workspaces.save(workspace, 2)
+    assert sorted(saved.left_out) == [("new.txt", "it is a pipe"), ("pipe", "it is a pipe"), ("socket", "it is a socket")]
+    assert "worktree/new.txt" not in show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit)
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
+    """Index, HEAD and branch come back; what was staged is staged, with other bytes in the file, an announced one is announced."""
+    workspace, top = made(yard, backend)
+    (top / "README").write_text("staged\n")
+    yard.git("add", "README", cwd=top)
+    (top / "README").write_text("not staged\n")
+    (top / "later").write_text("later\n")
+    yard.git("add", "-N", "later", cwd=top)
+    yard.git("rm", "-q", "--cached", "src/file1.txt", cwd=top)
+    yard.git("update-index", "--assume-unchanged", "src/file2.txt", cwd=top)
+    yard.git("update-index", "--skip-worktree", "src/file3.txt", cwd=top)
+    (top / "src/file2.txt").write_text("hidden change\n")
+
+    def standing() -> tuple[str, ...]:
+        asked = (("status", "--porcelain=v2", "--branch"), ("ls-files", "--stage"), ("ls-files", "-v"), ("rev-parse", "HEAD"))
+        return tuple(yard.git(*words, cwd=top) for words in asked)
+
+    before, files = standing(), marks(top)
+    index = Path(yard.git("rev-parse", "--path-format=absolute", "--git-path", "index", cwd=top))
+    bytes_before = index.read_bytes()
+    saved = yard.workspaces.save(workspace, 1)
+    assert index.read_bytes() == bytes_before
+    yard.git("checkout", "-q", "-f", "-b", "elsewhere", cwd=top)
+    (top / "src/file9.txt").write_text("moved on\n")
+    yard.git("add", "--all", cwd=top)
+    yard.git("commit", "-q", "-m", "moved on", cwd=top)
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (standing(), marks(top)) == (before, files)
+    assert yard.git("fsck", "--no-dangling", cwd=top) == ""
+    assert yard.git("log", "-1", "--format=%s", "elsewhere", cwd=top) == "moved on"
