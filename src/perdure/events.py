@@ -213,6 +213,25 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """The checkpoint of what was there before; 0 where nothing was."""
 
 
+class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
+    """A run came from another machine, with its conversation and its files as a checkpoint had them."""
+
+    origin: str
+    """The run's id there."""
+    number: int
+    """The checkpoint's number there."""
+    source: str
+    dropped: tuple[str, ...] = ()
+    """What its spec asked for and this machine does not grant."""
+
+
+class PlaceLost(Event, frozen=True, tag="place_lost"):
+    """Another machine took the run up from the checkpoint store; what is done here is published no more."""
+
+    owner: str
+    term: int
+
+
 class DriftSeen(Event, frozen=True, tag="drift_seen"):
     """The workdir was not as the checkpoint has it when the attempt started: somebody else was at work there."""
 
@@ -307,6 +326,8 @@ RunEvent = (
     | CheckpointMissed
     | CheckpointRestored
     | DriftSeen
+    | RunTakenIn
+    | PlaceLost
     | CollisionSeen
     | OutputCapped
     | VerifyEnded

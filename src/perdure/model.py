@@ -442,6 +442,8 @@ class TaskRun:
     worker: str = ""
     lease_until: int = 0
     finished: int | None = None
+    origin: str = ""
+    """The run's id on the machine that it came from; empty for one that began here."""
 
     @property
     def scope(self) -> str:

@@ -37,7 +37,7 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack
+    from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
     from perdure.mending import Mended
 
 
@@ -280,6 +280,21 @@ class RunRow:
     worker: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A run from another machine, as it is to be stored: checked, with a workspace of this machine, and in a final state."""
+
+    run: TaskRun
+    contexts: tuple[Context, ...]
+    attempts: tuple[Attempt, ...]
+    """All of them ended."""
+    sessions: tuple[Session, ...]
+    records: tuple[Record, ...]
+    """`run` and `seq` of these are ignored."""
+    checkpoint: Checkpoint
+    event: RunTakenIn
+
+
 class RunStore(Protocol):
     """Runs, attempts, contexts and the journal. Every method is one durable transaction.
 
@@ -370,6 +385,11 @@ class RunStore(Protocol):
 
     def claims(self) -> Sequence[Claim]:
         """The claims of all running runs."""
+        ...
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        """Stores a run from another machine with all that it brings, or nothing. Its state is final, so nothing claims it before a
+        person asks. Raises Conflict for a name or an id that is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str) -> int:

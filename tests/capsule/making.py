@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.capsule import container
-from perdure.capsule.frames import part_of
+from perdure.capsule.frames import frame, part_of
 from perdure.capsule.manifest import Carried, File, Manifest
 
 
@@ -27,6 +27,9 @@ class Given:
 
     def parts(self, file: File) -> Iterator[bytes]:
         return (self.known[part.sha256] for part in file.parts)
+
+    def frames(self, file: File) -> Iterator[bytes]:
+        return map(frame, self.parts(file))
 
 
 def manifest(given: Given, **fields: Any) -> Manifest:

@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.capsule import container, frames, staging
+from perdure.capsule import frames, staging
 from perdure.capsule import manifest as manifests
 from perdure.capsule.container import MAGIC, Capsule
 from perdure.capsule.manifest import PART, File, Part
@@ -59,6 +59,8 @@ def test_a_changed_capsule_is_refused_whole(tmp_path_factory: pytest.TempPathFac
     """Bytes flipped, cut, doubled, moved or put in: either exactly the same files come out, or a sentence and nothing on the disk."""
     content = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 3))):
+        if not content:
+            break
         at = data.draw(st.integers(0, len(content) - 1))
         length = data.draw(st.integers(0, 40))
         match data.draw(st.sampled_from(["flip", "cut", "double", "put", "end"])):
@@ -198,12 +200,3 @@ def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     with pytest.raises(CapsuleError):
         staging._bring(file, given, tmp_path / "0")
     assert (tmp_path / "victim").read_text() == "kept"
-
-
-def test_a_file_that_changes_while_it_is_written_is_noticed() -> None:
-    """An export whose source grew shorter fails instead of writing a capsule that nobody could read."""
-    given = Given()
-    described = manifest(given)
-    given.known = {digest: content[:-1] for digest, content in given.known.items()}
-    with pytest.raises(CapsuleError, match="changed while"):
-        container.write(io.BytesIO(), described, given)

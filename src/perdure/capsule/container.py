@@ -19,7 +19,7 @@ from perdure.errors import CapsuleError
 
 MAGIC = b"PERDURE\x01"
 _LENGTH = struct.Struct(">I")
-_LONGEST_FRAME = PART + (PART >> 7) + 1024
+LONGEST_FRAME = PART + (PART >> 7) + 1024
 """zstd's bound for what cannot be compressed is a 256th more."""
 
 
@@ -31,17 +31,21 @@ class Contents(Protocol):
         ...
 
 
-def write(target: IO[bytes], manifest: Manifest, contents: Contents) -> None:
-    """Writes a whole capsule. Raises CapsuleError where a file is not what the manifest says any more."""
+class Frames(Protocol):
+    """Where the frames of a manifest's files come from."""
+
+    def frames(self, file: File) -> Iterator[bytes]:
+        """The frames of a file's parts, in order."""
+        ...
+
+
+def write(target: IO[bytes], manifest: Manifest, frames: Frames) -> None:
+    """Writes a whole capsule."""
     target.write(MAGIC)
     _put(target, frame(manifests.encode(manifest)))
     for file in manifest.files():
-        given = contents.parts(file)
-        for part in file.parts:
-            content = next(given, b"")
-            if len(content) != part.size:
-                raise CapsuleError(f"{file.name} changed while it was written", "try again when nothing writes there")
-            _put(target, frame(content))
+        for packed in frames.frames(file):
+            _put(target, packed)
 
 
 def _put(target: IO[bytes], packed: bytes) -> None:
@@ -69,7 +73,7 @@ class Capsule:
             raise CapsuleError(f"{self._name} goes on after its end", "nothing was imported; do not trust where it came from")
 
     def _part(self, part: Part, file: File) -> bytes:
-        return unframe(self._frame(_LONGEST_FRAME), part, f"{file.name} in {self._name}")
+        return unframe(self._frame(LONGEST_FRAME), part, f"{file.name} in {self._name}")
 
     def _frame(self, longest: int) -> bytes:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))

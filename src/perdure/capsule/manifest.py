@@ -69,8 +69,9 @@ class Workdir(msgspec.Struct, frozen=True, kw_only=True):
     head: str = ""
     branch: str = ""
     packs: tuple[File, ...] = ()
-    left_out: tuple[str, ...] = ()
-    """Files that were left out on request, because a secret stood in them."""
+    """Each is complete but for what the packs before it have."""
+    tips: tuple[str, ...] = ()
+    """The commits that the packs were made for, one each; the last is `commit`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     at: int
     """When the checkpoint was taken, in ms."""
+    context_version: int = 0
+    """The newest version of the instructions that the conversation had been given."""
     story: File
     """The run with its spec, instructions, attempts, receipts and sessions, as JSON."""
     journal: File
@@ -98,6 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     workdir: Workdir | None = None
     redacted: int = 0
     """How many secrets were replaced by asterisks."""
+    left_out: tuple[str, ...] = ()
+    """Files that were left out: on request, because a secret stood in them, or because of their names."""
 
     def files(self) -> Iterator[File]:
         """All files, in the order in which their parts follow in a capsule."""
@@ -181,7 +186,7 @@ def _check(manifest: Manifest) -> None:
     _match(_RUN, manifest.run, "run")
     _match(_NAME, manifest.name, "name")
     _match(_WORD, manifest.agent, "agent")
-    if min(manifest.number, manifest.attempt, manifest.at, manifest.redacted) < 0:
+    if min(manifest.number, manifest.attempt, manifest.at, manifest.context_version, manifest.redacted) < 0:
         _refuse("a number in it is negative")
     for carried in manifest.conversations:
         _match(_WORD, carried.agent, "agent")
@@ -190,12 +195,12 @@ def _check(manifest: Manifest) -> None:
         _refuse_doubles(names)
     if (workdir := manifest.workdir) is not None:
         _match(_OID, workdir.commit, "commit")
-        for oid in filter(None, (workdir.base, workdir.head)):
+        for oid in filter(None, (workdir.base, workdir.head, *workdir.tips)):
             _match(_OID, oid, "commit")
         if workdir.branch:
             check_branch(workdir.branch)
-        if not workdir.packs:
-            _refuse("the workdir has no pack")
+        if not workdir.packs or len(workdir.tips) != len(workdir.packs) or workdir.tips[-1] != workdir.commit:
+            _refuse("the workdir's packs are not complete")
     files = parts = 0
     for file in manifest.files():
         check_path(file.name)

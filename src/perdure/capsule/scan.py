@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Protocol
 
 from perdure.capsule.tokens import LONGEST, found
 from perdure.errors import CapsuleError
@@ -20,6 +20,12 @@ FROM_HERE = "value of a variable"
 SHOWN = 20
 
 
+class Readable(Protocol):
+    """Something to read from, in pieces."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A secret: where it stands, and what kind it is. `line` counts from 1."""
@@ -27,6 +33,8 @@ class Finding:
     place: str
     line: int
     kind: str
+    file: str = ""
+    """Its name in a checkpoint's tree, where it stands in a file of the workdir: those are never changed, only left out."""
 
 
 @dataclass(slots=True)
@@ -34,9 +42,11 @@ class Scan:
     """One search through many streams, and what it found."""
 
     redactor: Redactor = NO_SECRETS
+    keep: bool = False
+    """Streams come out as they are; what is in them is noted all the same."""
     findings: list[Finding] = field(default_factory=list)
 
-    def over(self, place: str, source: IO[bytes]) -> Iterator[bytes]:
+    def over(self, place: str, source: Readable) -> Iterator[bytes]:
         """The stream without its secrets, piece by piece; each secret is noted once."""
         held, line = b"", 1
         while True:
@@ -52,7 +62,7 @@ class Scan:
             for start, end, kind in spans:
                 if end <= cut:
                     self.findings.append(Finding(place, line + held.count(b"\n", 0, start), kind))
-                    clean[start:end] = b"*" * (end - start)
+                    clean[start:end] = held[start:end] if self.keep else b"*" * (end - start)
             if clean:
                 yield bytes(clean)
             line += held.count(b"\n", 0, cut)
@@ -60,10 +70,10 @@ class Scan:
             if not piece:
                 return
 
-    def look(self, place: str, content: bytes) -> None:
+    def look(self, place: str, content: bytes, file: str = "") -> None:
         """Notes what stands in a content that is in memory whole."""
         for start, _, kind in self._spans(content):
-            self.findings.append(Finding(place, content.count(b"\n", 0, start) + 1, kind))
+            self.findings.append(Finding(place, content.count(b"\n", 0, start) + 1, kind, file))
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
         """Where secrets stand, in order, without overlaps."""

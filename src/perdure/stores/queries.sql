@@ -6,6 +6,16 @@ INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attem
 VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace)
 RETURNING *;
 
+-- name: take_in_run
+INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, context_version, attempt, attempts_allowed, run_after, reason,
+                  created, updated, finished, spec, workspace, conditions, origin)
+VALUES (:id, :name, :state, :agent, :scope, :workspace_id, :place, :context_version, :attempt, :attempts_allowed, :now, :reason,
+        :created, :now, :now, :spec, :workspace, :conditions, :origin)
+RETURNING *;
+
+-- name: take_in_record
+INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at, :kind, :event);
+
 -- name: run_by_id
 SELECT * FROM runs WHERE id = :ref AND removed IS NULL;
 

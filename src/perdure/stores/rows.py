@@ -57,6 +57,7 @@ def run_of(row: Row) -> TaskRun:
         worker=row["worker"],
         lease_until=row["lease_until"],
         finished=row["finished"],
+        origin=row["origin"],
     )
 
 

@@ -23,7 +23,7 @@ from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent, CheckpointRestored, RunTakenBack
-    from perdure.protocols import Begun, Ending, Observer
+    from perdure.protocols import Arrival, Begun, Ending, Observer
 
 
 class SqlStore(Reading):
@@ -237,6 +237,12 @@ class SqlStore(Reading):
                 write.put_session(session)
             write.note(run.id, 0, [event])
             return run
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        with self._write() as write:
+            if write.one("run_by_name", ref=arrival.run.name):
+                raise Conflict(f"The name {arrival.run.name!r} is taken by another run", "choose another --name")
+            return write.take_in(arrival)
 
     def remove(self, run_id: str) -> None:
         with self._write() as write:

@@ -9,10 +9,11 @@ from perdure.errors import Conflict
 from perdure.model import Attempt, Checkpoint, Claim, Session, SessionState, TaskRun
 from perdure.stores.queries import SQL
 from perdure.stores.reading import named
-from perdure.stores.rows import Row, attempt_values, key_values, noun_of, session_values
+from perdure.stores.rows import Row, attempt_values, key_values, noun_of, run_of, session_values
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent, Record
+    from perdure.protocols import Arrival
 
 
 class Write:
@@ -69,6 +70,32 @@ class Write:
             left_out=len(saved.left_out),
         )  # fmt: skip
         self.note(run.id, checkpoint.attempt, [taken])
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        """Stores a run from another machine. Its records keep their times and get new numbers."""
+        from perdure.codec import encode
+
+        run = arrival.run
+        assert run.workspace is not None
+        row = self.one(
+            "take_in_run", id=run.id, name=run.name, state=run.state.value, agent=run.spec.agent, scope=run.scope,
+            workspace_id=run.workspace.id, place=run.workspace.path, context_version=run.context_version, attempt=run.attempt,
+            attempts_allowed=run.attempts_allowed, reason=run.reason, created=run.created, now=self.now, spec=encode(run.spec),
+            workspace=encode(run.workspace), conditions=encode(run.conditions), origin=run.origin,
+        )  # fmt: skip
+        for context in arrival.contexts:
+            self.do("add_context", run=run.id, version=context.version, at=context.at, text=context.text)
+        for attempt in arrival.attempts:
+            self.do("add_attempt", **attempt_values(attempt))
+            self.put_attempt(attempt)
+        for session in arrival.sessions:
+            self.put_session(session)
+        for record in arrival.records:
+            kind = str(record.event.__struct_config__.tag)
+            self.do("take_in_record", run=run.id, attempt=record.attempt, at=record.at, kind=kind, event=encode(record.event))
+        self.note(run.id, 0, [arrival.event])
+        self.put_checkpoint(run, arrival.checkpoint)
+        return run_of(row)
 
     def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
         """Appends Records to the journal."""

@@ -9,6 +9,7 @@ Each test is one promise of `perdure.protocols.RunStore` or `SessionStore`.
 
 from __future__ import annotations
 
+from perdure.testing.stores.arriving import Arriving
 from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.checkpoints import Checkpoints
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
@@ -18,5 +19,5 @@ from perdure.testing.stores.runs import Adding, Finding, Persons
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Sessions):
+class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions):
     """Every promise of the two protocols. The fixture `store` must be empty for each test."""

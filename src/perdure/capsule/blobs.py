@@ -1,0 +1,97 @@
+"""The files of a checkpoint's commit, as far as they came since the run began: searched for secrets, and left out on request.
+
+Files that are the same as where the run began are not searched: whoever has the repository has them. Everything else is, also what
+is only staged, and what stands in a commit in between. Called by `exporting` and `publishing`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from perdure.capsule.scan import Scan
+from perdure.errors import CapsuleError
+from perdure.git import Git
+
+BATCH = 16 << 20
+LARGEST = 64 << 20
+"""Larger files are not searched, and said to be so."""
+
+
+def search(git: Git, commit: str, base: str, scan: Scan) -> list[str]:
+    """Searches what is new since `base`. Returns the files that were too large to be searched."""
+    large = []
+    held: list[tuple[str, str]] = []
+    size = 0
+    for oid, name, length in _new(git, commit, base):
+        if length > LARGEST:
+            large.append(shown(name))
+            continue
+        held.append((oid, name))
+        size += length
+        if size > BATCH:
+            _search(git, held, scan)
+            held, size = [], 0
+    _search(git, held, scan)
+    return large
+
+
+def shown(name: str) -> str:
+    """A name in the tree, for a person."""
+    top, _, rest = name.partition("/")
+    return {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)") if rest else name
+
+
+def _new(git: Git, commit: str, base: str) -> Iterator[tuple[str, str, int]]:
+    """(id, name, size) of every blob that came since."""
+    said = git.run("rev-list", "--objects", commit, *([f"^{base}"] if base else []), cap=1 << 30, timeout_s=1800.0).stdout
+    names = {oid.decode(): os.fsdecode(name) for oid, _, name in (line.partition(b" ") for line in said.split(b"\n")) if name}
+    asked = "".join(f"{oid}\n" for oid in names).encode()
+    told = git.run("cat-file", "--batch-check", stdin=asked, cap=1 << 30, timeout_s=1800.0).stdout.decode()
+    for line in told.splitlines():
+        oid, kind, *length = line.split(" ")
+        if kind == "blob":
+            yield oid, names[oid], int(length[0])
+
+
+def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan) -> None:
+    if not held:
+        return
+    asked = "".join(f"{oid}\n" for oid, _ in held).encode()
+    said = memoryview(git.run("cat-file", "--batch", stdin=asked, cap=BATCH + 2 * LARGEST, timeout_s=1800.0).stdout)
+    at = 0
+    for _, name in held:
+        end = bytes(said[at : at + 200]).index(b"\n") + at
+        length = int(bytes(said[at:end]).split(b" ")[2])
+        at = end + 1 + length + 1
+        scan.look(shown(name), bytes(said[end + 1 : end + 1 + length]), name)
+
+
+def without(git: Git, commit: str, names: Collection[str]) -> str:
+    """A commit like this one whose tree does not have these files; its history stays. Returns its id.
+
+    Raises CapsuleError for a file that stands in the history.
+    """
+    deep = sorted(name for name in names if not name.startswith(("worktree/", "index/")))
+    if deep:
+        raise CapsuleError(
+            f"{shown(deep[0])} cannot be left out: it stands in the history that the workdir is at",
+            "rewrite that commit first; or perdure export --allow-secrets, if you insist",
+        )
+    with tempfile.TemporaryDirectory(prefix="perdure-") as directory:
+        env = {"GIT_INDEX_FILE": str(Path(directory) / "index")}
+        settings = (("core.protectHFS", "false"), ("core.protectNTFS", "false"))
+        git.run("read-tree", commit, env=env, settings=settings, timeout_s=1800.0)
+        gone = b"".join(os.fsencode(name) + b"\0" for name in sorted(names))
+        git.run("update-index", "-z", "--force-remove", "--stdin", stdin=gone, env=env, settings=settings)
+        tree = git.run("write-tree", env=env, settings=settings, timeout_s=1800.0).text
+    parents = git.run("rev-list", "--parents", "--max-count=1", commit).text.split(" ")[1:]
+    who = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in _WHO.items()}
+    return git.run(
+        "commit-tree", tree, *(word for parent in parents for word in ("-p", parent)), stdin=b"perdure: checkpoint\n", env=who
+    ).text
+
+
+_WHO = {"NAME": "perdure", "EMAIL": "perdure@perdure.invalid", "DATE": "0 +0000"}

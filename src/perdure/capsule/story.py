@@ -1,0 +1,148 @@
+"""What a capsule tells of a run besides its files: spec, instructions, attempts with their receipts, conversations, journal.
+
+`told` and `journal` write it, `read` and `records` take it from anywhere: every value is checked, every id agrees with the manifest,
+and what names places or processes of the other machine is left behind. What becomes of the spec is `trust`'s to say.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import IO, Any, NoReturn
+
+import msgspec
+
+from perdure.capsule.manifest import Manifest, strict_json
+from perdure.codec import encode
+from perdure.errors import CapsuleError, UsageError
+from perdure.events import AnyEvent, AttemptEnded, Record, Unrecognised
+from perdure.model import Attempt, Context, Outcome, OutcomeKind, Session, SessionKey, SessionState, TaskRun
+
+MOST_RECORDS = 1_000_000
+LONGEST_LINE = 4 << 20
+LONGEST_STORY = 64 << 20
+MOST_ATTEMPTS = 100_000
+LATEST = 2**53
+"""As `stores.rows.MAX_TIME`."""
+HELD = 16 << 20
+"""Of a journal so much is held in memory while it is put together; more of it goes to the disk."""
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """The run as it was when the checkpoint travelled."""
+
+    run: TaskRun
+    contexts: tuple[Context, ...]
+    attempts: tuple[Attempt, ...]
+    sessions: tuple[Session, ...]
+    """The run's line of conversations, oldest first."""
+
+
+def told(story: Story) -> bytes:
+    """The story as JSON."""
+    return encode(story).encode() + b"\n"
+
+
+def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
+    """The records as lines, open at their beginning."""
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115 - the caller closes it
+    for record in records:
+        file.write(encode({"attempt": record.attempt, "at": record.at, "event": record.event}).encode() + b"\n")
+    file.seek(0)
+    return file
+
+
+def read(content: bytes, manifest: Manifest) -> Story:
+    """A story from anywhere. Raises CapsuleError for all that does not fit together."""
+    if len(content) > LONGEST_STORY:
+        _refuse("the run's story is too long")
+    try:
+        story = msgspec.convert(strict_json(content), Story, strict=False)
+    except msgspec.ValidationError as error:
+        _refuse(f"the run's story: {error}")
+    except RecursionError:
+        _refuse("the run's story is nested too deeply")
+    run = story.run
+    if run.origin != manifest.run and run.id != manifest.run:
+        _refuse("the story is of another run")
+    if (run.name, run.spec.agent) != (manifest.name, manifest.agent):
+        _refuse("the story is of another run")
+    versions = [context.version for context in story.contexts]
+    if not versions or versions != list(range(1, len(versions) + 1)) or run.context_version != versions[-1]:
+        _refuse("the run's instructions are not complete")
+    numbers = [attempt.number for attempt in story.attempts]
+    if numbers != list(range(1, len(numbers) + 1)) or run.attempt != len(numbers) or len(numbers) > MOST_ATTEMPTS:
+        _refuse("the run's attempts are not complete")
+    if not 1 <= run.attempts_allowed <= MOST_ATTEMPTS + 1000:
+        _refuse("the run's attempts are not complete")
+    live = [session for session in story.sessions if session.state is not SessionState.RETIRED]
+    if len(live) > 1 or len({session.id for session in story.sessions}) != len(story.sessions):
+        _refuse("the run's conversations contradict each other")
+    times = [run.created, *(context.at for context in story.contexts)]
+    times += [time for attempt in story.attempts for time in (attempt.started, attempt.ended or 0)]
+    times += [time for session in story.sessions for time in (session.created, session.updated)]
+    if not all(0 <= time <= LATEST for time in times):
+        _refuse("a time in it is impossible")
+    _check_texts(story.contexts)
+    return story
+
+
+def _check_texts(contexts: Sequence[Context]) -> None:
+    from perdure.service import check_prompt
+
+    for context in contexts:
+        try:
+            check_prompt(context.text, 0)
+        except UsageError as error:
+            _refuse(str(error))
+
+
+def arrived(story: Story, run_id: str, now: int) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
+    """Attempts and conversations as this machine stores them: all ended, in the run's own scope, without places of the other one."""
+    lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that it ran on is no longer at it")
+    attempts = tuple(
+        replace(
+            attempt, run=run_id, directory="", before=None,
+            ended=now if attempt.ended is None or attempt.outcome is None else attempt.ended, outcome=attempt.outcome or lost,
+        )
+        for attempt in story.attempts
+    )  # fmt: skip
+    key = SessionKey(story.run.spec.agent, f"run:{run_id}")
+    return attempts, tuple(replace(session, key=key, home="", snapshot=None) for session in story.sessions)
+
+
+def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:
+    """The journal's lines, from anywhere; each attempt ends once. Raises CapsuleError."""
+    known = {attempt.number: attempt for attempt in attempts}
+    found: list[Record] = []
+    ended: set[int] = set()
+    while line := source.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE or len(found) >= MOST_RECORDS:
+            _refuse("the run's journal is too long")
+        number, at, event = _record(strict_json(line))
+        if (number != 0 and number not in known) or not 0 <= at <= LATEST:
+            _refuse("a record is of no attempt of this run")
+        if isinstance(event, AttemptEnded):
+            if number in ended:
+                continue
+            ended.add(number)
+        found.append(Record("", 0, number, at, event))
+    for number, attempt in known.items():
+        if number not in ended and attempt.outcome is not None:
+            found.append(Record("", 0, number, attempt.ended or 0, AttemptEnded(outcome=attempt.outcome, receipt=attempt.receipt)))
+    return tuple(found)
+
+
+def _record(line: Any) -> tuple[int, int, AnyEvent]:
+    if not isinstance(line, dict) or type(line.get("attempt")) is not int or type(line.get("at")) is not int:
+        _refuse("the run's journal is none")
+    try:
+        event: AnyEvent = msgspec.convert(line.get("event"), AnyEvent)
+    except msgspec.ValidationError:
+        event = Unrecognised(text=encode(line.get("event"))[:1000])
+    return line["attempt"], line["at"], event
+
+
+def _refuse(why: str) -> NoReturn:
+    raise CapsuleError(f"the capsule cannot be used: {why}", "nothing was imported; ask for the capsule again")
