@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 3
 N ?= 200
 
-.PHONY: help tools demo test test-slow check install agents agents-latest kills bench docs clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest kills bench docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ check: install ## format, lint, types, import floors, docs
 docs: install ## the documents as a site, below site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict
+
+screens: tools install agents ## the photographs of the terminal in docs/images, made anew
+	$(BIN)/python docs/screens.py
 
 bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
