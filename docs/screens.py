@@ -40,7 +40,12 @@ WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=
 
 def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
     """What stands on the terminal, without the empty lines below, as docs/images/NAME.svg."""
-    pane = terminal.tmux("capture-pane", "-p", "-e").rstrip("\n ").replace(str(stage.home), "/home/you")
+    pane = (
+        terminal.tmux("capture-pane", "-p", "-e")
+        .rstrip("\n ")
+        .replace(str(stage.home), "/home/you")
+        .replace(str(stage.repo), "/home/you/shop")
+    )
     columns = int(terminal.tmux("display-message", "-p", "#{pane_width}"))
     console = Console(record=True, width=columns, file=StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi(pane), soft_wrap=False)
