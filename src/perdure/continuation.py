@@ -1,6 +1,6 @@
 """How the next attempt starts, and the prompt that goes with it. Pure.
 
-`choose` walks the ladder: the agent's own transcript by id, by path, perdure's copy put back, and only then, where the
+`choose` walks the ladder: the agent's own transcript by id, by path, perdure's copy put back, a mended copy, and only then, where the
 policy allows, a new conversation with a brief. It never picks "the latest" of anything, and never starts afresh in
 silence. `prompt` states facts and never says a bare "continue": the agents answer that with a no-op.
 """
@@ -27,6 +27,8 @@ class Situation:
     """The agent's own transcript as it lies on disk now."""
     copy: Snapshot | None = None
     """perdure's own copy."""
+    edits: tuple[str, ...] = ()
+    """The changes of a mended copy from which the agent was shown to go on; empty where there is none."""
     tried: frozenset[Rung] = frozenset()
     """Rungs that failed for this conversation since it last went on."""
     writers: tuple[int, ...] = ()
@@ -79,6 +81,11 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
         gone = "missing" if at.transcript is None else "not usable"
         reason = f"the agent's transcript is {gone}; perdure's own copy goes back"
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.COPY, reason=reason)
+    if at.edits and Rung.REPAIRED not in at.tried:
+        reason = (
+            f"no transcript could be used as it is; a copy was mended ({len(at.edits)} change(s)), and the agent was shown to go on from it"
+        )
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.REPAIRED, reason=reason, edits=at.edits)
     if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
         return _never_began(at, session)
     return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from perdure.model import Continuation, Evidence, Receipt, Rung, Start, Verdict
 
+EDITS = 20
+"""So many changes of a mended transcript stand in the receipt itself."""
+
 UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
 
 
@@ -25,6 +28,8 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
         return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
     if continuation.kind is Start.FORK:
         return _receipt(Verdict.FORKED, continuation, evidence, *_fork_grounds(continuation, evidence))
+    if continuation.rung is Rung.REPAIRED:
+        return _receipt(Verdict.REPAIRED, continuation, evidence, *_mends(continuation), *_grounds(continuation, evidence))
     if evidence.known_kept is False:
         return _receipt(Verdict.REPAIRED, continuation, evidence, "an older copy was put back: its newest part is missing")
     return _receipt(Verdict.NATIVE, continuation, evidence, *_grounds(continuation, evidence))
@@ -78,7 +83,7 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
         found.append(f"the agent could not save it: {evidence.writes_lost}")
     if evidence.foreign_turns:
         found.append(_foreign(evidence))
-    if evidence.known_kept is False and continuation.rung is not Rung.COPY:
+    if evidence.known_kept is False and continuation.rung not in (Rung.COPY, Rung.REPAIRED):
         found.append("the transcript was changed between the attempts: what perdure had seen of it is not in it any more")
     return found
 
@@ -105,6 +110,13 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     if evidence.cached_tokens:
         grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
     return grounds
+
+
+def _mends(continuation: Continuation) -> list[str]:
+    """The edit log, shortened: the whole of it is in the journal."""
+    told = [f"perdure mended the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
+    more = len(continuation.edits) - EDITS
+    return [*told, f"and {more} more change(s), all in the journal"] if more > 0 else told
 
 
 def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:

@@ -244,6 +244,15 @@ class DriftSeen(Event, frozen=True, tag="drift_seen"):
     """Empty, both, where HEAD stands where it stood."""
 
 
+class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
+    """A transcript was mended on a copy, proven, and put in place; what lay there was moved aside."""
+
+    session_id: str
+    path: str
+    aside: list[str]
+    edits: list[str]
+
+
 class CollisionSeen(Event, frozen=True, tag="collision_seen"):
     """Somebody else wrote into, or runs on, the same conversation."""
 
@@ -322,6 +331,7 @@ RunEvent = (
     | SessionConfirmed
     | SessionRetired
     | CopyRestored
+    | TranscriptMended
     | CheckpointTaken
     | CheckpointMissed
     | CheckpointRestored

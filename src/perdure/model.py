@@ -98,6 +98,7 @@ class Rung(StrEnum):
     NATIVE = "native"
     PATH = "path"
     COPY = "copy"
+    REPAIRED = "repaired"
     REBUILT = "rebuilt"
     FRESH = "fresh"
 
@@ -224,6 +225,8 @@ class Continuation:
     """The id that a fork is to have, where the CLI lets the caller choose."""
     fork_at: int = 0
     """The last turn of the parent that the fork keeps; 0: all of them."""
+    edits: tuple[str, ...] = ()
+    """What perdure changed in the transcript before the agent goes on from it, for the rung `repaired`."""
 
 
 @dataclass(frozen=True, slots=True)

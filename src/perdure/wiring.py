@@ -31,6 +31,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     from perdure.attempt import Engine
     from perdure.homes import Remembered, environment
     from perdure.process import worker_identity
+    from perdure.proving import prover
     from perdure.redaction import Redactor
     from perdure.transcripts import Copies
     from perdure.workspace import Workspaces
@@ -42,6 +43,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,
+        prove=prover(environ),
         state=chosen.state,
         environ=environment(chosen.state, dict(environ)),
         homes=Remembered(chosen.state),

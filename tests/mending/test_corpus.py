@@ -92,6 +92,11 @@ def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
     assert mend("claude", thoughtful).content is None
     cleaned = mend("claude", thoughtful, "messages.1.content.0: Invalid `signature` in `thinking` block").content
     assert cleaned is not None and b"once good" not in cleaned and b"The word is plum." in cleaned
+    alone = next(case for case in CASES if "thought on a line of its own" in case.name).content()
+    cleaned = mend("claude", alone, "messages.1.content.0: Invalid `signature` in `thinking` block").content
+    assert cleaned is not None and b'"thinking"' not in cleaned and mend("claude", cleaned).content is None
+    answer_line = next(json.loads(line) for line in cleaned.splitlines() if b'"The word is plum."' in line)
+    assert answer_line["parentUuid"] == Recording("claude").record("answer")["parentUuid"], "it follows what the thought followed"
     content = Recording("gemini").content
     refused = "Please ensure that the number of function response parts is equal to the number of function call parts"
     once = gemini.mend(content, IDS["gemini"], refused).content

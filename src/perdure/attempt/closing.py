@@ -126,7 +126,7 @@ def _sessions(
         return ()
     transcript = opened.transcript(session.id)
     found = snapshot(opened.driver, transcript)
-    changed = evidence.known_kept is False and opened.asked.rung is not Rung.COPY
+    changed = evidence.known_kept is False and opened.asked.rung not in (Rung.COPY, Rung.REPAIRED)
     if transcript is not None and found is not None and found.turns and not changed:
         try:
             engine.copies.take(opened.driver, session.id, transcript)

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from perdure.attempt import repairing
 from perdure.attempt.engine import Engine
 from perdure.continuation import Situation, choose
 from perdure.events import CollisionSeen
-from perdure.model import Attempt, Claim, Continuation, Outcome, OutcomeKind, Rung, Session, SessionKey, SessionState, Start, Verdict
+from perdure.model import (
+    Attempt,
+    Claim,
+    Continuation,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    Session,
+    SessionKey,
+    SessionState,
+    Snapshot,
+    Start,
+    Verdict,
+)
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
 
@@ -39,7 +54,7 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         parent_copy=snapshot(driver, engine.copies.of(driver.name, run.spec.forks)) if run.spec.forks else None,
         parent_refused=Rung.NATIVE in _rungs_tried(engine.store.attempts(run.id), run.spec.forks),
         transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
-        copy=snapshot(driver, engine.copies.of(driver.name, live.id)) if live else None,
+        copy=_copy(engine, claim, driver, home, live.id) if live else None,
         tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
         writers=tuple(driver.writers(home, live.id)) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
@@ -47,6 +62,9 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
     continuation = choose(situation)
+    if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.REPAIRED not in situation.tried:
+        mended = repairing.mend(engine, claim, driver, home, live.id)
+        continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation
     if continuation.kind is Start.WAIT:
         assert live is not None
         engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
@@ -54,6 +72,17 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     return continuation
+
+
+def _copy(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str) -> Snapshot | None:
+    """perdure's own copy; None where it is too damaged to say where it belongs."""
+    copy = engine.copies.of(driver.name, session_id)
+    try:
+        if driver.archive is None and claim.run.workspace is not None and copy.exists():
+            driver.place(home, session_id, Path(claim.run.workspace.path), copy)
+    except ValueError:
+        return None
+    return snapshot(driver, copy)
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:

@@ -50,6 +50,8 @@ class Engine:
     """The user's, with where homes are that were linked to a volume; it may change while a supervisor lives."""
     worker: str
     homes: Remembered
+    prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
+    """Whether the agent goes on from a mended transcript (see `perdure.proving`); None: no transcript is mended."""
     redactor: Redactor = NO_SECRETS
     lease_s: float = 60.0
     grace_s: float = 10.0

@@ -16,12 +16,14 @@ from perdure import process
 from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.engine import Engine, mark_of
 from perdure.attempt.flags import flags_of
+from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.continuation import prompt
-from perdure.events import AgentLaunched, CopyRestored, SessionPinned
+from perdure.events import AgentLaunched, CopyRestored, SessionPinned, TranscriptMended
 from perdure.model import (
     Attempt,
     Claim,
+    Command,
     Continuation,
     Launch,
     Outcome,
@@ -132,6 +134,10 @@ def _begin(
     if asked.rung is Rung.COPY:
         place = _put_back(engine, claim, driver, program, home, asked.session_id)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
+    if asked.rung is Rung.REPAIRED:
+        place, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
+        edits = [engine.redactor.text(edit) for edit in asked.edits]
+        engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(place), aside=aside, edits=edits)])
     own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
     if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
         engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
@@ -140,7 +146,8 @@ def _begin(
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
-    text = prompt(asked, story_of(engine, claim, asked, live, _turns_between(driver, live, before), _came_from(driver, home, asked, live)))
+    between, left = _turns_between(driver, live, before), _came_from(driver, home, asked, live)
+    text = prompt(asked, story_of(engine, claim, asked, live, between, left, _heard(driver, asked, before)))
     session = live
     if session is None and own_id:
         session = Session(
@@ -187,6 +194,13 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
         return driver.total(file.read(before.size))
 
 
+def _heard(driver: AgentDriver, asked: Continuation, before: Snapshot | None) -> frozenset[str] | None:
+    """The marks of the prompts in a transcript that was put in place of the agent's own; None where the own one goes on."""
+    if before is None or asked.rung not in (Rung.COPY, Rung.REPAIRED):
+        return None
+    return frozenset(prompts_since(driver, Path(before.path), None))
+
+
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
     """The directory in which the conversation that goes on was until now."""
     if asked.kind is Start.FORK:
@@ -197,19 +211,34 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
 def _put_back(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> Path:
     """Puts perdure's own copy back. Whether the agent takes it is for the attempt to show. Returns where it went."""
     assert claim.run.workspace is not None
-    cwd = Path(claim.run.workspace.path)
     if driver.archive is None:
-        return engine.copies.put_back(driver, session_id, home, cwd)
+        return engine.copies.put_back(driver, session_id, home, Path(claim.run.workspace.path))
+    _restore(engine, claim, driver.archive.restore(program, session_id, engine.copies.of(driver.name, session_id).read_bytes()), driver)
+    return home
+
+
+def _put_mended(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> tuple[Path, list[str]]:
+    """Puts the mended copy where the agent looks. Returns the place, and where what lay there is now."""
+    assert claim.run.workspace is not None
+    mended = engine.attempt_directory(claim) / MENDED
+    if driver.archive is None:
+        return engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), mended.read_bytes())
+    _restore(engine, claim, driver.archive.restore(program, session_id, mended.read_bytes()), driver)
+    return home, []
+
+
+def _restore(engine: Engine, claim: Claim, command: Command, driver: AgentDriver) -> None:
+    """Runs what brings a conversation back into an archive, to its end."""
+    assert claim.run.workspace is not None
     restoring = process.start(
-        driver.archive.restore(program, session_id, engine.copies.of(driver.name, session_id).read_bytes()),
+        command,
         directory=engine.attempt_directory(claim) / "restore",
-        cwd=cwd,
+        cwd=Path(claim.run.workspace.path),
         env=engine.agent_environment(driver, claim.run),
         mark=f"{claim.run.id}.{claim.attempt}.restore",
         deadline_s=RESTORE_S,
     )
     restoring.wait()
-    return home
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:

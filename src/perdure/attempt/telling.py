@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Continuation, Session, Start, TaskRun
+from perdure.transcripts import fingerprint
 from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
@@ -19,8 +21,17 @@ NAMES = 10
 NAME_WIDTH = 120
 
 
-def story_of(engine: Engine, claim: Claim, asked: Continuation, live: Session | None, turns_between: int, came_from: str = "") -> Story:
-    """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before."""
+def story_of(
+    engine: Engine,
+    claim: Claim,
+    asked: Continuation,
+    live: Session | None,
+    turns_between: int,
+    came_from: str = "",
+    heard: frozenset[str] | None = None,
+) -> Story:
+    """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before; `heard` the
+    marks of the prompts in a transcript that was put in its place."""
     run = claim.run
     assert run.workspace is not None
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
@@ -30,7 +41,7 @@ def story_of(engine: Engine, claim: Claim, asked: Continuation, live: Session | 
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
-        given=_given(run, ended, live),
+        given=_given(run, ended, live, heard),
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
         workdir=_workdir(engine.workspaces.state(run.workspace)) if looks else "",
@@ -56,13 +67,24 @@ def named(path: str) -> str:
     return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
 
-def _given(run: TaskRun, ended: list[Attempt], live: Session | None) -> int:
-    """The newest version of this run's instructions that is known to stand in the conversation."""
+def _given(run: TaskRun, ended: list[Attempt], live: Session | None, heard: frozenset[str] | None) -> int:
+    """The newest version of this run's instructions that is known to stand in the conversation. Where another transcript took the
+    place of the one that was judged, its own prompts (`heard`) say what stands in it."""
     if live is None:
         return 0
+    if heard is not None:
+        return max((attempt.context_version for attempt in ended if _prompt(attempt) in heard), default=0)
     told = [a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found]
     # A conversation that no other run shares may have come from a person's hands, with what it was told before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
+
+
+def _prompt(attempt: Attempt) -> str:
+    """The mark of an attempt's own prompt."""
+    try:
+        return fingerprint((Path(attempt.directory) / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+    except OSError:
+        return ""
 
 
 def _effect(effect: Effect) -> str:

@@ -26,6 +26,7 @@ from perdure.events import (
     SessionRetired,
     ToolEnded,
     ToolStarted,
+    TranscriptMended,
     TurnEnded,
     UsageSeen,
     VerifyEnded,
@@ -64,6 +65,8 @@ def line_of(record: Record) -> str:
             return f"  COLLISION: {one_line(detail, 200)}"
         case CopyRestored(session_id=session_id):
             return f"  conversation {session_id}: perdure's own copy was put back"
+        case TranscriptMended(session_id=session_id, edits=edits):
+            return f"  conversation {session_id}: a mended copy was put in place: {one_line('; '.join(edits), 240)}"
         case SessionRetired(session_id=session_id, cause=cause):
             return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
         case OutputCapped(stream=stream, limit=limit):

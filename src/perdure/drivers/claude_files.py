@@ -146,7 +146,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             continue
         if words := _prompt(entry):
             yield Spoken(False, words)
-        elif entry.get("type") == "assistant" and not entry.get("isSidechain"):
+        elif entry.get("type") == "assistant" and not entry.get("isSidechain") and not entry.get("isApiErrorMessage"):
             blocks = lines.items(lines.part(entry, "message", "content"))
             said = "\n".join(lines.text(block.get("text")) for block in blocks if block.get("type") == "text")
             if said.strip():

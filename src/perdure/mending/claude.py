@@ -1,8 +1,9 @@
 """Claude Code's transcripts. What 2.1.329 takes by itself was tried on it (docs/reference/mending.md).
 
-It takes nearly everything: torn tails, unreadable lines, doubled results and unknown parents are passed over or bridged, and a call
-that dangles at the end is closed. It refuses a file in which it finds no conversation, and an image over the service's limit; it
-loses, without a word, a call without its result in the middle, glued records, and all that comes before a line without a parent.
+It takes nearly everything: torn tails, unreadable lines, doubled results and unknown parents are passed over or bridged, a thought
+without a signature is left out once the service refused it, and a call that dangles at the end is closed. It refuses a file in which
+it finds no conversation, and an image over the service's limit; it loses, without a word, a call without its result in the middle,
+glued records, and all that comes before a line without a parent.
 """
 
 from __future__ import annotations
@@ -124,10 +125,14 @@ def _content(made: Draft, complaint: str) -> None:
             continue
         kept = []
         for block in blocks:
-            if isinstance(block, dict) and block.get("type") == "thinking" and (thinking or not block.get("signature")):
+            if isinstance(block, dict) and block.get("type") == "thinking" and thinking:
                 made.find(Trouble.CONTENT, Harm.REFUSED, line.number, "a thought whose signature the service does not take")
-                made.change(line, "thought left out", "the service refuses a thought without a valid signature")
+                made.change(line, "thought left out", "the service refused a thought for its signature")
                 continue
+            if isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature"):
+                made.find(
+                    Trouble.CONTENT, Harm.NONE, line.number, "a thought without a signature; refused, the agent leaves it out by itself"
+                )
             if isinstance(block, dict) and block.get("type") == "tool_use" and not isinstance(block.get("input"), dict):
                 made.find(Trouble.CONTENT, Harm.REFUSED, line.number, "a tool call without its input")
                 block["input"] = {}

@@ -75,6 +75,11 @@ class Mended:
     """Why it cannot be mended, in a sentence; empty where it could be, or need not be."""
 
     @property
+    def log(self) -> tuple[str, ...]:
+        """The edits as sentences."""
+        return tuple(map(str, self.edits))
+
+    @property
     def harm(self) -> Harm:
         """The worst of the findings."""
         found = {finding.harm for finding in self.findings}

@@ -21,6 +21,8 @@ HABITS = Habits(
     ends_torn_line=False,
 )
 _SAID = ("user", "gemini")
+NO_PROJECT = "0" * 64
+"""The CLI wants a hash of the project's directory in the first line, and does not compare it."""
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
@@ -62,7 +64,7 @@ def _head(made: Draft, session_id: str) -> None:
     heads = (record for _, record in made.records() if isinstance(record.get("sessionId"), str) and "startTime" in record)
     stamps = (text(each.get("timestamp")) for _, record in made.records() for each in [record, *_messages(record)])
     stamp = next((each for each in stamps if each), "1970-01-01T00:00:00.000Z")
-    head = {"startTime": stamp, "lastUpdated": stamp, "kind": "main", **next(heads, {}), "sessionId": session_id}
+    head = {"projectHash": NO_PROJECT, "startTime": stamp, "lastUpdated": stamp, "kind": "main", **next(heads, {}), "sessionId": session_id}
     made.insert(None, head, "the first line made anew", "without it the agent reads nothing")
 
 

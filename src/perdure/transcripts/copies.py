@@ -137,6 +137,32 @@ class Copies:
         except OSError as error:
             raise WorkspaceError(f"the copy of conversation {session_id} could not be put back: {error}", "perdure doctor") from error
 
+    def put_mended(self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, content: bytes) -> tuple[Path, list[str]]:
+        """Puts mended bytes where the agent looks; every file of the conversation is moved aside first, as it is. Returns the place
+        and the files that were moved. Raises WorkspaceError."""
+        remains = driver.remains(home, session_id)
+        directory = self.of(driver.name, session_id).parent
+        name = remains[0].name if remains else self.of(driver.name, session_id).name
+        try:
+            private_directories(directory)
+            mended = directory / f"mended-{os.getpid()}" / name
+            private_directories(mended.parent)
+            with open(mended, "wb", opener=private) as file:
+                file.write(content)
+            place = driver.place(home, session_id, cwd, mended)
+            olds = [old for old in dict.fromkeys((place, *remains)) if os.path.lexists(old)]
+            private_directories(place.parent)
+            staged = place.with_name(f".{place.name}.perdure")
+            _copy_new(mended, staged, len(content))
+            aside = [str(move_aside(old, UNUSABLE)) for old in olds]
+            staged.replace(place)
+            sync(place.parent)
+            mended.unlink()
+            mended.parent.rmdir()
+        except OSError as error:
+            raise WorkspaceError(f"the mended conversation {session_id} could not be put in place: {error}", "perdure doctor") from error
+        return place, aside
+
     def _found(self, agent: str, part: CopyPart) -> Path:
         path = self.find(agent, part)
         if path is None:

@@ -1,0 +1,76 @@
+"""The rung `repaired`: the best transcript that is left of a conversation is mended on a copy, and proven, before an attempt uses it.
+
+Called by `deciding` only when no rung above it is left, because a proof starts the agent once. The agent's own files come first, then
+perdure's copies; of those that can be mended, the one with the most prompts is tried first. Nothing in the agent's home is touched
+here: `opening` puts the mended copy in place, and moves aside what lies there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.attempt.engine import Engine
+from perdure.mending import Mended
+from perdure.model import Attempt, Claim
+from perdure.protocols import AgentDriver
+from perdure.transcripts.growing import versions
+
+MENDED = "mended.jsonl"
+"""The proven copy, in the attempt's directory."""
+UNPROVEN = 3
+"""So many copies are tried in one attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A transcript that may be mended."""
+
+    path: Path
+    content: bytes
+
+
+def mend(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str) -> Mended | None:
+    """How the best transcript was mended, whose proven copy lies in the attempt's directory; None where nothing could be mended and
+    proven."""
+    if engine.prove is None:
+        return None
+    complaint = _complaint(engine.store.attempts(claim.run.id), session_id)
+    found: list[tuple[int, Path, Mended]] = []
+    for each in _candidates(engine, driver, home, session_id):
+        mended = driver.mend(each.content, session_id, each.path.name, complaint)
+        if mended.content is not None and (turns := len(driver.prompts(mended.content))):
+            found.append((turns, each.path, mended))
+    for _, path, mended in sorted(found, key=lambda one: -one[0])[:UNPROVEN]:
+        assert mended.content is not None
+        if not engine.prove(driver, session_id, mended.content, path.name, home):
+            directory = engine.attempt_directory(claim)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            kept = directory / MENDED
+            kept.write_bytes(mended.content)
+            kept.chmod(0o600)
+            return mended
+    return None
+
+
+def _candidates(engine: Engine, driver: AgentDriver, home: Path, session_id: str) -> Iterator[Candidate]:
+    """What lies in the agent's home; then perdure's newest copy and those that were moved aside. A conversation that an archive still
+    holds cannot be replaced in it."""
+    if driver.archive is not None and driver.archive.read(home, session_id) is not None:
+        return
+    for path in [*driver.remains(home, session_id), *versions(engine.copies.of(driver.name, session_id))]:
+        try:
+            yield Candidate(path, path.read_bytes())
+        except OSError:
+            continue
+
+
+def _complaint(attempts: Sequence[Attempt], session_id: str) -> str:
+    """What the agent said when it last refused the conversation."""
+    said = (
+        attempt.outcome.detail
+        for attempt in reversed(attempts)
+        if attempt.outcome is not None and attempt.continuation is not None and attempt.continuation.session_id == session_id
+    )
+    return next(said, "")

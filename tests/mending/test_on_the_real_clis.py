@@ -1,0 +1,141 @@
+"""What the table promises, on the installed CLIs: before mending they refuse or forget, after it the whole history reaches the model.
+
+The rehearsal is strict here: it refuses what the real services refuse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure import drivers
+from perdure.proving import prover
+from perdure.rehearsal import Rehearsal
+from perdure.testing.drivers import Bench, Ran, resume
+from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
+from tests.mending.test_corpus import mend
+
+MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
+Make = Callable[[str], Bench]
+SLOW = ("gemini", "opencode")
+REAL = [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.agent in SLOW else []) for case in CASES if case.real]
+COMMAND = "tool-one"
+
+
+@pytest.fixture
+def bench() -> Iterator[Make]:
+    """Makes a bench with a home of its own, and a strict model."""
+    scratch, started = Path(tempfile.mkdtemp(prefix="pm")), []
+
+    def make(agent: str) -> Bench:
+        started.append(rehearsal := Rehearsal("say I am here.", strict=True).start())
+        home = scratch / str(len(started))
+        for name in ("home", "tmp", "work"):
+            (home / name).mkdir(parents=True)
+        outer = {"PATH": f"{MODULES / '.bin'}:{os.environ['PATH']}", "HOME": str(home / "home"), "TMPDIR": str(home / "tmp")}
+        own = rehearsal.environ(agent, home / "home" / agent, retries=0)
+        return Bench(driver=drivers.load(agent), environ={**outer, "IS_SANDBOX": "1", **own}, rehearsal=rehearsal, cwd=home / "work")
+
+    yield make
+    for rehearsal in started:
+        rehearsal.stop()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put(stage: Bench, content: bytes) -> Path:
+    """Puts the transcript where the CLI looks, whatever is in it."""
+    agent = stage.driver.name
+    whole = stage.home.parent / NAMES[agent]
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    if agent == "opencode":
+        whole.write_bytes(content)
+        stage.put_back(IDS[agent], whole)
+        return whole
+    whole.write_bytes(Recording(agent).content)
+    place = stage.driver.place(stage.home, IDS[agent], stage.cwd, whole)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    return place
+
+
+def missing(stage: Bench, ran: Ran, case: Case) -> list[str]:
+    """What the model was not told; all of it where the CLI did not go on."""
+    if not ran.outcome.ok or not stage.rehearsal.requests:
+        return list(TOLD)
+    said = [message.text for message in stage.rehearsal.last.messages]
+    return [words for words in TOLD if words not in case.missing and not any(words in each for each in said)]
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_before_and_after(case: Case, bench: Make) -> None:
+    """What needs mending is refused or forgotten by the CLI itself, and what is mended goes on from everything that is left; what is
+    taken needs nothing; what is refused does not go on."""
+    content = case.content()
+    before = bench(case.agent)
+    put(before, content)
+    lost = missing(before, before.run("are you here?", resume(IDS[case.agent])), case)
+    if case.answer == "taken":
+        assert not lost or lost == ["Four."], lost
+        return
+    assert lost, "the CLI took it as it is: nothing is to be mended"
+    if case.answer == "refused":
+        assert lost == list(TOLD)
+        return
+    mended = mend(case.agent, content).content
+    assert mended is not None
+    after = bench(case.agent)
+    place = put(after, mended)
+    ran = after.run("are you here?", resume(IDS[case.agent]))
+    assert not missing(after, ran, case), (ran.outcome, [message.text[:60] for message in after.rehearsal.last.messages])
+    assert ran.session_id == IDS[case.agent]
+    if case.agent != "opencode":
+        assert place.read_bytes().startswith(mended)
+
+
+AGENTS = [pytest.param(agent, marks=[pytest.mark.slow] if agent in SLOW else []) for agent in IDS]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> None:
+    """A whole conversation is proven; one that the CLI refuses, and one of which it tells the model only a part, are not. Nothing is
+    written into the real home."""
+    stage = bench(agent)
+    prove = prover(stage.environ)
+    content, driver = Recording(agent).content, stage.driver
+    home = stage.home
+    before = fingerprint(home)
+    assert prove(driver, IDS[agent], content, NAMES[agent], home) == ""
+    assert prove(driver, IDS[agent], b"", NAMES[agent], home) != ""
+    if agent == "claude":
+        hidden = Recording(agent).edited("prompt", lambda e: e.update(parentUuid=None))
+        assert "was not told" in prove(driver, IDS[agent], hidden, NAMES[agent], home) or "tell me a word" in str(hidden)
+        poisoned = Recording(agent).edited("call", lambda e: e["message"]["content"][0].pop("input"))
+        assert "session_broken" in prove(driver, IDS[agent], poisoned, NAMES[agent], home)
+    assert fingerprint(home) == before
+
+
+def fingerprint(home: Path) -> dict[str, str]:
+    """Every file of a home, by its content."""
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in home.rglob("*") if path.is_file()} if home.is_dir() else {}
+
+
+def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:
+    """What Claude tells the model after the cut is what it told before it."""
+    content = Recording("claude", "claude-compacted").content
+    from perdure.mending import claude
+
+    cut = claude.mend(content, IDS["claude"], memory=1000).content
+    assert cut is not None
+    told = []
+    for each in (content, cut):
+        stage = bench("claude")
+        put(stage, each)
+        assert stage.run("are you here?", resume(IDS["claude"])).outcome.ok
+        told.append([(message.role, message.text) for message in stage.rehearsal.last.messages])
+    assert told[0] == told[1] and len(told[1]) > 3
