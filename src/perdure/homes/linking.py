@@ -106,12 +106,13 @@ class Linking:
         if moved.kept:
             self._look_again(home, now, moved)
         taking(now).unlink(missing_ok=True)
+        stage_of(now).close()
         tell("finished")
         return moved
 
     def _merges(self, now: Situation, known: Mapping[str, list[str]]) -> list[Merge]:
         """The files beside first: they are the ones in use."""
-        stage = Stage(self.volume.own / "stage" / now.folder.name.replace("/", "-"))
+        stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
         found = [
             Merge(each.parent, now.target, stage, self.tell, only=[each.name], known=known, wins=now.lost_its_link) for each in now.beside
@@ -126,6 +127,10 @@ class Linking:
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
                 require_nobody(home, now.folder, [kept])
                 moved.taken.add(late)
+
+
+def stage_of(now: Situation) -> Stage:
+    return Stage(now.volume.own / "stage" / now.folder.name.replace("/", "-"))
 
 
 def take_in(call: Linking, now: Situation) -> Taken:
@@ -150,7 +155,7 @@ def take_in(call: Linking, now: Situation) -> Taken:
 
 def _late(call: Linking, now: Situation, kept: Path) -> Taken | None:
     """What was written to the old tree after it was copied."""
-    stage = Stage(call.volume.own / "stage" / now.folder.name.replace("/", "-"))
+    stage = stage_of(now)
     merge = Merge(kept, now.target, stage, call.tell, stays=(*now.folder.stays, *now.folder.index), known=_known(now))
     things, taken = merge.plan()
     things = [thing for thing in things if thing.is_file]

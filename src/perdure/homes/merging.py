@@ -91,13 +91,16 @@ class Merge:
     def _is_there(self, thing: Thing) -> bool:
         """Whether the target has it, or a later version of it."""
         there = thing_at(self.target / thing.name)
-        if there is None or there.kind != thing.kind or self._blocked(thing.name):
+        if there is None or self._blocked(thing.name):
             return False
+        if there.kind != thing.kind:
+            return not thing.is_directory and os.path.lexists(beside(there.path, thing))
         if thing.is_directory:
             return True
-        if thing.is_link:
-            return os.fsencode(there.path.readlink()) == self._aim(thing)
-        return self._verdict(thing, there) in ("same", "later")
+        if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
+            return True
+        verdict = self._verdict(thing, there) if thing.is_file else "differs"
+        return verdict in ("same", "later") or (verdict == "differs" and os.path.lexists(beside(there.path, thing)))
 
     def lands(self, thing: Thing) -> bool:
         """Whether it will get its own name, and not one beside it."""
@@ -140,7 +143,7 @@ class Merge:
             self._keep(there, taken)
             self._replace(thing, place)
         else:
-            place = place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
+            place = beside(place, thing)
             if not os.path.lexists(place):
                 self._publish(thing, place)
             taken.conflicts.append(str(place.relative_to(self.target)))
@@ -183,7 +186,7 @@ class Merge:
 
     def _keep(self, there: Thing, taken: Taken) -> None:
         """A second name for a version that is about to lose its own."""
-        kept = there.path.with_name(f"{there.path.name}{CONFLICT}{there.digest()[:12]}")
+        kept = beside(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
             if not os.path.lexists(side(kept, suffix)):
@@ -210,6 +213,11 @@ class Merge:
             return os.fsencode(told)
         meant = Path(os.path.normpath(inside / Path(link.name).parent / told))
         return os.fsencode(told if meant == inside or inside in meant.parents else meant)
+
+
+def beside(place: Path, thing: Thing) -> Path:
+    """The name of a version that another one keeps from its own."""
+    return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
 
 
 def second_name(path: Path, other: Path) -> None:

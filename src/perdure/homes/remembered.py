@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from perdure.errors import StoreError
+from perdure.errors import StoreError, WorkspaceError
 from perdure.homes import durable
 from perdure.homes.volume import volume_at
 
@@ -105,11 +105,14 @@ class Remembered:
         durable.write(self.file, msgspec.json.format(msgspec.json.encode(_Note(homes=sorted(homes, key=lambda home: home.name)))).decode())
 
     def check(self, agent: str) -> None:
-        """Raises WorkspaceError if the volume of the agent's home is not there: an agent would begin anew in an empty directory."""
+        """Raises WorkspaceError if the volume of the agent's home is not there or cannot be written: an agent would begin anew in an
+        empty directory, or say that all is well and keep nothing."""
         for home in self.of(agent):
-            if not home.is_home_again:
-                volume_at(Path(home.volume), wanted=home.volume_id)
-                Path(home.target).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if home.is_home_again:
+                continue
+            volume_at(Path(home.volume), wanted=home.volume_id)
+            if not os.access(home.target, os.W_OK | os.X_OK):
+                raise WorkspaceError(f"The home of {home.agent}, {home.target}, is not there or cannot be written.", "perdure home verify")
 
 
 class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function: environment(state, os.environ)

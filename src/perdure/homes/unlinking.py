@@ -15,7 +15,7 @@ from perdure.errors import Conflict
 from perdure.homes import durable
 from perdure.homes.alive import require_nobody
 from perdure.homes.inventory import signature
-from perdure.homes.linking import ASIDE, Linking, Moved, quiet, take_in
+from perdure.homes.linking import ASIDE, Linking, Moved, quiet, stage_of, take_in, taking
 from perdure.homes.linking import switch as put_aside
 from perdure.homes.merging import Merge, Tell
 from perdure.homes.remembered import Linked, Remembered
@@ -72,6 +72,9 @@ def _give_back(call: Linking, home: Home, now: Situation, before: Linked) -> Mov
     if now.target.is_dir():
         moved.kept.append(str(_away(now.target)))
     call.tell("volume aside")
+    taking(now).unlink(missing_ok=True)
+    for stage in (stage_of(now), Stage(_stage(now))):
+        stage.close()
     note.forget(before.name)
     call.tell("finished")
     return moved

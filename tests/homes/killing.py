@@ -1,0 +1,266 @@
+"""Kills the moving of a home at each of its steps, and looks at what is left and what the next call makes of it.
+
+`make home-kills` does it at every named step and before every single change of the file system, in all situations, and
+prints the counts; a sample of it runs in the suite. A kill is a SIGKILL of the process by itself: at the n-th step that `tell` hears
+of, or before the n-th call that changes something, as Python's audit events name them. Each is counted only if it fired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.drivers.homes import HOMES
+from perdure.errors import PerdureError
+from perdure.homes import Linking, Remembered, unlink, volume_at
+
+CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.utime", "ctypes.call_function")
+BEGINNING = '{"turn": "oth'
+"""Of a transcript that goes on on the volume: nothing of it is missing there."""
+ENDED, REFUSED = 0, 7
+
+
+@dataclass(frozen=True)
+class World:
+    """A user's home, a volume and perdure's state, below one directory."""
+
+    top: Path
+    way: str
+
+    @property
+    def home(self) -> Path:
+        return self.top / "home"
+
+    @property
+    def volume(self) -> Path:
+        return self.top / "volume"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"HOME": str(self.home)}
+
+    def link(self, tell: Callable[[str], None] = lambda step: None) -> None:
+        volume = volume_at(self.volume, make=True, new=True)
+        call = Linking(volume=volume, state=self.top / "state", environ=self.environ, symlink=self.way == "symlink", tell=tell)
+        call.link("claude", HOMES["claude"])
+
+    def unlink(self, tell: Callable[[str], None] = lambda step: None) -> None:
+        unlink("claude", HOMES["claude"], self.top / "state", self.environ, tell=tell)
+
+    def hashes(self, below: Path | None = None) -> set[str]:
+        """Of all files there are, perdure's own left out."""
+        found = set()
+        for directory, _, names in os.walk(below or self.top):
+            for name in names:
+                path = Path(directory, name)
+                if path.is_file() and not path.is_symlink() and not {"state", ".perdure"} & set(path.relative_to(self.top).parts):
+                    found.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        return found
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def database(path: Path, *words: str) -> None:
+    """A database with its last rows in the WAL, as a killed agent leaves it."""
+    with closing(sqlite3.connect(path)) as made:
+        made.executescript("pragma journal_mode=wal; pragma wal_autocheckpoint=0; create table said (words text);")
+        made.executemany("insert into said values (?)", [(word,) for word in words])
+        made.commit()
+        shutil.copy(path, f"{path}.c")
+        shutil.copy(f"{path}-wal", f"{path}.c-wal")
+    Path(f"{path}.c").replace(path)
+    Path(f"{path}.c-wal").replace(f"{path}-wal")
+
+
+def words_in(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as opened:
+        return [row[0] for row in opened.execute("select words from said")]
+
+
+def home_at(place: Path) -> None:
+    write(place / "projects/-w/one.jsonl", '{"turn": 1}\n{"turn": 2}\n')
+    write(place / "settings.json", '{"mine": true}')
+    write(place / "commands/a/deep.md", "deep\n")
+    (place / "empty").mkdir()
+    (place / "loose").symlink_to("../elsewhere/nothing")
+    (place / "inner").symlink_to("settings.json")
+    os.mkfifo(place / "pipe")
+    database(place / "store.db", "one", "two")
+
+
+def empty(world: World) -> None:
+    """No home yet, and nothing on the volume."""
+
+
+def full(world: World) -> None:
+    """Both sides have files, none of the same name."""
+    home_at(world.home / ".claude")
+    write(world.home / ".claude.json", '{"servers": []}')
+    write(world.volume / "homes/claude/projects/-x/two.jsonl", '{"turn": "other"}\n')
+
+
+def conflict(world: World) -> None:
+    """Both sides have the same names: a shorter and a longer transcript each way, and files that differ."""
+    full(world)
+    there = world.volume / "homes/claude"
+    write(there / "projects/-w/one.jsonl", '{"turn": 1}\n')
+    write(there / "settings.json", '{"theirs": true}')
+    write(there / ".claude.json", '{"servers": ["theirs"]}')
+    write(there / "commands", "a file where the home has a directory")
+    write(there / "empty/not.md", "x")
+    database(there / "store.db", "three")
+    write(world.home / ".claude/projects/-x/two.jsonl", BEGINNING)
+
+
+def dangling(world: World) -> None:
+    """The home is a link to nothing."""
+    (world.home / ".claude").symlink_to("nowhere")
+    write(world.home / ".claude.json", "{}")
+    write(world.volume / "homes/claude/projects/-x/two.jsonl", '{"turn": "other"}\n')
+
+
+def link_to_link(world: World) -> None:
+    """The home is a link to a link to a directory."""
+    home_at(world.home / "dotfiles/claude")
+    (world.home / "again").symlink_to(world.home / "dotfiles/claude")
+    (world.home / ".claude").symlink_to("again")
+
+
+SITUATIONS = {"empty": empty, "full": full, "conflict": conflict, "dangling": dangling, "link-to-link": link_to_link}
+
+
+def made(top: Path, situation: str, way: str) -> World:
+    world = World(top, way)
+    world.home.mkdir(parents=True)
+    world.volume.mkdir(exist_ok=True)
+    SITUATIONS[situation](world)
+    return world
+
+
+def died_at(act: Callable[[Callable[[str], None]], None], number: int, *, changes: bool) -> int | None:
+    """Does it in a child that kills itself at the n-th step or change. Returns its exit code, or None if the kill fired."""
+    pid = os.fork()
+    if pid == 0:
+        left = [number]
+
+        def strike(*_: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if changes:
+            sys.addaudithook(lambda event, arguments: strike() if event in CHANGES else None)
+        try:
+            act((lambda step: None) if changes else strike)
+            os._exit(ENDED)
+        except PerdureError as error:
+            os._exit(error.exit_code)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(99)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def sweep(top: Path, situation: str, way: str, verb: str, *, changes: bool, stride: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """One kill after the other until the act comes to its end. Yields each kill that fired, with what was wrong after it."""
+    number = 1
+    while True:
+        world = made(top / f"{situation}-{way}-{verb}-{changes:d}-{number}", situation, way)
+        before = world.hashes()
+        if situation == "conflict":
+            before.discard(hashlib.sha256(BEGINNING.encode()).hexdigest())
+        if verb == "unlink":
+            world.link()
+        act = world.link if verb == "link" else world.unlink
+        code = died_at(act, number, changes=changes)
+        wrong = [f"after the kill: {len(lost)} file(s) lost" for lost in [before - world.hashes()] if lost]
+        again = died_at(act, 0, changes=False) if code is None else code
+        if again != ENDED:
+            wrong.append(f"the next call ended with {again}")
+        wrong += [*wrong_with(world, before, verb), *wrong_with_databases(world, situation, verb)]
+        if code is not None:
+            assert not wrong, (situation, way, verb, wrong)
+            shutil.rmtree(world.top)
+            return
+        yield number, wrong
+        shutil.rmtree(world.top)
+        number += stride
+
+
+def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
+    """What a finished call must have brought about."""
+    if lost := before - world.hashes():
+        yield f"{len(lost)} file(s) lost"
+    place, target = world.home / ".claude", world.volume / "homes/claude"
+    note = Remembered(world.top / "state").one("claude")
+    if verb == "link":
+        if missing := before - world.hashes(target):
+            yield f"{len(missing)} file(s) are not on the volume"
+        if note is None or note.leaving:
+            yield "it is not noted"
+        if world.way == "symlink" and place.resolve() != target:
+            yield "the place does not lead to the volume"
+        if world.way == "variable" and os.path.lexists(place):
+            yield "the old place is still there"
+    else:
+        if note is not None:
+            yield "it is still noted"
+        if place.is_symlink() or not place.is_dir():
+            yield "the home is not back"
+        if missing := before - world.hashes(world.home):
+            yield f"{len(missing)} file(s) did not come back"
+    for left in (*world.volume.glob(".perdure/taking-*"), *world.volume.glob(".perdure/stage/*"), *world.home.glob("*.perdure-stage")):
+        yield f"{left.name} was left over"
+
+
+def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[str]:
+    """The database has its rows, those in the WAL too; where there were two, each has its own."""
+    place = world.volume / "homes/claude" if verb == "link" else world.home / ".claude"
+    wanted = {"full": [["one", "two"]], "conflict": [["one", "two"], ["three"]], "link-to-link": [["one", "two"]]}.get(situation, [])
+    there = [path for path in place.glob("store.db*") if not path.name.endswith(("-wal", "-shm"))]
+    found = sorted(words_in(path) for path in there)
+    if found != sorted(wanted):
+        yield f"the databases say {found}"
+
+
+def main(top: Path, chosen: list[str], stride: int) -> int:
+    """On a file system in memory, so that making things durable costs nothing."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True)
+    fired = bad = 0
+    for situation in chosen or SITUATIONS:
+        for way in ("variable", "symlink"):
+            for verb in ("link", "unlink"):
+                for changes in (False, True):
+                    for number, wrong in sweep(top, situation, way, verb, changes=changes, stride=stride if changes else 1):
+                        fired += 1
+                        bad += bool(wrong)
+                        if wrong:
+                            print(json.dumps([situation, way, verb, changes, number, wrong]))
+    print(f"{fired} kills, {bad} with something wrong after the next call")
+    return 1 if bad else 0
+
+
+def command(program: str, top: Path, *words: str) -> list[str]:
+    """This program, or its neighbour, in a user and mount namespace of its own, which needs no rights."""
+    return ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", f"tests.homes.{program}", str(top), *words]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2])))
