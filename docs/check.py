@@ -221,7 +221,7 @@ def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
             try:
                 parsed = parsers[language](text) if language in parsers else None
                 if language == "toml" and isinstance(parsed, dict) and re.match(r"# \S*(perdure|config)\.toml", text):
-                    for key, value in parsed.items():
+                    for key, value in config.flat(parsed):
                         config.READERS[key](value)
             except KeyError as error:
                 yield f"{page.name}:{first}: there is no setting {error}"

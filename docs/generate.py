@@ -31,7 +31,7 @@ TARGET = DOCS / "reference" / "cli.md"
 sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
 import manual  # noqa: E402
-from words import BARE, DURATIONS, NOUNS, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
+from words import BARE, BYTES, DURATIONS, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
 from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
 from perdure.cli import main, stop  # noqa: E402
@@ -175,8 +175,13 @@ def variables_in_use() -> set[str]:
 
 def shown(name: str, default: Any) -> str:
     if name in DURATIONS:
-        size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "m"), (1, "s")) if default % size == 0)
+        size, unit = next((size, unit) for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")) if default % size == 0)
         return f"`{default / size:g}{unit}`"
+    if name in BYTES:
+        size, unit = next((size, unit) for size, unit in ((1024**3, "GB"), (1024**2, "MB")) if default % size == 0)
+        return f"`{default // size}{unit}`"
+    if name in PERCENT:
+        return f"`{default:g}%`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 

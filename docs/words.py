@@ -18,9 +18,27 @@ SETTINGS = {
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",
     "verify": "a shell command, run in the workdir after the agent's success; not run with `--permissions read` unless given as a flag",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
+    "gc_workdirs": "how long ago the last run in a workdir ended before the [sweeper](../how-to/clean-up.md) takes it",
+    "gc_copies": "how long ago a conversation was last used before perdure's own copy of it is taken",
+    "gc_logs": "how long ago a run ended before its attempts' logs are taken; the journal stays",
+    "gc_orphans": "how old something must be that belongs to no run any more",
+    "gc_checkpoints": "how long the checkpoints of a finished run are kept",
+    "gc_caches": "how long ago a cache was last fetched into, if nothing borrows from it",
+    "gc_scratch": "how old something temporary must be that was left behind",
+    "gc_trash": "the grace in the trash of what was proven to be saved; what was not, stays until you purge it",
+    "gc_most": "more of one class than this is never taken at once without `--many`",
+    "disk_warn": "percent of a volume: with less free, perdure warns",
+    "disk_refuse": "percent of a volume: with less free (and less than `disk_refuse_bytes`), new work is refused; 0: never",
+    "disk_refuse_bytes": "new work is refused only where less than this is free",
+    "disk_ballast": "the size of the file beside the database that is given up first on a full disk; 0: none",
 }
+BYTES = ("disk_refuse_bytes", "disk_ballast")
+PERCENT = ("disk_warn", "disk_refuse")
 PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state": "`$XDG_STATE_HOME/perdure` (`~/.local/state/perdure`)"}
-DURATIONS = ("timeout", "stall", "grace")
+DURATIONS = (
+    *("timeout", "stall", "grace", "gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch"),
+    "gc_trash",
+)
 
 VARIABLES = {
     "PERDURE_GIT_TOKEN": "a token for fetching by https; given to git by an askpass program for one call, never to the agent",

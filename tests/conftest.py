@@ -34,6 +34,9 @@ GUARDED = (
 DROPPED = ("PERDURE_*", "ANTHROPIC_*", "OPENAI_*", "CODEX_*", "CLAUDE*", "GEMINI_*", "OPENCODE_*", "GIT_*")
 KEPT = "PERDURE_TEST_*"
 
+NO_BALLAST = {"PERDURE_DISK_BALLAST": "0"}
+"""A file of 64 MB beside the database of each test would be many gigabytes."""
+
 # How long an example takes says nothing on a machine that does other work as well.
 settings.register_profile("perdure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("perdure")
@@ -109,7 +112,7 @@ def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def _move_into(directory: Path, patch: pytest.MonkeyPatch) -> None:
-    for name, value in _places(directory).items():
+    for name, value in {**_places(directory), **NO_BALLAST}.items():
         patch.setenv(name, value)
 
 
@@ -151,7 +154,7 @@ def scratch(_scratch_directory: Path) -> Scratch:
     """The test's own home and temporary directory, and an environment that names nothing else."""
     places = _places(_scratch_directory)
     # Claude Code takes full permissions as root only inside a sandbox, which a scratch is.
-    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "IS_SANDBOX": "1", **places}
+    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "IS_SANDBOX": "1", **places, **NO_BALLAST}
     return Scratch(Path(places["HOME"]), Path(places["TMPDIR"]), environ)
 
 

@@ -20,6 +20,7 @@ from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
 
 PROJECT_FILE = "perdure.toml"
+DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,24 @@ class Settings:
     verify: str = ""
     ca_file: Path | None = None
     """Certificates that the forge's https is checked against, instead of the system's."""
+    gc_workdirs: float = 14 * DAY
+    """How long something must have been left alone before the sweeper takes it; one age for each class."""
+    gc_copies: float = 180 * DAY
+    gc_logs: float = 90 * DAY
+    gc_orphans: float = 7 * DAY
+    gc_checkpoints: float = 30 * DAY
+    gc_caches: float = 90 * DAY
+    gc_scratch: float = 2 * DAY
+    gc_trash: float = 7 * DAY
+    """The grace in the trash, of what was proven to be saved elsewhere."""
+    gc_most: int = 200
+    """Of one class, at once."""
+    disk_warn: float = 15.0
+    """Percent of a volume that are free."""
+    disk_refuse: float = 10.0
+    disk_refuse_bytes: int = 2 * 1024**3
+    """New work is refused when less than both of these is free."""
+    disk_ballast: int = 64 * 1024**2
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -85,6 +104,20 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _percent(value: Any) -> float:
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%?", str(value).strip())
+    if isinstance(value, bool) or not found:
+        raise ValueError("a percentage from 0 to 99 is needed")
+    return float(found[1])
+
+
+def _bytes(value: Any) -> int:
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(kB|KB|MB|GB|TB)?", str(value).strip())
+    if isinstance(value, bool) or not found:
+        raise ValueError("a size such as 500MB or 2GB is needed")
+    return int(float(found[1]) * 1024 ** ("", "KB", "MB", "GB", "TB").index((found[2] or "").upper()))
+
+
 def _money(value: Any) -> float:
     try:
         amount = float(value)
@@ -120,9 +153,22 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "base": _text,
     "verify": _text,
     "ca_file": _path,
+    **dict.fromkeys(
+        ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds
+    ),
+    "gc_most": _count,
+    "disk_warn": _percent,
+    "disk_refuse": _percent,
+    "disk_refuse_bytes": _bytes,
+    "disk_ballast": _bytes,
 }
 
-NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file"})
+TABLES = ("gc", "disk")
+"""`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
+
+NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file"}) | {
+    name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))
+}
 
 
 LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd"})
@@ -186,7 +232,7 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         problems.append(f"{file}: {error}")
         return []
     found = []
-    for key, value in table.items():
+    for key, value in flat(table):
         place = f"{file}:{_line(text, key)}"
         if key not in READERS:
             problems.append(f"{place}: there is no setting {key!r}; known are {', '.join(READERS)}")
@@ -200,7 +246,20 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
     return found
 
 
+def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """A settings file's keys and values, those of our tables under their full names."""
+    found = []
+    for key, value in table.items():
+        inner = value if key in TABLES and isinstance(value, dict) else None
+        found += [(key, value)] if inner is None else [(f"{key}_{name}", each) for name, each in inner.items()]
+    return found
+
+
 def _line(text: str, key: str) -> int:
-    """The line on which a top-level key stands; tomllib does not tell."""
-    pattern = re.compile(rf"^\s*\[*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
-    return next((number for number, line in enumerate(text.split("\n"), 1) if pattern.match(line)), 1)
+    """The line on which a key stands, at the top or in a table of ours; tomllib does not tell."""
+    table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
+    names = [key, key.removeprefix(f"{table}_")] if table else [key]
+    lines = [*enumerate(text.split("\n"), 1)]
+    start = next((at for at, (_, line) in enumerate(lines) if table and re.match(rf"\s*\[\s*{table}\s*\]", line)), 0)
+    pattern = re.compile(rf"^\s*\[*[\"']?(?:{'|'.join(map(re.escape, names))})[\"']?\s*[\]=.]")
+    return next((number for number, line in lines[start:] if pattern.match(line)), 1)

@@ -88,6 +88,10 @@ class StoreError(PerdureError):
     exit_code = 7
 
 
+class DiskFull(StoreError):
+    """There is too little room to begin anything new."""
+
+
 class DriverError(PerdureError):
     """A driver from outside could not be loaded, or broke its contract."""
 

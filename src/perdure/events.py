@@ -299,6 +299,23 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody asked for the run to stop."""
 
 
+class RunReset(Event, frozen=True, tag="run_reset"):
+    """A person had the run begin anew: these conversations were retired, and its workdir went to the trash."""
+
+    sessions: tuple[str, ...]
+    cause: str
+
+
+class RunResetUndone(Event, frozen=True, tag="run_reset_undone"):
+    """The reset was undone: these conversations are live again."""
+
+    sessions: tuple[str, ...]
+
+
+class RunPutBack(Event, frozen=True, tag="run_put_back"):
+    """A run that was off the list is on it again."""
+
+
 class RunOpened(Event, frozen=True, tag="run_opened"):
     """A person took the run's conversation over, to go on in the agent's own program."""
 
@@ -345,6 +362,9 @@ RunEvent = (
     | RunQueued
     | RunReassigned
     | CancelRequested
+    | RunReset
+    | RunResetUndone
+    | RunPutBack
     | RunOpened
     | RunTakenBack
     | RunFinished

@@ -466,6 +466,10 @@ class SessionKey:
     scope: str
 
 
+RESET = "reset by a person"
+"""The cause of a conversation's retirement after which nothing is told of it: the next attempt begins anew."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A pointer to the agent's own conversation. At most one that is not retired exists for each key."""

@@ -295,6 +295,22 @@ class Arrival:
     event: RunTakenIn
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedRun:
+    """A run and where it works, for those who clean up. `removed`: it is off the list since then (ms)."""
+
+    id: str
+    name: str
+    state: RunState
+    agent: str
+    scope: str
+    updated: int
+    finished: int | None
+    removed: int | None
+    opened: bool
+    workspace: Workspace
+
+
 class RunStore(Protocol):
     """Runs, attempts, contexts and the journal. Every method is one durable transaction.
 
@@ -377,6 +393,24 @@ class RunStore(Protocol):
     def remove(self, run_id: str) -> None:
         """Takes a run in a final state off the list: its name and key are free, no verb finds it any more, and what is known of it
         (attempts, instructions, journal) stays readable by its full id. Conflict for any other run, NotFound for one that is gone."""
+        ...
+
+    def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
+        """Puts a removed run on the list again, by its full id; under its old name and key where they are still free."""
+        ...
+
+    def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
+        """Makes the runs begin anew: what waits becomes `cancelled`, their live conversations are retired with this cause. All or
+        nothing; returns the ids of the conversations. Raises Conflict while one of the runs is at work or open."""
+        ...
+
+    def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Brings back the conversations that the latest `reset` of the runs retired, where none has taken their place since; returns
+        their ids."""
+        ...
+
+    def placed(self) -> Sequence[PlacedRun]:
+        """Every run that was ever accepted, removed ones too, oldest first."""
         ...
 
     def lapsed(self) -> Sequence[Claim]:

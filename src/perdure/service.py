@@ -28,13 +28,14 @@ SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
-    """Accepts a task. The same key and spec give the run that is there. Raises UsageError, NotFound, Conflict, AgentMissing."""
+    """Accepts a task. The same key and spec give the run that is there. Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull."""
     driver = engine.driver(spec.agent)
     program = driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
     first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
     engine.homes.check(driver.name)
     home = str(driver.home(engine.environ))
+    engine.volumes.check([Path(home)])
     refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
     if refusal:
         raise UsageError(refusal)
@@ -160,6 +161,8 @@ class Removed:
     run: TaskRun
     trash: Path | None
     kept: str = ""
+    unsaved: tuple[str, ...] = ()
+    """What is nowhere else but in the trash from now on."""
 
 
 def remove(engine: Engine, ref: str, *, force: bool = False) -> Removed:
@@ -180,15 +183,16 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> Removed:
         return Removed(run=run, trash=None, kept=f"{', '.join(others[:3])} works there too" if others else "it is your own directory")
     fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
     try:
-        lost = [] if force else engine.workspaces.unsaved(place)
-        if lost:
+        lost = engine.workspaces.unsaved(place)
+        if lost and not force:
             raise WorkspaceError(
                 f"The workdir of {run.name} holds what is nowhere else: {'; '.join(lost)}",
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force {run.name}: the trash keeps it",
             )
         # First the list: from here on nobody can begin another attempt in the workdir.
         engine.store.remove(run.id)
-        return Removed(run=run, trash=engine.workspaces.put_away(place, {"run": run.name, "id": run.id, "agent": run.spec.agent}))
+        about = {"verb": "rm", "run": run.name, "id": run.id, "agent": run.spec.agent, "key": run.spec.key, "unsaved": lost}
+        return Removed(run=run, trash=engine.workspaces.put_away(place, about), unsaved=tuple(lost))
     finally:
         os.close(fd)
 

@@ -34,11 +34,13 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     from perdure.proving import prover
     from perdure.redaction import Redactor
     from perdure.transcripts import Copies
+    from perdure.volumes import Ballast, Volumes
     from perdure.workspace import Workspaces
 
+    ballast = Ballast(chosen.state, chosen.disk_ballast)
     redactor = Redactor.of(environ)
     return Engine(
-        store=stores.open(chosen.state / DATABASE, observers=observers),
+        store=stores.open(chosen.state / DATABASE, observers=observers, ballast=ballast),
         workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
@@ -49,6 +51,13 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         homes=Remembered(chosen.state),
         worker=worker_identity(),
         grace_s=chosen.grace,
+        volumes=Volumes(
+            places=(chosen.state, chosen.root),
+            warn=chosen.disk_warn,
+            refuse=chosen.disk_refuse,
+            refuse_bytes=chosen.disk_refuse_bytes,
+            ballast=ballast,
+        ),
     )
 
 

@@ -33,7 +33,8 @@ LEFT_ALONE_MS = 5_000
 def drive(engine: Engine, run_id: str) -> TaskRun:
     """Performs attempts until the run is final, or until perdure is asked to stop: then a waiting run stays queued.
 
-    Raises Conflict if another supervisor, or another run on the same workdir or conversation, is at work.
+    Raises Conflict if another supervisor, or another run on the same workdir or conversation, is at work, and DiskFull where there is
+    no room to begin: the run stays queued.
     """
     while True:
         run = engine.store.get(run_id)
@@ -42,6 +43,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
+        engine.volumes.check([engine.driver(run.spec.agent).home({**engine.environ, **run.spec.env})])
         claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
         if claim is None:
             raise _in_use(engine, run_id)
@@ -109,6 +111,8 @@ def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, 
     for claim in engine.store.claims():
         if claim.run.id not in mine and (is_orphaned(engine, claim) or claim.worker == engine.worker):
             return claim, take_over
+    if engine.volumes.crowded():
+        return None
     due = engine.store.claim(engine.worker, engine.lease_s)
     return (due, perform) if due is not None else None
 

@@ -64,6 +64,7 @@ class Stage:
             "TMPDIR": str(self.tmp),
             "LANG": "C.UTF-8",
             "PERDURE_GRACE": "2s",
+            "PERDURE_DISK_BALLAST": "0",
             "IS_SANDBOX": "1",  # Claude Code takes full permissions as root only inside a sandbox, which a stage is
             f"PERDURE_{self.agent.upper()}": str(native(self.agent)),
             # With a try of its own left, Gemini CLI waits for the end of a short limit by itself.

@@ -60,6 +60,9 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values = {"root": "/r", "state": "/s", "agent": "codex", "model": "m", "permissions": "full", "continuity": "strict", "attempts": "7"}
     values |= {"timeout": "2h", "stall": "15m", "grace": "3", "budget_usd": "2.5", "backend": "isolated", "base": "main", "verify": "make"}
     values |= {"ca_file": "/ca.pem"}
+    ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
+    values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
+    values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}
     assert set(values) == set(READERS)
     by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
     place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))
@@ -68,6 +71,24 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         assert getattr(by_environment, name) == getattr(by_file, name)
     assert (by_file.timeout, by_file.stall, by_file.attempts, by_file.budget_usd) == (7200.0, 900.0, 7, 2.5)
     assert by_file.permissions is Permissions.FULL
+    assert (by_file.gc_trash, by_file.disk_warn, by_file.disk_refuse_bytes) == (432_000.0, 20.0, 500 * 1024**2)
+
+
+def test_a_table_is_a_prefix(place: Place) -> None:
+    """`[gc]` with `trash` is `gc_trash`; its problems name the line in the table, and a project may set none of it."""
+    place.user_file.write_text("agent = 'codex'\n[gc]\ntrash = '3d'\n[disk]\nwarn = '25%'\n")
+    settings = place.load()
+    assert (settings.gc_trash, settings.disk_warn) == (259_200.0, 25.0)
+    assert settings.origin["gc_trash"] == f"{place.user_file}:3"
+    place.user_file.write_text("[disk]\nwarn = 'much'\n[gc]\nwarn = 1\n")
+    place.project_file.write_text("[gc]\ntrash = '0'\n")
+    with pytest.raises(ConfigError) as error:
+        place.load()
+    assert [problem.split(": ")[0] for problem in error.value.problems] == [
+        f"{place.user_file}:2",
+        f"{place.user_file}:4",
+        f"{place.project_file}:2",
+    ]
 
 
 def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:

@@ -12,6 +12,7 @@ from perdure.attempt.engine import Engine
 from perdure.continuation import Situation, choose
 from perdure.events import CollisionSeen
 from perdure.model import (
+    RESET,
     Attempt,
     Claim,
     Continuation,
@@ -41,7 +42,7 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     """How the attempt starts. Raises NotStarted where it has to wait, or is refused."""
     run = claim.run
     lineage = engine.store.lineage(SessionKey(run.spec.agent, run.scope))
-    retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts]
+    retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
     situation = Situation(
         policy=run.spec.continuity,
         now=engine.store.now(),

@@ -15,6 +15,7 @@ from perdure.model import Attempt, Claim, TaskRun
 from perdure.protocols import AgentDriver, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
+from perdure.volumes import Volumes
 from perdure.workspace import Workspaces
 
 ORDINARY = (
@@ -25,6 +26,7 @@ ORDINARY = (
 """What any program needs of the user's environment; the agent's own variables come from its driver."""
 
 HEARTBEAT_S = 15.0
+NO_LIMITS = Volumes()
 
 EventT = TypeVar("EventT", bound=AnyEvent)
 
@@ -53,6 +55,7 @@ class Engine:
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
     """Whether the agent goes on from a mended transcript (see `perdure.proving`); None: no transcript is mended."""
     redactor: Redactor = NO_SECRETS
+    volumes: Volumes = NO_LIMITS
     lease_s: float = 60.0
     grace_s: float = 10.0
     stopping: Callable[[], bool] = _keep_on

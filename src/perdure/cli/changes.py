@@ -96,7 +96,9 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     print(f"{removed.run.name} is off the list; its journal stays")
     place = removed.run.workspace
     if removed.trash is not None:
-        print(f"  its workdir is in {clean(str(removed.trash))}")
+        print(f"  its workdir is in {clean(str(removed.trash))}; back with: perdure trash restore {removed.trash.name}")
+        if removed.unsaved:
+            print("  it holds what is nowhere else, so it stays there until you purge it")
     elif removed.kept:
         print(f"  its workdir stays: {clean(removed.kept)}")
     if place is not None and place.branch:

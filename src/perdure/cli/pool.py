@@ -34,7 +34,12 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def say(text: str) -> None:
+    print(f"perdure: {one_line(text, 300)}", file=sys.stderr, flush=True)
+
+
 def work_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.housekeeping import Housekeeping
     from perdure.worker import work
 
     chosen = settings()
@@ -57,6 +62,7 @@ def work_verb(arguments: argparse.Namespace) -> int:
             print(f"{names[record.run]}: {one_line(line_of(record), 200)}", file=sys.stderr, flush=True)
 
     engine = replace(open_engine(chosen, observers=[tell]), stopping=lambda: asked > 1)
-    done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: asked > 0)
+    with Housekeeping(engine, chosen, say):
+        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: asked > 0)
     print(f"perdure: {done} attempt(s) done", file=sys.stderr)
     return 0

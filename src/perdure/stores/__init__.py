@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
     from perdure.protocols import Observer
     from perdure.stores.sql import SqlStore
+    from perdure.volumes import Ballast
 
 
 def open(  # noqa: A001 - read as stores.open
-    url_or_path: str | Path, *, read_only: bool = False, observers: Sequence[Observer] = (), allow_network: bool = False
+    url_or_path: str | Path,
+    *,
+    read_only: bool = False,
+    observers: Sequence[Observer] = (),
+    allow_network: bool = False,
+    ballast: Ballast | None = None,
 ) -> SqlStore:
     """The store at a path or a `sqlite:///absolute/path` URL; made, or brought up to date, where needed.
 
@@ -36,7 +42,7 @@ def open(  # noqa: A001 - read as stores.open
     if separator and scheme != "sqlite":
         raise StoreError(f"There is no store for {scheme}:// addresses", "name a file, or sqlite:///absolute/path")
     path = Path(rest if separator else place)
-    return SqlStore(connect(path, read_only=read_only, allow_network=allow_network), observers)
+    return SqlStore(connect(path, read_only=read_only, allow_network=allow_network, ballast=ballast), observers)
 
 
 def sqlite_warning() -> str:

@@ -136,6 +136,18 @@ UPDATE runs SET removed = :now, name = id, key = NULL, updated = :now
 WHERE id = :id AND state IN ('succeeded', 'failed', 'cancelled') AND opened = 0
 RETURNING *;
 
+-- name: put_back_run
+-- Its name and key only if nobody has taken them since.
+UPDATE runs SET removed = NULL, updated = :now,
+    name = CASE WHEN :name <> '' AND NOT EXISTS (SELECT 1 FROM runs AS other WHERE other.name = :name) THEN :name ELSE name END,
+    key = CASE WHEN :key <> '' AND NOT EXISTS (SELECT 1 FROM runs AS other WHERE other.key = :key) THEN :key ELSE key END
+WHERE id = :id AND removed IS NOT NULL
+RETURNING *;
+
+-- name: placed
+-- Every run that there ever was, removed ones too: what may lie on disk.
+SELECT id, name, state, agent, scope, updated, finished, removed, opened, workspace FROM runs ORDER BY ordinal;
+
 -- name: ask_to_stop
 UPDATE runs SET cancel_requested = 1, updated = :now WHERE id = :id RETURNING *;
 

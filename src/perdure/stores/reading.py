@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import NotFound
 from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
 from perdure.stores.queries import SQL
-from perdure.stores.rows import Row, claim_of, event_of, key_values, noun_of, run_of, run_row_of
+from perdure.stores.rows import Row, claim_of, event_of, key_values, noun_of, placed_of, run_of, run_row_of
 from perdure.stores.sqlite import Sqlite
 
 if TYPE_CHECKING:
     from perdure.events import Record
-    from perdure.protocols import RunRow
+    from perdure.protocols import PlacedRun, RunRow
 
 PREFIX = 4
 """The least number of characters of an id that name a run."""
@@ -53,6 +53,9 @@ class Reading:
                 ]
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
+
+    def placed(self) -> Sequence[PlacedRun]:
+        return [placed_of(row) for row in self._rows("placed")]
 
     def lapsed(self) -> Sequence[Claim]:
         return [claim_of(row) for row in self._rows("lapsed", now=self.now())]

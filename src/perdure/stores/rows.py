@@ -12,7 +12,7 @@ from perdure.model import Attempt, Claim, Condition, RunState, Session, SessionK
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent
-    from perdure.protocols import RunRow
+    from perdure.protocols import PlacedRun, RunRow
 
 Noun = TypeVar("Noun")
 
@@ -81,6 +81,24 @@ def run_row_of(row: Row) -> RunRow:
         created=row["created"],
         place=row["place"],
         worker=row["worker"],
+    )
+
+
+def placed_of(row: Row) -> PlacedRun:
+    """A row of plain columns and a workspace."""
+    from perdure.protocols import PlacedRun
+
+    return PlacedRun(
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        scope=row["scope"],
+        updated=row["updated"],
+        finished=row["finished"],
+        removed=row["removed"],
+        opened=bool(row["opened"]),
+        workspace=noun_of(row["workspace"], Workspace),
     )
 
 

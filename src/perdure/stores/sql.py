@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL
-from perdure.model import Attempt, Checkpoint, Claim, Condition, RunState, Session, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    Attempt,
+    Checkpoint,
+    Claim,
+    Condition,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from perdure.stores.reading import Reading
-from perdure.stores.rows import MAX_TIME, attempt_values, claim_of, run_of, scope_of
+from perdure.stores.rows import MAX_TIME, attempt_values, claim_of, key_values, noun_of, run_of, scope_of
 from perdure.stores.sqlite import Sqlite
 from perdure.stores.writing import Write
 
@@ -249,6 +261,55 @@ class SqlStore(Reading):
             run = run_of(write.named(run_id))
             if write.one("remove_run", id=run.id, now=write.now) is None:
                 raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
+
+    def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
+        from perdure.events import RunPutBack
+
+        with self._write() as write:
+            row = write.one("put_back_run", id=run_id, name=name, key=key, now=write.now)
+            if row is None:
+                raise Conflict(f"The run {run_id} is not off the list", "perdure ls")
+            write.note(run_id, 0, [RunPutBack()])
+            return run_of(row)
+
+    def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
+        from perdure.events import RunReset
+
+        retired: dict[str, None] = {}
+        with self._write() as write:
+            for run_id in run_ids:
+                row = write.named(run_id)
+                run = run_of(row)
+                if run.state is RunState.RUNNING or row["opened"]:
+                    raise Conflict(f"{run.name} is {'open' if row['opened'] else 'running'}", f"perdure show {run.name}")
+                if run.state not in FINAL:
+                    run = _settle(write, run, RunState.CANCELLED, run.run_after, cause)
+                key = SessionKey(run.spec.agent, run.scope)
+                live = write.one("live_session", **key_values(key))
+                if live is not None:
+                    session = noun_of(live["body"], Session)
+                    write.put_session(replace(session, state=SessionState.RETIRED, cause=cause, updated=write.now))
+                    retired[session.id] = None
+                write.note(run.id, 0, [RunReset(sessions=tuple(retired), cause=cause)])
+        return tuple(retired)
+
+    def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
+        from perdure.events import RunReset, RunResetUndone
+
+        back: dict[str, None] = {}
+        for run_id in run_ids:
+            resets = [record.event for record in self.history(run_id, limit=1_000_000) if isinstance(record.event, RunReset)]
+            run = self.get(run_id)
+            key = SessionKey(run.spec.agent, run.scope)
+            lineage = self.lineage(key) if resets else ()
+            with self._write() as write:
+                for session in lineage:
+                    if session.id in resets[-1].sessions and write.one("live_session", **key_values(key)) is None:
+                        state = SessionState.CONFIRMED if session.snapshot is not None else SessionState.PINNED
+                        write.put_session(replace(session, state=state, cause="", updated=write.now))
+                        back[session.id] = None
+                write.note(run.id, 0, [RunResetUndone(sessions=tuple(back))])
+        return tuple(back)
 
     def put_session(self, session: Session) -> None:
         with self._write() as write:

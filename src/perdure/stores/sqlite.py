@@ -19,6 +19,7 @@ from pathlib import Path
 from perdure.errors import Conflict, StoreError, UsageError
 from perdure.stores.disk import refuse_network
 from perdure.stores.migrate import migrate, newest, version_of
+from perdure.volumes import Ballast
 
 BUSY_S = 30.0
 """How long a write waits for another process's write."""
@@ -33,6 +34,7 @@ class Sqlite:
     """An open database."""
 
     def __init__(self, connection: sqlite3.Connection, place: str, *, read_only: bool = False) -> None:
+        self.ballast: Ballast | None = None
         connection.row_factory = sqlite3.Row
         self.connection = connection
         self.place = place
@@ -48,7 +50,9 @@ class Sqlite:
         """One durable transaction: all of it is stored when the block ends, or nothing. Raises StoreError, Conflict."""
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only")
-        with self._turn, in_words(self.place):
+        with self._turn, in_words(self.place, self.ballast):
+            if self.ballast is not None:
+                self.ballast.ease()
             cursor = self.connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -89,11 +93,11 @@ class Sqlite:
             self.connection.close()
 
 
-def connect(path: Path, *, read_only: bool = False, allow_network: bool = False) -> Sqlite:
+def connect(path: Path, *, read_only: bool = False, allow_network: bool = False, ballast: Ballast | None = None) -> Sqlite:
     """Opens the database, making or upgrading it as needed. Raises StoreError with one sentence.
 
     `read_only` changes no byte of the database; where there is none yet it gives an empty one in memory. `allow_network`
-    is for people who know that their network file system has honest locks and shared memory.
+    is for people who know that their network file system has honest locks and shared memory. `ballast` is given up on a full disk.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay: a moved state directory keeps its name
     place = str(path)
@@ -103,8 +107,12 @@ def connect(path: Path, *, read_only: bool = False, allow_network: bool = False)
         _refuse_fragment(path, place)
         if read_only:
             return _open_for_reading(path, place)
+        if ballast is not None:
+            ballast.ease()
         _make_file(path)
-        return _open_for_writing(path, place)
+        opened = _open_for_writing(path, place)
+        opened.ballast = ballast
+        return opened
 
 
 def _open_for_writing(path: Path, place: str) -> Sqlite:
@@ -220,13 +228,15 @@ def _why(error: OSError) -> str:
 
 
 @contextmanager
-def in_words(place: str) -> Iterator[None]:
-    """SQLite's errors as sentences for a person."""
+def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
+    """SQLite's errors as sentences for a person. Where there was no room, the ballast is given up for the next try."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise _integrity(error, place) from error
     except sqlite3.DatabaseError as error:
+        if ballast is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            ballast.give_up()
         raise _sentence(error, place) from error
     except UnicodeEncodeError as error:
         raise UsageError("a text is not valid UTF-8", "is the prompt a text file?") from error

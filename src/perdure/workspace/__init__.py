@@ -6,7 +6,8 @@ workdir, finishes or clears away what a kill left half-made, or hands it back as
 to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
-secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away. What each
+secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away, `trash`
+keeps them, `contents` lists what is there. What each
 backend protects from is in docs/reference/trust.md.
 """
 
@@ -18,22 +19,24 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, carrying, changes, isolated, photograph, places, removal, restoring, view, worktree
+from perdure.workspace import applying, carrying, changes, contents, isolated, photograph, places, removal, restoring, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, opened
+from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
 from perdure.workspace.photograph import Saved
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Prepared", "Restored", "Saved", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Prepared", "Restored", "Saved", "Thing", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +196,10 @@ class Workspaces:
         self._ready()
         return removal.unsaved(self._places, workspace, self._git(), lambda: self._elsewhere(workspace))
 
-    def put_away(self, workspace: Workspace, about: Mapping[str, str]) -> Path | None:
-        """Moves the workdir into the trash, and returns where; None if there is none. The caller holds its lock."""
+    def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
+        """Moves the workdir into the trash, and returns where; None if there is none. The caller holds its lock.
+
+        `about` is kept with it: `why`, `verb`, `runs`, and `unsaved` (what is nowhere else), without which it is never purged."""
         self._ready()
         return removal.put_away(self._places, workspace, self._git(), about)
 
@@ -202,6 +207,30 @@ class Workspaces:
         cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
         pinned = self._pinned(workspace) if cache is not None else workspace.base
         return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned)
+
+    @property
+    def root(self) -> Path:
+        return self._places.root
+
+    @property
+    def trash(self) -> Path:
+        """Where what was taken away lies, an entry each: see `trash`."""
+        return self._places.trash("")
+
+    def contents(self) -> list[Thing]:
+        """What lies below the root, recognised or not. Raises WorkspaceError where that cannot be listed."""
+        return list(contents.contents(self._places))
+
+    def root_mark(self, fresh: str) -> str:
+        """The mark of the root's volume; `fresh` becomes it where there is none."""
+        self._ready()
+        return contents.root_mark(self._places, fresh)
+
+    def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
+        """Moves one of `contents` that is no workdir into the trash. Raises Conflict while somebody uses it, WorkspaceError."""
+        names = {"view": f"{thing.id}.view", "cache": thing.id, "scratch": f"{thing.id}.making" if thing.id else ""}
+        with places.held(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
+            return trash.put(self.trash, thing.id or thing.kind, [(thing.kind, thing.path)], {"kind": thing.kind, **about})
 
     def _pinned(self, workspace: Workspace) -> str:
         """The commit that the workdir began at; empty for a directory of the user's own."""

@@ -97,7 +97,12 @@ def sync(directory: Path) -> None:
         os.close(fd)
 
 
-def read(path: Path) -> str:
+def read_all(path: Path) -> str:
+    """`read`, however long the file is."""
+    return read(path, 1 << 30)
+
+
+def read(path: Path, cap: int = 1 << 16) -> str:
     """The first 64 KiB of a file's text; empty if there is none, or something that is no file (an agent's pipe would never end)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,7 +113,8 @@ def read(path: Path) -> str:
             return ""
         raise
     try:
-        return os.fsdecode(os.read(fd, 1 << 16)) if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+        found = os.fstat(fd)
+        return os.fsdecode(os.read(fd, min(cap, max(found.st_size, 1 << 16)))) if stat.S_ISREG(found.st_mode) else ""
     finally:
         os.close(fd)
 

@@ -6,29 +6,29 @@ the directory by a rename, what git knows of a worktree beside it, commits that 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import PerdureError, UsageError
 from perdure.git import Git
 from perdure.model import Backend, Workspace
+from perdure.workspace import trash
 from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
-from perdure.workspace.places import held, is_real_directory, make_private, read, sync, write
-from perdure.workspace.view import Looker, again, files, looking_alone
-from perdure.workspace.worktree import admins, common_directory, git_directory, repository_lock
+from perdure.workspace.places import held, is_real_directory, read, read_all
+from perdure.workspace.view import Looker, again, looking_alone
+from perdure.workspace.worktree import LOCKED, admins, common_directory, git_directory, repository_lock
 
 NAMED = 5
 TIPS = 20
 """The newest branches are looked at for what is not committed in a workdir."""
-OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/*")
-"""Refs that stay when a workdir goes: a worktree's own HEAD is not among them."""
+OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
+"""Refs that stay when a workdir goes: a worktree's own HEAD is not among them, nor are checkpoints, which have their own time."""
 
 REBUILDABLE = frozenset(
     """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradle .next .nuxt .turbo
@@ -46,16 +46,36 @@ def unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[
     `elsewhere` gives the repository in which the commits of an isolated workdir must be found.
     """
     path = Path(workspace.path)
+    if path.is_symlink():
+        return ["it is a link, and not a directory"]
     if not os.path.lexists(path):
-        return []
+        return _unmounted(workspace, path)
     lost = [f"process {pid} works in it" for pid in inside(path)]
-    if workspace.backend is Backend.TASK:
-        found = [name for _, name in zip(range(NAMED + 1), files(path), strict=False)]
-        return lost + ([f"it has no repository, and holds {_named(found)}"] if found else [])
     try:
+        if workspace.backend is Backend.TASK:
+            found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
+            return lost + ([f"it has no repository, and holds {_named(found)}"] if found else [])
         return lost + again(places, workspace, lambda: _unsaved(places, workspace, git, elsewhere), alone=True)
     except (PerdureError, OSError) as error:
         return [*lost, f"what it holds cannot be known: {error}"]
+
+
+def _unmounted(workspace: Workspace, path: Path) -> list[str]:
+    """A directory that is not there, and of which git has still an index and a HEAD: gone by hand, or not mounted just now."""
+    if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
+        return ["its directory is not there, but git still knows it: is its volume mounted?"]
+    return []
+
+
+def _everything(top: Path) -> Iterator[str]:
+    """All but directories, git's own files included. Raises OSError for what cannot be listed: it may hold anything."""
+    for directory, folders, names in os.walk(top, onerror=_raise):
+        linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
+        yield from (str(Path(directory, name).relative_to(top)) for name in sorted({*names, *linked}))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]) -> list[str]:
@@ -65,6 +85,8 @@ def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable
         lost = []
         if looker.in_progress:
             lost.append(f"a {looker.in_progress} is in progress")
+        if (reason := read(looker.git_dir / "locked").strip()) and reason != LOCKED:
+            lost.append(f"somebody has locked it: {reason[:80]}")
         status = looker.status()
         # A nested repository (git lists it as a directory) has a history of its own besides its files.
         nested = any(name.endswith("/") for name in status.untracked)
@@ -79,8 +101,12 @@ def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable
             lost.append(f"submodules with files: {_named(filled)}")
         if workspace.backend is Backend.ISOLATED:
             lost += _unsaved_refs(looker, elsewhere())
-        elif not looker.branch and _only_here(_common(looker, workspace), looker.head):
-            lost.append(f"commits on a detached HEAD ({looker.head[:12]}) that no branch has")
+        else:
+            common = _common(looker, workspace)
+            if not looker.branch and _only_here(common, looker.head):
+                lost.append(f"commits on a detached HEAD ({looker.head[:12]}) that no branch has")
+            own = looker.repository.refs("refs/worktree")
+            lost += [f"commits on {name} ({oid[:12]}) that no branch has" for name, oid in own.items() if _only_here(common, oid)]
         return lost
 
 
@@ -109,7 +135,26 @@ def _unsaved_refs(looker: Looker, elsewhere: Git) -> list[str]:
     for name, oid in tips.items():
         if _only_here(elsewhere, oid):
             missing.setdefault(oid, []).append(name.removeprefix("refs/heads/"))
+    for oid in _logged(looker.git_dir):
+        if (
+            oid not in missing
+            and looker.repository.commit(oid)
+            and _only_here(elsewhere, oid)
+            and not _below(looker.repository, oid, missing)
+        ):
+            missing.setdefault(oid, []).append("an earlier HEAD")
     return [f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else" for oid, names in missing.items()]
+
+
+def _logged(admin: Path) -> list[str]:
+    """The commits that a HEAD has stood at, the newest first."""
+    tips = [line.split(" ", 2)[1] for line in read_all(admin / "logs/HEAD").splitlines() if line.count(" ") > 1]
+    return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
+
+
+def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
+    """Whether the commit is part of what was named already."""
+    return any(repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0 for tip in tips)
 
 
 def _only_here(repository: Git, oid: str) -> bool:
@@ -135,8 +180,11 @@ def _submodules(looker: Looker) -> Iterator[str]:
 def _rebuildable(path: Path) -> bool:
     if path.name not in REBUILDABLE and not read(path / "CACHEDIR.TAG").startswith(CACHE_TAG):
         return False
-    # A repository in it is somebody's work, whatever the directory is called.
-    return not any(".git" in folders or ".git" in names for _, folders, names in os.walk(path))
+    # A repository in it, bare or not, is somebody's work, whatever the directory is called.
+    return not any(
+        ".git" in folders or ".git" in names or ("HEAD" in names and {"objects", "refs"} <= set(folders))
+        for _, folders, names in os.walk(path, onerror=_raise)
+    )
 
 
 def inside(path: Path) -> list[int]:
@@ -155,8 +203,9 @@ def _named(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str, str]) -> Path | None:
-    """Moves the workdir into the trash and returns where; None if there is none. `about` is kept beside it."""
+def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]) -> Path | None:
+    """Moves the workdir into the trash and returns where; None if there is none. `about` is kept beside it; where it has no
+    `unsaved`, nothing is known to be saved, and the entry stays until a person purges it."""
     if workspace.backend is Backend.HERE:
         raise UsageError(f"{workspace.path} is your own directory and is not taken away.")
     path = Path(workspace.path)
@@ -175,32 +224,21 @@ def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str,
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
     """Commits that only the worktree's HEAD or its reflog knows (amended, reset away) get a ref: newest first, so that few do."""
-    tips = [line.split(" ", 2)[1] for line in read(admin / "logs/HEAD").splitlines() if line.count(" ") > 1]
     head = read(admin / "HEAD").strip()
-    for oid in dict.fromkeys([head if _OID.fullmatch(head) else "", *reversed(tips)]):
-        if _OID.fullmatch(oid) and oid.strip("0") and git.commit(oid) and _only_here(git, oid):
+    for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
+        if git.commit(oid) and _only_here(git, oid):
             git.set_ref(f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}", oid, "perdure: reflog of a worktree that went to the trash")
 
 
 def _move(
-    places: Places, workspace: Workspace, path: Path, about: Mapping[str, str], admins_of: Callable[[], list[Path]] | None
+    places: Places, workspace: Workspace, path: Path, about: Mapping[str, Any], admins_of: Callable[[], list[Path]] | None
 ) -> Path | None:
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [(f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])]
     if not leftovers:
         return None
-    target = make_private(places.trash(f"{workspace.id}-{time.time_ns()}"))
-    write(
-        target / "about.json", json.dumps({**about, "path": workspace.path, "repo": workspace.repo, "branch": workspace.branch}, indent=2)
-    )
-    for label, leftover in leftovers:
-        if label == "workdir":
-            leftover.rename(target / label)
-            sync(path.parent)
-        else:
-            shutil.move(leftover, target / label)
-    shutil.rmtree(places.view(workspace.id), ignore_errors=True)
-    return target
+    said = {"kind": "workdir", **about, "path": workspace.path, "repo": workspace.repo, "branch": workspace.branch}
+    return trash.put(places.trash(""), workspace.id, leftovers, said)
 
 
 def _common(looker: Looker, workspace: Workspace) -> Git:

@@ -20,7 +20,7 @@ from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
 from perdure.workspace.places import discard, held, is_real_directory, make_private, read, sync, write
 
-_LOCKED = "perdure: a task's workdir"
+LOCKED = "perdure: a task's workdir"
 
 
 def git_directory(path: Path) -> Path | None:
@@ -120,7 +120,7 @@ def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
     stage = common / f"perdure-{workspace.id}"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
-    for name, text in (("HEAD", f"ref: {full}"), ("gitdir", f"{path}/.git"), ("commondir", "../.."), ("locked", _LOCKED)):
+    for name, text in (("HEAD", f"ref: {full}"), ("gitdir", f"{path}/.git"), ("commondir", "../.."), ("locked", LOCKED)):
         write(stage / name, f"{text}\n")
     git.run("read-tree", oid, env={"GIT_INDEX_FILE": str(stage / "index")}, timeout_s=1800.0)
     admin.parent.mkdir(exist_ok=True)
@@ -197,7 +197,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     if not oid:
         raise WorkspaceError(f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base.")
     # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
-    locked = ("--lock", "--reason", _LOCKED)
+    locked = ("--lock", "--reason", LOCKED)
     git.run("worktree", "add", "--detach", *locked, "--", str(path), oid, timeout_s=1800.0)
     sync(path.parent)
     if start:

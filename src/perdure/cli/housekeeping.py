@@ -1,0 +1,62 @@
+"""What goes on beside a pool: the daily sweep, the ballast, and a word when the disk gets full or has room again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from perdure.attempt import Engine
+from perdure.config import Settings
+from perdure.errors import PerdureError
+from perdure.sweeper import due, rules_of, sweep
+
+EVERY_S = 60.0
+
+
+class Housekeeping:
+    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say` gets one line at a time."""
+
+    def __init__(self, engine: Engine, settings: Settings, say: Callable[[str], None]) -> None:
+        self._engine, self._settings, self._say = engine, settings, say
+        self._over = threading.Event()
+        self._crowded = ""
+        self._thread = threading.Thread(target=self._go, name="housekeeping", daemon=True)
+
+    def __enter__(self) -> Housekeeping:
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while True:
+            self._sweep()
+            if self._over.wait(EVERY_S):
+                return
+            self.look()
+
+    def look(self) -> None:
+        """Tells once when new work must wait for room, and once when it need not any more; makes the ballast where it can."""
+        crowded = self._engine.volumes.crowded()
+        if crowded and not self._crowded:
+            self._say(f"{crowded}; nothing new is begun until there is room (perdure du, perdure gc)")
+        elif self._crowded and not crowded:
+            self._say("there is room again")
+        self._crowded = crowded
+        if not crowded and (ballast := self._engine.volumes.ballast) is not None:
+            ballast.make(spare=self._settings.disk_refuse_bytes)
+
+    def _sweep(self) -> None:
+        try:
+            if not due(self._engine):
+                return
+            swept = sweep(self._engine, rules_of(self._settings))
+            if swept.taken or swept.for_a_person:
+                look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
+                self._say(f"swept: {len(swept.taken)} taken{look}")
+        except (PerdureError, OSError) as error:
+            self._say(f"the daily sweep failed: {error}")

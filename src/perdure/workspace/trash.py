@@ -1,0 +1,197 @@
+"""The trash: where everything goes that is taken away, each entry with what it was and the way back.
+
+`put` is called by `removal` for workdirs and by the sweeper for the rest; `entries` and `restore` by `perdure trash`; `purge` by the
+sweeper after the grace, and nothing else in perdure deletes what an agent made. An entry is a directory with `about.json` beside
+the parts that were moved into it. What was moved is there whole: a rename, or an error and nothing moved.
+
+What lies in the trash was an agent's: a purge follows no link, enters no other volume, and stops at whatever a process still
+stands in or has written to since.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.workspace.places import is_real_directory, make_private, sync, write
+
+ABOUT = "about.json"
+SETTLED_MS = 60_000
+"""What is written this much later than the move was written by somebody who still works there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry. `unsaved` None means that nothing tells what it was: it is never purged by itself."""
+
+    id: str
+    path: Path
+    at: int
+    """When it was moved here, in ms; 0 where that is not known."""
+    kind: str = "unknown"
+    why: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Where each part lay before."""
+    unsaved: tuple[str, ...] | None = None
+    """What of it was nowhere else when it was moved, a sentence each."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]) -> Path:
+    """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those before it are in the entry.
+
+    A part on another file system is copied, and then removed from its old place.
+    """
+    now = time.time_ns()
+    entry = make_private(directory / f"{name}-{now}")
+    said = {"format": 1, "at": now // 1_000_000, **about, "parts": {label: str(path) for label, path in parts}}
+    try:
+        write(entry / ABOUT, json.dumps(said, indent=2))
+        for label, path in parts:
+            _move(path, entry / label)
+    except OSError as error:
+        with suppress(OSError):
+            if [each.name for each in entry.iterdir()] in ([], [ABOUT]):
+                shutil.rmtree(entry)
+        raise WorkspaceError(f"{error.filename or entry} cannot be moved to the trash: {error.strerror}.", "perdure du") from error
+    sync(entry)
+    return entry
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # Beside its final name first: a copy that is cut off is not taken for the whole.
+        staged = target.with_name(f"{target.name}.part")
+        shutil.copytree(path, staged, symlinks=True) if is_real_directory(path) else shutil.copy2(path, staged, follow_symlinks=False)
+        staged.rename(target)
+        sync(target.parent)
+        shutil.rmtree(path) if is_real_directory(path) else path.unlink()
+    sync(path.parent)
+
+
+def entries(directory: Path) -> list[Entry]:
+    """All entries, oldest first. What has no readable `about.json` is listed too."""
+    if not is_real_directory(directory):
+        return []
+    found = [_read(path) for path in directory.iterdir() if is_real_directory(path)]
+    return sorted(found, key=lambda entry: (entry.at, entry.id))
+
+
+def _read(path: Path) -> Entry:
+    about: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        loaded = json.loads((path / ABOUT).read_text(encoding="utf-8", errors="surrogateescape"))
+        about = loaded if isinstance(loaded, dict) else {}
+    unsaved, parts = about.get("unsaved"), about.get("parts")
+    return Entry(
+        id=path.name,
+        path=path,
+        at=int(about["at"]) if isinstance(about.get("at"), int) else 0,
+        kind=str(about.get("kind", "unknown")),
+        why=str(about.get("why", "")),
+        parts={str(label): str(place) for label, place in parts.items()} if isinstance(parts, dict) else {},
+        unsaved=tuple(map(str, unsaved)) if isinstance(unsaved, list) else None,
+        about=about,
+    )
+
+
+def find(directories: Sequence[Path], name: str) -> Entry:
+    """The entry with this id, or with a unique beginning of it. Raises NotFound."""
+    found = [entry for directory in directories for entry in entries(directory) if entry.id.startswith(name)]
+    exact = [entry for entry in found if entry.id == name]
+    if len(exact or found) != 1 or not name:
+        several = f"{len(found)} entries of the trash begin with {name!r}" if found and name else f"There is no entry {name!r} in the trash"
+        raise NotFound(several, "perdure trash")
+    return (exact or found)[0]
+
+
+def restore(entry: Entry) -> list[Path]:
+    """Moves the parts back to where they were, and returns those places. Raises Conflict if something is there by now.
+
+    The links between a worktree and its repository are set again where the admin directory got another name.
+    """
+    there = {label: Path(place) for label, place in entry.parts.items() if os.path.lexists(entry.path / label)}
+    taken = [place for label, place in there.items() if not label.startswith("admin") and os.path.lexists(place)]
+    if taken:
+        raise Conflict(f"{taken[0]} is there again, so nothing was moved back", "move it away first, or take what you need from the trash")
+    for place in there.values():
+        if not place.parent.is_dir():
+            make_private(place.parent)
+    back = []
+    for label, place in sorted(there.items()):
+        target = place
+        while label.startswith("admin") and os.path.lexists(target):
+            target = target.with_name(f"{target.name}-1")
+        _move(entry.path / label, target)
+        back.append(target)
+        pointer = Path(entry.parts.get("workdir", "")) / ".git"
+        if target != place and (entry.path / "workdir/.git").is_file():
+            write(entry.path / "workdir/.git", f"gitdir: {target}\n")
+        elif target != place and pointer.is_file():
+            write(pointer, f"gitdir: {target}\n")
+    shutil.rmtree(entry.path)
+    sync(entry.path.parent)
+    return back
+
+
+def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
+    """Why an entry must not be deleted now, as a sentence; empty if nothing speaks against it."""
+    if inside:
+        return f"process {inside[0]} works in it"
+    try:
+        device = entry.path.stat().st_dev
+        for path, status in _walk(entry.path):
+            if status.st_dev != device:
+                return f"another volume is mounted at {path}"
+            # The change time: no program can set it, as it can the time of the last write.
+            if entry.at and stat.S_ISREG(status.st_mode) and status.st_ctime_ns // 1_000_000 > entry.at + SETTLED_MS:
+                return f"{path} was written after it was put away"
+    except OSError as error:
+        return f"it cannot be looked at: {error}"
+    return ""
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything below, links not followed; raises OSError for what cannot be read."""
+    with os.scandir(top) as found:
+        for each in found:
+            status = each.stat(follow_symlinks=False)
+            yield Path(each.path), status
+            if stat.S_ISDIR(status.st_mode):
+                yield from _walk(Path(each.path))
+
+
+def purge(entry: Entry) -> None:
+    """Deletes an entry for ever. Raises WorkspaceError where some of it cannot be deleted."""
+    doomed = entry.path.with_name(f".doomed-{entry.id}")
+    try:
+        entry.path.rename(doomed)
+        sync(doomed.parent)
+        for directory, _, _ in os.walk(doomed):
+            Path(directory).chmod(0o700)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise WorkspaceError(f"{entry.path} cannot be deleted: {error}", "see who owns what lies in it") from error
+
+
+def purge_rests(directory: Path) -> None:
+    """Finishes the deletions that a kill cut off."""
+    for doomed in directory.glob(".doomed-*"):
+        with suppress(OSError, PerdureError):
+            for folder, _, _ in os.walk(doomed):
+                Path(folder).chmod(0o700)
+            shutil.rmtree(doomed)

@@ -1,0 +1,87 @@
+"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended; time passes when a test says so."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perdure.attempt import Engine
+from perdure.config import Settings
+from perdure.model import TaskRun, Workspace
+from perdure.sweeper import Moment, Row, Sweep, here_and_now, rules_of, sweep
+from perdure.wiring import open_engine
+from tests.workspace.yard import Yard, make_yard
+
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Ground:
+    """`passed`: days that have gone by since the test began, on both clocks."""
+
+    yard: Yard
+    engine: Engine
+    settings: Settings
+    passed: float = 0.0
+
+    @property
+    def state(self) -> Path:
+        return self.settings.state
+
+    @property
+    def trash(self) -> Path:
+        return self.yard.root / ".perdure/trash"
+
+    def run(self, backend: str = "worktree", name: str = "task", **more: str) -> tuple[TaskRun, Path]:
+        """A run that was cancelled, with its workdir as an attempt leaves it."""
+        spec = self.yard.spec(backend, **more)
+        workspace = self.engine.workspaces.plan(spec, name, self.yard.repo)
+        run = self.engine.store.add(spec, uuid.uuid4().hex, name, workspace)
+        self.prepare(workspace)
+        return self.engine.store.request_cancel(run.id), Path(workspace.path)
+
+    def prepare(self, workspace: Workspace) -> None:
+        fd = self.engine.workspaces.lock(workspace)
+        try:
+            self.engine.workspaces.prepare(workspace, "claude")
+        finally:
+            os.close(fd)
+
+    @property
+    def now(self) -> Moment:
+        real = here_and_now()
+        return replace(real, wall=real.wall + int(self.passed * DAY_MS), boot=real.boot + self.passed * 86_400)
+
+    def sweep(self, *, days: float = 0.0, dry: bool = False, many: bool = False, accept: bool = False) -> Sweep:
+        """So many days later, a sweep."""
+        self.passed += days
+        return sweep(self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept)
+
+    def row(self, swept: Sweep, path: Path) -> Row:
+        """The row of one thing."""
+        (found,) = [row for row in swept.rows if row.path == str(path)]
+        return found
+
+
+def make_ground(top: Path) -> Ground:
+    yard = make_yard(top)
+    settings = Settings(root=yard.root, state=top / "state", disk_ballast=0)
+    return Ground(yard, open_engine(settings, yard.environ), settings)
+
+
+def hashes(*tops: Path) -> set[tuple[str, str]]:
+    """Every file's name and content below, git's own bookkeeping apart."""
+    return {(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for top in tops for path in _files(top)}
+
+
+def _files(top: Path) -> Iterator[Path]:
+    for directory, folders, names in os.walk(top):
+        folders[:] = [folder for folder in folders if not (folder == ".git" and Path(directory, folder, "index").exists())]
+        for name in names:
+            path = Path(directory, name)
+            if path.is_file() and not path.is_symlink() and name != ".git":
+                yield path

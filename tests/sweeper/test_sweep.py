@@ -1,0 +1,340 @@
+"""A sweep: what goes by its age, what is not recognised, too much at once, a clock that was moved, a volume that is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import Conflict
+from perdure.model import Session, SessionKey, SessionState
+from perdure.sweeper import Class, Sweep, Verdict, due, here_and_now, rules_of, sweep
+from perdure.workspace import trash
+from tests.sweeper.ground import DAY_MS, Ground, hashes
+
+
+def logs_of(ground: Ground, run_id: str, number: int = 1) -> Path:
+    directory = ground.state / "runs" / run_id / str(number)
+    directory.mkdir(parents=True)
+    (directory / "stdout").write_text("said\n")
+    return directory.parent
+
+
+def by_class(swept: Sweep, cls: Class) -> list[str]:
+    return [row.verdict for row in swept.rows if row.cls is cls]
+
+
+def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
+    """Logs of a finished run go after 90 days, the copy of its conversation after 180; before that both stay."""
+    run, _ = ground.run()
+    logs = logs_of(ground, run.id)
+    key = SessionKey("claude", run.scope)
+    ground.engine.store.put_session(Session(key=key, id="s1", state=SessionState.CONFIRMED, created=run.created, updated=run.updated))
+    copy = ground.engine.copies.of("claude", "s1")
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}\n")
+    ground.sweep(days=89)
+    assert logs.exists()
+    assert ground.row(ground.sweep(days=2), logs).verdict is Verdict.TAKE and not logs.exists()
+    assert copy.exists()
+    swept = ground.sweep(days=100)
+    assert ground.row(swept, copy.parent).verdict is Verdict.TAKE and not copy.exists()
+    (entry,) = [entry for entry in trash.entries(ground.state / "trash") if entry.kind == "copies"]
+    assert trash.restore(entry) == [copy.parent] and copy.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("state", ["queued", "open"])
+def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
+    """While a run waits, or a person has it open, its logs, its copy and its workdir stay, whatever their age."""
+    run, top = ground.run()
+    logs = logs_of(ground, run.id)
+    session = Session(key=SessionKey("claude", run.scope), id="s1", state=SessionState.CONFIRMED, created=1, updated=1)
+    ground.engine.store.put_session(session)
+    copy = ground.engine.copies.of("claude", "s1").parent
+    copy.mkdir(parents=True)
+    if state == "queued":
+        ground.engine.store.requeue(run.id, "a test")
+    else:
+        from perdure.model import Condition
+
+        ground.engine.store.open_run(run.id, Condition(type="open", message="", at=0), session)
+    swept = ground.sweep(days=1000)
+    for path in (logs, copy, top):
+        row = ground.row(swept, path)
+        assert row.verdict is Verdict.KEEP and state in row.why
+    assert swept.taken == ()
+
+
+def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
+    """A file, a directory or a link where perdure's own things lie, a workdir of another store: `unknown`, for ever."""
+    own = ground.yard.root / ".perdure"
+    ground.run()
+    strangers = [
+        own / "work" / ("q" * 26),
+        own / "work/notes",
+        own / "repos/mine.git",
+        own / "views/x",
+        own / "extra",
+        ground.state / "mine",
+    ]
+    strangers += [ground.state / "runs/notes", ground.state / "transcripts/claude/other", ground.yard.root / "web/.task/t9"]
+    for path in strangers:
+        path.mkdir(parents=True)
+        (path / "file").write_text("x")
+    swept = ground.sweep(days=1000)
+    assert {row.path: row.verdict for row in swept.rows if row.cls is Class.UNKNOWN} == dict.fromkeys(map(str, strangers), Verdict.KEEP)
+    assert all((path / "file").exists() for path in strangers)
+
+
+def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None:
+    """Directories that no run belongs to are orphans; in a store that was put in place after them they stay."""
+    orphan = logs_of(ground, "0" * 32)
+    assert ground.row(ground.sweep(days=30), orphan).verdict is Verdict.KEEP
+    ground.run()
+    os.utime(orphan / "1/stdout")
+    row = ground.row(ground.sweep(), orphan)
+    assert (row.cls, row.verdict) == (Class.ORPHANS, Verdict.TAKE)
+    assert not orphan.exists()
+
+
+def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
+    """An isolated workdir, and one in the trash, keep the cache; without any it goes after its time, and comes back whole."""
+    _, top = ground.run("isolated")
+    (cache,) = (ground.yard.root / ".perdure/repos").glob("*.git")
+    (top / "new").write_text("x")
+    assert "borrows" in ground.row(ground.sweep(days=100), cache).why
+    (top / "new").unlink()
+    ground.sweep()
+    assert not top.exists()
+    assert "borrows" in ground.row(ground.sweep(days=1), cache).why
+    ground.sweep(days=10)
+    ground.sweep(days=10)
+    assert not cache.exists()
+    (entry,) = [entry for entry in trash.entries(ground.trash) if entry.kind == "cache"]
+    trash.restore(entry)
+    ground.yard.git("--git-dir", str(cache), "fsck")
+
+
+def test_scratch_goes_into_the_trash(ground: Ground) -> None:
+    """What a killed perdure left half-made goes after two days; a younger one may be in use."""
+    ground.run()
+    left = ground.yard.root / ".perdure/tmp/desk-x"
+    left.mkdir(parents=True)
+    (left / "index").write_text("x")
+    assert ground.row(ground.sweep(days=1), left).verdict is Verdict.KEEP
+    assert ground.row(ground.sweep(days=2), left).verdict is Verdict.TAKE and not left.exists()
+
+
+def test_too_much_at_once_is_stopped(ground: Ground) -> None:
+    """Eleven of twelve logs would go: none does, and a person is asked; the person's word lets them go."""
+    runs = [ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here")) for n, spec in _specs(ground, 12)]
+    for run in runs:
+        logs_of(ground, run.id)
+    for run in runs[:11]:
+        ground.engine.store.request_cancel(run.id)
+    swept = ground.sweep(days=100)
+    assert not swept.taken and swept.for_a_person
+    assert "11 of 12 would go" in swept.rows[0].why
+    assert len(ground.sweep(many=True).taken) == 11
+    assert len(list((ground.state / "runs").iterdir())) == 1
+
+
+def _specs(ground: Ground, count: int) -> list[tuple[int, object]]:
+    return [(n, replace(ground.yard.spec("here"), scope=f"s{n}")) for n in range(count)]
+
+
+def test_few_go_without_a_word(ground: Ground) -> None:
+    """Ten of ten is what a small store looks like after a holiday."""
+    for n, spec in _specs(ground, 10):
+        run = ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
+        logs_of(ground, run.id)
+        ground.engine.store.request_cancel(run.id)
+    assert len(ground.sweep(days=100).taken) == 10
+
+
+JUMPS = {
+    "an hour and a bit forward": (1.1, 0.0),
+    "a year forward": (365 * 24.0, 0.0),
+    "a year back": (-365 * 24.0, 0.0),
+    "an hour and a bit back": (-1.1, 0.0),
+}
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> None:
+    """The wall clock moved and the machine's own did not: nothing goes, sweep after sweep, until the clock is right again."""
+    _, top = ground.run()
+    ground.sweep(days=20, dry=True)
+    ground.passed = 0
+    ground.sweep()
+    hours, _ = JUMPS[jump]
+    moved = replace(ground.now, wall=ground.now.wall + int(hours * 3_600_000))
+    for _ in range(2):
+        swept = sweep(
+            ground.engine, rules_of(ground.settings), now=replace(moved, boot=moved.boot + 20 * 86_400, wall=moved.wall + 20 * DAY_MS)
+        )
+        assert swept.trouble and not swept.taken and swept.for_a_person and top.is_dir()
+    assert ground.row(ground.sweep(days=20), top).verdict is Verdict.TAKE
+
+
+def test_a_suspended_machine_has_its_time(ground: Ground) -> None:
+    """The clock of the machine counts suspended time too: a month asleep is a month."""
+    _, top = ground.run()
+    ground.sweep()
+    assert ground.row(ground.sweep(days=30), top).verdict is Verdict.TAKE
+
+
+def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground) -> None:
+    """A machine that was off may come back with any date: the first sweep only looks, one an hour later goes by the clock."""
+    _, top = ground.run()
+    ground.sweep()
+    woken = replace(ground.now, wall=ground.now.wall + 40 * DAY_MS, boot=60.0, boot_id="another")
+    rules = rules_of(ground.settings)
+    assert "nothing confirms" in sweep(ground.engine, rules, now=woken).trouble
+    soon = replace(woken, wall=woken.wall + 60_000, boot=120.0)
+    assert sweep(ground.engine, rules, now=soon).trouble and top.is_dir()
+    later = replace(woken, wall=woken.wall + 4_000_000, boot=4_060.0)
+    assert ground.row(sweep(ground.engine, rules, now=later), top).verdict is Verdict.TAKE
+
+
+def test_a_person_may_accept_the_clock(ground: Ground) -> None:
+    """`--accept` takes clock and volume as they are now, and the next sweep needs no word any more."""
+    _, top = ground.run()
+    ground.sweep()
+    moved = replace(ground.now, wall=ground.now.wall + 30 * DAY_MS)
+    assert sweep(ground.engine, rules_of(ground.settings), now=moved).trouble
+    swept = sweep(ground.engine, rules_of(ground.settings), now=moved, accept=True)
+    assert not swept.trouble and not top.exists()
+    assert not sweep(ground.engine, rules_of(ground.settings), now=replace(moved, wall=moved.wall + 1000, boot=moved.boot + 1)).trouble
+
+
+def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
+    """Something that was used tomorrow shows that one of the clocks was wrong."""
+    _, top = ground.run()
+    then = here_and_now().wall / 1000 + 90_000
+    os.utime(top, (then, then))
+    assert ground.row(ground.sweep(), top).verdict is Verdict.PERSON
+
+
+def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
+    """With the root's volume not mounted there is nothing, or something else, below it: nothing goes, also of what lies in the state."""
+    run, top = ground.run()
+    logs = logs_of(ground, run.id)
+    ground.sweep()
+    aside = ground.yard.top / "aside"
+    ground.yard.root.rename(aside)
+    swept = ground.sweep(days=400)
+    assert "is it mounted?" in swept.trouble and not swept.taken and logs.exists()
+    shutil.rmtree(ground.yard.root)
+    aside.rename(ground.yard.root)
+    assert ground.row(ground.sweep(), top).verdict is Verdict.TAKE
+
+
+def test_only_one_sweep_at_a_time(ground: Ground) -> None:
+    """A second one is refused, so that no two judge by each other's halves."""
+    from perdure.sweeper.sweeping import _alone
+
+    with _alone(ground.engine), pytest.raises(Conflict, match="Another sweep"):
+        ground.sweep()
+
+
+def test_it_is_due_once_a_day(ground: Ground) -> None:
+    """Before the first sweep and a day after one; not in between."""
+    assert due(ground.engine)
+    sweep(ground.engine, rules_of(ground.settings))
+    assert not due(ground.engine)
+    record = json.loads((ground.state / "sweep.json").read_text())
+    (ground.state / "sweep.json").write_text(json.dumps({**record, "wall": record["wall"] - DAY_MS - 1000}))
+    assert due(ground.engine)
+
+
+@pytest.mark.parametrize("how", ["written since", "process inside"])
+def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> None:
+    """A program that still works in what was moved away keeps it from being deleted."""
+    _, top = ground.run("task")
+    entry = Path(ground.row(ground.sweep(days=20), top).trash)
+    with subprocess.Popen(["sleep", "600"], cwd=entry / "workdir" if how == "process inside" else "/") as sleeper:
+        if how == "written since":
+            # The sweep was "20 days later": for the entry, the write must come after that.
+            about = json.loads((entry / "about.json").read_text())
+            (entry / "about.json").write_text(json.dumps({**about, "at": about["at"] - 21 * DAY_MS}))
+            (entry / "workdir/late.txt").write_text("precious\n")
+        row = ground.row(ground.sweep(days=20), entry)
+        assert row.verdict is Verdict.KEEP and ("was written after" in row.why or "works in it" in row.why)
+        sleeper.kill()
+    assert entry.is_dir()
+
+
+def test_a_purge_follows_no_link(ground: Ground) -> None:
+    """Links in the trash lead anywhere: they are deleted, and what they lead to is not; a directory without rights goes too."""
+    outside = ground.yard.top / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("of the user\n")
+    _, top = ground.run("task")
+    entry = Path(ground.row(ground.sweep(days=20), top).trash)
+    (entry / "workdir/link").symlink_to(outside)
+    (entry / "workdir/locked").mkdir(mode=0)
+    from perdure.sweeper import purge
+
+    purge(ground.engine, entry.name)
+    assert not entry.exists() and (outside / "file").read_text() == "of the user\n"
+
+
+def test_a_restore_overwrites_nothing(ground: Ground) -> None:
+    """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes back, git's state with it."""
+    from perdure.sweeper import restore
+
+    run, top = ground.run()
+    ground.yard.git("checkout", "-q", "--detach", cwd=top)
+    ground.yard.git("checkout", "-q", "work", cwd=top)
+    entry = Path(ground.row(ground.sweep(days=20), top).trash)
+    assert run.workspace is not None
+    ground.prepare(run.workspace)
+    (top / "new").write_text("of the second\n")
+    before = hashes(top, entry)
+    with pytest.raises(Conflict, match="is there again"):
+        restore(ground.engine, entry.name)
+    assert hashes(top, entry) == before
+    (top / "new").unlink()
+    second = Path(ground.row(ground.sweep(days=20), top).trash)
+    restore(ground.engine, second.name)
+    assert ground.yard.git("status", "--porcelain", cwd=top) == ""
+    assert ground.yard.git("rev-parse", "--abbrev-ref", "HEAD", cwd=top) == "work"
+
+
+def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> None:
+    """`perdure gc --json` gives a row for each thing with its reason, and exit code 3 where somebody is needed."""
+    _, top = ground.run()
+    (top / "new").write_text("x")
+    old = here_and_now().wall / 1000 - 400 * 86_400
+    os.utime(top, (old, old))
+    environ = {**ground.yard.environ, "PERDURE_ROOT": str(ground.yard.root), "PERDURE_STATE": str(ground.state), "PERDURE_GC_WORKDIRS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "perdure", "gc", "--json"], env=environ, cwd=ground.yard.repo, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    (row,) = [row for row in json.loads(done.stdout)["rows"] if row["class"] == "workdirs"]
+    assert row["verdict"] == "person" and "untracked files: new" in row["why"] and row["path"] == str(top)
+    assert hashlib.sha256((top / "new").read_bytes()).hexdigest()
+
+
+def test_usage_counts_each_file_once(ground: Ground) -> None:
+    """By class, agent and repository; a file with two names counts once, and nothing below a link."""
+    from perdure.sweeper import usage
+
+    _, top = ground.run()
+    before = usage(ground.engine).total
+    (top / "big").write_bytes(b"x" * 1_000_000)
+    os.link(top / "big", top / "again")
+    (top / "away").symlink_to("/usr")
+    found = usage(ground.engine)
+    assert 1_000_000 <= found.total - before < 1_100_000
+    assert dict(found.by(0))["workdirs"] >= 1_000_000
+    assert dict(found.by(1))["claude"] >= 1_000_000 and dict(found.by(2))[str(ground.yard.repo)] >= 1_000_000
