@@ -15,15 +15,20 @@ from pathlib import Path
 
 from perdure.attempt import Engine
 from perdure.lifecycle import FINAL
-from perdure.model import Backend, Session, SessionState
+from perdure.model import Backend, Checkpoint, Session, SessionState
 from perdure.protocols import PlacedRun
 from perdure.sweeper.verdicts import Class, Row
 from perdure.workspace import Thing, trash
 from perdure.workspace.contents import newest
 
 _RUN = re.compile(r"[0-9a-f]{32}")
+BESIDE = frozenset({"supervisor.log", "open"})
+"""What lies beside the attempts of a run."""
+PASSING = ("forks", "taken-in")
+"""Directories of what was read of conversations once: each entry can be made again."""
 OWN = frozenset(
-    {"runs", "transcripts", "trash", "perdure.db", "perdure.db-wal", "perdure.db-shm", "ballast", "sweep.json", "sweep.lock", "bells"}
+    """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json forks
+    taken-in""".split()
 )
 
 
@@ -36,10 +41,12 @@ def inventory(engine: Engine) -> list[Row]:
     """A row for each thing, not judged yet. Raises WorkspaceError or StoreError where something cannot be listed."""
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
+    checkpoints = engine.store.checkpoints()
     return [
         *_below_root(engine.workspaces.contents(), runs),
         *_logs(engine, runs),
-        *_copies(engine, runs, sessions),
+        *_copies(engine, runs, sessions, checkpoints),
+        *_checkpoints(runs, checkpoints),
         *_trash(engine),
         *_strangers(engine),
     ]
@@ -65,7 +72,7 @@ def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun]) -> Iterator[
         if thing.kind == "workdir":
             mine = [run for run in by_path.get(str(thing.path), []) if run.workspace.backend is not Backend.HERE]
             yield _workdir(thing, mine)
-        elif thing.kind == "view":
+        elif thing.kind in ("view", "shelf"):
             yield _view(thing, by_id.get(thing.id, []))
         elif thing.kind in ("cache", "scratch"):
             cls = Class.CACHES if thing.kind == "cache" else Class.SCRATCH
@@ -93,7 +100,7 @@ def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
         keep = "no run of this store has ever worked in its workdir"
     elif Path(runs[-1].workspace.path).exists():
         keep = "its workdir is there"
-    elif any((thing.path / "refs").rglob("*/*")) or _packed(thing.path):
+    elif any(path.is_file() for path in (thing.path / "refs").rglob("*")) or _packed(thing.path):
         keep = "there are checkpoints in it"
     used = max([thing.used, *(run.updated for run in runs)])
     return Row(cls=Class.ORPHANS, name=thing.path.name, path=str(thing.path), key=str(thing.path), used=used, keep=keep)
@@ -112,16 +119,34 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun]) -> Iterator[Row]:
         run = known.get(path.name)
         if run is not None:
             yield Row(cls=Class.LOGS, name=run.name, path=str(path), key=run.id, used=run.updated, keep=at_work([run]))
-        elif _RUN.fullmatch(path.name) and all(each.name.isdecimal() for each in path.iterdir()):
+        elif _RUN.fullmatch(path.name) and all(each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()):
             used = newest(path)
             # A store younger than the directory was put in the place of one that knew it.
             keep = "" if first and first < used else "the store is younger than it: is this the right one?"
             yield Row(cls=Class.ORPHANS, name=path.name[:8], path=str(path), key=path.name, used=used, keep=keep)
         else:
             yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
+    for folder in PASSING:
+        for path in _entries(engine.state / folder):
+            yield Row(cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path))
 
 
-def _copies(engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Session]) -> Iterator[Row]:
+def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint]) -> Iterator[Row]:
+    """All but the newest of a run that is on the list; of one that is off it, all."""
+    known = {run.id: run for run in runs}
+    last = {checkpoint.run: checkpoint.number for checkpoint in sorted(checkpoints, key=lambda each: each.number)}
+    for each in checkpoints:
+        run = known[each.run]
+        keep = at_work([run])
+        if not keep and run.removed is None and each.number == last[each.run]:
+            keep = "it is the newest of its run"
+        # Counted from the end of the run: as long as it goes on, any of them may be wanted.
+        used = max(each.at, run.updated)
+        yield Row(cls=Class.CHECKPOINTS, name=f"{run.name} {each.number}", path="", key=f"{each.run} {each.number}", used=used, keep=keep)
+
+
+def _copies(engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Session], checkpoints: Sequence[Checkpoint]) -> Iterator[Row]:
+    needed = {hashlib.sha256(part.session_id.encode()).hexdigest()[:32] for each in checkpoints for part in each.conversation}
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):
@@ -143,6 +168,7 @@ def _copies(engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Sessio
             name = users[-1].name if users else mine[-1].key.scope
             live = any(session.state is not SessionState.RETIRED for session in mine)
             keep = at_work([run for run in users if run.removed is None]) if live else ""
+            keep = keep or ("a checkpoint needs it" if path.name in needed else "")
             yield Row(cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep)
 
 

@@ -143,7 +143,7 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
 
 def _proven(engine: Engine, row: Row) -> Row:
     """What may go by its age is looked at more closely."""
-    if row.verdict is not Verdict.TAKE:
+    if row.verdict is not Verdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
         if (workspace := _workspace(engine, row)) is not None:
@@ -170,7 +170,7 @@ def _workspace(engine: Engine, row: Row) -> Workspace | None:
 
 def _shim_lives(directory: Path) -> bool:
     """Whether any attempt in it has a process that lives, or is just being started."""
-    return any((found := process.find(attempt)) is not None and found.alive() for attempt in directory.iterdir())
+    return any((found := process.find(attempt)) is not None and found.alive() for attempt in directory.iterdir() if attempt.is_dir())
 
 
 def _done(engine: Engine, row: Row, now: int) -> Row:
@@ -187,11 +187,17 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
     if (workspace := _workspace(engine, row)) is not None:
         return _take_workdir(engine, workspace, about)
     path = Path(row.path)
+    if row.cls is Class.CHECKPOINTS:
+        run_id, _, number = row.key.partition(" ")
+        # First the row: a ref without one is only space, a row without its ref would be a promise that is not kept.
+        engine.store.forget_checkpoints(run_id, [int(number)])
+        engine.workspaces.forget(next(run.workspace for run in engine.store.placed() if run.id == run_id), int(number))
+        return None
     if row.cls is Class.TRASH:
         trash.purge(trash.find(trashes(engine), row.key))
         return None
     if path.is_relative_to(engine.state):
-        kind = "logs" if path.parent.name == "runs" else "copies"
+        kind = "copies" if row.cls is Class.COPIES else "logs"
         return trash.put(engine.state / "trash", row.key if kind == "logs" else path.name, [(kind, path)], {"kind": kind, **about})
     thing = next((each for each in engine.workspaces.contents() if each.path == path and not each.keep), None)
     if thing is None:

@@ -15,9 +15,6 @@ from perdure.workspace import trash
 BLOCK = 512
 """Bytes of a block in st_blocks (stat(2))."""
 
-PLACES = {"work": "workdirs", "repos": "caches", "views": "views", "locks": "locks", "trash": "trash", "tmp": "scratch"}
-STATE = {"runs": "logs", "transcripts": "copies", "trash": "trash", "ballast": "ballast"}
-
 
 @dataclass(slots=True)
 class Usage:
@@ -56,7 +53,7 @@ def usage(engine: Engine) -> Usage:
     root = engine.workspaces.root
     for thing in engine.workspaces.contents():
         run = by_path.get(str(thing.path)) if thing.kind == "workdir" else None
-        cls = {"workdir": "workdirs", "view": "views", "cache": "caches"}.get(thing.kind, thing.kind)
+        cls = {"workdir": "workdirs", "view": "views", "shelf": "checkpoints", "cache": "caches"}.get(thing.kind, thing.kind)
         owner = (run.workspace.repo or _service(run.scope)) if run else ""
         found.add(thing.path, cls, run.agent if run else "", owner)
     found.add(root / ".perdure/locks", "locks")

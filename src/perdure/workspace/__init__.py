@@ -228,7 +228,12 @@ class Workspaces:
 
     def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
         """Moves one of `contents` that is no workdir into the trash. Raises Conflict while somebody uses it, WorkspaceError."""
-        names = {"view": f"{thing.id}.view", "cache": thing.id, "scratch": f"{thing.id}.making" if thing.id else ""}
+        names = {
+            "view": f"{thing.id}.view",
+            "shelf": f"{thing.id}.shelf",
+            "cache": thing.id,
+            "scratch": f"{thing.id}.making" if thing.id else "",
+        }
         with places.held(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
             return trash.put(self.trash, thing.id or thing.kind, [(thing.kind, thing.path)], {"kind": thing.kind, **about})
 

@@ -18,12 +18,12 @@ from perdure.workspace.identity import Places
 from perdure.workspace.places import is_real_directory, read, write
 
 _ID = re.compile(r"[a-z2-7]{26}")
-OWN = frozenset({"work", "repos", "views", "locks", "trash", "tmp"})
+OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """`kind`: `workdir`, `view`, `cache`, `scratch` or `unknown`. `id` is the workspace's or the cache's."""
+    """`kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or `unknown`. `id` is the workspace's or the cache's."""
 
     kind: str
     path: Path
@@ -61,8 +61,8 @@ def _contents(places: Places) -> Iterator[Thing]:
             yield Thing(kind="scratch", path=path, id=path.name.removeprefix(".stage-"), used=newest(path))
         else:
             yield _named("workdir", path, path.name)
-    for path in _entries(own / "views"):
-        yield _named("view", path, path.name.removesuffix(".git"))
+    for kind, folder in (("view", "views"), ("shelf", "shelves")):
+        yield from (_named(kind, path, path.name.removesuffix(".git")) for path in _entries(own / folder))
     borrowed = _borrowed(places)
     for path in _entries(own / "repos"):
         if path.name.endswith(".stage"):
@@ -87,7 +87,7 @@ def _named(kind: str, path: Path, name: str) -> Thing:
 def _borrowed(places: Places) -> dict[Path, set[Path]]:
     """By each directory of ours that has objects, also in the trash, the stores of objects that it borrows from."""
     found = {}
-    for pattern in ("work/*/.git", "work/.stage-*/.git", "trash/*/workdir/.git", "views/*", "views/*/*", "trash/*/*", "trash/*/*/.git"):
+    for pattern in ("work/*/.git", "work/.stage-*/.git", "trash/*/workdir/.git", "views/*", "shelves/*", "trash/*/*", "trash/*/*/.git"):
         for directory in places.own.glob(pattern):
             if lines := read(directory / "objects/info/alternates").splitlines():
                 found[directory] = {Path(line.strip('"')) for line in lines}
