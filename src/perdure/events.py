@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.model import Continuation, Outcome, Receipt, Usage
+from perdure.model import Continuation, FileChange, Outcome, Receipt, Usage
 
 MAX_TEXT = 16 * 1024
 """Characters of agent text that one event carries; the rest is cut and said so."""
@@ -183,6 +183,21 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
     path: str
 
 
+class FilesPlanned(Event, frozen=True, tag="files_planned"):
+    """Task files of a version are about to be put into the workdir. With many files several of these come at once, and a kill before
+    `FilesPlaced` leaves them to be completed."""
+
+    version: int
+    files: tuple[FileChange, ...]
+
+
+class FilesPlaced(Event, frozen=True, tag="files_placed"):
+    """All that was planned is in the workdir. `left`: names that were changed meanwhile and stay as they are."""
+
+    version: int
+    left: tuple[str, ...] = ()
+
+
 class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
     """Workdir and conversation were saved together. `why`: see `model.Checkpoint`."""
 
@@ -349,6 +364,8 @@ RunEvent = (
     | SessionRetired
     | CopyRestored
     | TranscriptMended
+    | FilesPlanned
+    | FilesPlaced
     | CheckpointTaken
     | CheckpointMissed
     | CheckpointRestored

@@ -103,6 +103,28 @@ class Rung(StrEnum):
     FRESH = "fresh"
 
 
+class OnEdit(StrEnum):
+    """What happens to a task file that the agent has edited when a newer version of it is given: the agent's stays; the given one
+    takes its place, after a backup; or both are merged."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    MERGE = "merge"
+
+
+class FileAction(StrEnum):
+    """What was done with a task file. `conflict`: both sides changed it, and a person or the agent has to look; `dropped`: it is given
+    no more, and stays in the workdir."""
+
+    WRITTEN = "written"
+    SAME = "same"
+    KEPT = "kept"
+    REPLACED = "replaced"
+    MERGED = "merged"
+    CONFLICT = "conflict"
+    DROPPED = "dropped"
+
+
 class SessionState(StrEnum):
     """`pinned`: the id is known; `confirmed`: the transcript on disk holds a turn; `retired`: never chosen again."""
 
@@ -155,12 +177,60 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskFile:
+    """A file that a person gave for the workdir. Its bytes are kept below `{state}/given`."""
+
+    name: str
+    """Relative to the workdir, with slashes."""
+    sha256: str
+    size: int
+    executable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The task files that came with one version of the instructions."""
+
+    files: tuple[TaskFile, ...] = ()
+    whole: bool = False
+    """They are all of the task's files: a name given before and missing here is given no more."""
+    on_edit: OnEdit = OnEdit.MERGE
+
+
+NOTHING_GIVEN = Given()
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """One version of the instructions of a run. Version 1 is the prompt; each update appends one."""
 
     version: int
     text: str
     at: int
+    given: Given = NOTHING_GIVEN
+    """The task files that came with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChange:
+    """What was done with one task file in the workdir. Contents stand as SHA-256, with `+x` where the file is executable; empty: no
+    such file."""
+
+    name: str
+    action: FileAction
+    version: int
+    """Of the instructions that it was given with."""
+    given: str
+    base: str = ""
+    """As it was given before."""
+    before: str = ""
+    """What lay in the workdir; `?` for something that is no ordinary file, which is never touched."""
+    after: str = ""
+    """What lies there now."""
+    backup: str = ""
+    """Where the copy of what lay there is."""
+    why: str = ""
+    """For a conflict: a word on it."""
 
 
 @dataclass(frozen=True, slots=True)

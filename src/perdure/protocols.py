@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.model import (
+    NOTHING_GIVEN,
     Attempt,
     Checkpoint,
     Claim,
@@ -22,6 +23,7 @@ from perdure.model import (
     Conversation,
     Decision,
     Exit,
+    Given,
     Launch,
     Outcome,
     Program,
@@ -322,8 +324,8 @@ class RunStore(Protocol):
         """The store's clock, in ms."""
         ...
 
-    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace) -> TaskRun:
-        """Accepts a run as `queued`. The same key with an equal spec returns the run that is there; with another spec,
+    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:
+        """Accepts a run as `queued`. The same key with an equal spec and equal files returns the run that is there; with others,
         or a taken name, raises Conflict. A workspace or scope on which another run is running raises Conflict."""
         ...
 
@@ -361,8 +363,8 @@ class RunStore(Protocol):
         A newer context version than the attempt's makes a final state `queued` again, except `cancelled`."""
         ...
 
-    def update(self, run_id: str, text: str) -> TaskRun:
-        """Appends a context version. A run in a final state becomes `queued` and may try once more."""
+    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
+        """Appends a context version, with the files that came with it. A run in a final state becomes `queued` and may try once more."""
         ...
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:

@@ -60,7 +60,7 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
 def check_prompt(text: str, limit: int) -> None:
     """Raises UsageError for a prompt that no agent could take."""
     if not text.strip():
-        raise UsageError("the prompt is empty", "give it as an argument, with --file, or on standard input")
+        raise UsageError("the prompt is empty", "give it as an argument, with --prompt-file, or on standard input")
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:

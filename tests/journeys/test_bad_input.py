@@ -107,7 +107,7 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
     """A prompt that the agent would not take is refused with both numbers."""
     file = stage.directory / "long.txt"
     file.write_text("x" * 10_500_000)
-    refused(stage.perdure(*RUN, "--file", str(file)), 2, "10,500,000")
+    refused(stage.perdure(*RUN, "--prompt-file", str(file)), 2, "10,500,000")
     nothing_made(stage)
 
 

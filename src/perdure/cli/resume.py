@@ -23,7 +23,7 @@ CANDIDATES = 50
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("which", nargs="?", metavar="SESSION|NAME", help="a conversation's id or its beginning, or a run (default: choose)")
     parser.add_argument("prompt", nargs="?", help="what is to be done now; `-` reads standard input")
-    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
     parser.add_argument("-a", "--all", action="store_true", help="choose among the conversations of all directories")
     parser.add_argument("--agent", action="append", default=[], help="choose only among those of this agent; repeatable")
     new = parser.add_argument_group("for a conversation that has no run yet")
@@ -84,7 +84,7 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> Entry | None:
 
 def _prompt(arguments: argparse.Namespace, entry: Entry) -> str:
     """What was given; else on a terminal it is asked for. Empty only where the run itself knows what is to be done."""
-    if arguments.prompt is not None or arguments.file is not None:
+    if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED
     if arguments.which and unfinished:

@@ -20,7 +20,7 @@ LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds i
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="what the agent is to do; `-` reads standard input")
-    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
     what = parser.add_argument_group("what runs")
     what.add_argument("--agent", help="one of perdure agents (default: claude)")
     what.add_argument("--model", help="the model, by the agent's own name for it")
@@ -69,7 +69,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
 def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
-    parser.add_argument("--file", metavar="FILE", help="read them from a file (`-`: standard input)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)")
     following(parser)
 
 
@@ -189,9 +189,9 @@ def _detach(chosen: Settings, run: TaskRun) -> None:
 
 def read_prompt(arguments: argparse.Namespace) -> str:
     """The prompt by argument, file or standard input; exactly one of them. Raises UsageError, NotFound."""
-    given, file = arguments.prompt, arguments.file
+    given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
-        raise UsageError("the prompt is given twice, as an argument and with --file", "leave one of them out")
+        raise UsageError("the prompt is given twice, as an argument and with --prompt-file", "leave one of them out")
     if file not in (None, "-"):
         try:
             return Path(file).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import NotFound
 from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
 from perdure.stores.queries import SQL
-from perdure.stores.rows import Row, claim_of, event_of, key_values, noun_of, placed_of, run_of, run_row_of
+from perdure.stores.rows import Row, claim_of, event_of, given_of, key_values, noun_of, placed_of, run_of, run_row_of
 from perdure.stores.sqlite import Sqlite
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Reading:
         return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
 
     def contexts(self, run_id: str) -> Sequence[Context]:
-        return [Context(row["version"], row["text"], row["at"]) for row in self._rows("contexts", run=run_id)]
+        return [Context(row["version"], row["text"], row["at"], given_of(row)) for row in self._rows("contexts", run=run_id)]
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         from perdure.events import Record

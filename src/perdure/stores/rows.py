@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import StoreError
-from perdure.model import Attempt, Claim, Condition, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
+from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Given, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent
@@ -59,6 +59,11 @@ def run_of(row: Row) -> TaskRun:
         finished=row["finished"],
         origin=row["origin"],
     )
+
+
+def given_of(row: Row) -> Given:
+    """The task files of a row of `contexts`."""
+    return noun_of(row["given"], Given) if row["given"] else NOTHING_GIVEN
 
 
 def claim_of(row: Row) -> Claim:

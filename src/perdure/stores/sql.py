@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL
 from perdure.model import (
+    NOTHING_GIVEN,
     Attempt,
     Checkpoint,
     Claim,
     Condition,
+    Context,
+    Given,
     RunState,
     Session,
     SessionKey,
@@ -29,7 +32,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.stores.reading import Reading
-from perdure.stores.rows import MAX_TIME, attempt_values, claim_of, key_values, noun_of, run_of, scope_of
+from perdure.stores.rows import MAX_TIME, attempt_values, claim_of, given_of, key_values, noun_of, run_of, scope_of
 from perdure.stores.sqlite import Sqlite
 from perdure.stores.writing import Write
 
@@ -45,13 +48,13 @@ class SqlStore(Reading):
         super().__init__(database)
         self._observers = tuple(observers)
 
-    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace) -> TaskRun:
+    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:
         from perdure.codec import encode
         from perdure.events import RunSubmitted
 
         scope = scope_of(spec, run_id)
         with self._write() as write:
-            there = _same_task(write, spec)
+            there = _same_task(write, spec, given)
             if there is not None:
                 return there
             if write.one("run_by_name", ref=name):
@@ -61,7 +64,7 @@ class SqlStore(Reading):
                 "add_run", id=run_id, name=name, key=spec.key or None, agent=spec.agent, scope=scope, workspace_id=workspace.id,
                 place=workspace.path, attempts_allowed=spec.attempts, now=write.now, spec=encode(spec), workspace=encode(workspace),
             )  # fmt: skip
-            write.do("add_context", run=run_id, version=1, at=write.now, text=spec.prompt)
+            write.put_context(run_id, Context(1, spec.prompt, write.now, given))
             write.note(run_id, 0, [RunSubmitted()])
             return run_of(row)
 
@@ -153,13 +156,13 @@ class SqlStore(Reading):
             write.note(run.id, claim.attempt, [*write.told_by_callers(ending.events), ended])
             return _settle(write, run, *_next(run, attempt, ending, write.now), ending.decision.condition)
 
-    def update(self, run_id: str, text: str) -> TaskRun:
+    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
         from perdure.events import ContextAdded
 
         with self._write() as write:
             run = run_of(write.named(run_id))
             version = run.context_version + 1
-            write.do("add_context", run=run.id, version=version, at=write.now, text=text)
+            write.put_context(run.id, Context(version, text, write.now, given))
             write.note(run.id, 0, [ContextAdded(version=version)])
             row = write.one("instruct", id=run.id, context_version=version, attempts_allowed=_one_more(run), now=write.now)
             return _reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
@@ -346,14 +349,16 @@ def _lost(claim: Claim) -> LostLease:
     return LostLease(f"Attempt {claim.attempt} of {name} is no longer this worker's; nothing was stored", f"perdure show {name}")
 
 
-def _same_task(write: Write, spec: TaskSpec) -> TaskRun | None:
-    """The run with the same key, if its spec is equal. Raises Conflict if it is not."""
+def _same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
+    """The run with the same key, if its spec and its files are equal. Raises Conflict if they are not."""
     row = write.one("run_by_key", ref=spec.key) if spec.key else None
     if row is None:
         return None
     run = run_of(row)
     if run.spec != spec:
         raise Conflict(f"The key {spec.key!r} belongs to {run.name}, which was asked for something else", f"perdure show {run.name}")
+    if given_of(write.one("first_context", run=run.id)) != given:
+        raise Conflict(f"The key {spec.key!r} belongs to {run.name}, which was given other files", f"perdure show {run.name} --json")
     return run
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import Conflict
-from perdure.model import Attempt, Checkpoint, Claim, Session, SessionState, TaskRun
+from perdure.model import NOTHING_GIVEN, Attempt, Checkpoint, Claim, Context, Session, SessionState, TaskRun
 from perdure.stores.queries import SQL
 from perdure.stores.reading import named
 from perdure.stores.rows import Row, attempt_values, key_values, noun_of, run_of, session_values
@@ -46,6 +46,13 @@ class Write:
         del values["started"]
         self.do("put_attempt", **values)
 
+    def put_context(self, run_id: str, context: Context) -> None:
+        """Appends a version of the instructions."""
+        from perdure.codec import encode
+
+        given = encode(context.given) if context.given != NOTHING_GIVEN else ""
+        self.do("add_context", run=run_id, version=context.version, at=context.at, text=context.text, given=given)
+
     def put_session(self, session: Session) -> None:
         """Inserts or replaces a session. Raises Conflict if another one of its key is live."""
         live = self.one("live_session", **key_values(session.key))
@@ -84,7 +91,7 @@ class Write:
             workspace=encode(run.workspace), conditions=encode(run.conditions), origin=run.origin,
         )  # fmt: skip
         for context in arrival.contexts:
-            self.do("add_context", run=run.id, version=context.version, at=context.at, text=context.text)
+            self.put_context(run.id, context)
         for attempt in arrival.attempts:
             self.do("add_attempt", **attempt_values(attempt))
             self.put_attempt(attempt)

@@ -10,8 +10,12 @@ import pytest
 from perdure.errors import Conflict, NotFound
 from perdure.events import ContextAdded
 from perdure.model import (
+    NOTHING_GIVEN,
     Decision,
+    Given,
+    OnEdit,
     RunState,
+    TaskFile,
     TaskSpec,
 )
 from perdure.testing.stores.making import (
@@ -25,6 +29,8 @@ from perdure.testing.stores.making import (
     place,
     submit,
 )
+
+FILES = Given(files=(TaskFile("a b.md", "0" * 64, 3), TaskFile("bin/run\n", "1" * 64, 9, executable=True)), whole=True)
 
 
 class Adding:
@@ -53,6 +59,15 @@ class Adding:
             submit(store, TaskSpec(prompt="y", key="k"))
         assert refused.value.hint
         assert len(store.find()) == 1
+
+    def test_the_same_key_means_the_same_files(self, store: Store) -> None:
+        """Files are part of what a key stands for: with other files, or none, it is refused."""
+        spec = TaskSpec(prompt="x", key="k")
+        run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
+        assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
+        for other in (NOTHING_GIVEN, replace(FILES, on_edit=OnEdit.KEEP), replace(FILES, files=FILES.files[:1])):
+            with pytest.raises(Conflict, match="calm-owl"):
+                store.add(spec, "feedc0de03", "wild-elk", place("p"), other)
 
     def test_a_taken_name_is_refused(self, store: Store) -> None:
         """A name belongs to one run for ever."""
@@ -130,6 +145,13 @@ class Persons:
             )
             assert isinstance(store.history(run.id)[-2].event, ContextAdded)
         assert [(c.version, c.text) for c in store.contexts(run.id)][1:] == [(n, f"version {n}") for n in (2, 3, 4)]
+
+    def test_files_stay_with_their_version(self, store: Store) -> None:
+        """Each version of the instructions keeps the task files that came with it, and none where none came."""
+        run = store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"), FILES)
+        store.update(run.id, "no files")
+        store.update(run.id, "again", replace(FILES, on_edit=OnEdit.REPLACE))
+        assert [c.given for c in store.contexts(run.id)] == [FILES, NOTHING_GIVEN, replace(FILES, on_edit=OnEdit.REPLACE)]
 
     def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
         """What a person adds while an attempt runs makes its final state `queued`; the next attempt has the new version."""
