@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "trash": ("clean", "list what was taken away, bring it back, or delete it for ever"),
     "du": ("clean", "show how much disk perdure takes, by class, agent and repository"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
+    "plan": ("plan", "a plan of many tasks: check it, and draw who needs whom"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
     "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "config": ("settled", "show every setting, its value and where it comes from"),

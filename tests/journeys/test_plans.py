@@ -1,0 +1,81 @@
+"""Plans on the command line: what is wrong is told before anything runs; who talks on with whom can be seen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLAN = """name = "shop"
+
+[[tasks]]
+name = "models"
+prompt = "Write the models."
+
+[[tasks]]
+name = "views"
+prompt = "Write the views."
+needs = ["models"]
+
+[[tasks]]
+name = "admin"
+prompt = "Write the admin pages."
+needs = ["models"]
+
+[[tasks]]
+name = "docs"
+agent = "codex"
+prompt = "Write the documents."
+needs = ["views", "admin"]
+"""
+
+
+def perdure(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environ = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    return subprocess.run(
+        [sys.executable, "-m", "perdure", *words], cwd=directory, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    return path
+
+
+def test_a_plan_is_checked(plan: Path) -> None:
+    """What is right is one line; what is wrong is one line for each problem, with its place, and exit code 2; nothing is made."""
+    assert perdure(plan.parent, "plan", "check", "plan.toml").stdout == "shop: 4 task(s) in 3 conversation(s), nothing wrong\n"
+    plan.write_text(PLAN.replace('needs = ["models"]', 'needs = ["docs", "gone"]', 1))
+    done = perdure(plan.parent, "plan", "check", "plan.toml")
+    assert done.returncode == 2
+    assert "plan.toml:10: 'views' needs 'gone', and there is no such task" in done.stderr
+    assert "plan.toml:10: these tasks need each other: views -> docs -> views" in done.stderr
+    plan.write_text(PLAN.replace("codex", "nobody"))
+    done = perdure(plan.parent, "plan", "check", "plan.toml")
+    assert (done.returncode, "There is no agent named 'nobody'" in done.stderr) == (5, True)
+    assert [path.name for path in plan.parent.iterdir()] == ["plan.toml"]
+
+
+def test_a_plan_is_drawn(plan: Path) -> None:
+    """The tree for a terminal, the drawing for a document, and JSON for a program say the same of who goes on, forks and merges."""
+    lines = [line.split(maxsplit=2) for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()]
+    assert lines == [
+        ["models", "claude", "begins a conversation"],
+        ["views", "claude", "goes on after models"],
+        ["admin", "claude", "forks models"],
+        ["docs", "codex", "begins a conversation with the files of views, merges admin"],
+    ]
+    drawn = perdure(plan.parent, "plan", "graph", "plan.toml", "--format", "mermaid").stdout
+    assert all(line in drawn for line in ("flowchart TD", "t0 ==> t1", "t0 -. fork .-> t2", "t1 --> t3"))
+    told = json.loads(perdure(plan.parent, "plan", "graph", "plan.toml", "--json").stdout)
+    assert [(task["name"], task["conversation"]) for task in told["tasks"]] == [
+        ("models", "models"),
+        ("views", "models"),
+        ("admin", "admin"),
+        ("docs", "docs"),
+    ]

@@ -1,0 +1,125 @@
+"""Plans: what is wrong with one is told at once and with its line; which tasks share a conversation; what may begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.plan import Plan, PlanError, Strand, order, planned, ready, weave
+
+DEFAULTS: dict[str, Any] = {
+    "agent": "claude", "model": "", "permissions": "edit", "timeout": 60.0, "attempts": 3, "continuity": "disclose",
+}  # fmt: skip
+
+
+def line_of(*path: object) -> int:
+    """Task n stands on line 10 n + 10, its name one below, its needs two below."""
+    return 10 * int(str(path[1])) + 10 + {"name": 1, "needs": 2}[str(path[2])]
+
+
+def plan(**needs: str) -> Plan:
+    """A plan of tasks by name, each with its needs; `name@agent` is not possible in a keyword, so `codex_x` is of Codex."""
+    return planned({"name": "p", "tasks": [task(name, text) for name, text in needs.items()]}, line_of, "p.toml", DEFAULTS)
+
+
+def task(name: str, needs: str) -> dict[str, Any]:
+    agent = {"agent": "codex"} if name.startswith("codex") else {}
+    return {"name": name, "prompt": f"Do {name}.", "needs": needs.split(), **agent}
+
+
+def problems(*tasks: tuple[str, str]) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        planned({"name": "p", "tasks": [task(*each) for each in tasks]}, line_of, "p.toml", DEFAULTS)
+    return caught.value.problems
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    """Doubled names, unknown needs and cycles, all with their lines, in the order of the file."""
+    assert problems(("a", "b"), ("b", "c"), ("c", "a x"), ("a", ""), ("d", "d")) == [
+        "p.toml:12: these tasks need each other: a -> b -> c -> a",
+        "p.toml:32: 'c' needs 'x', and there is no such task",
+        "p.toml:41: there is a task 'a' already, on line 11",
+        "p.toml:52: these tasks need each other: d -> d",
+    ]
+
+
+def test_two_cycles_are_two_problems() -> None:
+    """Each cycle has its own path, also where they share a task."""
+    assert problems(("a", "b"), ("b", "a c"), ("c", "b")) == [
+        "p.toml:12: these tasks need each other: a -> b -> a",
+        "p.toml:22: these tasks need each other: b -> c -> b",
+    ]
+
+
+def test_one_line_is_one_conversation() -> None:
+    """Tasks that need each other in a row go on in the same conversation and workdir."""
+    assert weave(plan(a="", b="a", c="b")) == {
+        "a": Strand(name="a"),
+        "b": Strand(name="a", goes_on="a"),
+        "c": Strand(name="a", goes_on="b"),
+    }
+
+
+def test_branches_are_forks_and_are_merged() -> None:
+    """The first who needs a task goes on in its conversation, the others fork it at its end; who needs several merges the rest."""
+    assert weave(plan(a="", b="a", c="a", d="b c", e="d a")) == {
+        "a": Strand(name="a"),
+        "b": Strand(name="a", goes_on="a"),
+        "c": Strand(name="c", forks="a", files_of="a"),
+        "d": Strand(name="a", goes_on="b", merges=("c",)),
+        "e": Strand(name="a", goes_on="d"),
+    }
+
+
+def test_another_agent_begins_its_own_conversation() -> None:
+    """Agents never share a conversation: the other one gets the files, and its own followers go on with it."""
+    assert weave(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
+        "a": Strand(name="a"),
+        "codex_b": Strand(name="codex_b", files_of="a"),
+        "codex_c": Strand(name="codex_b", goes_on="codex_b"),
+        "d": Strand(name="a", goes_on="a", merges=("codex_c",)),
+    }
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    count = draw(st.integers(1, 9))
+    needs = {
+        f"t{n}": " ".join(f"t{m}" for m in sorted(draw(st.sets(st.integers(0, n - 1), max_size=3)))) if n else "" for n in range(count)
+    }
+    names = draw(st.permutations(list(needs)))
+    return plan(**{name: needs[name] for name in names})
+
+
+@given(plans())
+def test_every_plan_comes_to_its_end(made: Plan) -> None:
+    """Doing whatever is ready does every task once, none before what it needs; no conversation is gone on with by two tasks."""
+    strands = weave(made)
+    done: list[str] = []
+    while len(done) < len(made.tasks):
+        able = ready(made, done, done)
+        assert able
+        for each in able:
+            assert set(each.needs) <= set(done)
+        done += [each.name for each in able]
+    assert sorted(done) == sorted(each.name for each in made.tasks)
+    followed = [strand.goes_on for strand in strands.values() if strand.goes_on]
+    assert len(followed) == len(set(followed))
+
+
+@given(plans())
+def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
+    """Through its conversation, through the workdir that it begins with, or merged: every need is there, and merged once at most."""
+    strands = weave(made)
+    has: dict[str, set[str]] = {}
+    for each in order(made):
+        strand = strands[each.name]
+        before = strand.goes_on or strand.files_of
+        has[each.name] = {each.name} | (has[before] if before else set())
+        for merged in strand.merges:
+            assert merged not in has[each.name]
+            has[each.name] |= has[merged]
+        assert set(each.needs) <= has[each.name]

@@ -1,0 +1,174 @@
+"""Plan files: TOML and YAML say the same, and everything that is wrong with one is told at once, with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import NotFound, PerdureError, UsageError
+from perdure.plan import PlanError
+from perdure.planfile import LARGEST, read, schema
+
+DEFAULTS: dict[str, Any] = {
+    "agent": "claude", "model": "", "permissions": "edit", "timeout": 3600.0, "attempts": 3, "continuity": "disclose",
+}  # fmt: skip
+
+TOML = '''name = "shop"
+agent = "codex"
+timeout = "15m"
+
+[[tasks]]
+name = "models"
+prompt = """
+Write the models.
+[[tasks]]
+name = "not a task"
+"""
+files = ["shop/models.py"]
+
+[[tasks]]
+name = "views"
+prompt = "Write the views."
+needs = ["models"]
+agent = "claude"
+'''
+YAML = """name: shop
+agent: codex
+timeout: 15m
+tasks:
+  - name: models
+    prompt: "Write the models.\\n[[tasks]]\\nname = \\"not a task\\"\\n"
+    files: [shop/models.py]
+  - name: views
+    prompt: Write the views.
+    needs: [models]
+    agent: claude
+"""
+
+
+def written(directory: Path, text: str, name: str = "plan.toml") -> Path:
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        read(path, DEFAULTS)
+    return [problem.removeprefix(f"{path}:") for problem in caught.value.problems]
+
+
+def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
+    """One plan in two languages is one plan; what a task does not say, the plan says, and then the settings."""
+    first, second = read(written(tmp_path, TOML), DEFAULTS), read(written(tmp_path, YAML, "plan.yaml"), DEFAULTS)
+    assert first == second
+    models, views = first.tasks
+    assert (models.agent, models.timeout_s, models.attempts, models.files) == ("codex", 900.0, 3, ("shop/models.py",))
+    assert (views.agent, views.needs) == ("claude", ("models",))
+
+
+BAD_TOML = """name = "Shop!"
+jobs = 0
+colour = "red"
+
+[[tasks]]
+prompt = "a"
+
+[[tasks]]
+name = "b"
+prompt = " "
+timeout = "soon"
+files = ["ok.py", "../up.py"]
+needs = "a"
+"""
+BAD_YAML = """name: Shop!
+jobs: 0
+colour: red
+tasks:
+  - prompt: a
+
+  - name: b
+    prompt: " "
+    timeout: soon
+    files:
+      - ok.py
+      - ../up.py
+    needs: a
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "lines"),
+    [(BAD_TOML, "plan.toml", (1, 2, 3, 5, 10, 11, 12, 13)), (BAD_YAML, "plan.yml", (1, 2, 3, 5, 8, 9, 12, 13))],
+)
+def test_all_problems_are_told_at_once(tmp_path: Path, text: str, name: str, lines: tuple[int, ...]) -> None:
+    """Each wrong value, unknown key and missing key has one sentence in plain words, with its line, in order."""
+    sentences = (
+        "name: a name of up to 40 lower-case letters, digits and hyphens is needed, not 'Shop!'",
+        "jobs: a whole number from 1 to 64 is needed, not 0",
+        "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, attempts, continuity, repo, base, verify, "
+        "jobs, tasks",
+        "'name' is missing in a task",
+        "prompt: a text is needed, not ' '",
+        "timeout: a duration such as 90s, 15m or 2h is needed, not 'soon'",
+        "files, entry 2: a relative path within the workdir is needed, not '../up.py'",
+        "needs: a list of names of tasks is needed, not 'a'",
+    )
+    assert problems(written(tmp_path, text, name)) == [f"{line}: {text}" for line, text in zip(lines, sentences, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "what"),
+    [
+        ("name = ", "plan.toml", "is not TOML"),
+        ("name: [", "plan.yaml", "is not YAML"),
+        ("a: &x [1]\nb: *x\n", "plan.yaml", "aliases"),
+        ("name: !!python/object:os.system x\n", "plan.yaml", "is not YAML"),
+        ("x" * (LARGEST + 1), "plan.toml", "larger than"),
+        ("[" * 100_000, "plan.yaml", "plan.yaml"),
+    ],
+)
+def test_what_is_no_plan_is_one_sentence(tmp_path: Path, text: str, name: str, what: str) -> None:
+    """A file in no language, one that would run code, one that would not end: refused, each in a sentence with its name."""
+    with pytest.raises(UsageError, match=what):
+        read(written(tmp_path, text, name), DEFAULTS)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path stands in the sentence."""
+    with pytest.raises(NotFound, match="gone"):
+        read(tmp_path / "gone.toml", DEFAULTS)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "~", "tasks: {}", "name: x\ntasks: [5, {name: [1], prompt: {}}]"])
+def test_any_shape_is_a_problem_and_no_crash(tmp_path: Path, text: str) -> None:
+    """Lists for tables, numbers for texts, nothing at all: problems with lines."""
+    assert problems(written(tmp_path, text, "plan.yaml"))
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3))
+tasks = st.dictionaries(st.sampled_from(["name", "prompt", "needs", "files", "agent", "timeout", "x"]), values | st.just("ok"), max_size=5)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(["name", "tasks", "jobs", "agent", "y"]), values | st.lists(tasks, max_size=3), max_size=4))
+def test_whatever_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]) -> None:
+    """No content of a file ends in anything but a plan or a sentence."""
+    path = tmp_path_factory.mktemp("p") / "plan.yaml"
+    path.write_text(json.dumps(raw))
+    try:
+        read(path, DEFAULTS)
+    except PerdureError as error:
+        assert str(error)
+
+
+def test_the_schema_is_one() -> None:
+    """What editors are given is a valid JSON Schema."""
+    from jsonschema import Draft202012Validator
+
+    Draft202012Validator.check_schema(schema())
