@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.model import Workspace
-from perdure.workspace import Saved
+from perdure.model import TaskSpec, Workspace
+from perdure.workspace import Saved, Workspaces
 from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 Marks = dict[str, tuple[str, bytes]]
@@ -200,3 +200,53 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
     assert (standing(), marks(top)) == (before, files)
     assert yard.git("fsck", "--no-dangling", cwd=top) == ""
     assert yard.git("log", "-1", "--format=%s", "elsewhere", cwd=top) == "moved on"
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_a_pack_makes_a_shallow_repository_elsewhere(yard: Yard, backend: str, tmp_path: Path) -> None:
+    """A checkpoint unpacked under another root, in an empty directory, is the same workdir with the run's own commits, cut at its start."""
+    workspace, top = made(yard, backend)
+    (top / "mine").write_text("committed\n")
+    yard.git("add", "mine", cwd=top)
+    yard.git("commit", "-qm", "the run's own", cwd=top)
+    (top / "secret.env").write_text("TOKEN\n")
+    (top / "src/file1.txt").write_text("staged\n")
+    yard.git("add", "src/file1.txt", cwd=top)
+    fill(yard, top)
+    status, files = yard.git("status", "--porcelain", cwd=top), marks(top)
+    saved = yard.workspaces.save(workspace, 1)
+    other = Workspaces(tmp_path / "other root", environ=yard.environ)
+    (tmp_path / "landed").mkdir()
+    there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
+    with yard.workspaces.pack(workspace, saved.commit, ["secret.env"]) as packed:
+        other.unpack(there, packed.file, packed.facts)
+        assert packed.kept == ()
+        restored = other.put_in_place(there, packed.facts.commit)
+    assert restored.differs == ()
+    assert marks(Path(there.path)) == {name: mark for name, mark in files.items() if name != "secret.env"}
+    assert yard.git("log", "--format=%s", cwd=there.path).split("\n") == ["the run's own", "second"]
+    assert yard.git("status", "--porcelain", cwd=there.path) == status.replace("?? secret.env\n", "")
+    assert yard.git("symbolic-ref", "HEAD", cwd=there.path) == "refs/heads/work"
+    assert yard.git("fsck", "--no-dangling", cwd=there.path) == ""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
+    """Another workdir becomes what this one was, staged and unstaged apart, on its own branch; this one is only read."""
+    source, top = made(yard, backend)
+    if backend in REPOSITORIES:
+        (top / "src/file1.txt").write_text("staged\n")
+        yard.git("add", "src/file1.txt", cwd=top)
+        (top / "src/file1.txt").write_text("not staged\n")
+    fill(yard, top)
+    saved, then = yard.workspaces.save(source, 1), marks(top)
+    wreck(top)
+    now = marks(top)
+    target, to = made(yard, backend, branch="fork") if backend in REPOSITORIES else made(yard, "task", task="t2")
+    yard.workspaces.grow(source, saved.commit, target)
+    assert (marks(to), marks(top)) == (then, now)
+    if backend in REPOSITORIES:
+        assert yard.git("symbolic-ref", "HEAD", cwd=to) == "refs/heads/fork"
+        assert yard.git("diff", "--cached", "--name-only", cwd=to) == "src/file1.txt"
+    yard.workspaces.carry(source, target)
+    assert (marks(to), marks(top)) == (now, now)

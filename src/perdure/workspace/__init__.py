@@ -7,36 +7,38 @@ to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
 secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away, `trash`
-keeps them, `contents` lists what is there. What each
-backend protects from is in docs/reference/trust.md.
+keeps them, `contents` lists what is there. A checkpoint's files lie on a `shelf`: `photograph` saves them (`scanning` reads the
+files, `staging` the index), `restoring` and `placing` put them back, `packing` takes them elsewhere. What each backend protects
+from is in docs/reference/trust.md.
 """
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, carrying, changes, contents, isolated, photograph, places, removal, restoring, trash, view, worktree
+from perdure.workspace import applying, changes, contents, isolated, packing, photograph, places, removal, restoring, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, opened
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.photograph import Saved
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Prepared", "Restored", "Saved", "Thing", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Packed", "PackedFacts", "Prepared", "Restored", "Saved", "Thing", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +156,46 @@ class Workspaces:
         finally:
             os.close(fd)
 
-    def carry(self, source: Workspace, target: Workspace) -> None:
-        """Brings the source's uncommitted files into the target, which stands at the same commit. The source is only read."""
+    def carry(self, source: Workspace, target: Workspace, *, ignored: str = "small") -> Restored:
+        """Makes the target what the source is now, on a branch of its own: files, staged and unstaged. The source is only read, and
+        the target must be nobody's work yet. Raises as `put_in_place`."""
         self._ready()
-        carrying.carry(self._places, source, target, self._git())
+        with self._shelf(source) as shelf:
+            ref = f"refs/perdure/fork/{target.id}"
+            commit = photograph.save(shelf, ref, ignored).commit
+            try:
+                return self._grow(shelf, commit, target, ignored)
+            finally:
+                shelf.refs.run("update-ref", "-d", "--", ref)
+
+    def grow(self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small") -> Restored:
+        """Makes the target what the source was at one of its checkpoints, on the target's own branch. The source is only read.
+        Raises as `put_in_place`."""
+        self._ready()
+        with self._shelf(source) as shelf:
+            return self._grow(shelf, commit, target, ignored)
+
+    def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> Restored:
+        with self._shelf(target) as other:
+            packing.send(shelf, other, commit)
+            return restoring.put_in_place(self._places, target, other, commit, ignored, branch=target.branch)
+
+    @contextmanager
+    def pack(self, workspace: Workspace, commit: str, without: Sequence[str] = ()) -> Iterator[Packed]:
+        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names that are left out."""
+        self._ready()
+        with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without) as packed:
+            yield packed
+
+    def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> None:
+        """Takes a pack in as a checkpoint of this workdir; `put_in_place` does the rest. For `here` in an empty directory, a shallow
+        repository is made first. Raises Conflict where there are files, or the repository lacks what the run began at; WorkspaceError
+        for a pack that is damaged."""
+        self._ready()
+        if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
+            packing.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
+        with self._shelf(workspace) as shelf:
+            packing.unpack(shelf, file, packed.commit, packed.shallow, number)
 
     def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
         """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it. `ignored`: which ignored files are taken

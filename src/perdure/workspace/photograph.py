@@ -69,6 +69,8 @@ class Look:
     """The workdir's own index file, as it was."""
     top: str = ""
     commit: str = ""
+    says: list[str] = field(default_factory=list)
+    """The commit's tree and its parents."""
     changed: int = 0
     untracked: int = 0
 
@@ -152,7 +154,7 @@ def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
 
 
 def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
-    look = Look(head=shelf.head, tree=shelf.tree, branch=shelf.branch, top=str(shelf.top), commit=known.commit)
+    look = Look(head=shelf.head, tree=shelf.tree, branch=shelf.branch, top=str(shelf.top), commit=known.commit, says=known.says)
     copy = None
     if shelf.admin is not None:
         look.index = staging.signature(shelf.admin / "index")
@@ -253,24 +255,30 @@ def _commit(shelf: Shelf, look: Look) -> None:
     if look.staged.tree and look.staged.tree != look.tree:
         entries.append(("40000", "index", look.staged.tree))
     if stages := look.staged.objects:
-        entries.append(("40000", "stages", _tree(shelf, [("100644", oid, oid) for oid in stages])))
-    tree = _tree(shelf, entries)
+        entries.append(("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages])))
+    tree = tree_of(shelf, entries)
     there = [oid for oid in staging.commits(look.operation) if oid != look.head and shelf.commit(oid)]
     parents = [oid for oid in (look.head, *there) if oid]
-    if look.commit and _says(shelf, look.commit) == (tree, parents):
+    says = [tree, *parents]
+    if look.commit and look.says == says:
         return
+    look.says = says
     lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
     look.commit = shelf.put("commit", "\n".join([*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]).encode())
 
 
-def _says(shelf: Shelf, commit: str) -> tuple[str, list[str]]:
-    lines = os.fsdecode(shelf.run("cat-file", "commit", commit).stdout).partition("\n\n")[0].split("\n")
-    words = [line.split(" ") for line in lines]
-    return next(word[1] for word in words if word[0] == "tree"), [word[1] for word in words if word[0] == "parent"]
+def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """A checkpoint's entries (mode and id by name) and its parents."""
+    entries = {}
+    for line in split(shelf.run("ls-tree", "-z", commit).stdout):
+        facts, _, name = line.partition("\t")
+        mode, _, oid = facts.split(" ")
+        entries[name] = (mode.lstrip("0"), oid)
+    return entries, shelf.run("rev-parse", f"{commit}^@").text.split()
 
 
-def _tree(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
+def tree_of(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
     ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
     return shelf.put("tree", b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered))
 
@@ -292,13 +300,26 @@ def _keep(shelf: Shelf, look: Look, aside: Path) -> None:
 
 
 def _written(look: Look) -> bytes:
-    found = {"left_out": look.found.left_out, "empty": look.found.empty, "pieces": look.found.pieces, "trees": look.found.trees}
+    found = {
+        "left_out": look.found.left_out,
+        "empty": look.found.empty,
+        "pieces": look.found.pieces,
+        "trees": look.found.trees,
+        "settled": look.found.settled,
+        "idle": look.found.idle,
+    }
     staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
-    own = {key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "changed", "untracked")}
+    own = {
+        key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "says", "changed", "untracked")
+    }
     return json.dumps({**own, "found": found, "staged": staged}).encode("ascii")
 
 
 def _read(path: Path) -> Look:
     content = json.loads(path.read_bytes())
     found, staged = content.pop("found"), content.pop("staged")
-    return Look(found=Findings(pieces=found["pieces"], trees=found["trees"]), staged=Staged(**staged), **content)
+    return Look(
+        found=Findings(pieces=found["pieces"], trees=found["trees"], settled=found["settled"], idle=found["idle"]),
+        staged=Staged(**staged),
+        **content,
+    )

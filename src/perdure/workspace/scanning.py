@@ -64,6 +64,10 @@ class Findings:
     pieces: dict[str, dict[str, Seen]] = field(default_factory=dict)
     """What was seen of each piece, by its prefix: for the next look."""
     trees: dict[str, str] = field(default_factory=dict)
+    idle: dict[str, list[str]] = field(default_factory=dict)
+    """What is there in each piece and was not taken, empty directories among it."""
+    settled: list[str] = field(default_factory=list)
+    """Pieces whose index is younger than all their files."""
 
 
 def escape(part: str, link: bool = False) -> str:
@@ -103,8 +107,8 @@ class _Scan:
         self.fresh: set[str] = set()
 
     def run(self) -> str:
-        started = time.time_ns()
-        changed, others = self._listed()
+        started, left, empty = time.time_ns(), len(self.found.left_out), len(self.found.empty)
+        changed, others = self._stirred() if self._still() else self._listed()
         if not self.piece.seen:
             changed_dirs = {parent for name in split(self._git("ls-files", "-z").stdout) for parent in _above(name)}
             self.fresh |= {"", *changed_dirs}
@@ -113,8 +117,11 @@ class _Scan:
         gone = self._changed(changed)
         self._judge()
         moved = self._take([*self.new, *(name for name in changed if name not in gone)], gone)
+        idle = [name.removeprefix(self.outer) for name, _ in self.found.left_out[left:]]
+        self.found.idle[self.piece.prefix] = [*idle, *(f"{name.removeprefix(self.outer)}/" for name in self.found.empty[empty:])]
         odd = self._directories(started)
         grafts = self._grafts(odd)
+        self._settle(moved)
         before = self.known.trees.get(self.piece.prefix, "")
         tree = before if before and not moved else self._git("write-tree").text
         self.found.trees[self.piece.prefix] = tree
@@ -137,6 +144,21 @@ class _Scan:
             else:
                 changed[name] = None
         return list(changed), others
+
+    def _still(self) -> bool:
+        """Whether no directory has changed since the last look: then no name has come or gone."""
+        for directory, (changed, _, _) in self.piece.seen.items():
+            try:
+                if os.lstat(f"{self.piece.root}/{directory}" if directory else self.piece.root).st_ctime_ns != changed:
+                    return False
+            except OSError:
+                return False
+        return bool(self.piece.seen) and self.piece.prefix in self.known.idle
+
+    def _stirred(self) -> tuple[list[str], list[str]]:
+        """As `_listed`, where only the content of files can have changed; what was not taken the last time is looked at again."""
+        said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+        return split(said.stdout), self.known.idle[self.piece.prefix]
 
     def _other(self, name: str) -> None:
         parts = name.rstrip("/").split("/")
@@ -291,6 +313,17 @@ class _Scan:
         half = len(names) // 2
         self._update(names[:half])
         self._update(names[half:])
+
+    def _settle(self, moved: bool) -> None:
+        """git reads a file again as long as its time is not older than the index's, in whole seconds: so an index is written once more
+        when the second in which it was made has passed."""
+        prefix = self.piece.prefix
+        settled = prefix in self.known.settled and not moved
+        if not (moved or settled) and self.piece.index.exists() and self.piece.index.stat().st_mtime < int(time.time()):
+            self._git("update-index", "-q", "--refresh", "--force-write-index", good=(0, 1))
+            settled = True
+        if settled:
+            self.found.settled.append(prefix)
 
     def _directories(self, started: int) -> list[str]:
         """Looks into each directory that changed since the last look for what git does not list: returns names that it cannot keep."""

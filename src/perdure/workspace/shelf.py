@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from perdure.errors import WorkspaceError
 from perdure.git import Git, Result
@@ -96,6 +97,12 @@ class Shelf:
                 file.write(zlib.compress(whole, 1))
             fresh.replace(place)
         return oid
+
+    def take_in(self, pack: IO[bytes]) -> None:
+        """Reads a pack into the objects. Raises GitFailed for one that is damaged."""
+        (self.objects / "pack").mkdir(exist_ok=True)
+        env = {"GIT_OBJECT_DIRECTORY": str(self.objects)}
+        self.eye.run("index-pack", "--stdin", stdin=pack, env=env, settings=_SETTINGS, timeout_s=3600.0)
 
     def commit(self, revision: str) -> str:
         """The id of a commit that is here whole, or empty."""
@@ -237,6 +244,8 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
     if read(directory / "made") != form:
         raise WorkspaceError(f"The repository of {directory} has changed its form of ids to {form}.", "Move the shelf away and try again.")
     _agree(directory / "objects/info/alternates", f"{alternate(cache / 'objects')}\n" if cache is not None else "")
+    if common is not None and (shallow := read(common / "shallow")):
+        _agree(directory / "shallow", shallow)
     _agree(directory / "info/exclude", read(common / "info/exclude") if common is not None else "")
 
 
