@@ -62,7 +62,7 @@ def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> No
     assert not [leftover for leftover in leftovers if leftover.exists()]
 
 
-@pytest.mark.parametrize(("backend", "slow"), [("worktree", "worktree add"), ("isolated", "fetch")])
+@pytest.mark.parametrize(("backend", "slow"), [("worktree", "worktree add"), ("worktree", "read-tree"), ("isolated", "fetch")])
 def test_the_retry_waits_for_the_git_of_a_killed_supervisor(yard: Yard, backend: str, slow: str) -> None:
     """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up under its hands."""
     real, place = shutil.which("git"), yard.top / "bin"

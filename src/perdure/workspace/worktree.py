@@ -1,7 +1,8 @@
 """The `worktree` backend: a linked worktree of the user's own repository. One trust domain, nothing copied.
 
 `git worktree add` is not crash-safe: killed, it leaves a locked admin directory, a directory without an index, locks. So all of
-it happens under the repository's lock, between a mark that is set before and taken away after. Who finds the mark finishes a
+it happens between a mark that is set before and taken away after: what git knows of it under the repository's lock, the files
+under the workdir's own, so that many workdirs of one repository are made at once. Who finds the mark finishes a
 workdir that is whole, or moves what is there to the trash and makes it anew. Without the mark, files are somebody's work:
 they are never moved. The branch is created by plumbing with full names, because `worktree add -b` hands its argument to
 `git branch` unguarded (a branch named `-D` deletes).
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import GitFailed, UsageError, WorkspaceError
@@ -82,24 +84,35 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
         raise WorkspaceError(
             f"The repository {workspace.repo} is not there.", "Bring it back, or mount its volume. The workdir was not touched."
         )
-    with held(repository_lock(places, workspace.repo)) as fd:
-        git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
-        cut_off = mark.exists()
-        if not cut_off and git_directory(path) is not None:
-            return False, []
-        if not cut_off and _link_again(git, common, workspace):
-            return False, [f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"]
-        if not cut_off:
-            _refuse_strange(path, workspace)
-        notes = _recover(places, workspace, git, common, cut_off)
-        if notes is None:
+    # A git that a killed perdure left at work holds this lock as well.
+    with held(places.lock(f"{workspace.id}.making")) as own:
+        git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, own), environ=git.environ)
+        with held(repository_lock(places, workspace.repo)) as shared:
+            created, notes = _register(places, workspace, replace(git, keep=(*git.keep, shared)), common)
+        if mark.exists():
+            git.at(path, path / ".git", path).run("read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0)
             mark.unlink()
-            return True, ["A making that was cut off had been complete."]
-        make_private(mark.parent)
-        write(mark, workspace.path)
-        _create(workspace, git, path, notes)
+            sync(mark.parent)
+    return created, notes
+
+
+def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> tuple[bool, list[str]]:
+    """Lets git know the worktree, without its files; the mark stays as long as they are to be written. Returns (created, notes)."""
+    path, mark = Path(workspace.path), places.making(workspace.id)
+    cut_off = mark.exists()
+    if not cut_off and git_directory(path) is not None:
+        return False, []
+    if not cut_off and _link_again(git, common, workspace):
+        return False, [f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"]
+    if not cut_off:
+        _refuse_strange(path, workspace)
+    notes = _recover(places, workspace, git, common, cut_off)
+    if notes is None:
         mark.unlink()
-        sync(mark.parent)
+        return True, ["A making that was cut off had been complete."]
+    make_private(mark.parent)
+    write(mark, workspace.path)
+    _create(workspace, git, path, notes)
     return True, notes
 
 
@@ -198,7 +211,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
         raise WorkspaceError(f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base.")
     # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
     locked = ("--lock", "--reason", LOCKED)
-    git.run("worktree", "add", "--detach", *locked, "--", str(path), oid, timeout_s=1800.0)
+    git.run("worktree", "add", "--detach", "--no-checkout", *locked, "--", str(path), oid, timeout_s=1800.0)
     sync(path.parent)
     if start:
         notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
