@@ -26,7 +26,8 @@ class Lines:
         self.complete = offset
         self.capped = 0
         self.dropped = 0
-        self._torn = bytearray()
+        self._torn: list[bytes] = []
+        self._held = 0
 
     def read(self) -> list[bytes]:
         """The lines that became complete, without their `\\n`, from at most CHUNK new bytes.
@@ -35,17 +36,25 @@ class Lines:
         """
         *ends, torn = self._take().split(b"\n")
         lines = []
-        for piece in ends:
-            self._keep(piece)
-            self.offset += 1
-            lines.append(self.rest())
+        if ends and self.cap >= CHUNK:
+            # All but the first are whole as they are, and within the cap.
+            lines = [self._end(ends[0]), *ends[1:]]
+            self.offset += sum(map(len, ends)) - len(ends[0]) + len(ends) - 1
+            self.complete = self.offset
+        else:
+            lines = [self._end(piece) for piece in ends]
         self._keep(torn)
         return lines
 
+    def _end(self, piece: bytes) -> bytes:
+        self._keep(piece)
+        self.offset += 1
+        return self.rest()
+
     def rest(self) -> bytes:
         """The torn last line, once nobody writes any more; b"" if the file ended with `\\n`. Read to the end first."""
-        line = bytes(self._torn)
-        self._torn.clear()
+        line = self._torn[0] if len(self._torn) == 1 else b"".join(self._torn)
+        self._forget()
         self.complete = self.offset
         return line
 
@@ -56,19 +65,25 @@ class Lines:
             return b""
         try:
             if os.fstat(fd).st_size < self.offset:
-                self._torn.clear()
+                self._forget()
                 self.offset = self.complete = 0
             return os.pread(fd, CHUNK, self.offset)
         finally:
             os.close(fd)
 
     def _keep(self, piece: bytes) -> None:
-        kept = piece[: self.cap - len(self._torn)]
-        whole_so_far = self.offset - self.complete == len(self._torn)
+        kept = piece[: self.cap - self._held]
+        whole_so_far = self.offset - self.complete == self._held
         self.capped += whole_so_far and len(kept) < len(piece)
         self.dropped += len(piece) - len(kept)
-        self._torn += kept
+        if kept:
+            self._torn.append(kept)
+        self._held += len(kept)
         self.offset += len(piece)
+
+    def _forget(self) -> None:
+        self._torn = []
+        self._held = 0
 
 
 _ESCAPES = re.compile(
