@@ -75,3 +75,66 @@ def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
     again = one.perdure("update", "task", "And again?", "--json")
     assert (again.json["attempts"][-1]["rung"], again.json["attempts"][-1]["receipt"]["verdict"]) == ("native", "native"), again.out[-2000:]
     one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["codex", "claude"], indirect=True)
+def test_a_person_checks_and_mends(stage: MakeStage) -> None:
+    """`check` names what is wrong and ends with 1; `mend` only shows; with --write the copy is proven and put in place, the original
+    lies aside, and the run goes on natively."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    assert one.perdure("sessions", "check", "--all").code == 0
+    broken = poison(one)
+    ((path, content),) = broken.items()
+    session = one.show()["attempts"][0]["session_id"]
+    checked = one.perdure("sessions", "check", session)
+    assert checked.code == 1 and "refused" in checked.out and "line " in checked.out, checked.out + checked.err
+    shown = one.perdure("sessions", "mend", session)
+    assert shown.code == 0 and "nothing was written" in shown.out and path.read_bytes() == content, shown.out + shown.err
+    report = one.perdure("sessions", "mend", session, "--json").json
+    assert (report["schema_version"], report["mendable"], report["written"]) == (1, True, False) and report["edits"]
+    before = len(one.rehearsal.requests)
+    done = one.perdure("sessions", "mend", session, "--write", "--json")
+    assert done.code == 0, done.err
+    assert [Path(each).read_bytes() for each in done.json["moved"]] == [content]
+    assert len(one.rehearsal.requests) == before, "the proof has a model of its own"
+    assert one.perdure("sessions", "check", session).code == 0
+    assert one.perdure("sessions", "mend", session).out.splitlines()[-1] == "nothing is to be mended"
+    went_on = one.perdure("update", "task", "Which word was it?", "--json")
+    assert went_on.code == 0, went_on.err
+    assert (went_on.json["attempts"][-1]["rung"], went_on.json["attempts"][-1]["receipt"]["verdict"]) == ("native", "native")
+    assert "The magic word is quercus." in said(one.rehearsal.last.messages)
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
+    """An empty transcript, and two files of one conversation that went on differently: the reason is said, and nothing is written. A
+    file that is only the beginning of the other one is moved aside."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    (path,) = one.transcripts()
+    session, content = one.show()["attempts"][0]["session_id"], path.read_bytes()
+    path.write_bytes(b"")
+    refused = one.perdure("sessions", "mend", session, "--write")
+    assert refused.code == 1 and "cannot be mended: nothing of the thread is left" in refused.out and path.read_bytes() == b""
+    path.write_bytes(content)
+    second = path.with_name(path.name.replace("rollout-2", "rollout-1"))
+    second.write_bytes(content[:-200] + b'"other"}\n')
+    refused = one.perdure("sessions", "mend", session, "--write")
+    assert refused.code == 1 and "a person's to say" in refused.out and second.exists()
+    second.write_bytes(content[: content.index(b"\n") + 1])
+    assert one.perdure("sessions", "check", session).code == 1
+    done = one.perdure("sessions", "mend", session, "--write", "--json")
+    assert done.code == 0 and not second.exists() and path.read_bytes() == content, done.err
+    assert one.perdure("sessions", "mend", "ffffffff").code == 5
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
+    """`show` prints all that was said, and no control character of it."""
+    one = stage("say Begin \x1b]0;title\x07\x1b[2J middle \u202e end.")
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    session = one.show()["attempts"][0]["session_id"]
+    shown = one.perdure("sessions", "show", session)
+    assert shown.code == 0 and "person: Write one.txt." in shown.out and "middle" in shown.out
+    assert not {letter for letter in shown.out if not letter.isprintable()} - {"\n"}

@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stop": ("stop", "stop a run; perdure retry goes on later"),
     "open": ("open", "go on by hand in the agent's own program; no attempt starts meanwhile"),
     "take-back": ("open", "give a run back that you had open, and see what became of its conversation"),
-    "sessions": ("sessions", "list conversations, also those begun by hand, with where they came from"),
+    "sessions": ("sessions", "list conversations, also those begun by hand; read one, check them, mend one"),
     "diff": ("changes", "show what a run changed, committed or not"),
     "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
     "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),

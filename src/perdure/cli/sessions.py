@@ -1,4 +1,4 @@
-"""`sessions`: every conversation, known to perdure or not, with where it came from. It only looks."""
+"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended. Only `mend --write` changes anything."""
 
 from __future__ import annotations
 
@@ -17,33 +17,50 @@ if TYPE_CHECKING:
     from perdure.attempt.engine import Store
     from perdure.conversations import Entry, Shelf
 
-SHOWN = 12
 LEAST = 8
 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=["ls", "show"], default="ls", help="ls (default), or show one")
-    parser.add_argument("id", nargs="?", metavar="ID", help="for show: the conversation's id, or its beginning")
+    whats = "ls (default); show: read one; check: what is wrong with these, or all; mend: what would mend one"
+    parser.add_argument("what", nargs="?", choices=["ls", "show", "check", "mend"], default="ls", help=whats)
+    parser.add_argument("id", nargs="*", metavar="ID", help="a conversation's id, or its beginning")
     parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
     parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
     parser.add_argument("-n", "--limit", type=int, default=50)
+    parser.add_argument(
+        "--write", action="store_true", help="for mend: prove the mended copy and put it in place; the original is moved aside"
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def sessions_verb(arguments: argparse.Namespace) -> int:
-    from perdure.errors import UsageError
-
-    store = open_to_read(settings())
+    chosen = settings()
+    store = open_to_read(chosen)
     shelf = shelf_of(store, arguments.agent)
     if arguments.what == "show":
-        if not arguments.id:
-            raise UsageError("which conversation? its id is missing", "perdure sessions")
-        return _show(shelf, shelf.find(arguments.id), arguments.json)
-    entries = shelf.entries(max(arguments.limit, 0), None if arguments.all else project(Path.cwd()))
+        return _show(shelf, shelf.find(_one(arguments.id)), arguments.json)
+    if arguments.what == "mend":
+        from perdure.cli.mending import mend
+
+        return mend(chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json)
+    below = None if arguments.all else project(Path.cwd())
+    if arguments.what == "check":
+        from perdure.cli.mending import check
+
+        return check(shelf, arguments.id, max(arguments.limit, 0), below, as_json=arguments.json)
+    entries = shelf.entries(max(arguments.limit, 0), below)
     print_entries(entries, store.now(), as_json=arguments.json)
     if not entries and sys.stdout.isatty() and not arguments.json:
         print("no conversations here; perdure sessions --all shows those of all directories")
     return 0
+
+
+def _one(ids: Sequence[str]) -> str:
+    from perdure.errors import UsageError
+
+    if len(ids) != 1:
+        raise UsageError("which conversation? its id is missing" if not ids else "one conversation at a time", "perdure sessions")
+    return ids[0]
 
 
 def shelf_of(store: Store, only: Sequence[str] = ()) -> Shelf:
@@ -142,6 +159,6 @@ def _show(shelf: Shelf, entry: Entry, as_json: bool) -> int:
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
         print(f"  comes from  {each.id}  {each.run.name if each.run else each.state}: {one_line(each.first, 80)}")
-    for said in shelf.spoken(entry)[-SHOWN:]:
-        print(f"\n{'agent' if said.by_agent else 'person'}: {one_line(said.text, 1000)}")
+    for said in shelf.spoken(entry, sys.maxsize):
+        print(f"\n{'agent' if said.by_agent else 'person'}: {clean(said.text).strip()}")
     return 0

@@ -137,9 +137,11 @@ class Copies:
         except OSError as error:
             raise WorkspaceError(f"the copy of conversation {session_id} could not be put back: {error}", "perdure doctor") from error
 
-    def put_mended(self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, content: bytes) -> tuple[Path, list[str]]:
-        """Puts mended bytes where the agent looks; every file of the conversation is moved aside first, as it is. Returns the place
-        and the files that were moved. Raises WorkspaceError."""
+    def put_mended(
+        self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, content: bytes, place: Path | None = None
+    ) -> tuple[Path, list[str]]:
+        """Puts mended bytes where the agent looks (or in `place`); every file of the conversation is moved aside first, as it is.
+        Returns the place and the files that were moved. Raises WorkspaceError."""
         remains = driver.remains(home, session_id)
         directory = self.of(driver.name, session_id).parent
         name = remains[0].name if remains else self.of(driver.name, session_id).name
@@ -149,7 +151,7 @@ class Copies:
             private_directories(mended.parent)
             with open(mended, "wb", opener=private) as file:
                 file.write(content)
-            place = driver.place(home, session_id, cwd, mended)
+            place = place or driver.place(home, session_id, cwd, mended)
             olds = [old for old in dict.fromkeys((place, *remains)) if os.path.lexists(old)]
             private_directories(place.parent)
             staged = place.with_name(f".{place.name}.perdure")
