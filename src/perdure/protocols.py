@@ -121,6 +121,16 @@ class Spoken:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """A CLI's own clean-up, where perdure does not start it."""
+
+    days: float
+    """Older conversations are removed, counted from the last write."""
+    setting: str
+    """What switches it off, and where."""
+
+
 class Archive(Protocol):
     """Where a CLI keeps all conversations together (a database), so that none of them is a file. Reads, and never writes."""
 
@@ -220,6 +230,10 @@ class AgentDriver(Protocol):
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         """Every file that by its name belongs to the conversation, the one that a resume takes first, also those that are too
         damaged for `transcript` to know them. Reads the file system."""
+        ...
+
+    def retention(self, home: Path) -> Retention | None:
+        """The CLI's own clean-up in launches that are not perdure's; None where it has none. Reads the user's settings."""
         ...
 
     def total(self, transcript: bytes) -> Usage:

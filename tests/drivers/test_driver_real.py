@@ -140,3 +140,52 @@ class TestCodex(DriverConformance):
             )
             assert log.stdout.split() == [b"agent", b"new.txt", b"base"], ran.events
             assert (repo / ".git/hooks/planted").exists() is not linked
+
+
+# --- the CLI's own clean-up ----------------------------------------------------------------------------------------
+
+
+def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> None:
+    """Claude's clean-up removes what is older than 30 days in any start that lives a few seconds; in perdure's starts it removes none."""
+    for parent in ("without", "with"):
+        (tmp_path / parent).mkdir()
+    kept = {}
+    for name in ("without", "with"):
+        for make in benches("claude", str(tmp_path / name)):
+            stage = make("say One.\n---\nslow 12\nsay A long answer in many words, so that the clean-up has its time.")
+            old = stage.run("hello one").session_id
+            path = stage.driver.transcript(stage.home, old)
+            assert path is not None
+            long_ago = time.time() - 40 * 86400
+            os.utime(path, (long_ago, long_ago))
+            command = stage.driver.command(stage.launch("hello two"))
+            words = tuple(word for word in command.argv if name == "with" or not word.startswith("--settings"))
+            with stage._process(replace(command, argv=words)) as process:
+                process.communicate(command.stdin, timeout=120)
+            kept[name] = path.exists()
+            assert (stage.driver.retention(stage.home) or pytest.fail("it has one")).days == 30
+    assert kept == {"without": False, "with": True}
+
+
+def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
+    """As the settings have it; the default where they say nothing or cannot be read; none where it is switched off, or there is none."""
+    claude, gemini = drivers.load("claude"), drivers.load("gemini")
+    for text, days in (
+        ("", 30),
+        ("{", 30),
+        ('{"cleanupPeriodDays": 5}', 5),
+        ('{"cleanupPeriodDays": 0}', None),
+        ('{"cleanupPeriodDays": "x"}', 30),
+    ):
+        (tmp_path / "settings.json").write_text(text)
+        found = claude.retention(tmp_path)
+        assert (found.days if found else None) == days, text
+    for text, days in (
+        ("", 30),
+        ('{"general":{"sessionRetention":{"enabled":false}}}', None),
+        ('{"general":{"sessionRetention":{"maxAge":"2w"}}}', 14),
+    ):
+        (tmp_path / "settings.json").write_text(text)
+        found = gemini.retention(tmp_path)
+        assert (found.days if found else None) == days, text
+    assert drivers.load("codex").retention(tmp_path) is None and drivers.load("opencode").retention(tmp_path) is None

@@ -40,22 +40,12 @@ def poisoned(agent: str, content: bytes) -> bytes:
 
 def poison(one: Stage) -> dict[Path, bytes]:
     """Breaks the agent's transcript and perdure's copy of it. Returns what stands in the agent's files then."""
-    if one.agent == "opencode":
-        for path in one.transcripts():
-            path.unlink()
-    for path in [*(one.transcripts() if one.agent != "opencode" else []), *one.copies()]:
-        path.write_bytes(unreadable(path.read_bytes()) if one.agent == "opencode" else poisoned(one.agent, path.read_bytes()))
+    for path in [*one.transcripts(), *one.copies()]:
+        path.write_bytes(poisoned(one.agent, path.read_bytes()))
     return {path: path.read_bytes() for path in one.transcripts()}
 
 
-def unreadable(content: bytes) -> bytes:
-    """The copy of an OpenCode session, one of whose rows was broken."""
-    lines = content.split(b"\n")
-    at = next(n for n, line in enumerate(lines) if b'"callID"' in line)
-    lines[at] = json.dumps({**json.loads(lines[at]), "data": {"unreadable": "{broken"}}).encode()
-    return b"\n".join(lines)
-
-
+@pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
 def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
     """The rungs above fail, the mended copy is proven and used; the model sees the history, the receipt has the edit log, and the
     broken transcript lies aside, byte for byte."""

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean
 from perdure.config import Settings, load
 from perdure.errors import ConfigError, PerdureError
+
+if TYPE_CHECKING:
+    from perdure.protocols import Retention
 
 LOW_DISK = 2 << 30
 
@@ -105,12 +109,22 @@ def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
             continue
         home = driver.home(environment(chosen))
         yield Finding(name, "ok", f"{program.version or 'version unknown'} at {program.path}, conversations in {home}")
+        if kept := driver.retention(home):
+            yield Finding(name, "warn", removes(kept))
         if home.exists() and not os.access(home, os.W_OK):
             yield Finding(name, "bad", f"{home} cannot be written: conversations would be lost without a word")
         elif home.is_symlink() and not home.exists():
             yield Finding(name, "bad", f"{home} is a link to nothing: conversations would be lost without a word")
     if not found:
         yield Finding("agents", "bad", "no agent is installed")
+
+
+def removes(kept: Retention) -> str:
+    """What the agent's own clean-up does, and what to do about it."""
+    return (
+        f"started without perdure, it removes conversations older than {kept.days:g} days; perdure's own starts do not, and its copies "
+        f"stay. To keep them all: {kept.setting}"
+    )
 
 
 def _directory(topic: str, directory: Path) -> Finding:

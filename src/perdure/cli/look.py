@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perdure.cli.compose import open_to_read, settings
+from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean, clock, one_line, tokens
 from perdure.errors import NotFound
+
+if TYPE_CHECKING:
+    from perdure.protocols import Retention
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +73,23 @@ def why_verb(arguments: argparse.Namespace) -> int:
     for attempt in report["attempts"]:
         _explain(attempt, previous)
         previous = attempt
+    if kept := _retention(report["agent"]):
+        print(
+            f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} days; perdure's copy stays (perdure doctor)"
+        )
     return 0
+
+
+def _retention(agent: str) -> Retention | None:
+    """The agent's own clean-up, where it has one and can be asked."""
+    from perdure import drivers
+    from perdure.errors import PerdureError
+
+    try:
+        driver = drivers.load(agent)
+        return driver.retention(driver.home(environment(settings())))
+    except PerdureError:
+        return None
 
 
 def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:

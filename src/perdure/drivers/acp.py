@@ -30,7 +30,7 @@ from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.model import Command, Continuation, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Spoken
+from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
@@ -244,6 +244,9 @@ class AcpDriver:
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return self.native.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return self.native.retention(home)
 
     def total(self, transcript: bytes) -> Usage:
         """Zero: over ACP usage is told for each turn."""

@@ -19,13 +19,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals
+from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals, retention
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -156,11 +156,15 @@ class ClaudeDriver:
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return claude_files.remains(home, session_id)
 
+    def retention(self, home: Path) -> Retention | None:
+        return retention.claude(home)
+
     def total(self, transcript: bytes) -> Usage:
         return Usage()
 
     def by_hand(self, launch: Launch) -> Command:
-        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id)]
+        """With the same guard against the clean-up as an attempt has."""
+        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id), f"--settings={SETTINGS}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         return Command(argv=tuple(argv), stdin=b"", env={"CLAUDE_CONFIG_DIR": launch.home})
 

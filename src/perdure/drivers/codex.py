@@ -20,7 +20,7 @@ from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
@@ -109,6 +109,9 @@ class CodexDriver:
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return codex_files.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return None
 
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals
+from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals, retention
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import gemini as gemini_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
@@ -125,6 +125,9 @@ class GeminiDriver:
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return gemini_files.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return retention.gemini(home)
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -23,7 +23,7 @@ from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import opencode as opencode_mending
 from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
 
@@ -142,6 +142,9 @@ class OpenCodeDriver:
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return ()
+
+    def retention(self, home: Path) -> Retention | None:
+        return None
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -1,8 +1,9 @@
 """OpenCode's conversations, in the lines that `drivers.opencode_archive` tells them in: of the database, or of perdure's own copy.
 
-1.18.33 closes calls that were interrupted by itself. A row whose JSON is broken makes every use of the session fail. The database is
-never written by perdure, and OpenCode's own `import` does not replace rows that are there, so what is broken in the database is told
-and not mended; a copy can be, and goes back where the session is gone.
+1.18.33 closes calls that were interrupted by itself. A row whose JSON is broken makes every use of the session fail; put back by
+OpenCode's own `import`, it takes all that follows with it, without a word. The database is never written by perdure, and an import
+does not replace rows that are there, so what is broken in the database is told and not mended; a copy can be, and goes back where
+the session is gone.
 """
 
 from __future__ import annotations
