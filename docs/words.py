@@ -71,7 +71,7 @@ REPORT = {
     "attempts[].number": "counts from 1",
     "attempts[].context_version": "the instructions that it was to carry out",
     "attempts[].continuation": "how it started: `fresh`, `resume`, `fork` or `rebuild`; null before that is decided",
-    "attempts[].rung": "the rung of the ladder: `native`, `path`, `copy`, `rebuilt` or `fresh`; null before that is decided",
+    "attempts[].rung": "the rung of the ladder: `native`, `path`, `copy`, `repaired`, `rebuilt` or `fresh`; null before that is decided",
     "attempts[].why": "the reason for it, as a sentence",
     "attempts[].lost_session_id": "the conversation that could not go on, where this attempt stands in for it",
     "attempts[].session_id": "the agent's own id of the conversation",
