@@ -77,6 +77,44 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
     yield Row("disk for one more workdir", f"{own >> 20} MiB", "the tree itself", f"{tree >> 20} MiB", own / tree, 1.03)
 
 
+def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
+    """Saving a workdir that has not changed, and one with ten changed files, against git status of the same state."""
+    repo = make_repository(directory / "saved", files)
+    environ = {**ENVIRON, "HOME": str(directory)}
+    spaces = Workspaces(directory / "saved-root", environ=environ)
+    place = spaces.plan(TaskSpec(prompt="x", repo=str(repo)), "saved", repo)
+    spaces.prepare(place, "claude")
+    top, counter = Path(place.path), iter(range(1_000_000))
+
+    def save() -> None:
+        spaces.save(place, next(counter))
+
+    def status() -> None:
+        git(top, "status", "--porcelain")
+
+    def change() -> None:
+        mark = next(counter)
+        for number in range(10):
+            (top / f"d{number:04}" / "f05.txt").write_text(f"{mark} {number}\n" * 20)
+
+    # Two seconds each: until then a file may have changed without a trace in its times, so git and perdure read it again.
+    for _ in range(2):
+        time.sleep(2.1)
+        save()
+        status()
+    ours, other = interleaved(9, save, status)
+    yield Row(f"checkpoint of {files:,} unchanged files", ms(ours), "git status", ms(other), ours / other, 1.3)
+    taken: dict[str, list[float]] = {"save": [], "status": []}
+    for _ in range(9):
+        for name, work in (("save", save), ("status", status)):
+            change()
+            begun = time.perf_counter()
+            work()
+            taken[name].append(time.perf_counter() - begun)
+    ours, other = statistics.median(taken["save"]), statistics.median(taken["status"])
+    yield Row("checkpoint of 10 changed files", ms(ours), "git status", ms(other), ours / other, 1.5)
+
+
 def _bytes(path: Path) -> int:
     return int(subprocess.run(["du", "-s", "--block-size=1", str(path)], capture_output=True, check=True).stdout.split()[0])
 

@@ -305,14 +305,26 @@ class _Scan:
         except GitFailed as error:
             if "No space left" in error.stderr or "Read-only file system" in error.stderr or error.code in (-9, -15):
                 raise
+            # A file that is cut while git has it mapped ends git where it stands (SIGBUS), its lock held.
+            self.piece.index.with_name(f"{self.piece.index.name}.lock").unlink(missing_ok=True)
             if len(names) == 1:
-                self._git("hash-object", "-w", "--stdin", stdin=os.urandom(16))
-                self._leave(names[0], "it cannot be read")
-                self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined(names))
+                self._update_alone(names[0])
                 return
         half = len(names) // 2
         self._update(names[:half])
         self._update(names[half:])
+
+    def _update_alone(self, name: str) -> None:
+        """A file that git could not take: perdure reads it as far as it is there. Raises GitFailed where nothing can be written."""
+        path = self.piece.root / name
+        self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined([name]))
+        self._git("hash-object", "-w", "--stdin", stdin=os.urandom(16))
+        if (content := _content(path)) is not None:
+            mode = "100755" if os.access(path, os.X_OK) else "100644"
+            line = f"{mode} {self.shelf.put('blob', content)}\t{name}\0"
+            self._git("update-index", "--add", "--replace", "-z", "--index-info", stdin=os.fsencode(line))
+        elif os.path.lexists(path):
+            self._leave(name, "it could not be read")
 
     def _settle(self, moved: bool) -> None:
         """git reads a file again as long as its time is not older than the index's, in whole seconds: so an index is written once more
@@ -447,4 +459,5 @@ def _content(path: Path) -> bytes | None:
     except OSError:
         return None
     with os.fdopen(fd, "rb") as file:
-        return file.read(LARGE) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        content = file.read(LARGE + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        return content if content is not None and len(content) <= LARGE else None

@@ -1,0 +1,282 @@
+"""Workdirs in every state that git knows, and some that it should not: saved without a touch, and put back as they were."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import Conflict, WorkspaceError
+from perdure.model import TaskSpec, Workspace
+from perdure.workspace import scanning
+from tests.workspace.test_photograph import made, marks, show
+from tests.workspace.yard import Yard
+
+USER = {"GIT_AUTHOR_NAME": "u", "GIT_AUTHOR_EMAIL": "u@e", "GIT_COMMITTER_NAME": "u", "GIT_COMMITTER_EMAIL": "u@e"}
+
+
+def standing(yard: Yard, top: Path) -> tuple[str, ...]:
+    """Everything that git says of a workdir."""
+    asked = ("status --porcelain=v2 --branch", "status", "ls-files --stage", "ls-files -v", "for-each-ref refs/heads")
+    return tuple(yard.git(*words.split(), cwd=top) for words in asked)
+
+
+def clash(yard: Yard, top: Path) -> None:
+    """Two branches that changed the same line, and another file each."""
+    yard.git("branch", "side", cwd=top)
+    (top / "README").write_text("ours\n")
+    yard.git("commit", "-qam", "ours", cwd=top)
+    yard.git("checkout", "-q", "side", cwd=top)
+    (top / "README").write_text("theirs\n")
+    (top / "src/file5.txt").write_text("theirs\n")
+    yard.git("commit", "-qam", "theirs", cwd=top)
+    yard.git("checkout", "-q", "work", cwd=top)
+
+
+def here(yard: Yard, path: Path) -> Workspace:
+    return yard.workspaces.plan(TaskSpec(prompt="p", here=str(path)), "brave-otter", yard.repo)
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+@pytest.mark.parametrize("what", ["merge", "rebase", "cherry-pick"])
+def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -> None:
+    """A merge, rebase or cherry-pick with a conflict is the same again after it was given up, and can be brought to its end."""
+    workspace, top = made(yard, backend)
+    clash(yard, top)
+    yard.git(what, "side", cwd=top, check=False)
+    before, files = standing(yard, top), marks(top)
+    assert "UU README" in yard.git("status", "--porcelain", cwd=top)
+    saved = yard.workspaces.save(workspace, 1)
+    assert standing(yard, top) == before
+    yard.git(what, "--abort", cwd=top)
+    yard.git("branch", "-D", "side", cwd=top)
+    yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
+    yard.git("gc", "--quiet", "--prune=now", cwd=top)
+    assert yard.workspaces.put_in_place(workspace, saved.commit).differs == ()
+    assert marks(top) == files
+    assert yard.git("ls-files", "--stage", cwd=top) == before[2]
+    (top / "README").write_text("both\n")
+    yard.git("add", "README", cwd=top)
+    yard.git("-c", "core.editor=true", what, "--continue", cwd=top)
+    assert (top / "src/file5.txt").read_text() == "theirs\n"
+    assert yard.git("status", "--porcelain", cwd=top) == ""
+
+
+def test_before_the_first_commit(yard: Yard) -> None:
+    """A repository without a commit: files and index come back, and so does the branch that is not born yet."""
+    top = yard.top / "new"
+    top.mkdir()
+    yard.git("init", "-q", "-b", "trunk", cwd=top)
+    (top / "a").write_text("staged\n")
+    yard.git("add", "a", cwd=top)
+    (top / "a").write_text("not staged\n")
+    workspace, before = here(yard, top), standing(yard, top)
+    saved = yard.workspaces.save(workspace, 1)
+    assert (saved.head, saved.branch, saved.untracked) == ("", "trunk", 1)
+    yard.git("commit", "-qam", "first", cwd=top)
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert standing(yard, top) == before
+    assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == ["perdure: checkpoint", "first"]
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_a_detached_head(yard: Yard, backend: str) -> None:
+    """Commits on a detached HEAD are kept by the checkpoint alone, and HEAD is detached there again."""
+    workspace, top = made(yard, backend)
+    yard.git("checkout", "-q", "--detach", cwd=top)
+    yard.git("commit", "-q", "--allow-empty", "-m", "adrift", cwd=top)
+    before = yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)
+    saved = yard.workspaces.save(workspace, 1)
+    assert saved.branch == ""
+    yard.git("checkout", "-q", "work", cwd=top)
+    yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
+    yard.git("gc", "--quiet", "--prune=now", cwd=top)
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)) == before
+    assert yard.git("log", "-1", "--format=%s", cwd=top) == "adrift"
+
+
+def test_a_submodule_with_files(yard: Yard) -> None:
+    """A submodule's files and its link to its repository come back; the index still names its commit."""
+    library = yard.top / "library"
+    yard.git("init", "-q", str(library))
+    (library / "lib.c").write_text("int x;\n")
+    yard.git("add", ".", cwd=library)
+    yard.git("commit", "-qm", "library", cwd=library)
+    workspace, top = made(yard, "worktree")
+    yard.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib", cwd=top)
+    yard.git("commit", "-qm", "with a submodule", cwd=top)
+    (top / "lib/lib.c").write_text("int y;\n")
+    (top / "lib/new").write_text("untracked\n")
+    before, files = standing(yard, top), marks(top)
+    saved = yard.workspaces.save(workspace, 1)
+    for path in (top / "lib/lib.c", top / "lib/new", top / "lib/.git"):
+        path.unlink()
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (standing(yard, top), marks(top)) == (before, files)
+
+
+def test_small_ignored_files_come_along(yard: Yard) -> None:
+    """By default small ignored files are saved, large ones and what a build makes again are named; both can be chosen otherwise."""
+    workspace, top = made(yard, "worktree")
+    (top / ".gitignore").write_text("*.log\n.env\nnode_modules/\nbuilt/\n*.bin\n")
+    for name in (".env", "a.log", "node_modules/m.js", "built/CACHEDIR.TAG", "built/x", "tracked.bin"):
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_text(name)
+    (top / "built/CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
+    for name in ("large.bin", "tracked.bin"):
+        (top / name).write_bytes(b"x" * (scanning.LARGE + 1))
+    yard.git("add", "--force", "tracked.bin", cwd=top)
+
+    def saved_with(ignored: str, number: int) -> tuple[set[str], set[str]]:
+        saved = yard.workspaces.save(workspace, number, ignored=ignored)
+        there = set(show(yard, saved, "ls-tree", "-r", "--name-only", f"{saved.commit}:worktree").split("\n"))
+        every = {".env", "a.log", "node_modules/m.js", "built/x", "large.bin", "tracked.bin"}
+        return there & every, {name for name, _ in saved.left_out}
+
+    assert saved_with("small", 1) == ({".env", "a.log", "tracked.bin"}, {"node_modules/", "built/", "large.bin"})
+    assert saved_with("small", 2) == ({".env", "a.log", "tracked.bin"}, {"node_modules/", "built/", "large.bin"})
+    assert saved_with("all", 3) == ({".env", "a.log", "tracked.bin", "node_modules/m.js", "built/x", "large.bin"}, set())
+
+
+def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
+    """What a checkpoint left out is not touched by a restore; where a saved file has to stand, it is moved to the trash."""
+    workspace, top = made(yard, "worktree")
+    (top / ".gitignore").write_text("node_modules/\n")
+    (top / "place").write_text("a file\n")
+    saved = yard.workspaces.save(workspace, 1)
+    (top / "node_modules").mkdir()
+    (top / "node_modules/m.js").write_text("left\n")
+    (top / "place").unlink()
+    (top / "place/node_modules").mkdir(parents=True)
+    (top / "place/node_modules/deep.js").write_text("moved\n")
+    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (top / "place").read_text() == "a file\n"
+    assert (top / "node_modules/m.js").read_text() == "left\n"
+    assert [path.read_text() for path in yard.root.glob(".perdure/trash/*/in-the-way/node_modules/deep.js")] == ["moved\n"]
+    assert len(restored.notes) == 1
+
+
+def test_files_that_are_written_all_the_time(yard: Yard) -> None:
+    """A file that grows, is cut and is replaced while it is being saved stops nothing: some reading of it is kept, and it is named."""
+    workspace, top = made(yard, "worktree")
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            for name in ("busy", f"come-{number % 7}"):
+                (top / name).write_bytes(b"%d\n" % number * 60_000)
+            (top / f"come-{(number + 3) % 7}").unlink(missing_ok=True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        saves = [yard.workspaces.save(workspace, number) for number in range(1, 5)]
+    finally:
+        stop.set()
+        writer.join()
+    for saved in saves:
+        assert {"worktree/busy"} <= set(show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit).split("\n")) | {
+            f"worktree/{name}" for name, _ in saved.left_out
+        }
+    assert show(yard, saves[-1], "fsck", "--no-dangling") == ""
+    last = yard.workspaces.save(workspace, 9)
+    assert (last.unsteady, yard.workspaces.drift(workspace, last.commit)) == ((), ())
+
+
+def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
+    """A restore refuses as long as a process stands in the workdir, and names it."""
+    workspace, top = made(yard, "worktree")
+    saved = yard.workspaces.save(workspace, 1)
+    with subprocess.Popen(["sleep", "60"], cwd=top) as sleeper:
+        with pytest.raises(Conflict, match=str(sleeper.pid)):
+            yard.workspaces.put_in_place(workspace, saved.commit)
+        sleeper.kill()
+
+
+def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
+    """An agent that deletes perdure's refs and prunes cannot make the next checkpoint stand on objects that are not there."""
+    workspace, top = made(yard, "worktree")
+    (top / "new").write_text("only here\n")
+    yard.workspaces.save(workspace, 1)
+    for ref in yard.git("for-each-ref", "--format=%(refname)", "refs/perdure").split():
+        yard.git("update-ref", "-d", ref)
+    yard.git("gc", "--quiet", "--prune=now")
+    saved = yard.workspaces.save(workspace, 2)
+    assert show(yard, saved, "cat-file", "-p", f"{saved.commit}:worktree/new") == "only here"
+    assert show(yard, saved, "fsck", "--no-dangling") == ""
+
+
+def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
+    """A HEAD whose tree has `.git`, a link called .gitmodules and a submodule's entry without one does not stop a checkpoint."""
+    workspace, top = made(yard, "worktree")
+    blob = yard.git("hash-object", "-w", "README")
+    inner = subprocess.run(
+        ["git", "mktree"], cwd=yard.repo, input=f"100644 blob {blob}\tconfig\n", capture_output=True, text=True, check=True
+    ).stdout.strip()
+    lines = f"040000 tree {inner}\t.git\n100644 blob {blob}\tREADME\n120000 blob {blob}\t.gitmodules\n160000 commit {'1' * 40}\tsub\n"
+    tree = subprocess.run(
+        ["git", "mktree", "--missing"], cwd=yard.repo, input=lines, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    yard.git("update-ref", "refs/heads/work", yard.git("commit-tree", "-m", "hostile", tree, env=USER))
+    saved = yard.workspaces.save(workspace, 1)
+    assert (top / ".git").is_file()
+    assert show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree").split("\n") == [".gitignore", "README", "src"]
+
+
+def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
+    """A forged checkpoint with names that lead out, or into the workdir's git directory, places nothing there, and says so."""
+    workspace, _ = made(yard, "isolated")
+    saved = yard.workspaces.save(workspace, 1)
+    shelf = saved.git_dir
+    blob = yard.git("--git-dir", shelf, "hash-object", "-w", "README")
+
+    def tree(*entries: tuple[str, str, str]) -> str:
+        raw = b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in entries)
+        words = ["git", "--git-dir", shelf, "hash-object", "-w", "-t", "tree", "--literally", "--stdin"]
+        return subprocess.run(words, input=raw, capture_output=True, check=True).stdout.decode().strip()
+
+    below = tree(("100644", "escaped", blob))
+    worktree = tree(("40000", "..", below), ("40000", ".git%", below), ("100644", "README", blob))
+    about = yard.git("--git-dir", shelf, "rev-parse", f"{saved.commit}:checkpoint.json")
+    forged = yard.git(
+        "--git-dir", shelf, "commit-tree", "-m", "x", tree(("100644", "checkpoint.json", about), ("40000", "worktree", worktree)), env=USER
+    )
+    restored = yard.workspaces.put_in_place(workspace, forged)
+    assert not list(yard.top.rglob("escaped"))
+    assert len(restored.notes) == 2
+
+
+def test_a_directory_without_git_has_a_limit(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without git a directory with too many files is refused with a sentence, and nothing is published."""
+    monkeypatch.setattr(scanning, "MOST_FILES", 10)
+    workspace, top = made(yard, "task")
+    for number in range(12):
+        (top / str(number)).write_text("x")
+    with pytest.raises(WorkspaceError, match="more than 10 files"):
+        yard.workspaces.save(workspace, 1)
+    assert yard.workspaces.list_saved(workspace) == {}
+
+
+def test_a_split_index_and_other_ids(yard: Yard) -> None:
+    """A repository with SHA-256 ids and an index in two files is saved and put back like any other."""
+    top = yard.top / "other"
+    yard.git("init", "-q", "--object-format=sha256", str(top))
+    (top / "a").write_text("one\n")
+    yard.git("add", ".", cwd=top)
+    yard.git("commit", "-qm", "first", cwd=top)
+    yard.git("update-index", "--split-index", cwd=top)
+    (top / "b").write_text("staged\n")
+    yard.git("add", "b", cwd=top)
+    (top / "b").write_text("not staged\n")
+    workspace, before, files = here(yard, top), standing(yard, top), marks(top)
+    saved = yard.workspaces.save(workspace, 1)
+    assert len(saved.commit) == 64
+    (top / "a").unlink()
+    yard.git("add", "--all", cwd=top)
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (standing(yard, top), marks(top)) == (before, files)
