@@ -13,6 +13,8 @@ SETTINGS = {
     "timeout": "the longest that one attempt may take; 0: no limit",
     "stall": "the longest that an agent may be silent, five times as long inside a tool; 0: no limit",
     "grace": "the time between the polite and the final end of an agent",
+    "checkpoint_every": "the least time between two checkpoints while an agent works; 0: only at the ends of turns and attempts",
+    "checkpoint_ignored": "which ignored files a checkpoint has: `small` (each up to 10 MiB, not what a build makes), `all`, `none`",
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
     "backend": "`worktree` or `isolated`; empty: `worktree` for a local repository, `isolated` for a URL",
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",
@@ -38,6 +40,7 @@ PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state"
 DURATIONS = (
     *("timeout", "stall", "grace", "gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch"),
     "gc_trash",
+    "checkpoint_every",
 )
 
 VARIABLES = {
@@ -81,6 +84,10 @@ REPORT = {
     "attempts[].receipt": "null while it runs, and where the conversation was never touched",
     "attempts[].usage": "what this attempt added",
     "attempts[].effects": "what it did outside its workdir, as far as its shell commands show: pushes, pull requests, published packages",
+    "attempts[].checkpoint": "the checkpoint whose conversation was put back for it; 0: none",
+    "attempts[].checkpoints": "the checkpoints of the attempt that are kept, oldest first; the workdir is a git commit",
+    "attempts[].missed_checkpoints": "why checkpoints could not be taken",
+    "attempts[].drift": "what had become of the workdir since the last checkpoint when it started",
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",
     "attempts[].effects[].command": "the shell command",
     "attempts[].effects[].ok": "whether it came back well; null where its end was not seen",

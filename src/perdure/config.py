@@ -40,6 +40,10 @@ class Settings:
     stall: float = 600.0
     grace: float = 10.0
     """Between the polite and the final end of an agent."""
+    checkpoint_every: float = 20.0
+    """At least so long between two checkpoints while an agent works."""
+    checkpoint_ignored: str = "small"
+    """Which ignored files a checkpoint has."""
     budget_usd: float = 0.0
     backend: str = ""
     base: str = ""
@@ -148,6 +152,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "timeout": _seconds,
     "stall": _seconds,
     "grace": _seconds,
+    "checkpoint_every": _seconds,
+    "checkpoint_ignored": _one_of("small", "all", "none"),
     "budget_usd": _money,
     "backend": _one_of("worktree", "isolated"),
     "base": _text,

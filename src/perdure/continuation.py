@@ -33,6 +33,8 @@ class Situation:
     """Rungs that failed for this conversation since it last went on."""
     writers: tuple[int, ...] = ()
     """Live processes of somebody else on this conversation."""
+    checkpoint: int = 0
+    """The newest checkpoint whose conversation is another than the copy's, where the copy is of no use; 0: none."""
     resume_by_path: bool = False
     new_id: str = ""
     """An unused id, where the CLI lets the caller choose."""
@@ -86,6 +88,9 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
             f"no transcript could be used as it is; a copy was mended ({len(at.edits)} change(s)), and the agent was shown to go on from it"
         )
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.REPAIRED, reason=reason, edits=at.edits)
+    if at.checkpoint and Rung.CHECKPOINT not in at.tried:
+        reason = f"the agent does not take the newest copy of the conversation; that of checkpoint {at.checkpoint} goes back"
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.CHECKPOINT, checkpoint=at.checkpoint, reason=reason)
     if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
         return _never_began(at, session)
     return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
@@ -168,6 +173,10 @@ class Story:
     cwd: str = ""
     effects: tuple[str, ...] = ()
     """What earlier attempts did to the world outside the workdir."""
+    restored: str = ""
+    """That workdir and conversation, or the conversation alone, were taken back to a checkpoint."""
+    drift: str = ""
+    """What somebody else did to the workdir since the agent left it."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
@@ -192,10 +201,13 @@ CHECK_IT = "Check that the task above is complete, finish what is missing, and s
 def _resumed(story: Story) -> str:
     new = tuple(context for context in story.contexts if context.version > story.given)
     interrupted = story.previous is not None and not story.previous.ok
-    parts = []
+    parts = [story.restored]
     if interrupted:
         parts.append(_interruption(story))
+        parts.append(story.drift)
         parts.append(_effects(story))
+    else:
+        parts.append(story.drift)
     if story.turns_between:
         parts.append(
             f"Note: somebody else continued this conversation in between ({story.turns_between} prompt(s) above are not from the runner). "
@@ -255,6 +267,8 @@ def _brief(story: Story) -> str:
         lines.append(_interruption(story))
     elif story.workdir:
         lines.append(f"The working directory now: {story.workdir}")
+    if story.drift:
+        lines.append(story.drift)
     if story.effects:
         lines.append(_effects(story))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ that could speak against it was looked at; `broken` is never a success.
 
 from __future__ import annotations
 
-from perdure.model import Continuation, Evidence, Receipt, Rung, Start, Verdict
+from perdure.model import PUT_BACK, Continuation, Evidence, Receipt, Rung, Start, Verdict
 
 EDITS = 20
 """So many changes of a mended transcript stand in the receipt itself."""
@@ -30,6 +30,9 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
         return _receipt(Verdict.FORKED, continuation, evidence, *_fork_grounds(continuation, evidence))
     if continuation.rung is Rung.REPAIRED:
         return _receipt(Verdict.REPAIRED, continuation, evidence, *_mends(continuation), *_grounds(continuation, evidence))
+    if continuation.rung is Rung.CHECKPOINT:
+        reason = f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest part is missing"
+        return _receipt(Verdict.REPAIRED, continuation, evidence, reason)
     if evidence.known_kept is False:
         return _receipt(Verdict.REPAIRED, continuation, evidence, "an older copy was put back: its newest part is missing")
     return _receipt(Verdict.NATIVE, continuation, evidence, *_grounds(continuation, evidence))
@@ -83,7 +86,7 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
         found.append(f"the agent could not save it: {evidence.writes_lost}")
     if evidence.foreign_turns:
         found.append(_foreign(evidence))
-    if evidence.known_kept is False and continuation.rung not in (Rung.COPY, Rung.REPAIRED):
+    if evidence.known_kept is False and continuation.rung not in PUT_BACK:
         found.append("the transcript was changed between the attempts: what perdure had seen of it is not in it any more")
     return found
 

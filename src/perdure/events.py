@@ -226,6 +226,8 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """How many there had been when it was restored."""
     undo: int = 0
     """The checkpoint of what was there before; 0 where nothing was."""
+    files_only: bool = False
+    """The conversation stayed where it was."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):

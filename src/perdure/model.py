@@ -99,8 +99,13 @@ class Rung(StrEnum):
     PATH = "path"
     COPY = "copy"
     REPAIRED = "repaired"
+    CHECKPOINT = "checkpoint"
     REBUILT = "rebuilt"
     FRESH = "fresh"
+
+
+PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
+"""Rungs on which something of perdure's own takes the place of the agent's transcript."""
 
 
 class OnEdit(StrEnum):
@@ -297,6 +302,8 @@ class Continuation:
     """The last turn of the parent that the fork keeps; 0: all of them."""
     edits: tuple[str, ...] = ()
     """What perdure changed in the transcript before the agent goes on from it, for the rung `repaired`."""
+    checkpoint: int = 0
+    """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,8 +473,10 @@ class Saved:
     """Empty without git, and for a detached HEAD."""
     changed: int = 0
     untracked: int = 0
-    left_out: tuple[str, ...] = ()
-    """What the policy for ignored files leaves out, or what cannot be kept, with the reason."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Name and reason; a directory's name ends in a slash."""
+    unsteady: tuple[str, ...] = ()
+    """Files that were written to while they were being read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

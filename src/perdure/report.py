@@ -10,7 +10,8 @@ from typing import Any
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
-from perdure.model import Attempt, Context, TaskRun, Usage
+from perdure.events import CheckpointMissed, DriftSeen, Record
+from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.protocols import RunStore
 
 SCHEMA_VERSION = 1
@@ -18,11 +19,18 @@ SCHEMA_VERSION = 1
 
 def report_of(store: RunStore, run: TaskRun) -> dict[str, Any]:
     """The report of a run as it stands in the store."""
-    effects = ledger(store.history(run.id, limit=100_000))
-    return run_report(run, store.attempts(run.id), store.contexts(run.id), effects)
+    records = store.history(run.id, limit=100_000)
+    return run_report(run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records)
 
 
-def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Context], effects: Sequence[Effect] = ()) -> dict[str, Any]:
+def run_report(
+    run: TaskRun,
+    attempts: Sequence[Attempt],
+    contexts: Sequence[Context],
+    effects: Sequence[Effect] = (),
+    checkpoints: Sequence[Checkpoint] = (),
+    records: Sequence[Record] = (),
+) -> dict[str, Any]:
     """The object that `show`, `run`, `retry` and `update` print with --json."""
     total = Usage()
     for attempt in attempts:
@@ -49,7 +57,7 @@ def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Con
             "backend": str(place.backend) if place else "",
         },
         "attempts_allowed": run.attempts_allowed,
-        "attempts": [_attempt(attempt, effects) for attempt in attempts],
+        "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],
         "usage": plain(total),
         "conditions": [plain(condition) for condition in run.conditions],
         "created": run.created,
@@ -59,7 +67,7 @@ def run_report(run: TaskRun, attempts: Sequence[Attempt], contexts: Sequence[Con
     }
 
 
-def _attempt(attempt: Attempt, effects: Sequence[Effect]) -> dict[str, Any]:
+def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[Checkpoint], records: Sequence[Record]) -> dict[str, Any]:
     asked = attempt.continuation
     return {
         "number": attempt.number,
@@ -75,7 +83,25 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect]) -> dict[str, Any]:
         "receipt": plain(attempt.receipt) if attempt.receipt else None,
         "usage": plain(attempt.usage),
         "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
+        "checkpoint": asked.checkpoint if asked else 0,
+        "checkpoints": [_checkpoint(each) for each in checkpoints if each.attempt == attempt.number],
+        "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],
+        "missed_checkpoints": [r.event.reason for r in records if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)],
         "started": attempt.started,
         "ended": attempt.ended,
         "directory": attempt.directory,
+    }
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    saved = checkpoint.workdir
+    return {
+        "number": checkpoint.number,
+        "at": checkpoint.at,
+        "why": checkpoint.why,
+        "commit": saved.commit,
+        "ref": saved.ref,
+        "changed": saved.changed,
+        "untracked": saved.untracked,
+        "left_out": len(saved.left_out),
     }

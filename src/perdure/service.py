@@ -109,6 +109,18 @@ def update(engine: Engine, ref: str, text: str) -> TaskRun:
     return engine.store.update(run.id, text)
 
 
+def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
+    """The run, while nobody is at work in it; what lost its supervisor is taken over first. Raises Conflict, with what cannot be done
+    meanwhile."""
+    if run.state is RunState.RUNNING:
+        rescued = rescue(engine, run)
+        if rescued is None or rescued.state is RunState.RUNNING:
+            raise Conflict(f"{run.name} is at work (attempt {run.attempt}), so {so}", f"perdure stop {run.name}")
+        run = rescued
+    refuse_open(engine, run)
+    return run
+
+
 def refuse_open(engine: Engine, run: TaskRun) -> None:
     """Raises Conflict while a person goes on by hand in the run's conversation, or in its workdir."""
     if (other := engine.store.opened_beside(run)) is not None:

@@ -51,6 +51,8 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         homes=Remembered(chosen.state),
         worker=worker_identity(),
         grace_s=chosen.grace,
+        checkpoint_every_s=chosen.checkpoint_every,
+        checkpoint_ignored=chosen.checkpoint_ignored,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

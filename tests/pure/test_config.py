@@ -58,7 +58,17 @@ def test_the_environment_beats_the_project_beats_the_user(place: Place) -> None:
 def test_every_setting_can_come_from_each_source(place: Place) -> None:
     """All settings are read from the environment and from the user's file, with the same meaning."""
     values = {"root": "/r", "state": "/s", "agent": "codex", "model": "m", "permissions": "full", "continuity": "strict", "attempts": "7"}
-    values |= {"timeout": "2h", "stall": "15m", "grace": "3", "budget_usd": "2.5", "backend": "isolated", "base": "main", "verify": "make"}
+    values |= {
+        "timeout": "2h",
+        "stall": "15m",
+        "grace": "3",
+        "checkpoint_every": "5s",
+        "checkpoint_ignored": "none",
+        "budget_usd": "2.5",
+        "backend": "isolated",
+        "base": "main",
+        "verify": "make",
+    }
     values |= {"ca_file": "/ca.pem"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}

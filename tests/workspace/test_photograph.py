@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.model import TaskSpec, Workspace
-from perdure.workspace import Saved, Workspaces
+from perdure.model import Saved, TaskSpec, Workspace
+from perdure.workspace import Workspaces
 from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 Marks = dict[str, tuple[str, bytes]]

@@ -3,20 +3,24 @@
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
 Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts, stored
 before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines,
-collisions), `reading` (what the events add up to), `closing` (evidence, receipt, verify, decision).
+collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `closing` (evidence,
+receipt, verify, decision).
 """
 
 from __future__ import annotations
 
+from perdure.attempt.checkpointing import Checkpointing, forget
 from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
-from perdure.attempt.opening import open_attempt, reopen_attempt
+from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
 from perdure.errors import GitFailed, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
-__all__ = ["Engine", "perform", "take_over"]
+__all__ = ["Engine", "forget_checkpoints", "perform", "take_over"]
+
+forget_checkpoints = forget
 
 
 def perform(engine: Engine, claim: Claim) -> TaskRun:
@@ -33,8 +37,7 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
         return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
     except PerdureError as error:
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error)))
-    with opened:
-        return close(engine, opened, watch(engine, opened))
+    return _follow(engine, opened)
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
@@ -47,5 +50,10 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
     if opened is None:
         detail = "perdure was ended before it had started the agent"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
+    return _follow(engine, opened)
+
+
+def _follow(engine: Engine, opened: Opened) -> TaskRun:
     with opened:
-        return close(engine, opened, watch(engine, opened))
+        checkpoints = Checkpointing(engine, opened)
+        return close(engine, opened, watch(engine, opened, checkpoints), checkpoints)

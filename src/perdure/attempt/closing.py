@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure import process
+from perdure.attempt.checkpointing import Checkpointing
 from perdure.attempt.engine import Engine, mark_of
 from perdure.attempt.evidence import gather
 from perdure.attempt.opening import Opened
@@ -19,6 +20,7 @@ from perdure.errors import PerdureError
 from perdure.events import AnyEvent, CollisionSeen, SessionRetired, VerifyEnded
 from perdure.lifecycle import FREE, Tally, decide
 from perdure.model import (
+    PUT_BACK,
     Attempt,
     Claim,
     Condition,
@@ -27,7 +29,6 @@ from perdure.model import (
     Outcome,
     OutcomeKind,
     Receipt,
-    Rung,
     Session,
     SessionState,
     Start,
@@ -42,7 +43,7 @@ VERIFY_TIMEOUT_S = 1800.0
 VERIFY_OUTPUT = 4000
 
 
-def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
+def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
     """Stores how the attempt ended and what follows. Returns the run as it is then."""
     claim = opened.claim
     outcome = opened.driver.outcome(watched.exit, watched.reading.for_classifier())
@@ -60,6 +61,7 @@ def close(engine: Engine, opened: Opened, watched: Watched) -> TaskRun:
         events.append(checked)
     usage = watched.reading.usage(opened.session.total if opened.session else Usage())
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    checkpoints.end("end")
     for path in opened.directory.glob("conversation-*"):
         engine.redactor.file(path)
     events += [SessionRetired(session_id=s.id, cause=s.cause) for s in sessions if s.state is SessionState.RETIRED]
@@ -126,7 +128,7 @@ def _sessions(
         return ()
     transcript = opened.transcript(session.id)
     found = snapshot(opened.driver, transcript)
-    changed = evidence.known_kept is False and opened.asked.rung not in (Rung.COPY, Rung.REPAIRED)
+    changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     if transcript is not None and found is not None and found.turns and not changed:
         try:
             engine.copies.take(opened.driver, session.id, transcript)

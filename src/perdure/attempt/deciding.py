@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.attempt import repairing
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import HISTORY, Engine
 from perdure.continuation import Situation, choose
-from perdure.events import CollisionSeen
+from perdure.events import CheckpointRestored, CollisionSeen
 from perdure.model import (
     RESET,
     Attempt,
@@ -43,6 +43,7 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     run = claim.run
     lineage = engine.store.lineage(SessionKey(run.spec.agent, run.scope))
     retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
+    tried = _rungs_tried(_since_restore(engine, run.id), live.id) if live else frozenset()
     situation = Situation(
         policy=run.spec.continuity,
         now=engine.store.now(),
@@ -56,7 +57,7 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         parent_refused=Rung.NATIVE in _rungs_tried(engine.store.attempts(run.id), run.spec.forks),
         transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
         copy=_copy(engine, claim, driver, home, live.id) if live else None,
-        tried=_rungs_tried(engine.store.attempts(run.id), live.id) if live else frozenset(),
+        tried=tried,
         writers=tuple(driver.writers(home, live.id)) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
@@ -66,6 +67,9 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.REPAIRED not in situation.tried:
         mended = repairing.mend(engine, claim, driver, home, live.id)
         continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation
+    if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.CHECKPOINT not in tried:
+        older = _older(engine, run.id, driver, live)
+        continuation = choose(replace(situation, checkpoint=older)) if older else continuation
     if continuation.kind is Start.WAIT:
         assert live is not None
         engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
@@ -84,6 +88,26 @@ def _copy(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session
     except ValueError:
         return None
     return snapshot(driver, copy)
+
+
+def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
+    """The attempts that say something of the conversation as it is: a restore made it another one."""
+    events = [record.event for record in engine.store.history(run_id, limit=HISTORY)]
+    last = max((event.attempts for event in events if isinstance(event, CheckpointRestored) and not event.files_only), default=0)
+    return [attempt for attempt in engine.store.attempts(run_id) if attempt.number > last]
+
+
+def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> int:
+    """The newest checkpoint that has another state of the conversation than the newest copy, with something said in it."""
+    newest = engine.copies.parts(driver, live.id)[:1]
+    for checkpoint in reversed(engine.store.checkpoints(run_id)):
+        main = checkpoint.conversation[:1]
+        if checkpoint.session_id != live.id or not main or main == newest:
+            continue
+        path = engine.copies.find(driver.name, main[0])
+        if path is not None and driver.prompts(path.read_bytes()[: main[0].size]):
+            return checkpoint.number
+    return 0
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:

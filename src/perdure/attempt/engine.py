@@ -26,6 +26,8 @@ ORDINARY = (
 """What any program needs of the user's environment; the agent's own variables come from its driver."""
 
 HEARTBEAT_S = 15.0
+HISTORY = 100_000
+"""So many records of a run are looked through."""
 NO_LIMITS = Volumes()
 
 EventT = TypeVar("EventT", bound=AnyEvent)
@@ -58,6 +60,10 @@ class Engine:
     volumes: Volumes = NO_LIMITS
     lease_s: float = 60.0
     grace_s: float = 10.0
+    checkpoint_every_s: float = 20.0
+    """At least so long between two checkpoints while an agent works; 0: only at the ends of turns and attempts."""
+    checkpoint_ignored: str = "small"
+    """Which ignored files a checkpoint has: `small`, `all` or `none`."""
     stopping: Callable[[], bool] = _keep_on
     """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
 

@@ -14,16 +14,18 @@ from types import TracebackType
 
 from perdure import process
 from perdure.attempt.deciding import NotStarted, decide
-from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.drift import drift, ground_of
+from perdure.attempt.engine import HISTORY, Engine, mark_of
 from perdure.attempt.flags import flags_of
+from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.continuation import prompt
 from perdure.events import AgentLaunched, CopyRestored, SessionPinned, TranscriptMended
 from perdure.model import (
+    PUT_BACK,
     Attempt,
     Claim,
-    Command,
     Continuation,
     Launch,
     Outcome,
@@ -40,8 +42,6 @@ from perdure.model import (
 )
 from perdure.protocols import AgentDriver, Begun
 from perdure.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
-
-RESTORE_S = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,8 +131,11 @@ def _begin(
     key = SessionKey(run.spec.agent, run.scope)
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
-    if asked.rung is Rung.COPY:
-        place = _put_back(engine, claim, driver, program, home, asked.session_id)
+    records = engine.store.history(run.id, limit=HISTORY)
+    ground = ground_of(engine, run, asked, records)
+    if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
+        back = ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
+        place = put_back(engine, run, driver, program, home, asked.session_id, directory / "restore", parts=back)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
     if asked.rung is Rung.REPAIRED:
         place, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
@@ -146,8 +149,12 @@ def _begin(
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
+    seen = drift(engine, run, ground)
+    if seen is not None:
+        engine.store.record(claim, [seen])
     between, left = _turns_between(driver, live, before), _came_from(driver, home, asked, live)
-    text = prompt(asked, story_of(engine, claim, asked, live, between, left, _heard(driver, asked, before)))
+    heard = _heard(driver, asked, before)
+    text = prompt(asked, story_of(engine, claim, asked, live, between, left, heard, records=records, ground=ground, drift=seen))
     session = live
     if session is None and own_id:
         session = Session(
@@ -196,7 +203,7 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
 
 def _heard(driver: AgentDriver, asked: Continuation, before: Snapshot | None) -> frozenset[str] | None:
     """The marks of the prompts in a transcript that was put in place of the agent's own; None where the own one goes on."""
-    if before is None or asked.rung not in (Rung.COPY, Rung.REPAIRED):
+    if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
 
@@ -208,37 +215,15 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
     return live.cwd if live is not None and asked.kind is Start.RESUME else ""
 
 
-def _put_back(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> Path:
-    """Puts perdure's own copy back. Whether the agent takes it is for the attempt to show. Returns where it went."""
-    assert claim.run.workspace is not None
-    if driver.archive is None:
-        return engine.copies.put_back(driver, session_id, home, Path(claim.run.workspace.path))
-    _restore(engine, claim, driver.archive.restore(program, session_id, engine.copies.of(driver.name, session_id).read_bytes()), driver)
-    return home
-
-
 def _put_mended(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> tuple[Path, list[str]]:
     """Puts the mended copy where the agent looks. Returns the place, and where what lay there is now."""
     assert claim.run.workspace is not None
-    mended = engine.attempt_directory(claim) / MENDED
+    directory = engine.attempt_directory(claim)
+    mended = (directory / MENDED).read_bytes()
     if driver.archive is None:
-        return engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), mended.read_bytes())
-    _restore(engine, claim, driver.archive.restore(program, session_id, mended.read_bytes()), driver)
+        return engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), mended)
+    take_in(engine, claim.run, driver, driver.archive.restore(program, session_id, mended), directory / "restore")
     return home, []
-
-
-def _restore(engine: Engine, claim: Claim, command: Command, driver: AgentDriver) -> None:
-    """Runs what brings a conversation back into an archive, to its end."""
-    assert claim.run.workspace is not None
-    restoring = process.start(
-        command,
-        directory=engine.attempt_directory(claim) / "restore",
-        cwd=Path(claim.run.workspace.path),
-        env=engine.agent_environment(driver, claim.run),
-        mark=f"{claim.run.id}.{claim.attempt}.restore",
-        deadline_s=RESTORE_S,
-    )
-    restoring.wait()
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.attempt.drift import NO_GROUND, Ground, standing
 from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
-from perdure.events import AttemptEnded, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
+from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Continuation, Session, Start, TaskRun
 from perdure.transcripts import fingerprint
 from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
 BRIEF_WIDTH = 300
-HISTORY = 100_000
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -29,14 +30,20 @@ def story_of(
     turns_between: int,
     came_from: str = "",
     heard: frozenset[str] | None = None,
+    *,
+    records: Sequence[Record],
+    ground: Ground = NO_GROUND,
+    drift: DriftSeen | None = None,
 ) -> Story:
     """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before; `heard` the
     marks of the prompts in a transcript that was put in its place."""
     run = claim.run
     assert run.workspace is not None
-    ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.outcome is not None and attempt.number < claim.attempt]
-    records = engine.store.history(run.id, limit=HISTORY)
-    done, open_tools = _told(records)
+    left = standing(records)
+    there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
+    # What a restore took back is no part of the story: its attempts are not in the conversation any more.
+    ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.number in there and attempt.number < claim.attempt]
+    done, open_tools = _told(left)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     return Story(
@@ -50,7 +57,35 @@ def story_of(
         left=came_from if came_from != run.workspace.path else "",
         cwd=run.workspace.path,
         effects=tuple(_effect(effect) for effect in ledger(records)),
+        restored=_restored(ground),
+        drift=_drift(drift, ground) if drift is not None else "",
     )
+
+
+def _restored(ground: Ground) -> str:
+    """That the conversation, or all of it, is not where the agent left it."""
+    checkpoint = ground.checkpoint
+    if checkpoint is None or not (ground.restored or ground.back):
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkpoint.at / 1000))
+    if ground.back:
+        return (
+            f"This conversation was taken back to where it stood at {when}, because its newest part cannot be used. What you said and "
+            "did after that is not in it any more, but the files still have it."
+        )
+    if ground.restored is not None and ground.restored.files_only:
+        return f"A person took the working directory back to where it stood at {when}. What you did there after that is undone."
+    return f"A person took the working directory and this conversation back to where they stood at {when}."
+
+
+def _drift(seen: DriftSeen, ground: Ground) -> str:
+    """What is not as the agent knows it, in a sentence or two."""
+    who = "these files were changed, by you or by somebody else" if ground.by_itself else "somebody else changed these files"
+    more = f" and {seen.count - NAMES} more" if seen.count > NAMES else ""
+    said = [f"{who}: {', '.join(map(named, seen.paths[:NAMES]))}{more}"] if seen.count else []
+    if seen.head_before != seen.head_now:
+        said.append(f"HEAD moved from {seen.head_before[:12] or 'nothing'} to {seen.head_now[:12] or 'nothing'}")
+    return f"Since then {'; '.join(said)}. Look at them before you rely on what you remember of them."
 
 
 def _workdir(state: WorkdirState) -> str:

@@ -11,13 +11,24 @@ from pathlib import Path
 from typing import get_args
 
 from perdure import process
+from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_conversation, sent
 from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
 from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
-from perdure.events import AgentEvent, AnyEvent, AttemptAdopted, CollisionSeen, OutputCapped, SessionConfirmed, SessionPinned, SessionSeen
+from perdure.events import (
+    AgentEvent,
+    AnyEvent,
+    AttemptAdopted,
+    CollisionSeen,
+    OutputCapped,
+    SessionConfirmed,
+    SessionPinned,
+    SessionSeen,
+    ToolEnded,
+)
 from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
 from perdure.protocols import Archive
-from perdure.transcripts import begins_with, fingerprint, prompts_since
+from perdure.transcripts import prompts_since
 
 TICK_S = 0.04
 COLLISION_CHECK_S = 1.0
@@ -43,6 +54,7 @@ class _Watch:
     opened: Opened
     lines: process.Lines
     skip: int
+    checkpoints: Checkpointing
     reading: Reading = field(default_factory=Reading)
     joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
@@ -75,8 +87,11 @@ class _Watch:
             self.pending.append(event)
         if isinstance(event, SessionSeen):
             self.pin(event.session_id)
+        if isinstance(event, ToolEnded):
+            self.checkpoints.tool_ended()
         if self.reading.turn_over and not was_over:
             self.save_turn()
+            self.checkpoints.want("turn", in_s=SETTLES_S)
 
     def pin(self, session_id: str) -> None:
         """Stores a newly seen id at once. An id that is not the one to be resumed ends the attempt."""
@@ -88,7 +103,7 @@ class _Watch:
             return
         now = self.engine.store.now()
         claim = self.opened.claim
-        prompts = session.prompts if session is not None else (self.sent(),)
+        prompts = session.prompts if session is not None else (sent(self.opened),)
         if session is not None:
             self.engine.store.put_session(replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"))
         self.opened.session = Session(
@@ -106,22 +121,12 @@ class _Watch:
         self.pending.append(SessionPinned(session_id=session_id))
         self.flush(self.opened.session)
 
-    def sent(self) -> str:
-        return fingerprint((self.opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
-
     def save_turn(self) -> None:
         """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the prompt stands in it."""
-        session = self.opened.session
-        if session is None:
+        session, transcript = self.opened.session, copy_conversation(self.engine, self.opened)
+        if session is None or transcript is None:
             return
-        transcript = self.opened.transcript(session.id)
-        if transcript is None:
-            return
-        # A transcript that lost what was known of it does not replace the copy that still has it.
-        if session.snapshot is not None and not begins_with(self.opened.driver, transcript, session.snapshot):
-            return
-        self.engine.copies.take(self.opened.driver, session.id, transcript)
-        if session.state is SessionState.PINNED and self.sent() in prompts_since(self.opened.driver, transcript, None):
+        if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(self.opened.driver, transcript, None):
             self.opened.session = replace(session, state=SessionState.CONFIRMED, updated=self.engine.store.now())
             self.pending.append(SessionConfirmed(session_id=session.id))
             self.flush(self.opened.session)
@@ -140,8 +145,10 @@ class _Watch:
     def keep_limits(self) -> None:
         """Heartbeat, a person's stop, silence, endless retries, other writers."""
         now = process.boottime()
-        if self.engine.stopping():
+        if self.engine.stopping() and not self.stopped:
             self.stop("stopped")
+            # Whoever stops perdure may have less patience than the agent takes to end.
+            self.checkpoints.want("stop")
         if now - self.beat >= HEARTBEAT_S:
             self.beat = now
             if self.engine.store.renew(self.opened.claim, self.engine.lease_s).cancel_requested:
@@ -175,13 +182,14 @@ class _Watch:
             self.stop("stopped")
 
 
-def watch(engine: Engine, opened: Opened) -> Watched:
+def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched:
     """Follows the agent to its end, however it ends."""
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
-    run = _Watch(engine, opened, process.Lines(stdout), skip=_already_written(engine, opened), beat=now, heard=now)
+    run = _Watch(engine, opened, process.Lines(stdout), _already_written(engine, opened), checkpoints, beat=now, heard=now)
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
+        checkpoints.want("adopted")
     end = None if opened.process is not None else Exit(cause="lost", at=engine.store.now())
     while end is None:
         assert opened.process is not None
@@ -189,6 +197,7 @@ def watch(engine: Engine, opened: Opened) -> Watched:
         run.take_lines()
         if end is None:
             run.keep_limits()
+            checkpoints.tick()
     _read_to_the_end(run)
     return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), collided=run.collided)
 

@@ -64,7 +64,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
         start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags")
-        keep = (*start, "outcome", "receipt", "effects")
+        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
@@ -97,14 +97,16 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["continuation"]:
         print(f"  start     {attempt['continuation']} {attempt['session_id']}: {clean(attempt['why'])}")
     print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
-    for change in _drift(previous, attempt) if previous else ():
-        print(f"  drift     {clean(change)}")
+    for change in (*(_drift(previous, attempt) if previous else ()), *map(_moved, attempt["drift"])):
+        print(f"  drift     {one_line(change, 200)}")
     if attempt["outcome"]:
         outcome = attempt["outcome"]
         print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
     for effect in attempt["effects"]:
         ended = {True: "done", False: "failed", None: "end not seen"}[effect["ok"]]
         print(f"  effect    {effect['kind']}: {one_line(effect['command'], 160)} ({ended})")
+    for line in _saved(attempt):
+        print(f"  saved     {line}")
     receipt = attempt["receipt"]
     if receipt is None:
         print("  receipt   none: the attempt ended before the conversation was touched" if attempt["outcome"] else "  receipt   not yet")
@@ -124,6 +126,24 @@ def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
         if before != value:
             changes.append(f"the {name} was {before or 'the default'} before")
     return changes
+
+
+def _moved(seen: dict[str, Any]) -> str:
+    """What somebody else did to the workdir before the attempt."""
+    files = f"{seen['count']} file(s) changed since checkpoint {seen['number']}: {', '.join(seen['paths'])}" if seen["count"] else ""
+    head = f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}" if seen["head_before"] != seen["head_now"] else ""
+    return "; ".join(part for part in (files, head) if part)
+
+
+def _saved(attempt: dict[str, Any]) -> list[str]:
+    """The newest checkpoint of the attempt, and why one is missing."""
+    kept = attempt["checkpoints"]
+    lines = [f"no checkpoint could be taken: {one_line(reason, 160)}" for reason in attempt["missed_checkpoints"][-1:]]
+    if kept:
+        last = kept[-1]
+        more = f" ({len(kept) - 1} more of this attempt)" if len(kept) > 1 else ""
+        lines.append(f"checkpoint {last['number']}, {clock(last['at'])}: {last['changed']} changed, {last['untracked']} new{more}")
+    return lines
 
 
 def _flags(flags: dict[str, str]) -> str:

@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "sessions": ("sessions", "list conversations, also those begun by hand; read one, check them, mend one"),
     "diff": ("changes", "show what a run changed, committed or not"),
     "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
+    "checkpoints": ("checkpoints", "list what was saved of a run: workdir and conversation together"),
+    "restore": ("checkpoints", "take workdir and conversation back to a checkpoint; what is there is saved first"),
     "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),
     "reset": ("clean", "save, then clear a run's workdir and conversation, so that it begins anew; can be undone"),
     "gc": ("clean", "take away what nobody needs any more and is saved elsewhere; --dry-run shows it"),

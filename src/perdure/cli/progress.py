@@ -12,8 +12,11 @@ from perdure.events import (
     AttemptAdopted,
     AttemptEnded,
     AttemptStarted,
+    CheckpointMissed,
+    CheckpointRestored,
     CollisionSeen,
     CopyRestored,
+    DriftSeen,
     LimitSeen,
     OutputCapped,
     Record,
@@ -67,6 +70,14 @@ def line_of(record: Record) -> str:
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):
             return f"  conversation {session_id}: a mended copy was put in place: {one_line('; '.join(edits), 240)}"
+        case CheckpointMissed(reason=reason):
+            return f"  no checkpoint could be taken: {one_line(reason, 200)}"
+        case CheckpointRestored(number=number, undo=undo):
+            return f"taken back to checkpoint {number}" + (f"; what was there is checkpoint {undo}" if undo else "")
+        case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
+            moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
+            files = f"{count} file(s) changed since checkpoint {record.event.number}: {one_line(', '.join(paths), 120)}" if count else ""
+            return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
         case SessionRetired(session_id=session_id, cause=cause):
             return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
         case OutputCapped(stream=stream, limit=limit):

@@ -14,11 +14,10 @@ from pathlib import Path
 from perdure import service
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.model import Backend, Continuation, Launch, RunState, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
+from perdure.model import Backend, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
-from perdure.worker import rescue
 
 GO_ON = (
     "Go on with the task above in this copy of the working directory. Look first at what is already done, finish what is missing, and "
@@ -38,7 +37,7 @@ class Branching:
 
 def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     """A queued run that begins as a fork. Raises UsageError, NotFound, Conflict, WorkspaceError; then nothing is left behind."""
-    parent = _at_rest(engine, engine.store.get(ref))
+    parent = service.at_rest(engine, engine.store.get(ref), "there is no one state to fork")
     driver = engine.driver(parent.spec.agent)
     session = engine.store.session(SessionKey(parent.spec.agent, parent.scope))
     if session is None:
@@ -56,17 +55,6 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         return _make(engine, spec, name, source, target)
     finally:
         os.close(fd)
-
-
-def _at_rest(engine: Engine, run: TaskRun) -> TaskRun:
-    """The run, while nobody is at work in it. Raises Conflict."""
-    if run.state is RunState.RUNNING:
-        rescued = rescue(engine, run)
-        if rescued is None or rescued.state is RunState.RUNNING:
-            raise Conflict(f"{run.name} is at work (attempt {run.attempt}), so there is no one state to fork", f"perdure stop {run.name}")
-        run = rescued
-    service.refuse_open(engine, run)
-    return run
 
 
 def _name(engine: Engine, wanted: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import get_ident
 
 from perdure.errors import WorkspaceError
 from perdure.model import CopyPart
@@ -50,7 +51,7 @@ def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) ->
         return None
     private_directories(directory)
     path = directory / f"conversation-{session_id}.jsonl"
-    staged = path.with_suffix(".new")
+    staged = path.with_suffix(f".{get_ident()}.new")
     with open(staged, "wb", opener=private) as file:
         file.write(content)
     return staged.replace(path)
@@ -116,6 +117,15 @@ class Copies:
             raise WorkspaceError(f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor") from error
         return tuple(found)
 
+    def content(self, agent: str, session_id: str, parts: Sequence[CopyPart] = ()) -> bytes:
+        """The transcript's newest copy, or the part of one that a checkpoint names. Raises WorkspaceError."""
+        try:
+            if not parts:
+                return self.of(agent, session_id).read_bytes()
+            return self._found(agent, parts[0]).read_bytes()[: parts[0].size]
+        except OSError as error:
+            raise WorkspaceError(f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor") from error
+
     def find(self, agent: str, part: CopyPart) -> Path | None:
         """The file whose beginning is this part, also one that was moved aside since; None if it is lost."""
         path = self.of(agent, part.session_id).parent / part.name
@@ -133,7 +143,7 @@ class Copies:
         chosen = tuple(parts) or self.parts(driver, session_id)
         try:
             files = {part: self._found(driver.name, part) for part in chosen}
-            return _put_back(driver, session_id, home, cwd, files, exactly)
+            return self._put_all(driver, session_id, home, cwd, files, exactly)
         except OSError as error:
             raise WorkspaceError(f"the copy of conversation {session_id} could not be put back: {error}", "perdure doctor") from error
 
@@ -165,59 +175,65 @@ class Copies:
             raise WorkspaceError(f"the mended conversation {session_id} could not be put in place: {error}", "perdure doctor") from error
         return place, aside
 
+    def begins_with(self, path: Path, part: CopyPart) -> bool:
+        """Whether an agent's file begins with the part, secrets aside."""
+        try:
+            if path.is_symlink() or path.stat().st_size < part.size:
+                return False
+            with path.open("rb") as file:
+                return hashlib.sha256(self.redactor.bytes(file.read(part.size))).hexdigest() == part.sha256
+        except OSError:
+            return False
+
+    def is_exactly(self, path: Path, part: CopyPart) -> bool:
+        """Whether an agent's file is the part, secrets aside."""
+        return self.begins_with(path, part) and path.stat().st_size == part.size
+
     def _found(self, agent: str, part: CopyPart) -> Path:
         path = self.find(agent, part)
         if path is None:
             raise FileNotFoundError(f"the part of {part.size} bytes of {part.name!r} is lost")
         return path
 
+    def _put_all(self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, files: dict[CopyPart, Path], exactly: bool) -> Path:
+        mains = {part.session_id: part for part in files if part.name == MAIN}
+        if session_id not in mains:
+            raise FileNotFoundError("there is no copy")
+        place = Path()
+        for each, part in reversed(mains.items()):
+            there = driver.transcript(home, each)
+            if each != session_id and there is not None:
+                continue
+            place = driver.place(home, each, cwd, files[part])
+            olds = [old for old in dict.fromkeys((place, there or place)) if os.path.lexists(old)]
+            if not (exactly and olds == [place] and self.is_exactly(place, part)):
+                self._put(files[part], part, place, olds)
+            for beside, path in files.items():
+                if beside.session_id == each and beside.name != MAIN:
+                    self._put_beside(path, beside, place.parent / Path(beside.name).relative_to(BESIDE), exactly)
+        return place
 
-def _put_back(driver: AgentDriver, session_id: str, home: Path, cwd: Path, files: dict[CopyPart, Path], exactly: bool) -> Path:
-    mains = {part.session_id: part for part in files if part.name == MAIN}
-    if session_id not in mains:
-        raise FileNotFoundError("there is no copy")
-    place = Path()
-    for each, part in reversed(mains.items()):
-        there = driver.transcript(home, each)
-        if each != session_id and there is not None:
-            continue
-        place = driver.place(home, each, cwd, files[part])
-        olds = [old for old in dict.fromkeys((place, there or place)) if os.path.lexists(old)]
-        _put(files[part], part, place, olds)
-        for beside, path in files.items():
-            if beside.session_id == each and beside.name != MAIN:
-                _put_beside(path, beside, place.parent / Path(beside.name).relative_to(BESIDE), exactly)
-    return place
+    def _put_beside(self, source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
+        """A file beside the transcript. One that has grown since stays, unless `exactly`."""
+        stays = self.is_exactly if exactly else self.begins_with
+        if not stays(place, part):
+            self._put(source, part, place, [place] if os.path.lexists(place) else [])
 
-
-def _put(source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
-    """Writes the part to its place; what lies in its way, or as an older file of the same conversation, is moved aside first."""
-    if olds == [place] and _is(place, part):
-        return
-    private_directories(place.parent)
-    staged = place.with_name(f".{place.name}.perdure")
-    try:
-        _copy_new(source, staged, part.size)
-        for old in olds:
-            move_aside(old, UNUSABLE)
-        staged.replace(place)
-        sync(place.parent)
-    finally:
-        with suppress(OSError):
-            staged.unlink()
-
-
-def _put_beside(source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
-    """A file beside the transcript. One that has grown since stays, unless `exactly`."""
-    there = place.is_file() and not place.is_symlink()
-    if there and not exactly and prefix(place, part.size) == part.sha256:
-        return
-    _put(source, part, place, [place] if os.path.lexists(place) else [])
-
-
-def _is(path: Path, part: CopyPart) -> bool:
-    """Whether a file is exactly the part."""
-    return not path.is_symlink() and path.stat().st_size == part.size and prefix(path, part.size) == part.sha256
+    def _put(self, source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
+        """Writes the part to its place; what lies in its way, or as an older file of the same conversation, is moved aside first."""
+        private_directories(place.parent)
+        staged = place.with_name(f".{place.name}.perdure")
+        # The agent's own file still has what the copy must not have: its secrets.
+        own = next((old for old in olds if self.begins_with(old, part)), source)
+        try:
+            _copy_new(own, staged, part.size)
+            for old in olds:
+                move_aside(old, UNUSABLE)
+            staged.replace(place)
+            sync(place.parent)
+        finally:
+            with suppress(OSError):
+                staged.unlink()
 
 
 def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:

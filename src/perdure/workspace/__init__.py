@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
-from perdure.model import Backend, TaskSpec, Workspace
+from perdure.model import Backend, Saved, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, packing, photograph, places, removal, restoring, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
@@ -33,12 +33,11 @@ from perdure.workspace.cache import Source, opened
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
 from perdure.workspace.packing import Packed, PackedFacts
-from perdure.workspace.photograph import Saved
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Packed", "PackedFacts", "Prepared", "Restored", "Saved", "Thing", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Packed", "PackedFacts", "Prepared", "Restored", "Thing", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perdure.errors import GitFailed
+from perdure.model import Saved
 from perdure.workspace import staging
 from perdure.workspace.scanning import Findings, Piece, escape, scan
 from perdure.workspace.shelf import LAST, Shelf, split
@@ -34,24 +35,6 @@ LISTED = 1000
 """So many names are listed of what was left out."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
-    """A workdir that is saved. `changed` and `untracked` count files that differ from HEAD and that it does not have."""
-
-    commit: str
-    ref: str
-    git_dir: str
-    """The git directory whose ref this is."""
-    head: str = ""
-    branch: str = ""
-    changed: int = 0
-    untracked: int = 0
-    left_out: tuple[tuple[str, str], ...] = ()
-    """Name and reason; a directory's name ends in a slash."""
-    unsteady: tuple[str, ...] = ()
-    """Files that were written to while they were being read."""
 
 
 @dataclass(slots=True)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.model import Workspace
+from perdure.model import Saved, Workspace
 from perdure.workspace import staging
 from perdure.workspace.identity import Places, check_branch
-from perdure.workspace.photograph import FORMAT, Saved, again, changes, looked, save
+from perdure.workspace.photograph import FORMAT, again, changes, looked, save
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
 from perdure.workspace.scanning import unescape

@@ -20,7 +20,9 @@ def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
         attempt=attempt,
         at=number,
         why="turn",
-        workdir=Saved(commit="c0ffee", ref=f"refs/perdure/checkpoints/x/{number}", git_dir="/g", head="0a", changed=2, left_out=("big",)),
+        workdir=Saved(
+            commit="c0ffee", ref=f"refs/perdure/checkpoints/x/{number}", git_dir="/g", head="0a", changed=2, left_out=(("big", "ignored"),)
+        ),
         session_id="s-1",
         conversation=(CopyPart("s-1", "main", 18, "ab"), CopyPart("s-1", "beside/x", 3, "cd")),
         context_version=1,

@@ -1,0 +1,172 @@
+"""Takes the checkpoints of an attempt: workdir and conversation together, published when both halves are durable.
+
+While the agent works they are taken in a thread of their own, so that its lines go on being read; what the store gets is written by the
+watching thread alone. The conversation is saved first: the files are then at least as new as what was said of them. A checkpoint
+that cannot be taken (a full disk, a workdir that is gone) is told in the journal and never fails the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perdure import process
+from perdure.attempt.engine import Engine
+from perdure.attempt.opening import Opened
+from perdure.errors import LostLease, PerdureError, StoreError
+from perdure.events import CheckpointMissed
+from perdure.model import PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
+from perdure.transcripts import begins_with, fingerprint, prompts_since
+
+SETTLES_S = 0.3
+"""Most agents leave as soon as their turn is over: then the checkpoint at the attempt's end is enough."""
+KEPT = 10
+"""So many of a run's newest checkpoints are kept, besides the last of each attempt."""
+
+
+@dataclass(slots=True)
+class Checkpointing:
+    """The checkpoints of one attempt, one at a time. Used by one thread."""
+
+    engine: Engine
+    opened: Opened
+    begun: float = field(default_factory=process.boottime)
+    """When the last one was begun."""
+    _pool: ThreadPoolExecutor | None = None
+    _taking: Future[Checkpoint] | None = None
+    _why: str = ""
+    _wanted: str = ""
+    _not_before: float = 0.0
+
+    def tool_ended(self) -> None:
+        """One is due if the last is long enough ago."""
+        every = self.engine.checkpoint_every_s
+        if every and process.boottime() - self.begun >= every:
+            self.want("tool")
+
+    def want(self, why: str, in_s: float = 0.0) -> None:
+        """Asks for one, which `tick` begins as soon as none is being taken."""
+        self._wanted, self._not_before = why, process.boottime() + in_s
+
+    def tick(self) -> None:
+        """Publishes what is ready, and begins what is due. Returns at once. Raises LostLease."""
+        if self._taking is not None and self._taking.done():
+            self._publish(self._taking)
+            self._taking = None
+        if self._wanted and self._taking is None and process.boottime() >= self._not_before:
+            self._begin(self._wanted)
+            self._wanted = ""
+
+    def end(self, why: str) -> None:
+        """Waits for the one that is being taken, and takes the attempt's last. Raises LostLease."""
+        self._wanted = ""
+        if self._taking is not None:
+            self._publish(self._taking)
+            self._taking = None
+        if self._pool is not None:
+            self._pool.shutdown()
+        last: Future[Checkpoint] = Future()
+        self._why = why
+        try:
+            last.set_result(take(self.engine, self.opened, why, self._number(), copied=True))
+        except Exception as error:
+            last.set_exception(error)
+        self._publish(last)
+        with suppress(PerdureError, OSError):
+            prune(self.engine, self.opened.claim.run)
+
+    def _begin(self, why: str) -> None:
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.begun, self._why = process.boottime(), why
+        self._taking = self._pool.submit(take, self.engine, self.opened, why, self._number())
+
+    def _number(self) -> int:
+        return self.engine.store.next_checkpoint(self.opened.workspace.id)
+
+    def _publish(self, taken: Future[Checkpoint]) -> None:
+        try:
+            self.engine.store.add_checkpoint(taken.result(), self.opened.claim)
+        except LostLease:
+            raise
+        except Exception as error:
+            reason = self.engine.redactor.text(str(error) or type(error).__name__)
+            with suppress(StoreError):
+                self.engine.store.record(self.opened.claim, [CheckpointMissed(why=self._why, reason=reason)])
+
+
+def take(engine: Engine, opened: Opened, why: str, number: int, *, copied: bool = False) -> Checkpoint:
+    """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as new as it is to be.
+
+    Raises PerdureError and OSError.
+    """
+    session, attempt = opened.session, opened.attempt
+    transcript = copy_conversation(engine, opened) if not copied else opened.transcript(session.id) if session is not None else None
+    parts = engine.copies.parts(opened.driver, session.id) if session is not None else ()
+    at = engine.store.now()
+    return Checkpoint(
+        run=attempt.run,
+        number=number,
+        attempt=attempt.number,
+        at=at,
+        why=why,
+        workdir=engine.workspaces.save(opened.workspace, number, ignored=engine.checkpoint_ignored),
+        session_id=session.id if session is not None and parts else "",
+        conversation=parts,
+        context_version=_given(opened, session, transcript),
+        agent=opened.claim.run.spec.agent,
+        agent_version=attempt.agent_version,
+        flags=dict(attempt.flags),
+    )
+
+
+def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
+    """Brings perdure's own copy up to the agent's transcript, and returns that. None where there is none, and where it lost what was
+    known of it: then the copy that still has it stays."""
+    session = opened.session
+    transcript = opened.transcript(session.id) if session is not None else None
+    if session is None or transcript is None:
+        return None
+    known = known_before(opened, session)
+    if known is not None and not begins_with(opened.driver, transcript, known):
+        return None
+    engine.copies.take(opened.driver, session.id, transcript)
+    return transcript
+
+
+def known_before(opened: Opened, session: Session) -> Snapshot | None:
+    """What the transcript must begin with: what was put back for this attempt, or else what perdure last saw of it."""
+    put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
+    return opened.attempt.before if put_back else session.snapshot
+
+
+def sent(opened: Opened) -> str:
+    """The mark of this attempt's own prompt."""
+    return fingerprint((opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+
+
+def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
+    """The newest version of the instructions that stands in the conversation."""
+    if session is None or transcript is None:
+        return session.context_version if session is not None else 0
+    before = opened.attempt.before if opened.asked.kind is Start.RESUME else None
+    new = prompts_since(opened.driver, transcript, before)
+    return opened.attempt.context_version if sent(opened) in new else session.context_version
+
+
+def prune(engine: Engine, run: TaskRun) -> None:
+    """Forgets what the run need not keep: all but the newest, and the last of each attempt. Raises PerdureError."""
+    checkpoints = engine.store.checkpoints(run.id)
+    kept = {checkpoint.number for checkpoint in (*checkpoints[-KEPT:], *{each.attempt: each for each in checkpoints}.values())}
+    assert run.workspace is not None
+    forget(engine, run.id, run.workspace, [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept])
+
+
+def forget(engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]) -> None:
+    """Takes checkpoints of a run away, which may be off the list: the rows first, so that none is ever without its halves. What their
+    conversations name stays in the own copies. Raises PerdureError."""
+    engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
+    if checkpoints:
+        engine.workspaces.forget(workspace, *(checkpoint.number for checkpoint in checkpoints))

@@ -1,0 +1,173 @@
+"""The verbs on checkpoints: go back to one, and what one says of itself. Called by every door.
+
+A restore brings back both halves: the workdir as it was, by its bytes, with what was staged and where HEAD stood, and the conversation
+as it was. What is there is saved as a checkpoint of its own first, so a restore is undone by another one. Killed anywhere, it is
+begun again: nothing is taken away before it is kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perdure import service
+from perdure.attempt import Engine
+from perdure.attempt.putting_back import put_back
+from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.events import CheckpointRestored
+from perdure.model import Checkpoint, Session, SessionKey, SessionState, TaskRun, Workspace
+from perdure.protocols import AgentDriver
+from perdure.transcripts import locate, snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did. `undo` is the checkpoint of what was there before; None where there was no workdir."""
+
+    run: TaskRun
+    checkpoint: Checkpoint
+    undo: Checkpoint | None
+    transcript: str = ""
+    """Where the conversation lies again; empty where none was restored."""
+
+
+def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
+    """The run's checkpoint of this number, or the newest that is not itself the keepsake of a restore. Raises NotFound."""
+    there = engine.store.checkpoints(run.id)
+    found = [each for each in there if (each.number == number if number else each.why != "restore")]
+    if found:
+        return found[-1]
+    if number:
+        known = ", ".join(str(each.number) for each in there) or "there is none"
+        raise NotFound(f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}")
+    raise NotFound(f"{run.name} has no checkpoint yet", "one is taken at the end of every turn and attempt")
+
+
+def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
+    """Takes workdir and conversation back to a checkpoint. Raises NotFound, Conflict while somebody is at work, WorkspaceError."""
+    run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
+    checkpoint = chosen(engine, run, number)
+    if not files_only and checkpoint.agent != run.spec.agent:
+        run = engine.store.reassign(run.id, replace(run.spec, agent=checkpoint.agent, model="", agent_args=(), forks="", fork_at=0))
+    assert run.workspace is not None
+    place, driver = run.workspace, engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    _refuse(engine, run, driver, home, checkpoint, files_only)
+    fd = engine.workspaces.lock(place, f"perdure restore {run.name}")
+    try:
+        undo = _keepsake(engine, run, place, driver, home)
+        engine.workspaces.prepare(place, run.spec.agent)
+        told = None if files_only else _conversation(engine, run, driver, home, checkpoint)
+        _files(engine, run, place, driver, home, checkpoint, undo if told else None)
+        sessions = () if files_only else _sessions(engine, run, checkpoint, told, home)
+        attempts = 0 if files_only else run.attempt
+        event = CheckpointRestored(
+            number=checkpoint.number, attempt=checkpoint.attempt, attempts=attempts, undo=undo.number if undo else 0, files_only=files_only
+        )
+        run = engine.store.restored(run.id, sessions, event)
+    finally:
+        os.close(fd)
+    return Restored(run=run, checkpoint=checkpoint, undo=undo, transcript=str(told or ""))
+
+
+def _refuse(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint, files_only: bool) -> None:
+    """Raises, before anything is touched, where the conversation could not be brought back."""
+    if files_only or not checkpoint.session_id:
+        return
+    if others := driver.writers(home, checkpoint.session_id):
+        who = ", ".join(map(str, others))
+        raise Conflict(f"The conversation {checkpoint.session_id} is open in another program (process {who})", "end that program first")
+    for part in checkpoint.conversation:
+        if engine.copies.find(driver.name, part) is None:
+            raise WorkspaceError(
+                f"The conversation of checkpoint {checkpoint.number} cannot be brought back: the own copy of {part.name!r} is lost",
+                f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone",
+            )
+
+
+def _keepsake(engine: Engine, run: TaskRun, place: Workspace, driver: AgentDriver, home: Path) -> Checkpoint | None:
+    """What is there now, as a checkpoint; None where there is no workdir."""
+    if not Path(place.path).is_dir():
+        return None
+    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    if session is not None:
+        path = locate(driver, home, session.id, _directory(engine, run))
+        if path is not None:
+            engine.copies.take(driver, session.id, path)
+    parts = engine.copies.parts(driver, session.id) if session is not None else ()
+    number = engine.store.next_checkpoint(place.id)
+    kept = Checkpoint(
+        run=run.id,
+        number=number,
+        attempt=run.attempt,
+        at=engine.store.now(),
+        why="restore",
+        workdir=engine.workspaces.save(place, number, ignored=engine.checkpoint_ignored),
+        session_id=session.id if session is not None and parts else "",
+        conversation=parts,
+        context_version=session.context_version if session is not None else 0,
+        agent=run.spec.agent,
+    )
+    engine.store.add_checkpoint(kept)
+    return kept
+
+
+def _files(
+    engine: Engine, run: TaskRun, place: Workspace, driver: AgentDriver, home: Path, checkpoint: Checkpoint, undo: Checkpoint | None
+) -> None:
+    """Brings the files back; where that fails, the conversation goes back to where it was."""
+    try:
+        engine.workspaces.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+    except (PerdureError, OSError):
+        if undo is not None and undo.session_id == checkpoint.session_id:
+            _conversation(engine, run, driver, home, undo)
+        raise
+
+
+def _conversation(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint) -> Path | None:
+    """Puts the conversation back and looks at it: it must be exactly what the checkpoint names. None where nothing had been said."""
+    if not checkpoint.session_id:
+        return None
+    main, directory = checkpoint.conversation[0], _directory(engine, run)
+    put_back(
+        engine, run, driver, driver.locate(engine.environ), home, main.session_id, directory / str(engine.store.now()),
+        parts=checkpoint.conversation, exactly=True,
+    )  # fmt: skip
+    path = locate(driver, home, main.session_id, directory)
+    if path is None or not engine.copies.is_exactly(path, main):
+        raise WorkspaceError(
+            f"{run.spec.agent} cannot take its conversation back to checkpoint {checkpoint.number}: it keeps what came after",
+            f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone",
+        )
+    # The newest copy is what the agent goes on with, also if the transcript is lost again before it does.
+    engine.copies.take(driver, main.session_id, path)
+    return path
+
+
+def _sessions(engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path) -> tuple[Session, ...]:
+    """The conversation of the checkpoint as the run's own, and the one that was, retired."""
+    key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
+    live, driver = engine.store.session(key), engine.driver(run.spec.agent)
+    cause = f"taken back to checkpoint {checkpoint.number}"
+    left = (replace(live, state=SessionState.RETIRED, cause=cause, updated=now),) if live and live.id != checkpoint.session_id else ()
+    if path is None:
+        return left
+    there = [session for session in engine.store.lineage(key) if session.id == checkpoint.session_id]
+    session = there[-1] if there else Session(key=key, id=checkpoint.session_id, state=SessionState.CONFIRMED, created=now, updated=now)
+    back = replace(
+        session,
+        state=SessionState.CONFIRMED,
+        cause="",
+        updated=now,
+        cwd=run.workspace.path if run.workspace else session.cwd,
+        home=str(home),
+        context_version=checkpoint.context_version,
+        total=driver.total(path.read_bytes()),
+        snapshot=snapshot(driver, path),
+    )
+    return (*left, back)
+
+
+def _directory(engine: Engine, run: TaskRun) -> Path:
+    return engine.state / "runs" / run.id / "restore"

@@ -1,0 +1,193 @@
+"""Checkpoints on the real CLIs: taken while the agent works, restored when everything is lost, and what the model is told of it.
+
+What the model knows is asserted on the messages that reached it; that files are as they were, on their bytes, modes and stages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journeys.stage import Stage, said
+
+MakeStage = Callable[..., Stage]
+
+PROMPT = "Write one.txt. The magic word is quercus."
+TWO_TOOLS = """by history
+run echo one > one.txt; git add one.txt; echo two > one.txt; printf 'x\\0\\377' > new.bin; chmod +x new.bin; ln -s one.txt link
+---
+run echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
+---
+say It is done.
+---
+say It is done again.
+"""
+TALK = """by history
+run echo one > one.txt
+---
+say The first file is written.
+---
+say Two.
+---
+say Three.
+"""
+
+pytestmark = pytest.mark.journey
+
+
+@pytest.fixture(params=["claude", "codex"])
+def agent(request: pytest.FixtureRequest) -> str:
+    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own tests."""
+    return str(request.param)
+
+
+def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
+    return one.start("run", "--name", "task", "--permissions", "full", "--json", "--agent", one.agent, *words, PROMPT)
+
+
+def checkpoints(one: Stage) -> list[dict[str, Any]]:
+    """`perdure checkpoints task --json`: the newest first."""
+    done = one.perdure("checkpoints", "task", "--all", "--json")
+    assert done.code == 0, done.err
+    found: list[dict[str, Any]] = done.json["checkpoints"]
+    return found
+
+
+def in_second_tool(one: Stage) -> Path:
+    """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
+    found: Path = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs")
+    one.until(lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out, "a checkpoint is published")
+    return found.parent
+
+
+def prints(directory: Path) -> dict[str, tuple[int, str]]:
+    """Every file below by its mode and bytes, or its link; git's own are left out."""
+    return {
+        str(path.relative_to(directory)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex())
+        for path in sorted(directory.rglob("*"))
+        if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
+    }
+
+
+def git(directory: Path, one: Stage, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
+
+
+def test_everything_lost_comes_back(stage: MakeStage) -> None:
+    """The machine dies in a tool, workdir and transcript are wiped: after `restore` the files are there, staged and not, and a retry goes
+    on natively in the conversation, which knows what was done."""
+    one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
+    supervisor = begin(one)
+    workdir = in_second_tool(one)
+    one.lose_machine(supervisor)
+    before, staged = prints(workdir), git(workdir, one, "ls-files", "--stage")
+    shutil.rmtree(workdir)
+    for path in one.transcripts():
+        path.unlink()
+    done = one.perdure("restore", "task")
+    assert done.code == 0, done.err
+    # Whether the second tool had begun when the first was saved is a matter of moments.
+    assert {**prints(workdir), "begun.txt": before["begun.txt"]} == before
+    assert git(workdir, one, "ls-files", "--stage") == staged
+    assert one.transcripts()
+    (workdir / "go.txt").write_text("")
+    again = one.perdure("retry", "task", "--json")
+    assert again.code == 0, again.err
+    first, last = again.json["attempts"]
+    assert (last["continuation"], last["session_id"]) == ("resume", first["session_id"])
+    assert last["receipt"]["verdict"] == "native", last["receipt"]
+    assert "quercus" in said(one.rehearsal.requests[-1].messages)
+    assert "A person took the working directory and this conversation back" in one.rehearsal.prompts()[-1]
+    one.nothing_survives()
+
+
+def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
+    """A supervisor that is told to end saves at once, and again when the agent has ended; both name the conversation and the files."""
+    one = stage(TWO_TOOLS)
+    supervisor = begin(one)
+    workdir = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs").parent
+    one.until(one.transcripts, "the conversation is on disk")
+    os.kill(supervisor.pid, signal.SIGTERM)
+    one.finish(supervisor)
+    found = checkpoints(one)
+    assert found[0]["why"] == "end"
+    assert {"stop", "end"} >= {each["why"] for each in found}
+    assert found[0]["session_id"] and found[0]["conversation"][0]["size"] > 0
+    listed = git(workdir, one, "ls-tree", "--name-only", f"{found[0]['workdir']['commit']}:worktree").split()
+    assert {"begun.txt", "link", "new.bin", "one.txt", "greet.py"} <= set(listed)
+    one.nothing_survives()
+
+
+def test_drift_is_told(stage: MakeStage) -> None:
+    """Files that a person changed between two attempts, and a HEAD that moved, are named to the model and in `why`."""
+    one = stage(TALK)
+    done = one.finish(begin(one))
+    assert done.code == 0, done.err
+    workdir = Path(done.json["workspace"]["path"])
+    quiet = one.perdure("update", "task", "Go further.", "--json")
+    assert "Since then" not in one.rehearsal.prompts()[-1]
+    assert quiet.json["attempts"][-1]["drift"] == []
+    (workdir / "greet.py").write_text("def greet(name):\n    return 'Ahoy ' + name\n")
+    git(workdir, one, "-c", "user.name=Eve", "-c", "user.email=eve@example.invalid", "commit", "-q", "-am", "mine")
+    told = one.perdure("update", "task", "And further.", "--json")
+    assert told.code == 0, told.err
+    prompt = one.rehearsal.prompts()[-1]
+    assert "somebody else changed these files: greet.py" in prompt and "HEAD moved from" in prompt
+    assert prompt.endswith("And further.")
+    (seen,) = told.json["attempts"][-1]["drift"]
+    assert (seen["paths"], seen["count"]) == (["greet.py"], 1)
+    assert "greet.py" in one.perdure("why", "task").out
+    one.nothing_survives()
+
+
+def test_back_and_forth(stage: MakeStage) -> None:
+    """A restore to an earlier turn is undone by a restore to what it saved; each time the model knows what the checkpoint knows."""
+    one = stage(TALK)
+    done = one.finish(begin(one))
+    workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
+    earlier = checkpoints(one)[0]["number"]
+    at_first = prints(workdir)
+    (workdir / "mine.txt").write_text("a person's")
+    assert one.perdure("update", "task", "The second word is betula.", "--json").code == 0
+    (workdir / "later.txt").write_text("later")
+    at_last = prints(workdir)
+    back = one.perdure("restore", "task", "--at", str(earlier))
+    assert back.code == 0, back.err
+    assert prints(workdir) == at_first
+    assert "quercus" in one.conversations()[session].decode() and "betula" not in one.conversations()[session].decode()
+    undo = checkpoints(one)[0]
+    assert undo["why"] == "restore" and f"--at {undo['number']}" in back.out
+    again = one.perdure("update", "task", "Go on otherwise.", "--json")
+    assert again.code == 0, again.err
+    assert again.json["attempts"][-1]["receipt"]["verdict"] == "native", again.json["attempts"][-1]["receipt"]
+    prompt = one.rehearsal.prompts()[-1]
+    assert "A person took" in prompt
+    # Instructions are the run's, and not the conversation's: what it does not know any more is given again.
+    assert "betula" in prompt and prompt.endswith("Go on otherwise.")
+    assert one.perdure("restore", "task", "--at", str(undo["number"])).code == 0
+    assert prints(workdir) == at_last
+    assert "betula" in one.conversations()[session].decode()
+    one.nothing_survives()
+
+
+def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
+    """While the agent works a restore is a conflict with exit code 6, and so is one that nobody took with 5; nothing is changed."""
+    one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
+    supervisor = begin(one)
+    workdir = in_second_tool(one)
+    refused = one.perdure("restore", "task")
+    assert refused.code == 6, refused.err
+    assert "perdure stop task" in refused.err
+    (workdir / "go.txt").write_text("")
+    os.kill(supervisor.pid, signal.SIGTERM)
+    one.finish(supervisor)
+    missing = one.perdure("restore", "task", "--at", "99")
+    assert missing.code == 5, missing.err
+    one.nothing_survives()
