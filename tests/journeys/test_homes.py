@@ -5,12 +5,16 @@ After each move the messages that reached the model hold what was said before it
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.journeys.stage import Done, Stage, said
-from tests.journeys.test_one_task import RUN
+from tests.journeys.test_one_task import HANGS_IN_A_REPLY, RUN, went_on_natively
 
 MakeStage = Callable[..., Stage]
 
@@ -19,15 +23,19 @@ SCRIPT = "by history\n" + "\n---\n".join(f"say That was turn {number}." for numb
 pytestmark = pytest.mark.journey
 
 
-def begun(stage: Stage) -> str:
-    """A conversation with one turn; returns its id. The agents' homes are found by HOME alone, as on a user's machine."""
+def at_home(stage: Stage) -> None:
+    """The agents' homes are found by HOME alone, as on a user's machine."""
     for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         stage.environ.pop(name, None)
     if stage.agent == "gemini":  # the rehearsal wrote its settings where the variable had led to
         (stage.agent_home / ".gemini").rename(stage.home / ".gemini-settings")
         stage.agent_home.rmdir()
         (stage.home / ".gemini-settings").rename(stage.home / ".gemini")
-    # perdure's own files stay when the home is wiped, as they do on the volume of a container.
+
+
+def begun(stage: Stage) -> str:
+    """A conversation with one turn; returns its id. perdure's own files stay when the home is wiped."""
+    at_home(stage)
     stage.environ |= {"PERDURE_STATE": str(stage.directory / "kept/state"), "PERDURE_ROOT": str(stage.directory / "kept/root")}
     stage.state = stage.directory / "kept/state"
     done = stage.perdure(*RUN, stage.agent, "The magic word is quercus.")
@@ -81,3 +89,34 @@ def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, 
     volume.rename(one.directory / "volume-away")
     goes_on(one, session, "Turn four: after unlink.")
     one.nothing_survives()
+
+
+def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
+    """perdure in a container of its own, by the entrypoint: a new home, and the volume of the container before."""
+    volume = stage.directory / "volume"
+    volume.mkdir(exist_ok=True)
+    perdure = [sys.executable, "-m", "perdure"]
+    entrypoint = [*perdure, "entrypoint", "--volume", str(volume), "--agent", stage.agent, "--", *perdure, *words]
+    script = f"mount --bind {volume} {volume}; exec {shlex.join(entrypoint)}"
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+    pipe = subprocess.PIPE
+    started = subprocess.Popen(unshared, cwd=stage.repo, env=stage.environ, text=True, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    stage.running.append(started)
+    return started
+
+
+def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: MakeStage) -> None:
+    """SIGKILL to the whole container while the model answers; the next one has a new home, the same volume, and the conversation."""
+    one = stage(HANGS_IN_A_REPLY)
+    at_home(one)
+    first = contained(one, *RUN, one.agent, "--attempts", "1", "The magic word is quercus.")
+    one.rehearsal.wait_for(2)
+    first.kill()
+    first.communicate()
+    container_restart(one)
+    second = one.finish(contained(one, "retry", "task", "--json"))
+    assert second.code == 0, second.err
+    report = second.json
+    went_on_natively(one, report)
+    assert report["attempts"][-1]["rung"] == "native"
+    assert Path(report["workspace"]["path"]).is_relative_to(one.directory / "volume/perdure/root")

@@ -44,6 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "a plan of many tasks: check it, and draw who needs whom"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
     "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
+    "entrypoint": ("entrypoint", "begin a container: check the volume, link the homes, run a command under an init"),
     "config": ("settled", "show every setting, its value and where it comes from"),
     "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
     "prove": ("prove", "run the installed agents against perdure's own model server: what holds for these versions"),
@@ -69,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
     parser = parser_of(verb)
-    # Only words without a dash can be mixed in, and the mixing costs a second parser.
-    places = any(not action.option_strings for action in parser._actions)
+    # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to the end of the line (`...`) cannot.
+    places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
     try:
         code: int = _part(verb, "verb")(arguments)

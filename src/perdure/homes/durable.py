@@ -23,7 +23,8 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 def write(path: Path, text: str, *, replace: bool = True) -> None:
     """A small file (0600), whole and durable under its name, or not at all. Without `replace` raises FileExistsError."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    # A new file has racing writers; one that is replaced has a lock, and what a killed writer left is used again.
+    part = path.with_name(f"{path.name}.part" if replace else f"{path.name}.part-{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, text.encode())

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def volume_at(path: Path, *, wanted: str = "", make: bool = False, new: bool = F
         raise WorkspaceError(f"The homes lie on the volume {wanted}, but {what}.", hint)
     if found:
         return Volume(path, found)
-    if not make or not (new or path.is_mount()):
+    if not make or not (new or is_mount(path)):
         raise WorkspaceError(
             f"{path} is not known as a volume, and no mount point: what is written there may be lost.",
             f"Mount the volume there; or, if this directory lasts as it is, once: perdure home link --new --volume {path}",
@@ -91,6 +92,16 @@ def volume_at(path: Path, *, wanted: str = "", make: bool = False, new: bool = F
     except OSError as error:
         raise refused(error, path) from error
     return Volume(path, str(_read(path)["id"]))
+
+
+def is_mount(path: Path) -> bool:
+    """Whether something is mounted just there. The kernel's list also has directories bound from the same file system."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return path.is_mount()
+    wanted = os.fsencode(path.resolve())
+    return any(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split()[4]) == wanted for line in lines)
 
 
 def refused(error: OSError, path: Path) -> WorkspaceError:
