@@ -26,7 +26,7 @@ from perdure.workspace.photograph import commit_of, tree_of
 from perdure.workspace.places import make_directory, make_private, sync, write
 from perdure.workspace.restoring import load
 from perdure.workspace.scanning import unescape
-from perdure.workspace.shelf import Shelf, joined, split
+from perdure.workspace.shelf import Shelf, flush, joined, split
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINK = "120000"
@@ -154,7 +154,8 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
     except GitFailed as error:
         raise WorkspaceError(f"The pack is damaged, or not whole: {error}", "Ask for a new capsule.") from error
     load(shelf, commit)
-    shelf.publish(shelf.ref(number), commit=commit)
+    flush(shelf.objects)
+    shelf.refs.run("update-ref", "--", shelf.ref(number), commit)
 
 
 def send(source: Shelf, target: Shelf, commit: str) -> None:

@@ -27,7 +27,7 @@ from perdure.errors import GitFailed
 from perdure.model import Saved
 from perdure.workspace import staging
 from perdure.workspace.scanning import Findings, Piece, escape, scan
-from perdure.workspace.shelf import LAST, Shelf, split
+from perdure.workspace.shelf import Shelf, split
 from perdure.workspace.staging import Staged
 
 FORMAT = 1
@@ -81,8 +81,7 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
         known = look.commit
         _commit(shelf, look)
         _keep(shelf, look, aside)
-        names = (ref,) if look.commit == known else (ref, f"{LAST}/{shelf.id}")
-        shelf.publish(*names, commit=look.commit, fresh=look.commit != known)
+        shelf.publish(ref, look.commit, last=known)
     return Saved(
         commit=look.commit, ref=ref, git_dir=str(shelf.refs.git_dir), head=look.head, branch=look.branch, changed=look.changed,
         untracked=look.untracked, left_out=tuple(look.found.left_out[:LISTED]), unsteady=tuple(look.found.unsteady[:LISTED]),
@@ -119,16 +118,13 @@ def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
 
 
 def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """The last look, its indexes copied aside; an empty one if there is none that can be relied on."""
-    last = shelf.refs.refs(f"{LAST}/{shelf.id}").get(f"{LAST}/{shelf.id}", "")
-    place = looks / last
-    if not last or not (place / "look.json").exists():
-        return Look()
+    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects are still kept is seen on publishing."""
+    place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return Look()
-    if known.top != str(shelf.top):
+    if known.top != str(shelf.top) or known.commit != place.name:
         return Look()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):

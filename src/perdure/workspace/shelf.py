@@ -108,17 +108,21 @@ class Shelf:
         """The id of a commit that is here whole, or empty."""
         return self.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", good=(0, 1, 128)).text
 
-    def publish(self, *names: str, commit: str, fresh: bool = True) -> None:
-        """Makes the objects durable and lets refs name the commit; durable, too, when this returns."""
-        if fresh:
+    def publish(self, name: str, commit: str, *, last: str = "") -> None:
+        """Makes the objects durable and lets a ref name the commit; durable, too, when this returns.
+
+        `last`: the commit that this one was made from. Raises GitFailed if it is no longer kept: its objects may be gone.
+        """
+        if commit != last:
             flush(self.objects)
-        self.refs.run("update-ref", "--stdin", stdin="".join(f"update {name} {commit}\n" for name in names).encode())
+        kept = f"{LAST}/{self.id}"
+        orders = [f"update {name} {commit}", f"verify {kept} {last}" if commit == last else f"update {kept} {commit} {last}".rstrip()]
+        self.refs.run("update-ref", "--stdin", stdin="".join(f"{order}\n" for order in orders).encode())
         assert self.refs.git_dir is not None
-        for name in names:
-            place = (self.refs.git_dir / name).parent
-            while place != self.refs.git_dir and place.is_dir():
-                sync(place)
-                place = place.parent
+        place = (self.refs.git_dir / name).parent
+        while place != self.refs.git_dir and place.is_dir():
+            sync(place)
+            place = place.parent
 
 
 def flush(directory: Path) -> None:
