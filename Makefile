@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 3
 N ?= 200
 
-.PHONY: help tools demo test test-slow check install agents agents-latest kills home-kills bench docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest kills faults home-kills bench docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ kills: install agents ## N random kills of a two-turn task (N=200), with the cou
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1; rmdir $$d
+
+faults: install agents ## N full disks and N/4 power cuts (N=200; 40 for a pull request), with the counts; Linux, cuts as root
+	$(BIN)/python -m tests.faults all $(N)
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

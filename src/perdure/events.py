@@ -216,6 +216,13 @@ class CheckpointMissed(Event, frozen=True, tag="checkpoint_missed"):
     reason: str
 
 
+class CopyMissed(Event, frozen=True, tag="copy_missed"):
+    """perdure's own copy of the conversation could not be brought up to it; the attempt goes on."""
+
+    session_id: str
+    reason: str
+
+
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """A person took workdir and conversation back to a checkpoint."""
 
@@ -370,6 +377,7 @@ RunEvent = (
     | FilesPlaced
     | CheckpointTaken
     | CheckpointMissed
+    | CopyMissed
     | CheckpointRestored
     | DriftSeen
     | RunTakenIn

@@ -68,6 +68,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     collision = _collision(opened, evidence)
     if collision and not watched.other_writers:
         events.append(CollisionSeen(session_id=evidence.asked or evidence.returned, detail=collision))
+    engine.workspaces.flush(opened.workspace)
     return _finish(
         engine,
         claim,

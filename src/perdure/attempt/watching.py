@@ -15,11 +15,13 @@ from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_convers
 from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
 from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
+from perdure.errors import PerdureError
 from perdure.events import (
     AgentEvent,
     AnyEvent,
     AttemptAdopted,
     CollisionSeen,
+    CopyMissed,
     OutputCapped,
     SessionConfirmed,
     SessionPinned,
@@ -123,7 +125,13 @@ class _Watch:
 
     def save_turn(self) -> None:
         """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the prompt stands in it."""
-        session, transcript = self.opened.session, copy_conversation(self.engine, self.opened)
+        session = self.opened.session
+        try:
+            transcript = copy_conversation(self.engine, self.opened)
+        except PerdureError as error:
+            # A full disk is no reason to stop an agent that can go on: the end of the attempt tries again.
+            self.pending.append(CopyMissed(session_id=session.id if session else "", reason=self.engine.redactor.text(str(error))))
+            return
         if session is None or transcript is None:
             return
         if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(self.opened.driver, transcript, None):

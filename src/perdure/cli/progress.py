@@ -15,6 +15,7 @@ from perdure.events import (
     CheckpointMissed,
     CheckpointRestored,
     CollisionSeen,
+    CopyMissed,
     CopyRestored,
     DriftSeen,
     LimitSeen,
@@ -66,6 +67,8 @@ def line_of(record: Record) -> str:
             return f"  the agent could not save its conversation: {one_line(detail, 160)}"
         case CollisionSeen(detail=detail):
             return f"  COLLISION: {one_line(detail, 200)}"
+        case CopyMissed(reason=reason):
+            return f"the own copy of the conversation is behind: {reason}"
         case CopyRestored(session_id=session_id):
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):

@@ -161,7 +161,7 @@ def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[A
                 run = drive(engine, run.id)
             except PerdureError:
                 now = engine.store.get(run.id)
-                if now.state is RunState.RUNNING:
+                if now.state is RunState.RUNNING and now.worker != engine.worker:
                     # Another supervisor (perdure work) was quicker: it is as good as one of our own.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:

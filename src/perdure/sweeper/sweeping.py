@@ -19,6 +19,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt import Engine
+from perdure.attempt.checkpointing import forget
 from perdure.config import Settings
 from perdure.errors import Conflict, PerdureError, StoreError
 from perdure.model import Workspace
@@ -189,9 +190,8 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
-        # First the row: a ref without one is only space, a row without its ref would be a promise that is not kept.
-        engine.store.forget_checkpoints(run_id, [int(number)])
-        engine.workspaces.forget(next(run.workspace for run in engine.store.placed() if run.id == run_id), int(number))
+        place = next(run.workspace for run in engine.store.placed() if run.id == run_id)
+        forget(engine, run_id, place, [each for each in engine.store.checkpoints(run_id) if each.number == int(number)])
         return None
     if row.cls is Class.TRASH:
         trash.purge(trash.find(trashes(engine), row.key))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -244,6 +244,11 @@ class Workspaces:
         cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
         pinned = self._pinned(workspace) if cache is not None else workspace.base
         return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned)
+
+    def flush(self, workspace: Workspace) -> None:
+        """Makes what was written in the workdir durable: an outcome that is told stands for files that are there. Never raises."""
+        with suppress(OSError):
+            places.flush(Path(workspace.path))
 
     @property
     def root(self) -> Path:

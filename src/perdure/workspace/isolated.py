@@ -15,7 +15,7 @@ from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace import cache as caches
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.places import alternate, held, is_real_directory, make_private, sync, write
+from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, sync, write
 
 
 def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Git) -> tuple[bool, list[str]]:
@@ -42,6 +42,7 @@ def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Gi
         shutil.rmtree(stage, ignore_errors=True)
         make_private(path.parent)
         _build(stage, workspace, places.cache(source.id), source, oid, packed, git)
+        flush(stage)
         stage.rename(path)
         sync(path.parent)
     return True, notes

@@ -119,6 +119,18 @@ def read(path: Path, cap: int = 1 << 16) -> str:
         os.close(fd)
 
 
+def flush(directory: Path) -> None:
+    """Makes everything that was written to this file system durable (syncfs(2)). Raises OSError."""
+    import ctypes
+
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            raise OSError(ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(fd)
+
+
 def alternate(objects: Path) -> str:
     """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line (git 2.11 and newer)."""
     text = str(objects)

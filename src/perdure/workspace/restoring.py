@@ -24,10 +24,11 @@ from perdure.model import Saved, Workspace
 from perdure.workspace import staging
 from perdure.workspace.identity import Places, check_branch
 from perdure.workspace.photograph import FORMAT, again, changes, looked, save
+from perdure.workspace.places import flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
 from perdure.workspace.scanning import unescape
-from perdure.workspace.shelf import Shelf, flush, split
+from perdure.workspace.shelf import Shelf, split
 from perdure.workspace.staging import Staged
 
 _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")

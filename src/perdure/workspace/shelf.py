@@ -11,7 +11,6 @@ that its gc keeps what a checkpoint needs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import secrets
@@ -25,7 +24,7 @@ from perdure.errors import WorkspaceError
 from perdure.git import Git, Result
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, read, sync, write
 from perdure.workspace.worktree import common_directory, git_directory
 
 REFS = "refs/perdure/checkpoints"
@@ -123,16 +122,6 @@ class Shelf:
         while place != self.refs.git_dir and place.is_dir():
             sync(place)
             place = place.parent
-
-
-def flush(directory: Path) -> None:
-    """Makes everything that was written to this file system durable (syncfs(2)). Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
-            raise OSError(ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}")
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

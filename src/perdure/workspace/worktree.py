@@ -20,7 +20,7 @@ from perdure.errors import GitFailed, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.places import discard, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.places import discard, flush, held, is_real_directory, make_private, read, sync, write
 
 LOCKED = "perdure: a task's workdir"
 
@@ -91,9 +91,16 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             created, notes = _register(places, workspace, replace(git, keep=(*git.keep, shared)), common)
         if mark.exists():
             git.at(path, path / ".git", path).run("read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0)
+            _settle(path, common)
             mark.unlink()
             sync(mark.parent)
     return created, notes
+
+
+def _settle(path: Path, common: Path) -> None:
+    """After a power cut, a workdir without a mark is one whose files are all there."""
+    for each in (path, common):
+        flush(each)
 
 
 def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> tuple[bool, list[str]]:
@@ -108,6 +115,7 @@ def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> t
         _refuse_strange(path, workspace)
     notes = _recover(places, workspace, git, common, cut_off)
     if notes is None:
+        _settle(path, common)
         mark.unlink()
         return True, ["A making that was cut off had been complete."]
     make_private(mark.parent)

@@ -1,0 +1,136 @@
+"""What both kinds of faults share: one task on a real agent CLI, and what must hold afterwards whatever happened to its disk."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Done, Stage
+
+AGENT = "codex"
+"""The quickest of the four to start."""
+SCRIPT = """by history
+run echo precious > one.txt
+---
+say The file is written.
+"""
+RUN = (
+    "run",
+    "--name",
+    "task",
+    "--permissions",
+    "full",
+    "--agent",
+    AGENT,
+    "--attempts",
+    "1",
+    "--json",
+    "Write one.txt. The magic word is quercus.",
+)
+TRIES = 4
+DATABASE = "perdure.db"
+
+
+@dataclass
+class Trial:
+    """What one trial showed. `wrong` is empty when all promises held."""
+
+    seed: int
+    what: str
+    wrong: list[str] = field(default_factory=list)
+    struck: bool = False
+    """The fault was met: an attempt or the command itself failed by it."""
+
+
+def play(
+    seed: int, what: str, act: Callable[[Stage, random.Random, Trial], None], prepare: Callable[[Path], None] = lambda place: None
+) -> Trial:
+    """Makes one trial in a scratch directory of its own. `prepare` may mount something on it first."""
+    trial = Trial(seed, what)
+    directory = Path(tempfile.mkdtemp(prefix="pf"))
+    prepare(directory)
+    with Rehearsal(SCRIPT) as rehearsal:
+        stage = Stage(directory, AGENT, rehearsal)
+        try:
+            act(stage, random.Random(seed), trial)
+        except (AssertionError, subprocess.TimeoutExpired, sqlite3.Error) as error:
+            trial.wrong.append(f"{type(error).__name__}: {error}"[:600])
+        finally:
+            stage.close()
+    shutil.rmtree(directory, ignore_errors=True)
+    return trial
+
+
+def one_sentence(done: Done) -> bool:
+    """Whether a command that failed said so as perdure does: no traceback."""
+    return "Traceback" not in done.err
+
+
+def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
+    """With the disk as it should be, nothing has to be done by hand: the task comes to its end, and what is stored is whole.
+
+    `file`: what the agent wrote must be there as well.
+    """
+    accepted = bool(json.loads(stage.perdure("ls", "--json").out)["runs"])
+    done = stage.perdure(*(("retry", "task", "--json") if accepted else RUN))
+    tries = 1
+    while done.code not in (0, 6) and tries < TRIES:
+        done = stage.perdure("retry", "task", "--json")
+        tries += 1
+    shown = stage.show()
+    if shown["state"] != "succeeded":
+        trial.wrong.append(f"after {tries} tries it is {shown['state']}: {shown['reason']} {done.err[-300:]}")
+        return
+    if file and (Path(shown["workspace"]["path"]) / "one.txt").read_text() != "precious\n":
+        trial.wrong.append("the agent's file is not there")
+    receipts = [attempt["receipt"]["verdict"] for attempt in shown["attempts"] if attempt["receipt"]]
+    if not receipts or receipts[-1] == "broken":
+        trial.wrong.append(f"the receipts are {receipts}")
+    trial.wrong += whole(stage)
+
+
+def whole(stage: Stage) -> list[str]:
+    """What is broken of what lies on disk: nothing, if all is well."""
+    wrong = []
+    with closing(sqlite3.connect(stage.state / DATABASE)) as database:
+        if (said := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
+            wrong.append(f"the database: {said}")
+        open_attempts = database.execute("SELECT count(*) FROM attempts WHERE ended IS NULL").fetchone()[0]
+        if open_attempts:
+            wrong.append(f"{open_attempts} attempts have no end")
+    # agent.json is of use only while the agent lives, and so is not made durable.
+    for path in (path for path in stage.state.glob("runs/*/*/*.json") if path.name != "agent.json"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            wrong.append(f"{path.name} is cut off")
+    for copy in stage.copies():
+        if copy.name == "main" and copy.read_bytes()[-1:] not in (b"\n", b""):
+            wrong.append("a copy ends in the middle of a line")
+    fsck = subprocess.run(["git", "fsck", "--no-dangling"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True)
+    if fsck.returncode:
+        wrong.append(f"git fsck: {fsck.stderr[:200]}")
+    return wrong
+
+
+def summary(trials: list[Trial]) -> int:
+    """Prints the counts, and each trial that went wrong with its seed. Returns the exit code."""
+    counts = Counter(f"{trial.what}: {'struck' if trial.struck else 'not met'}" for trial in trials)
+    for trial in trials:
+        for line in trial.wrong:
+            print(f"WRONG seed {trial.seed}, {trial.what}: {line}", flush=True)
+    for name, count in sorted(counts.items()):
+        print(f"{count:5}  {name}")
+    bad = sum(bool(trial.wrong) for trial in trials)
+    print(f"{len(trials)} trials, {bad} wrong")
+    return 1 if bad else 0

@@ -1,0 +1,138 @@
+"""A disk that gets full: refused early, written to the last, read always, and well again without a hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import DiskFull
+from perdure.volumes import Ballast, Room, Volumes, room
+from tests.faults import full
+
+MB = 1024**2
+
+TO_THE_WALL = """
+import json, os, sys
+from pathlib import Path
+from perdure import stores
+from perdure.errors import StoreError
+from perdure.testing.stores.making import submit
+from perdure.volumes import Ballast, room
+
+state = Path(sys.argv[1])
+ballast = Ballast(state, int(sys.argv[2]) << 20)
+made = ballast.make()
+store = stores.open(state / "perdure.db", ballast=ballast)
+submit(store)
+filler = open(state / "filler", "wb", buffering=0)
+try:
+    while True:
+        filler.write(b"x" * 65536)
+except OSError:
+    pass
+written, failed = 0, ""
+for _ in range(60):
+    try:
+        submit(store)
+        written += 1
+    except StoreError as error:
+        failed = str(error)
+        break
+read = len(store.find(limit=1000))
+os.truncate(state / "filler", 0)
+after = ballast.make()
+submit(store)
+print(json.dumps({"made": made, "written": written, "failed": failed, "read": read, "after": after, "problems": store.problems()}))
+"""
+
+
+def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
+    """Runs Python code on a tmpfs of this size, in a mount namespace of its own."""
+    place.mkdir()
+    inside = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, "sh", size, str(place), sys.executable, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> None:
+    """On a volume filled to the last block, sixty runs are still accepted; reads go on; with room again the ballast is back."""
+    found = on_a_small_disk(tmp_path / "state", "40m", "-c", TO_THE_WALL, str(tmp_path / "state"), "16")
+    assert found == {"made": True, "written": 60, "failed": "", "read": 61, "after": True, "problems": []}
+
+
+def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
+    """Nothing is stored then, what was there is read, and the database is whole; with room again it goes on."""
+    found = on_a_small_disk(tmp_path / "state", "10m", "-c", TO_THE_WALL, str(tmp_path / "state"), "0")
+    assert "is full; nothing was stored" in str(found["failed"])
+    assert found["read"] == int(str(found["written"])) + 1 and found["problems"] == []
+
+
+def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
+    """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is all of a small one."""
+    large = Room(tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7)
+    small = Room(tmp_path, free=900 * MB, size=1000 * MB, files_free=10**6, files=10**6)
+    tight = Room(tmp_path, free=90 * MB, size=1000 * MB, files_free=10**6, files=10**6)
+    no_names = Room(tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10, files=10**7)
+    assert [each.is_below(10.0, 2048 * MB) for each in (large, small, tight, no_names)] == [False, False, True, True]
+
+
+def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
+    """One sentence with the place and the numbers, exit code 7, and the commands that help; a mark of 0 refuses nothing."""
+    there = room(tmp_path / "not" / "yet")
+    never, always = Volumes(places=(tmp_path,), refuse=0.0), Volumes(places=(tmp_path,), refuse=100.1, refuse_bytes=there.size + 1)
+    never.check()
+    with pytest.raises(DiskFull, match=str(tmp_path)) as refused:
+        always.check()
+    assert refused.value.exit_code == 7 and "perdure gc" in refused.value.hint
+
+
+def test_a_ballast_takes_real_space_and_never_the_last(tmp_path: Path) -> None:
+    """Its blocks are taken, it is made once, given up at once, and not made where it would leave too little."""
+    ballast = Ballast(tmp_path, 4 * MB)
+    assert ballast.make() and ballast.path.stat().st_blocks * 512 >= 4 * MB
+    assert ballast.give_up() and ballast.path.stat().st_blocks == 0
+    assert not ballast.give_up()
+    assert ballast.make() and ballast.make()
+    huge = Ballast(tmp_path / "other", room(tmp_path).free)
+    huge.directory.mkdir()
+    assert not huge.make() and list(huge.directory.iterdir()) == []
+    assert not Ballast(tmp_path / "other", 0).make()
+
+
+REFUSED = """
+set -u
+perdure run --detach --name late Do; echo "code $?"
+perdure ls --json; echo "code $?"
+mount -o remount,size=64m "$PERDURE_STATE"
+perdure run --detach --name late Do; echo "code $?"
+"""
+
+
+def test_a_full_disk_refuses_at_the_door_and_opens_again(tmp_path: Path, repository: Path, agents: dict[str, Path]) -> None:
+    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind; lists go on; with room it is taken."""
+    state = tmp_path / "state"
+    state.mkdir()
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PERDURE_STATE": str(state)}
+    environ |= {"PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_DISK_BALLAST": "0", "LANG": "C.UTF-8", "PERDURE_STALL": "1"}
+    inside = f'mount -t tmpfs -o size=8m none "$PERDURE_STATE" && head -c 7900000 /dev/zero > "$PERDURE_STATE/filler"\n{REFUSED}'
+    # A pid namespace: the detached supervisor ends with it.
+    command = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", inside]
+    done = subprocess.run(command, cwd=repository, env=environ, capture_output=True, text=True)
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code")]
+    assert codes == ["code 7", "code 0", "code 0"], (done.stdout, done.stderr)
+    assert "The disk is nearly full" in done.stderr and "Traceback" not in done.stderr
+    assert '"runs": []' in done.stdout
+
+
+@pytest.mark.journey
+def test_a_sample_of_full_disks() -> None:
+    """Five of the trials of `make faults`: a real agent meets the wall, and a plain retry does when there is room."""
+    assert full.in_a_namespace(["full", "5"]) == 0
