@@ -212,7 +212,7 @@ def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> Non
 
 
 def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
-    """The model is shown the parent's history; the files are the parent's, uncommitted and small ignored ones too; and the parent has nothing of it."""
+    """The model is shown the parent's history; the files are the parent's, small ignored ones too; and the parent has nothing of it."""
     one = stage(TALK)
     parent = run(one)
     session, workdir = parent["attempts"][0]["session_id"], Path(parent["workspace"]["path"])
