@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,76 @@ def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
     shown = one.perdure("sessions", "show", session)
     assert shown.code == 0 and "person: Write one.txt." in shown.out and "middle" in shown.out
     assert not {letter for letter in shown.out if not letter.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
+    """The agent goes on from the mended copy, but tells its model only a part: nothing is put in place, and the policy decides."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
+    for path in [*one.transcripts(), *one.copies()]:
+        lines = poisoned("claude", path.read_bytes()).split(b"\n")
+        call = next(n for n, line in enumerate(lines) if b'"tool_use","id"' in line)
+        entry = json.loads(lines[call])
+        lines[call] = json.dumps({**entry, "parentUuid": None, "entrypoint": "cli"}, separators=(",", ":")).encode()
+        path.write_bytes(b"\n".join(lines))
+    session = one.show()["attempts"][0]["session_id"]
+    refused = one.perdure("sessions", "mend", session, "--write")
+    assert refused.code == 1 and "was not told" in refused.err, refused.err + refused.out
+    assert not list(one.agent_home.rglob("*perdure-unusable*"))
+    done = one.perdure("update", "task", "Which word was it?", "--json")
+    last = done.json["attempts"][-1]
+    assert (last["rung"], last["receipt"]["verdict"]) == ("rebuilt", "rebuilt"), last
+    assert "a mended copy" not in one.perdure("logs", "task").out
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
+    """While the run is at work in the conversation, nothing is put in place."""
+    one = stage("hang\nsay Never.")
+    started = one.start(*RUN, one.agent, PROMPT)
+    one.rehearsal.wait_for(1)
+    (path,) = one.until(lambda: [each for each in one.transcripts() if b"quercus" in each.read_bytes()], "the prompt is written")
+    session, content = path.stem[-36:], path.read_bytes()
+    path.write_bytes(poisoned("codex", content))
+    refused = one.perdure("sessions", "mend", session, "--write")
+    assert refused.code == 6 and path.read_bytes() == poisoned("codex", content), refused.err
+    assert one.perdure("stop", "task").code == 0
+    one.finish(started)
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_one_id_in_two_places(stage: MakeStage) -> None:
+    """From a third directory Claude finds no conversation at all; after the older file was moved aside it goes on."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    (path,) = one.transcripts()
+    session, content = path.stem, path.read_bytes()
+    for name, kept in (("-one", content), ("-two", content[: content.index(b"The file is written.")].rpartition(b"\n")[0] + b"\n")):
+        path.parent.with_name(name).mkdir()
+        path.parent.with_name(name).joinpath(path.name).write_bytes(kept)
+    path.unlink()
+    os.utime(path.parent.with_name("-two") / path.name, (1, 1))
+    elsewhere = one.directory / "elsewhere"
+    elsewhere.mkdir()
+    assert "No conversation found" in one.resume_by_hand(session, "hello?", elsewhere).stderr
+    mended = one.perdure("sessions", "mend", session, "--write", "--json")
+    assert mended.code == 0 and [each["trouble"] for each in mended.json["findings"]] == ["one id in two places"], mended.err
+    assert one.resume_by_hand(session, "hello?", elsewhere).returncode == 0
+    assert "The magic word is quercus." in said(one.rehearsal.last.messages)
+
+
+@pytest.mark.parametrize("agent", ["opencode"], indirect=True)
+def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
+    """OpenCode's database is not written: the finding is there, and the reason why it stays."""
+    one = stage(SCRIPT)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    session = one.show()["attempts"][0]["session_id"]
+    database = one.agent_home / "opencode/opencode.db"
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("update part set data = '{broken' where json_extract(data, '$.text') = 'The file is written.'")
+        opened.commit()
+    checked = one.perdure("sessions", "check", session)
+    assert checked.code == 1 and "refused" in checked.out, checked.out + checked.err
+    mended = one.perdure("sessions", "mend", session, "--write")
+    assert mended.code == 1 and "in the agent's database" in mended.out

@@ -26,7 +26,8 @@ from tests.pure.making import contexts, outcomes, policies, sessions, snapshots,
 
 RESUMES = (Start.RESUME, Start.FORK)
 NEW = (Start.FRESH, Start.REBUILD)
-LADDER = [Rung.NATIVE, Rung.PATH, Rung.COPY]
+LADDER = [Rung.NATIVE, Rung.PATH, Rung.COPY, Rung.REPAIRED]
+EDITS = ("line 1: a line left out (it was torn)",)
 LIVE = sessions(SessionState.PINNED, SessionState.CONFIRMED)
 
 situations = st.builds(
@@ -37,6 +38,7 @@ situations = st.builds(
     lost=st.none() | sessions(SessionState.RETIRED),
     transcript=st.none() | snapshots,
     copy=st.none() | snapshots,
+    edits=st.just(()) | st.just(EDITS),
     tried=st.frozensets(st.sampled_from(Rung)),
     writers=st.just(()) | st.just((4711, 4712)),
     resume_by_path=st.booleans(),
@@ -67,6 +69,7 @@ def rungs_left(at: Situation) -> list[Rung]:
         left += [Rung.PATH] if at.resume_by_path else []
     if usable(at.copy):
         left.append(Rung.COPY)
+    left += [Rung.REPAIRED] if at.edits else []
     return [rung for rung in left if rung not in at.tried]
 
 
@@ -157,8 +160,9 @@ def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> No
 
 
 def test_the_ladder_is_walked_from_the_top_and_once() -> None:
-    """By id, by path, by perdure's own copy; then the policy decides."""
+    """By id, by path, by perdure's own copy, by a mended one; then the policy decides."""
     at = Situation(policy=ContinuityPolicy.DISCLOSE, now=0, session=SESSION, transcript=TRANSCRIPT, copy=TRANSCRIPT, resume_by_path=True)
+    at = replace(at, edits=EDITS)
     walked = []
     while (chosen := choose(at)).kind is Start.RESUME:
         walked.append(chosen.rung)

@@ -23,6 +23,7 @@ FRESH = Continuation(kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, rea
 REBUILD = Continuation(kind=Start.REBUILD, session_id="aaaa-1", rung=Rung.REBUILT, lost_session_id="old-0", reason="old-0 was lost")
 COPY = replace(RESUME, rung=Rung.COPY)
 PATH = replace(RESUME, rung=Rung.PATH)
+MENDED = replace(RESUME, rung=Rung.REPAIRED, edits=tuple(f"line {n}: left out (torn)" for n in range(1, 31)))
 
 WENT_ON = Evidence(
     asked="aaaa-1",
@@ -82,6 +83,9 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "changed between, by its path": (PATH, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
     # repaired, forked, new
     "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "an older copy was put back"),
+    "from a mended copy": (MENDED, but(WENT_ON, known_kept=False), V.REPAIRED, "mended the transcript first: line 1: left out (torn)"),
+    "from a much mended copy": (MENDED, WENT_ON, V.REPAIRED, "and 10 more change(s), all in the journal"),
+    "from a mended copy, and not in it": (MENDED, but(WENT_ON, prefix_kept=False), V.BROKEN, "not the beginning of the transcript"),
     "a fork": (FORK, FORKED, V.FORKED, "begins with the first 1 turn(s) of aaaa-1"),
     "a fork at a turn": (replace(FORK, fork_at=3), FORKED, V.FORKED, "begins with the first 3 turn(s) of aaaa-1"),
     "a fork with the id asked for": (NAMED, FORKED, V.FORKED, "the new conversation bbbb-2 begins"),
@@ -167,14 +171,14 @@ FLAWS = st.sampled_from(
 )
 
 
-@given(FLAWS, st.sampled_from([RESUME, PATH, COPY, FORK]))
+@given(FLAWS, st.sampled_from([RESUME, PATH, COPY, MENDED, FORK]))
 def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> None:
     """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for what a fork does not have."""
     receipt = judge(asked, but(replace(WENT_ON, parent_kept=asked is FORK or None), **flaw))
     assert receipt is not None
     if asked is FORK:
         assert (receipt.verdict is V.FORKED) == (flaw == {"returned": OTHER})
-    elif asked is COPY and flaw == {"known_kept": False}:
+    elif asked in (COPY, MENDED) and flaw == {"known_kept": False}:
         assert receipt.verdict is V.REPAIRED
     else:
         assert receipt.verdict is V.BROKEN
@@ -212,6 +216,6 @@ def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: E
     assert receipt.verdict in possible[asked.kind]
     assert receipt.reasons or not asked.reason
     if receipt.verdict is V.REPAIRED:
-        assert asked.rung is Rung.COPY
+        assert asked.rung in (Rung.COPY, Rung.REPAIRED)
     if receipt.verdict is V.FORKED:
         assert evidence.returned not in ("", evidence.asked)

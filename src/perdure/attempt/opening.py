@@ -219,11 +219,15 @@ def _put_mended(engine: Engine, claim: Claim, driver: AgentDriver, program: Prog
     """Puts the mended copy where the agent looks. Returns the place, and where what lay there is now."""
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
-    mended = (directory / MENDED).read_bytes()
+    mended = directory / MENDED
+    content = mended.read_bytes()
     if driver.archive is None:
-        return engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), mended)
-    take_in(engine, claim.run, driver, driver.archive.restore(program, session_id, mended), directory / "restore")
-    return home, []
+        put = engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), content)
+    else:
+        take_in(engine, claim.run, driver, driver.archive.restore(program, session_id, content), directory / "restore")
+        put = home, []
+    mended.unlink()
+    return put
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:

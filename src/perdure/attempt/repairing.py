@@ -17,8 +17,8 @@ from perdure.model import Attempt, Claim
 from perdure.protocols import AgentDriver
 from perdure.transcripts.growing import versions
 
-MENDED = "mended.jsonl"
-"""The proven copy, in the attempt's directory."""
+MENDED = "conversation-mended.jsonl"
+"""The proven copy, in the attempt's directory until it is put in place. It may hold secrets, as the agent's own file does."""
 UNPROVEN = 3
 """So many copies are tried in one attempt."""
 

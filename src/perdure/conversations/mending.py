@@ -135,6 +135,8 @@ def put_in_place(engine: Engine, shelf: Shelf, found: Diagnosis) -> list[str]:
         raise Unproven(f"The mended copy of {found.id} is not trusted: {why}", "nothing was changed; perdure sessions check")
     if found.path.read_bytes() != found.before:
         raise Conflict(f"The conversation {found.id} was written to meanwhile", "perdure sessions mend again")
+    if found.mended.content is None:
+        return engine.copies.move_aside(found.spare)
     _, aside = engine.copies.put_mended(driver, found.id, home, found.path.parent, content, found.path)
     session = found.entry.session if found.entry is not None else None
     if session is not None:

@@ -30,6 +30,7 @@ from pathlib import Path
 import pytest
 
 from perdure.events import AgentEvent, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.mending import Harm
 from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec, Usage
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal
@@ -271,6 +272,20 @@ class DriverConformance:
         told = [event.usage for event in second.events if isinstance(event, UsageSeen)][-1]
         total = stage.driver.total(stage.content(first.session_id))
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
+
+    def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
+        """What the CLI wrote itself is taken as it is, its file is among its remains, and no bytes make the driver raise."""
+        stage = bench("run echo one\n---\nsay One.\n---\nsay Two.")
+        ran = stage.run("hello one")
+        stage.run("hello two", resume(ran.session_id))
+        content = stage.content(ran.session_id)
+        path = stage.driver.transcript(stage.home, ran.session_id)
+        mended = stage.driver.mend(content, ran.session_id, path.name if path else "")
+        assert (mended.content, mended.harm, mended.refusal) == (None, Harm.NONE, ""), mended
+        assert path is None or stage.driver.remains(stage.home, ran.session_id)[0] == path
+        assert not stage.driver.remains(stage.home, self.unknown_id()) and not stage.driver.remains(stage.home, "../*")
+        for broken in (b"", b"\0" * 99, content[: len(content) // 2], content.replace(b'":', b'"'), content[::-1]):
+            stage.driver.mend(broken, ran.session_id)
 
     def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
         """The agent's own program, this conversation, and its home; a bad id is refused."""

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -153,26 +154,24 @@ class Copies:
         """Puts mended bytes where the agent looks (or in `place`); every file of the conversation is moved aside first, as it is.
         Returns the place and the files that were moved. Raises WorkspaceError."""
         remains = driver.remains(home, session_id)
-        directory = self.of(driver.name, session_id).parent
-        name = remains[0].name if remains else self.of(driver.name, session_id).name
+        copy = self.of(driver.name, session_id)
+        # By the file's name a driver may know where it belongs.
+        mended = copy.parent / f"mended-{os.getpid()}" / (remains[0].name if remains else copy.name)
         try:
-            private_directories(directory)
-            mended = directory / f"mended-{os.getpid()}" / name
             private_directories(mended.parent)
             with open(mended, "wb", opener=private) as file:
                 file.write(content)
             place = place or driver.place(home, session_id, cwd, mended)
-            olds = [old for old in dict.fromkeys((place, *remains)) if os.path.lexists(old)]
-            private_directories(place.parent)
             staged = place.with_name(f".{place.name}.perdure")
+            private_directories(place.parent)
             _copy_new(mended, staged, len(content))
-            aside = [str(move_aside(old, UNUSABLE)) for old in olds]
+            aside = [str(move_aside(old, UNUSABLE)) for old in dict.fromkeys((place, *remains)) if os.path.lexists(old)]
             staged.replace(place)
             sync(place.parent)
-            mended.unlink()
-            mended.parent.rmdir()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise WorkspaceError(f"the mended conversation {session_id} could not be put in place: {error}", "perdure doctor") from error
+        finally:
+            shutil.rmtree(mended.parent, ignore_errors=True)
         return place, aside
 
     def begins_with(self, path: Path, part: CopyPart) -> bool:
@@ -188,6 +187,13 @@ class Copies:
     def is_exactly(self, path: Path, part: CopyPart) -> bool:
         """Whether an agent's file is the part, secrets aside."""
         return self.begins_with(path, part) and path.stat().st_size == part.size
+
+    def move_aside(self, paths: Sequence[Path]) -> list[str]:
+        """Gives files of an agent names under which it does not find them. Returns the names. Raises WorkspaceError."""
+        try:
+            return [str(move_aside(path, UNUSABLE)) for path in paths]
+        except OSError as error:
+            raise WorkspaceError(f"a transcript could not be moved aside: {error}", "perdure doctor") from error
 
     def _found(self, agent: str, part: CopyPart) -> Path:
         path = self.find(agent, part)
