@@ -1,0 +1,159 @@
+"""`reset`: whose work is meant, what is cleared, what refuses, and the whole way back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure import service
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.model import RESET, Condition, RunState, Session, SessionKey, SessionState, TaskRun
+from perdure.sweeper import Target, reset, restore
+from tests.sweeper.ground import Ground
+
+
+def talk(ground: Ground, run: TaskRun, name: str = "s1") -> Session:
+    """A conversation that the run had."""
+    session = Session(key=SessionKey(run.spec.agent, run.scope), id=name, state=SessionState.PINNED, created=1, updated=1, attempts=1)
+    ground.engine.store.put_session(session)
+    return session
+
+
+def test_it_clears_and_can_be_undone(ground: Ground) -> None:
+    """The workdir is in the trash with every file, the conversation retired, the waiting run cancelled; `restore` brings all back, with
+    the rebase that was in progress, and what was staged."""
+    run, top = ground.run()
+    session = talk(ground, run)
+    ground.engine.store.requeue(run.id, "a test")
+    (top / "README").write_text("staged\n")
+    ground.yard.git("add", "README", cwd=top)
+    (top / "new").write_text("untracked\n")
+    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    assert (cleared.sessions, len(cleared.saved), len(cleared.trash)) == (("s1",), 1, 1)
+    assert ground.engine.store.get("task").state is RunState.CANCELLED
+    (retired,) = ground.engine.store.lineage(session.key)
+    assert (retired.state, retired.cause) == (SessionState.RETIRED, RESET)
+    assert not top.exists()
+    assert ground.yard.git("show", f"{cleared.saved[0]}:new") == "untracked"
+    back = restore(ground.engine, cleared.trash[0].name[:8])
+    assert back.sessions == ("s1",) and top in back.places
+    live = ground.engine.store.session(session.key)
+    assert live is not None and live.id == "s1"
+    assert ground.yard.git("status", "--porcelain", cwd=top).splitlines() == ["M  README", "?? new"]
+
+
+def test_afterwards_it_begins_anew(ground: Ground) -> None:
+    """A new attempt finds a fresh workdir and no conversation; the old one stays in the trash, and cannot come back over it."""
+    run, top = ground.run()
+    talk(ground, run)
+    (top / "new").write_text("of before\n")
+    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    assert run.workspace is not None
+    ground.prepare(run.workspace)
+    assert top.is_dir() and not (top / "new").exists()
+    talk(ground, run, "s2")
+    with pytest.raises(Conflict, match="is there again"):
+        restore(ground.engine, cleared.trash[0].name)
+    assert (cleared.trash[0] / "workdir/new").read_text() == "of before\n"
+
+
+def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
+    """Undone after a new conversation began, the reset gives the files back and leaves the new conversation live."""
+    run, top = ground.run()
+    session = talk(ground, run)
+    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
+    talk(ground, run, "s2")
+    assert restore(ground.engine, cleared.trash[0].name).sessions == ()
+    live = ground.engine.store.session(session.key)
+    assert live is not None and live.id == "s2" and top.is_dir()
+
+
+TARGETS = {
+    "name": (Target(run="task"), {"task"}),
+    "branch": (Target(branch="work"), {"task", "codex"}),
+    "branch and agent": (Target(branch="work", agent="codex"), {"codex"}),
+    "issue": (Target(issue="#12"), {"issue"}),
+    "issue of the repository by path": (Target(issue="12", repo="REPO"), {"issue"}),
+    "service and task": (Target(service="shop", task="t1"), {"report"}),
+}
+
+
+@pytest.mark.parametrize("what", TARGETS)
+def test_whose_work_is_meant(ground: Ground, what: str) -> None:
+    """A run, an agent's work on a branch or an issue, a service's task: these and no others."""
+    ground.run(name="task")
+    ground.run("isolated", name="codex", agent="codex")
+    ground.run(name="other", branch="other")
+    ground.run(name="issue", branch="issue", scope="example/repo#12")
+    ground.run("task", name="report")
+    target, meant = TARGETS[what]
+    target = replace(target, repo=str(ground.yard.repo)) if target.repo else target
+    cleared = reset(ground.engine, target, ground.yard.repo / "src")
+    assert {run.name for run in cleared.runs} == meant
+    assert len(cleared.trash) == len(meant)
+
+
+def test_nothing_is_meant(ground: Ground) -> None:
+    """Another repository, an unknown branch: not found; nothing said: a usage error. Nothing moves."""
+    _, top = ground.run()
+    for target in (Target(branch="none"), Target(branch="work", repo=str(ground.yard.top / "home"))):
+        with pytest.raises(NotFound):
+            reset(ground.engine, target, ground.yard.repo)
+    with pytest.raises(UsageError):
+        reset(ground.engine, Target(agent="claude"), ground.yard.repo)
+    assert top.is_dir()
+
+
+def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
+    """Running, or open in the agent's own program: refused, also for a run that shares the conversation, and nothing is cleared."""
+    run, top = ground.run(scope="shared")
+    other, _ = ground.run(name="other", branch="other", scope="shared")
+    session = talk(ground, run)
+    ground.engine.store.open_run(other.id, Condition(type="open", message="", at=0), session)
+    with pytest.raises(Conflict, match="other is open"):
+        reset(ground.engine, Target(run="task"), ground.yard.repo)
+    ground.engine.store.requeue(run.id, "a test")
+    from perdure.events import RunTakenBack
+
+    ground.engine.store.take_back(other.id, [], RunTakenBack(session_id="s1"))
+    ground.engine.store.claim("ann", 60.0, ref=run.id)
+    with pytest.raises(Conflict, match="task is running"):
+        reset(ground.engine, Target(run="task"), ground.yard.repo)
+    assert top.is_dir() and ground.engine.store.session(session.key) is not None
+
+
+def test_a_dry_run_only_tells(ground: Ground) -> None:
+    """The runs, and what would be nowhere else but in the trash; everything stays as it is."""
+    run, top = ground.run()
+    session = talk(ground, run)
+    (top / "new").write_text("x")
+    cleared = reset(ground.engine, Target(run="task"), ground.yard.repo, dry=True)
+    assert [each.name for each in cleared.runs] == ["task"] and "untracked files: new" in cleared.unsaved[0]
+    assert top.is_dir() and ground.engine.store.session(session.key) == session
+
+
+def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
+    """`trash restore` undoes `rm`: name and key as they were; where the name is taken by now, under its id."""
+    run, top = ground.run(key="k1")
+    removed = service.remove(ground.engine, "task")
+    assert removed.trash is not None
+    assert restore(ground.engine, removed.trash.name).run == "task"
+    assert ground.engine.store.get("k1").id == run.id and top.is_dir()
+    removed = service.remove(ground.engine, "task")
+    ground.run(name="task", branch="another")
+    assert removed.trash is not None and restore(ground.engine, removed.trash.name).run == run.id
+
+
+def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> None:
+    """git named another worktree like it meanwhile: the restored one gets a name of its own, and git knows both."""
+    run, top = ground.run()
+    removed = service.remove(ground.engine, "task")
+    taken = ground.yard.repo / ".git/worktrees" / top.name
+    taken.mkdir(parents=True)
+    (taken / "gitdir").write_text("/nowhere/.git\n")
+    assert removed.trash is not None
+    restore(ground.engine, removed.trash.name)
+    assert ground.yard.git("status", "--porcelain", cwd=top) == "" and Path(taken / "gitdir").read_text() == "/nowhere/.git\n"
+    assert run.name == "task"
