@@ -20,6 +20,9 @@ SETTINGS = {
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",
     "verify": "a shell command, run in the workdir after the agent's success; not run with `--permissions read` unless given as a flag",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
+    "checkpoint_store": "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought too; empty: none",
+    "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
+    "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",
     "gc_workdirs": "how long ago the last run in a workdir ended before the [sweeper](../how-to/clean-up.md) takes it",
     "gc_copies": "how long ago a conversation was last used before perdure's own copy of it is taken",
     "gc_logs": "how long ago a run ended before its attempts' logs are taken; the journal stays",

@@ -68,6 +68,10 @@ class Settings:
     disk_refuse_bytes: int = 2 * 1024**3
     """New work is refused when less than both of these is free."""
     disk_ballast: int = 64 * 1024**2
+    checkpoint_store: str = ""
+    """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that another machine can go on."""
+    checkpoint_secrets: str = "refuse"
+    """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace what was said), or `allow`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -94,6 +98,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a text is needed")
     return value
+
+
+def _store(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
+        raise ValueError("a URL such as file:///directory or s3://bucket/prefix is needed, without credentials")
+    return text
 
 
 def _seconds(value: Any) -> float:
@@ -167,12 +178,14 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "disk_refuse": _percent,
     "disk_refuse_bytes": _bytes,
     "disk_ballast": _bytes,
+    "checkpoint_store": _store,
+    "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
 }
 
 TABLES = ("gc", "disk")
 """`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
 
-NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file"}) | {
+NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file", "checkpoint_store", "checkpoint_secrets"}) | {
     name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))
 }
 

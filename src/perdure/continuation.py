@@ -213,7 +213,7 @@ def _resumed(story: Story) -> str:
             f"Note: somebody else continued this conversation in between ({story.turns_between} prompt(s) above are not from the runner). "
             "Check the files before you rely on what you remember."
         )
-    if story.left and not story.given:
+    if story.left:
         parts.append(_moved(story))
     if new:
         parts.append(_delta(new, first=story.given == 0))
@@ -225,9 +225,10 @@ def _resumed(story: Story) -> str:
 
 
 def _moved(story: Story) -> str:
+    found = "The files are here as you left them" if story.given else "What you find here is where this work begins"
     return (
-        f"From here on you work in {story.cwd}, and not in {story.left} any more, whatever is said above. What you find here is where "
-        f"this work begins. Do not change anything in {story.left}: others may be at work there."
+        f"From here on you work in {story.cwd}, and not in {story.left} any more, whatever is said above. {found}. "
+        f"Do not change anything in {story.left}: others may be at work there."
     )
 
 

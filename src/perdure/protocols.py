@@ -149,6 +149,10 @@ class Archive(Protocol):
         began and that never ended."""
         ...
 
+    def moved(self, copy: bytes, directory: Path) -> bytes:
+        """An own copy from elsewhere as `read` will tell it after a `restore` in this directory."""
+        ...
+
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         """The process that puts an own copy back, to be run in the workdir. It touches no other conversation. Raises
         ValueError for a bad id, and for a copy of something else."""
@@ -497,6 +501,26 @@ class SessionStore(Protocol):
 
     def put_session(self, session: Session) -> None:
         """Inserts or replaces the session with this (key, id). Conflict if another one of the key is live."""
+        ...
+
+
+class Publisher(Protocol):
+    """Brings checkpoints to where another machine finds them, and knows when a run is another machine's by now."""
+
+    def refused(self, run: TaskRun) -> str:
+        """Why no attempt may start here, in a sentence; empty if one may, and where that cannot be known."""
+        ...
+
+    def published(self, checkpoint: Checkpoint) -> None:
+        """A checkpoint is in the store. Returns at once; of several the newest is brought out."""
+        ...
+
+    def told(self, run_id: str) -> Sequence[AnyEvent]:
+        """What is to be told of the run since this was last asked; after `PlaceLost` its attempt must end."""
+        ...
+
+    def settle(self, run_id: str) -> str:
+        """Brings out how the run stands after an attempt, and waits for it. Returns what went wrong in a sentence, or nothing."""
         ...
 
 

@@ -6,6 +6,7 @@ Called by the command line (`perdure.cli`) and by `perdure.open`. Everything hea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.config import Settings
@@ -39,7 +40,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
 
     ballast = Ballast(chosen.state, chosen.disk_ballast)
     redactor = Redactor.of(environ)
-    return Engine(
+    engine = Engine(
         store=stores.open(chosen.state / DATABASE, observers=observers, ballast=ballast),
         workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
         driver=drivers.load,
@@ -61,6 +62,12 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
             ballast=ballast,
         ),
     )
+    if not chosen.checkpoint_store:
+        return engine
+    from perdure.capsule.publishing import Publishing, Ways
+
+    leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
+    return replace(engine, publisher=Publishing(engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)))
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:

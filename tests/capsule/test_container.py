@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -48,8 +49,8 @@ def test_equal_contents_give_equal_bytes() -> None:
 
 def test_it_is_plain_zstd_behind_lengths(tmp_path: Path) -> None:
     """Without perdure the manifest is to be had with the ordinary zstd program, as the reference says."""
-    (length,) = struct.unpack(">I", WHOLE[8:12])
-    told = subprocess.run(["zstd", "-d", "-c"], input=WHOLE[12 : 12 + length], capture_output=True, check=True)
+    (length,) = struct.unpack(">I", WHOLE[40:44])
+    told = subprocess.run(["zstd", "-d", "-c"], input=WHOLE[44 : 44 + length], capture_output=True, check=True)
     assert json.loads(told.stdout)["name"] == "task"
 
 
@@ -153,8 +154,8 @@ def test_a_name_that_could_lead_out_or_is_never_carried_is_refused(name: str) ->
         manifests.check_path(name)
 
 
-def _framed(*frames_: bytes) -> bytes:
-    return MAGIC + b"".join(struct.pack(">I", len(each)) + each for each in frames_)
+def _framed(*frames_: bytes, digest: bytes = bytes(32)) -> bytes:
+    return MAGIC + digest + b"".join(struct.pack(">I", len(each)) + each for each in frames_)
 
 
 def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
@@ -163,7 +164,8 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))
     lying = manifest(Given(), journal=File("journal.jsonl", PART, digest.sha256, (digest,)))
-    content = _framed(frames.frame(manifests.encode(lying)), frames.frame(b"{}"), bomb)
+    told = manifests.encode(lying)
+    content = _framed(frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest())
     with pytest.raises(CapsuleError, match="unfold to more"):
         unpack(content, tmp_path)
     manifest_bomb = zstandard.ZstdCompressor().compress(b" " * (12 << 20))

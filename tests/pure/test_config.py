@@ -63,6 +63,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "stall": "15m",
         "grace": "3",
         "checkpoint_every": "5s",
+        "checkpoint_store": "s3://bucket/tasks",
+        "checkpoint_secrets": "allow",
         "checkpoint_ignored": "none",
         "budget_usd": "2.5",
         "backend": "isolated",

@@ -238,13 +238,14 @@ FIRST = Context(1, "Fix the failing test.", 0)
 
 
 def test_a_conversation_that_moved_is_told_where_it_is() -> None:
-    """Once, with its first instructions: the paths that stand in its history lead to a place where others may be at work."""
+    """Until it stands in the conversation: the paths in its history lead to a place where others may be at work."""
     story = Story(contexts=(FIRST,), left="/old/place", cwd="/new/place")
     for asked in (FORK, RESUME):
         text = prompt(asked, story)
         assert text.endswith(FIRST.text)
         assert "you work in /new/place" in text and "not change anything in /old/place" in text
-    assert "/old/place" not in prompt(RESUME, replace(story, given=1))
+    assert "as you left them" in prompt(RESUME, replace(story, given=1))
+    assert "place" not in prompt(RESUME, replace(story, given=1, left=""))
     assert prompt(FORK, replace(story, left="")) == FIRST.text
 
 

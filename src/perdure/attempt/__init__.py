@@ -9,6 +9,8 @@ receipt, verify, decision).
 
 from __future__ import annotations
 
+import sys
+
 from perdure.attempt.checkpointing import Checkpointing, forget
 from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.deciding import NotStarted
@@ -56,4 +58,7 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 def _follow(engine: Engine, opened: Opened) -> TaskRun:
     with opened:
         checkpoints = Checkpointing(engine, opened)
-        return close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
+        run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
+    if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
+        print(f"perdure: {run.name} was not brought to the checkpoint store: {engine.redactor.text(trouble)}", file=sys.stderr, flush=True)
+    return run

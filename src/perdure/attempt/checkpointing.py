@@ -17,7 +17,7 @@ from perdure import process
 from perdure.attempt.engine import Engine
 from perdure.attempt.opening import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
-from perdure.events import CheckpointMissed
+from perdure.events import CheckpointMissed, PlaceLost
 from perdure.model import PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
 from perdure.transcripts import begins_with, fingerprint, prompts_since
 
@@ -35,6 +35,8 @@ class Checkpointing:
     opened: Opened
     begun: float = field(default_factory=process.boottime)
     """When the last one was begun."""
+    displaced: bool = False
+    """The run is another machine's by now: the attempt must end."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None
     _why: str = ""
@@ -59,6 +61,15 @@ class Checkpointing:
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
             self._begin(self._wanted)
             self._wanted = ""
+        self._hear()
+
+    def _hear(self) -> None:
+        """What became of checkpoints that were to be brought out besides."""
+        publisher = self.engine.publisher
+        if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
+            return
+        self.displaced = self.displaced or any(isinstance(event, PlaceLost) for event in told)
+        self.engine.store.record(self.opened.claim, told)
 
     def end(self, why: str) -> None:
         """Waits for the one that is being taken, and takes the attempt's last. Raises LostLease."""
@@ -88,7 +99,10 @@ class Checkpointing:
 
     def _publish(self, taken: Future[Checkpoint]) -> None:
         try:
-            self.engine.store.add_checkpoint(taken.result(), self.opened.claim)
+            checkpoint = taken.result()
+            self.engine.store.add_checkpoint(checkpoint, self.opened.claim)
+            if self.engine.publisher is not None:
+                self.engine.publisher.published(checkpoint)
         except LostLease:
             raise
         except Exception as error:

@@ -152,6 +152,7 @@ def _sessions(
             updated=engine.store.now(),
             context_version=opened.attempt.context_version if evidence.prompt_found else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
+            cwd=opened.workspace.path if evidence.prompt_found else session.cwd,
             total=watched.reading.total or session.total,
             # What was not judged, or was judged to be changed, is not what perdure knows of the conversation.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,

@@ -12,7 +12,7 @@ from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
 from perdure.homes import Remembered
 from perdure.model import Attempt, Claim, TaskRun
-from perdure.protocols import AgentDriver, RunStore, SessionStore
+from perdure.protocols import AgentDriver, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
 from perdure.volumes import Volumes
@@ -64,6 +64,8 @@ class Engine:
     """At least so long between two checkpoints while an agent works; 0: only at the ends of turns and attempts."""
     checkpoint_ignored: str = "small"
     """Which ignored files a checkpoint has: `small`, `all` or `none`."""
+    publisher: Publisher | None = None
+    """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on
     """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
 

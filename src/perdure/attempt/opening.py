@@ -88,6 +88,8 @@ def open_attempt(engine: Engine, claim: Claim) -> Opened:
     program = driver.locate(engine.environ)
     engine.homes.check(run.spec.agent)
     home = driver.home({**engine.environ, **run.spec.env})
+    if engine.publisher is not None and (refused := engine.publisher.refused(run)):
+        raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
     lock_fd = engine.workspaces.lock(run.workspace)
     try:
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)

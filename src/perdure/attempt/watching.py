@@ -157,6 +157,8 @@ class _Watch:
             self.stop("stopped")
             # Whoever stops perdure may have less patience than the agent takes to end.
             self.checkpoints.want("stop")
+        if self.checkpoints.displaced:
+            self.stop("stopped")
         if now - self.beat >= HEARTBEAT_S:
             self.beat = now
             if self.engine.store.renew(self.opened.claim, self.engine.lease_s).cancel_requested:

@@ -1,4 +1,4 @@
-"""The files of a checkpoint's commit, as far as they came since the run began: searched for secrets, and left out on request.
+"""The files of a checkpoint's commit, as far as they came since the run began, searched for secrets.
 
 Files that are the same as where the run began are not searched: whoever has the repository has them. Everything else is, also what
 is only staged, and what stands in a commit in between. Called by `exporting` and `publishing`.
@@ -7,13 +7,11 @@ is only staged, and what stands in a commit in between. Called by `exporting` an
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from perdure.capsule.scan import Scan
-from perdure.errors import CapsuleError
 from perdure.git import Git
+from perdure.workspace.scanning import unescape
 
 BATCH = 16 << 20
 LARGEST = 64 << 20
@@ -69,29 +67,7 @@ def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan) -> None:
         scan.look(shown(name), bytes(said[end + 1 : end + 1 + length]), name)
 
 
-def without(git: Git, commit: str, names: Collection[str]) -> str:
-    """A commit like this one whose tree does not have these files; its history stays. Returns its id.
-
-    Raises CapsuleError for a file that stands in the history.
-    """
-    deep = sorted(name for name in names if not name.startswith(("worktree/", "index/")))
-    if deep:
-        raise CapsuleError(
-            f"{shown(deep[0])} cannot be left out: it stands in the history that the workdir is at",
-            "rewrite that commit first; or perdure export --allow-secrets, if you insist",
-        )
-    with tempfile.TemporaryDirectory(prefix="perdure-") as directory:
-        env = {"GIT_INDEX_FILE": str(Path(directory) / "index")}
-        settings = (("core.protectHFS", "false"), ("core.protectNTFS", "false"))
-        git.run("read-tree", commit, env=env, settings=settings, timeout_s=1800.0)
-        gone = b"".join(os.fsencode(name) + b"\0" for name in sorted(names))
-        git.run("update-index", "-z", "--force-remove", "--stdin", stdin=gone, env=env, settings=settings)
-        tree = git.run("write-tree", env=env, settings=settings, timeout_s=1800.0).text
-    parents = git.run("rev-list", "--parents", "--max-count=1", commit).text.split(" ")[1:]
-    who = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in _WHO.items()}
-    return git.run(
-        "commit-tree", tree, *(word for parent in parents for word in ("-p", parent)), stdin=b"perdure: checkpoint\n", env=who
-    ).text
-
-
-_WHO = {"NAME": "perdure", "EMAIL": "perdure@perdure.invalid", "DATE": "0 +0000"}
+def on_disk(name: str) -> str:
+    """A file's name in the workdir, by its name in the tree; empty for one that stands in the history alone."""
+    top, _, rest = name.partition("/")
+    return unescape(rest) if top in ("worktree", "index") else ""

@@ -1,4 +1,4 @@
-"""The capsule as one file: a mark, the manifest, then the parts of all files one after the other, in the manifest's order.
+"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all files one after the other, in the manifest's order.
 
 Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links, modes or times outside of the
 manifest, so there is nothing that an unpacker could be led astray by. Written and read in one pass, so a pipe will do; equal
@@ -7,6 +7,7 @@ contents give equal bytes. No tar and no zip: docs/decisions says why.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,9 @@ class Frames(Protocol):
 
 def write(target: IO[bytes], manifest: Manifest, frames: Frames) -> None:
     """Writes a whole capsule."""
-    target.write(MAGIC)
-    _put(target, frame(manifests.encode(manifest)))
+    content = manifests.encode(manifest)
+    target.write(MAGIC + hashlib.sha256(content).digest())
+    _put(target, frame(content))
     for file in manifest.files():
         for packed in frames.frames(file):
             _put(target, packed)
@@ -60,7 +62,11 @@ class Capsule:
         self._source, self._name = source, name
         if self._exactly(len(MAGIC)) != MAGIC:
             raise CapsuleError(f"{name} is no capsule", "capsules are made by perdure export NAME -o FILE")
-        self.manifest = manifests.read(unfold(self._frame(LONGEST_MANIFEST // RATIO * 40), LONGEST_MANIFEST, f"the manifest of {name}"))
+        digest = self._exactly(hashlib.sha256().digest_size)
+        content = unfold(self._frame(LONGEST_MANIFEST // RATIO * 40), LONGEST_MANIFEST, f"the manifest of {name}")
+        if hashlib.sha256(content).digest() != digest:
+            raise CapsuleError(f"the manifest of {name} is damaged", "get the capsule again")
+        self.manifest = manifests.read(content)
 
     def parts(self, file: File) -> Iterator[bytes]:
         """The contents of a file's parts. The files must be asked for in the manifest's order, each to its end."""

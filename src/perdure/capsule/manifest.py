@@ -23,6 +23,7 @@ PART = 4 << 20
 LONGEST_MANIFEST = 16 << 20
 MOST_FILES = 50_000
 MOST_PARTS = 200_000
+MOST_PACKS = 100
 DEEPEST = 40
 LONGEST_NUMBER = 18
 """Digits: more than that is no size and no time."""
@@ -66,6 +67,8 @@ class Workdir(msgspec.Struct, frozen=True, kw_only=True):
 
     commit: str
     base: str = ""
+    shallow: tuple[str, ...] = ()
+    """Commits whose parents are not in the packs."""
     head: str = ""
     branch: str = ""
     packs: tuple[File, ...] = ()
@@ -195,8 +198,10 @@ def _check(manifest: Manifest) -> None:
         _refuse_doubles(names)
     if (workdir := manifest.workdir) is not None:
         _match(_OID, workdir.commit, "commit")
-        for oid in filter(None, (workdir.base, workdir.head, *workdir.tips)):
+        for oid in filter(None, (workdir.base, workdir.head, *workdir.tips, *workdir.shallow)):
             _match(_OID, oid, "commit")
+        if len(workdir.tips) > MOST_PACKS or len(workdir.shallow) > MOST_FILES:
+            _refuse("it lists too many files")
         if workdir.branch:
             check_branch(workdir.branch)
         if not workdir.packs or len(workdir.tips) != len(workdir.packs) or workdir.tips[-1] != workdir.commit:

@@ -98,6 +98,8 @@ def table(findings: list[Finding]) -> str:
 class SecretsFound(CapsuleError):
     """Nothing was written, because secrets would have gone with it. `findings` says where they stand."""
 
+    exit_code = 3
+
     def __init__(self, findings: list[Finding], hint: str) -> None:
         count = f"{len(findings)} secret(s)" if len(findings) > 1 else "a secret"
         super().__init__(f"{count} would leave this machine; nothing was written\n{table(findings)}", hint)

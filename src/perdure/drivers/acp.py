@@ -97,6 +97,9 @@ class AcpArchive:
         """Nothing: over ACP a tool is told when it begins."""
         return ()
 
+    def moved(self, copy: bytes, directory: Path) -> bytes:
+        return self.native.moved(copy, directory)
+
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         command = self.native.restore(program, session_id, copy)
         given = shlex.split(program.path)

@@ -107,6 +107,12 @@ class OpenCodeArchive:
         parts = [entry.get("data") for entry in told if entry.get("type") == "part"]
         return tuple(begun(part) for part in parts if lines.part(part, "state", "status") in ("pending", "running"))
 
+    def moved(self, copy: bytes, directory: Path) -> bytes:
+        """The copy as it reads when it was restored in this directory, to which the session belongs then."""
+        first, _, rest = copy.partition(b"\n")
+        head = lines.read(first) or {}
+        return _line({**head, "directory": str(directory)}) + rest if head.get("type") == "session" else copy
+
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         """`opencode import` of the copy, in the form of an export. It adds rows that are missing and changes none; the session
         then belongs to the directory in which this runs."""

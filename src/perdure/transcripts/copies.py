@@ -133,6 +133,25 @@ class Copies:
         aside = "" if part.name == MAIN else UNUSABLE
         return next((each for each in versions(path, aside) if prefix(each, part.size) == part.sha256), None)
 
+    def bring(self, agent: str, part: CopyPart, source: Path) -> Path | None:
+        """Makes a part from another machine one of the own copies; what lies in its place is moved aside, never overwritten. Returns the
+        new file, or None where the part was there already. The name is checked by the caller. Raises WorkspaceError."""
+        place = self.of(agent, part.session_id).parent / part.name
+        try:
+            private_directories(place.parent)
+            with _alone(self.of(agent, part.session_id).parent):
+                if self.find(agent, part) is not None:
+                    return None
+                staged = place.with_name(f".{place.name[:200]}.new")
+                _copy_new(source, staged, part.size)
+                if os.path.lexists(place):
+                    move_aside(place, "" if part.name == MAIN else UNUSABLE)
+                staged.replace(place)
+                sync(place.parent)
+                return place
+        except OSError as error:
+            raise WorkspaceError(f"the conversation {part.session_id} could not be copied: {error}", "perdure doctor") from error
+
     def put_back(
         self, driver: AgentDriver, session_id: str, home: Path, cwd: Path, parts: Sequence[CopyPart] = (), *, exactly: bool = False
     ) -> Path:

@@ -94,6 +94,11 @@ class Workspaces:
             return self._of_repository(spec, Backend.ISOLATED, key.url, key.key, branch, base)
         return self._plan_local(spec, cwd, branch, base)
 
+    def plan_new(self, path: Path) -> Workspace:
+        """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
+        path = path.parent.resolve() / path.name
+        return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+
     def lock(self, workspace: Workspace, holder: str = "") -> int:
         """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.
 
@@ -180,10 +185,13 @@ class Workspaces:
             return restoring.put_in_place(self._places, target, other, commit, ignored, branch=target.branch)
 
     @contextmanager
-    def pack(self, workspace: Workspace, commit: str, without: Sequence[str] = ()) -> Iterator[Packed]:
-        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names that are left out."""
+    def pack(
+        self, workspace: Workspace, commit: str, without: Sequence[str] = (), *, began: str = "", have: Sequence[str] = ()
+    ) -> Iterator[Packed]:
+        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names that are left out. `began` and `have`
+        as for `packing.pack`."""
         self._ready()
-        with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without) as packed:
+        with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without, began=began, have=have) as packed:
             yield packed
 
     def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> None:
@@ -239,6 +247,14 @@ class Workspaces:
         `about` is kept with it: `why`, `verb`, `runs`, and `unsaved` (what is nowhere else), without which it is never purged."""
         self._ready()
         return removal.put_away(self._places, workspace, self._git(), about)
+
+    def discard_new(self, workspace: Workspace, why: str) -> Path | None:
+        """Moves a directory that perdure has just made (see `plan_new`) into the trash: what it was made for did not come to be."""
+        self._ready()
+        about = {"why": why, "verb": "import", "unsaved": []}
+        if workspace.backend is not Backend.HERE:
+            return removal.put_away(self._places, workspace, self._git(), about)
+        return removal.move(self._places, workspace, Path(workspace.path), about, None)
 
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None

@@ -56,8 +56,14 @@ class Packed:
 
 
 @contextlib.contextmanager
-def pack(places: Places, shelf: Shelf, commit: str, without: Sequence[str]) -> Iterator[Packed]:
-    """The checkpoint as a pack, in a file that is gone afterwards. `without`: names as on disk, directories with all below them."""
+def pack(
+    places: Places, shelf: Shelf, commit: str, without: Sequence[str], *, began: str = "", have: Sequence[str] = ()
+) -> Iterator[Packed]:
+    """The checkpoint as a pack, in a file that is gone afterwards. `without`: names as on disk, directories with all below them.
+
+    `began`: the commit that history is cut at, if not where the workdir began. `have`: checkpoints that the receiver has already; those
+    that are gone here are passed over.
+    """
     checkpoint = load(shelf, commit)
     scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
     scratch.mkdir(mode=0o700)
@@ -66,8 +72,9 @@ def pack(places: Places, shelf: Shelf, commit: str, without: Sequence[str]) -> I
         oid = checkpoint.commit
         if without:
             oid, kept = _without(shelf, oid, checkpoint.head, without, scratch)
-        shallow = _cut(shelf, oid)
-        asked = "".join(f"--shallow {edge}\n" for edge in shallow) + f"{oid}\n"
+        shallow = _cut(shelf, oid, began or shelf.pinned)
+        known = [each for each in have if shelf.commit(each)]
+        asked = "".join(f"--shallow {edge}\n" for edge in shallow) + "\n".join([oid, "--not", *known, ""])
         words = ("pack-objects", "-q", "--revs", "--window=0", "--compression=1", str(scratch / "pack"))
         name = shelf.run(*words, stdin=asked.encode()).text
         with (scratch / f"pack-{name}.pack").open("rb") as file:
@@ -77,9 +84,9 @@ def pack(places: Places, shelf: Shelf, commit: str, without: Sequence[str]) -> I
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _cut(shelf: Shelf, commit: str) -> list[str]:
+def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
     """The commits at which history is cut: the run's first one, and what else stands on commits from before it."""
-    base = shelf.pinned if shelf.pinned and shelf.commit(shelf.pinned) else ""
+    base = began if began and shelf.commit(began) else ""
     before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split() if base else []
     parents = {}
     for line in shelf.run("rev-list", "--parents", commit, "--not", *before).text.split("\n"):

@@ -210,16 +210,16 @@ def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str,
         raise UsageError(f"{workspace.path} is your own directory and is not taken away.")
     path = Path(workspace.path)
     if workspace.backend is not Backend.WORKTREE:
-        return _move(places, workspace, path, about, None)
+        return move(places, workspace, path, about, None)
     common = common_directory(workspace.repo)
     if not common.is_dir():
-        return _move(places, workspace, path, about, None)
+        return move(places, workspace, path, about, None)
     with held(repository_lock(places, workspace.repo)) as fd:
         git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
         known = git_directory(path)
         for admin in [known] if known is not None else admins(common, path):
             _keep_reflog(git, admin, workspace)
-        return _move(places, workspace, path, about, lambda: [known] if known is not None else admins(common, path))
+        return move(places, workspace, path, about, lambda: [known] if known is not None else admins(common, path))
 
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
@@ -230,9 +230,10 @@ def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
             git.set_ref(f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}", oid, "perdure: reflog of a worktree that went to the trash")
 
 
-def _move(
+def move(
     places: Places, workspace: Workspace, path: Path, about: Mapping[str, Any], admins_of: Callable[[], list[Path]] | None
 ) -> Path | None:
+    """Moves a workdir, and what git knows of it, into the trash. `put_away` is for all who may not know what it is."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [(f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])]
     if not leftovers:

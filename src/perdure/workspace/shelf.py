@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -98,10 +99,19 @@ class Shelf:
         return oid
 
     def take_in(self, pack: IO[bytes]) -> None:
-        """Reads a pack into the objects. Raises GitFailed for one that is damaged."""
-        (self.objects / "pack").mkdir(exist_ok=True)
-        env = {"GIT_OBJECT_DIRECTORY": str(self.objects)}
-        self.eye.run("index-pack", "--stdin", stdin=pack, env=env, settings=_SETTINGS, timeout_s=3600.0)
+        """Reads a pack into the objects, if it stands the test: git checks each object and each link, in a quarantine. Raises GitFailed
+        for one that is damaged; then nothing was taken in."""
+        quarantine = self.objects / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
+        (quarantine / "pack").mkdir(parents=True, mode=0o700)
+        env = {"GIT_OBJECT_DIRECTORY": str(quarantine), "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate(self.objects)}
+        try:
+            self.eye.run("index-pack", "--stdin", "--strict", stdin=pack, env=env, settings=_SETTINGS, timeout_s=3600.0)
+            (self.objects / "pack").mkdir(exist_ok=True)
+            # The index last: a pack is there for git as soon as its index is.
+            for path in sorted((quarantine / "pack").iterdir(), key=lambda path: path.suffix == ".idx"):
+                path.replace(self.objects / "pack" / path.name)
+        finally:
+            shutil.rmtree(quarantine, ignore_errors=True)
 
     def commit(self, revision: str) -> str:
         """The id of a commit that is here whole, or empty."""

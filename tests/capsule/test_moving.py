@@ -1,0 +1,385 @@
+"""A run from one machine to another, without an agent: what comes, what is not granted, what leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perdure.attempt import Engine
+from perdure.capsule import container, moving
+from perdure.capsule.container import Capsule
+from perdure.capsule.exporting import Wanted, export
+from perdure.capsule.importing import TakenIn, Wish, take_in
+from perdure.capsule.manifest import File, Manifest
+from perdure.capsule.publishing import Publishing, TakenUp, Ways, publish
+from perdure.capsule.scan import SecretsFound
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.events import Said
+from perdure.model import Permissions, RunState, SessionKey, TaskRun
+from tests.capsule.conftest import SESSION, TALK, Machine, git, prints, worked
+from tests.capsule.making import Given
+from tests.capsule.test_container import HOSTILE, places
+from tests.capsule.test_scan import SECRETS
+
+TOKEN = SECRETS["GitHub token"]
+
+
+def exported(engine: Engine, run: TaskRun, target: Path, **ways: bool) -> Path:
+    return export(engine, run.name, Wanted(target=target, **ways)).path
+
+
+def imported(engine: Engine, path: Path, **wish: Any) -> TakenIn:
+    with path.open("rb") as file:
+        capsule = Capsule(file, path.name)
+        return take_in(engine, capsule.manifest, capsule, Wish(source=path.name, **wish))
+
+
+def nothing_is_left(engine: Engine, into: Path) -> None:
+    """No run, no directory, no copy, nothing staged; what was made has gone to the trash."""
+    assert list(engine.store.find()) == [] and not into.exists()
+    assert [path for path in engine.state.rglob("*") if path.is_file() and path.name.startswith("main")] == []
+    assert [path.name for path in engine.state.glob(".import-*")] == []
+
+
+def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Files with their modes, links, stages, branch and commits; conversation, attempts, receipts, instructions and journal: all is
+    there, in another directory, and nothing is due."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    workdir = Path(run.workspace.path)
+    path = exported(one, run, tmp_path / "task.capsule")
+    taken = imported(two, path, into=tmp_path / "here", permissions=Permissions.FULL)
+    here = tmp_path / "here"
+    assert prints(here) == prints(workdir)
+    for words in (("status", "--porcelain"), ("ls-files", "--stage"), ("log", "--format=%H %s"), ("branch", "--show-current")):
+        ours, theirs = git(here, *words), git(workdir, *words)
+        assert ours == theirs or (words[0] == "log" and theirs.startswith(ours)), words
+    assert taken.run.state is RunState.FAILED and taken.run.origin == run.id == taken.run.id
+    assert two.store.claim("worker", 60.0) is None
+    (attempt,) = two.store.attempts(run.id)
+    (before,) = one.store.attempts(run.id)
+    assert replace(attempt, directory="") == replace(before, directory="")
+    assert [context.text for context in two.store.contexts(run.id)] == ["do it"]
+    assert Said("I did it") in [record.event for record in two.store.history(run.id)]
+    session = two.store.session(SessionKey("claude", f"run:{run.id}"))
+    assert session is not None and (session.id, session.context_version, session.cwd) == (SESSION, 1, str(workdir))
+    assert two.copies.of("claude", SESSION).read_bytes() == TALK
+    beside = two.copies.of("claude", SESSION).parent / "beside" / SESSION
+    assert [path.name for path in beside.rglob("*") if path.is_file()] == ["a b.txt"]
+
+
+def test_the_same_checkpoint_gives_the_same_capsule(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Exported twice, byte for byte the same; an existing file is never overwritten."""
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent")
+    first, second = exported(one, run, tmp_path / "a"), exported(one, run, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(Conflict):
+        exported(one, run, tmp_path / "a")
+
+
+def test_into_a_repository_that_has_the_base(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """With `--repo` the run gets a worktree of it, on its branch, with its commits; a repository without the base is refused, and
+    nothing is left in it."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    path = exported(one, run, tmp_path / "task.capsule")
+    clone, other = tmp_path / "clone", tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(repository), str(clone))
+    git(clone, "update-ref", "-d", f"refs/remotes/origin/{run.workspace.branch}")
+    other.mkdir()
+    git(other, "init", "-q", "-b", "main")
+    git(other, "commit", "-q", "--allow-empty", "-m", "another story")
+    with pytest.raises(NotFound):
+        imported(two, path, repo=other)
+    taken = imported(two, path, repo=clone)
+    place = Path(taken.run.workspace.path)
+    assert prints(place) == prints(Path(run.workspace.path))
+    assert git(place, "log", "--format=%s").startswith("the agent's\nsecond\n")
+    assert git(place, "branch", "--show-current").strip() == run.workspace.branch
+    assert git(clone, "status", "--porcelain") == ""
+
+
+def test_nothing_in_a_capsule_widens_what_this_machine_grants(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Permissions go down to this machine's, arguments, variables and the check command are dropped and named; with `trusted` they
+    stay. Key and scope are never brought."""
+    one, two = machine("one"), machine("two")
+    path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
+    taken = imported(two, path, into=tmp_path / "a")
+    spec = taken.run.spec
+    assert (spec.permissions, spec.verify, spec.agent_args, spec.env, spec.pass_env) == (Permissions.EDIT, "", (), {}, ())
+    assert (spec.key, taken.run.scope) == ("", f"run:{taken.run.id}")
+    told = "\n".join(taken.dropped)
+    assert all(word in told for word in ("full", "--x", "COLOUR", "LANG", "touch /tmp/verified")) and "red" not in told
+    trusted = imported(machine("three"), path, into=tmp_path / "b", trusted=True).run.spec
+    assert (trusted.permissions, trusted.verify, trusted.env) == (Permissions.FULL, "touch /tmp/verified", {"COLOUR": "red"})
+    assert trusted.key == ""
+
+
+def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """The name must be another one; the id too, as that of the first is taken; both know where they came from."""
+    one, two = machine("one"), machine("two")
+    path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
+    first = imported(two, path, into=tmp_path / "a").run
+    with pytest.raises(Conflict):
+        imported(two, path, into=tmp_path / "b")
+    with pytest.raises(Conflict):
+        imported(two, path, into=tmp_path / "a", name="again")
+    second = imported(two, path, into=tmp_path / "b", name="again").run
+    assert first.id != second.id and first.origin == second.origin == first.id
+
+
+def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """A token in what was said and one in a file: refused with a table that never shows them; redacted with their length and left out on
+    request; one that is committed cannot be left out; and all goes as it is for who insists."""
+
+    def change(workdir: Path) -> None:
+        (workdir / ".env").write_text(f"A=1\nTOKEN={TOKEN}\n")
+        (workdir / "fine.txt").write_text("fine\n")
+
+    one, two = machine("one"), machine("two")
+    talk = TALK + b'{"type":"assistant","text":"it is ' + TOKEN.encode() + b'"}\n'
+    run = worked(one, repository, tmp_path / "agent", talk=talk, change=change)
+    with pytest.raises(SecretsFound) as caught:
+        exported(one, run, tmp_path / "no")
+    told = str(caught.value) + caught.value.hint
+    assert ".env, line 2: GitHub token" in told and f"conversation {SESSION}, line 3" in told and TOKEN not in told
+    assert "--redact" in told and "--leave-out" in told
+    for ways in ({"redact": True}, {"leave_out": True}):
+        with pytest.raises(SecretsFound):
+            exported(one, run, tmp_path / "no", **ways)
+    assert not (tmp_path / "no").exists()
+    done = export(one, "task", Wanted(target=tmp_path / "yes", redact=True, leave_out=True))
+    assert done.manifest.left_out[-1] == ".env" and done.manifest.redacted >= 1
+    imported(two, done.path, into=tmp_path / "here")
+    assert not (tmp_path / "here/.env").exists() and (tmp_path / "here/fine.txt").exists()
+    copy = two.copies.of("claude", SESSION).read_bytes()
+    assert len(copy) == len(talk) and TOKEN.encode() not in copy and b"it is ****" in copy
+    everything = exported(one, run, tmp_path / "all", allow=True)
+    imported(machine("three"), everything, into=tmp_path / "there")
+    assert TOKEN in (tmp_path / "there/.env").read_text()
+
+
+def test_a_committed_secret_cannot_be_left_out(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """What stands in a commit of the run travels with its history: the export says so instead of pretending."""
+
+    def change(workdir: Path) -> None:
+        (workdir / "key.txt").write_text(TOKEN)
+        git(workdir, "add", ".")
+        git(workdir, "commit", "-q", "-m", "oops")
+
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent", change=change)
+    with pytest.raises(PerdureError, match=r"cannot be left out|would leave"):
+        exported(one, run, tmp_path / "no", redact=True, leave_out=True)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, bytes]]:
+    """A real capsule in pieces: its manifest, and its files by their names."""
+    import os
+
+    from perdure import wiring
+    from perdure.config import load
+
+    top = tmp_path_factory.mktemp("whole")
+    repository = top / "repository"
+    repository.mkdir()
+    git(repository, "init", "-q", "-b", "main")
+    (repository / "greet.py").write_text("hello\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "first")
+    own = {"HOME": str(top), "PATH": os.environ["PATH"]}
+    engine = wiring.open_engine(load(own, top), own)
+    path = exported(engine, worked(engine, repository, top / "agent"), top / "capsule")
+    with path.open("rb") as file:
+        capsule = Capsule(file, "it")
+        return capsule.manifest, {file.name: b"".join(capsule.parts(file)) for file in capsule.manifest.files()}
+
+
+def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> bytes:
+    """A capsule of the same files but for some, with digests that fit: as somebody would make it who means harm."""
+    from msgspec.structs import replace as with_
+
+    given = Given()
+    content = {**files, **changed}
+
+    def file(old: File) -> File:
+        return given.file(old.name, content[old.name], 1 << 20)
+
+    talks = tuple(with_(each, main=file(each.main), beside=tuple(map(file, each.beside))) for each in manifest.conversations)
+    workdir = with_(manifest.workdir, packs=tuple(map(file, manifest.workdir.packs)))
+    target = io.BytesIO()
+    made = with_(manifest, story=file(manifest.story), journal=file(manifest.journal), conversations=talks, workdir=workdir)
+    container.write(target, made, given)
+    return target.getvalue()
+
+
+def try_in(engine: Engine, content: bytes, into: Path) -> bool:
+    """Whether it was taken in. Any error but perdure's own fails the test, and so does half an import."""
+    capsule = Capsule(io.BytesIO(content), "it")
+    try:
+        take_in(engine, capsule.manifest, capsule, Wish(source="it", into=into))
+    except PerdureError as error:
+        assert str(error)
+        nothing_is_left(engine, into)
+        return False
+    return True
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_hostile_story_is_read_or_refused(
+    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """With digests that fit and anything in any place of the run's story or of a record: taken in or refused with a sentence, and
+    nothing is left of what was refused."""
+    manifest, files = whole
+    top = tmp_path_factory.mktemp("story")
+    name = data.draw(st.sampled_from(["run.json", "journal.jsonl"]))
+    lines = files[name].split(b"\n")
+    at = data.draw(st.integers(0, len(lines) - 2))
+    plain = json.loads(lines[at])
+    place = data.draw(st.sampled_from(places(plain)))
+    value = data.draw(HOSTILE)
+    if place:
+        node = plain
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = value
+    else:
+        plain = value
+    lines[at] = json.dumps(plain).encode()
+    engine = machine(f"m-{top.name}")
+    into = top / "into"
+    if try_in(engine, again(manifest, files, **{name: b"\n".join(lines)}), into):
+        (row,) = engine.store.find()
+        assert row.state in (RunState.FAILED, RunState.CANCELLED, RunState.SUCCEEDED) and engine.store.claim("w", 1.0) is None
+        assert engine.store.get(row.id).spec.permissions in (Permissions.READ, Permissions.EDIT)
+    engine.store.close()
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(at=st.floats(0, 0.999), flip=st.integers(1, 255))
+def test_a_hostile_pack_is_refused(
+    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, at: float, flip: int
+) -> None:
+    """A git pack with any byte changed, its digest in the manifest made to fit: git's own checks refuse it, and nothing is left."""
+    manifest, files = whole
+    pack = bytearray(files["packs/0.pack"])
+    pack[int(at * len(pack))] ^= flip
+    top = tmp_path_factory.mktemp("pack")
+    engine = machine(f"m-{top.name}")
+    assert not try_in(engine, again(manifest, files, **{"packs/0.pack": bytes(pack)}), top / "into")
+    engine.store.close()
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".git", ".GIT", "a/b"])
+def test_a_tree_that_climbs_is_refused(machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str) -> None:
+    """A pack whose checkpoint has a name that would lead out of the workdir, or into its git directory, is refused whole."""
+    manifest, files = whole
+    there = tmp_path / "evil"
+    there.mkdir()
+    git(there, "init", "-q")
+
+    def put(kind: str, content: bytes) -> str:
+        words = ["git", "hash-object", "-t", kind, "-w", "--stdin", "--literally"]
+        return subprocess.run(words, cwd=there, input=content, capture_output=True, check=True).stdout.decode().strip()
+
+    def entry(mode: str, called: str, oid: str) -> bytes:
+        return f"{mode} {called}\0".encode() + bytes.fromhex(oid)
+
+    blob = put("blob", b"gotcha\n")
+    inner = put("tree", entry("100644", "hooks" if "git" in name.lower() else "out.txt", blob))
+    about = put(
+        "blob", json.dumps({"format": 1, "head": "", "branch": "", "empty": [], "left_out": [], "operation": {}, "index": {}}).encode()
+    )
+    top = put("tree", entry("100644", "checkpoint.json", about) + entry("40000", "worktree", put("tree", entry("40000", name, inner))))
+    commit = put("commit", f"tree {top}\nauthor a <a@b> 0 +0000\ncommitter a <a@b> 0 +0000\n\nx\n".encode())
+    packed = subprocess.run(
+        ["git", "pack-objects", "--revs", "--stdout", "-q"], cwd=there, input=f"{commit}\n".encode(), capture_output=True, check=True
+    ).stdout
+    from msgspec.structs import replace as with_
+
+    workdir = with_(manifest.workdir, commit=commit, tips=(commit,), head="", base="", shallow=(), branch="")
+    engine = machine("two")
+    assert not try_in(engine, again(with_(manifest, workdir=workdir), files, **{"packs/0.pack": packed}), tmp_path / "into")
+    assert not (tmp_path / "out.txt").exists() and not list(tmp_path.rglob("out.txt"))
+
+
+# --- the checkpoint store ------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """A second checkpoint of a run brings its new parts alone: a conversation that grew and one changed file are a few kilobytes,
+    and another machine has all of it from both packs."""
+    one, two = machine("one"), machine("two")
+    big = TALK + b'{"type":"system","text":"' + bytes(range(97, 123)) * 40_000 + b'"}\n'
+    run = worked(one, repository, tmp_path / "agent", talk=big)
+    store = moving.open_store((tmp_path / "store").as_uri())
+    first = publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
+    members = {path.name: path.stat().st_size for path in (tmp_path / "store/members").iterdir()}
+    workdir = Path(run.workspace.path)
+    (workdir / "greet.py").write_text("later\n")
+    transcript = tmp_path / "agent/projects/x" / f"{SESSION}.jsonl"
+    transcript.write_bytes(big + b'{"type":"user","message":{"role":"user","content":"more"},"uuid":"c"}\n')
+    driver = one.driver("claude")
+    one.copies.take(driver, SESSION, transcript)
+    checkpoint = replace(
+        one.store.checkpoints(run.id)[-1],
+        number=2,
+        workdir=one.workspaces.save(run.workspace, 2),
+        conversation=one.copies.parts(driver, SESSION),
+    )
+    one.store.add_checkpoint(checkpoint)
+    second = publish(one, store, run, checkpoint, Ways())
+    new = [path for path in (tmp_path / "store/members").iterdir() if path.name not in members]
+    assert len(second.workdir.packs) == 2 and second.workdir.packs[0] == first.workdir.packs[0]
+    assert sum(path.stat().st_size for path in new) < 40_000
+    moving.take_up(two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True)
+    assert prints(tmp_path / "here") == prints(workdir)
+    assert two.copies.of("claude", SESSION).read_bytes() == transcript.read_bytes()
+
+
+def test_who_lost_its_place_publishes_nothing(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """After a take-over the first machine's checkpoints are refused, its attempts too, and it says who has the run; it may take the run
+    back as another one would."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    url = (tmp_path / "store").as_uri()
+    store = moving.open_store(url)
+    checkpoint = one.store.checkpoints(run.id)[-1]
+    publish(one, store, run, checkpoint, Ways())
+    publishing = Publishing(one, url, Ways())
+    assert publishing.refused(run) == ""
+    with pytest.raises(Conflict, match="may be at work"):
+        moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"))
+    moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"), over=True)
+    names = sorted(path.name for path in (tmp_path / "store").rglob("*.json"))
+    with pytest.raises(TakenUp):
+        publish(one, store, run, checkpoint, Ways())
+    assert "taken up by" in publishing.refused(run) and publishing.settle(run.id)
+    assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
+    back = moving.take_up(one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True)
+    assert back.run.origin == run.id and Publishing(two, url, Ways()).refused(two.store.get("task"))
+
+
+def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Attempts start, and what could not be brought out is told in a sentence."""
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent")
+    (tmp_path / "store").write_text("a file")
+    publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
+    assert publishing.refused(run) == ""
+    assert "cannot be used" in publishing.settle(run.id)
+    shutil.rmtree(tmp_path / "agent")

@@ -1,0 +1,214 @@
+"""Two machines: a task is killed on one and finished on the other, by a capsule or a checkpoint store, on the real CLIs.
+
+The machines share nothing but the capsule, or the store's directory: homes, roots, states, repositories and paths differ, and machine A
+is taken away before B begins. What the model knows is asserted on the messages that reached it, files on their bytes and modes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Stage, said
+
+PROMPT = "Write one.txt. The magic word is quercus."
+TWO_TOOLS = """by history
+run echo one > one.txt; git add one.txt; echo two > one.txt; printf 'x\\0\\377' > new.bin; chmod +x new.bin; ln -s one.txt link
+---
+run echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
+---
+say It is done.
+---
+say It is done again.
+"""
+TALK = """by history
+run echo one > one.txt
+---
+say The first file is written.
+---
+say Two.
+---
+say Three.
+"""
+
+Machines = Callable[..., tuple[Stage, Stage]]
+
+pytestmark = pytest.mark.journey
+
+
+@pytest.fixture
+def machines(agent: str) -> Iterator[Machines]:
+    """Two machines in directories of their own, on one rehearsal: the model's service is the same for both."""
+    *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
+    made: list[Stage] = []
+    rehearsals: list[Rehearsal] = []
+
+    def make(script: str, *, store: bool = False, **extra: str) -> tuple[Stage, Stage]:
+        if store:
+            extra["PERDURE_CHECKPOINT_STORE"] = shared.as_uri()
+        rehearsals.append(Rehearsal(script).start())
+        for directory in directories:
+            made.append(Stage(directory, agent, rehearsals[0], extra={"PERDURE_PERMISSIONS": "full", **extra}))
+        return made[0], made[1]
+
+    yield make
+    for each in made:
+        each.close()
+    for rehearsal in rehearsals:
+        rehearsal.stop()
+    for directory in (*directories, shared):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
+    return one.start("run", "--name", "task", "--json", "--agent", one.agent, *words, PROMPT)
+
+
+def in_second_tool(one: Stage) -> Path:
+    """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
+    found: Path = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs")
+    one.until(lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out, "a checkpoint is published")
+    return found.parent
+
+
+def prints(directory: Path) -> dict[str, tuple[int, str]]:
+    """Every file below by its mode and bytes, or its link; git's own are left out."""
+    return {
+        str(path.relative_to(directory)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex())
+        for path in sorted(directory.rglob("*"))
+        if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
+    }
+
+
+def git(directory: Path, one: Stage, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
+
+
+def manifests(one: Stage) -> list[Path]:
+    """The manifests in the checkpoint store that is set on a machine."""
+    place = Path(one.environ["PERDURE_CHECKPOINT_STORE"].removeprefix("file://"))
+    return sorted(place.glob("runs/*/*.json"))
+
+
+def gone(one: Stage) -> None:
+    """Takes a machine away."""
+    one.close()
+    shutil.rmtree(one.directory)
+
+
+def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:
+    """The last attempt went on natively in the first one's conversation, and the model knows all of it."""
+    first, last = attempts[0], attempts[-1]
+    assert (last["continuation"], last["session_id"]) == ("resume", first["session_id"])
+    assert last["receipt"]["verdict"] == "native", last["receipt"]
+    messages = said(two.rehearsal.requests[-1].messages)
+    assert "quercus" in messages and "The attempt before this one ended early" in messages
+
+
+def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
+    """Killed in a tool, exported, the machine taken away: imported elsewhere the files are exactly those of the checkpoint, and a retry
+    goes on natively; `why` still tells what happened before."""
+    one, two = machines(TWO_TOOLS, PERDURE_CHECKPOINT_EVERY="0.01s")
+    supervisor = begin(one)
+    workdir = in_second_tool(one)
+    one.lose_machine(supervisor)
+    done = one.perdure("export", "task", "-o", str(one.tmp / "task.capsule"), "--json")
+    assert done.code == 0, done.err
+    capsule = two.tmp / "came.capsule"
+    shutil.copy(one.tmp / "task.capsule", capsule)
+    before, staged = prints(workdir), git(workdir, one, "ls-files", "--stage")
+    gone(one)
+    done = two.perdure("import", str(capsule), "--into", str(two.home / "work"), "--json")
+    assert done.code == 0, done.err
+    here = two.home / "work"
+    # Whether the second tool had begun when the first was saved is a matter of moments.
+    assert {**prints(here), "begun.txt": before["begun.txt"]} == before
+    assert git(here, two, "ls-files", "--stage") == staged
+    (here / "go.txt").write_text("")
+    again = two.perdure("retry", "task", "--json")
+    assert again.code == 0, again.err
+    went_on(two, again.json["attempts"])
+    assert f"From here on you work in {here}" in two.rehearsal.prompts()[-1]
+    assert (here / "late.txt").read_text() == "late\n"
+    told = two.perdure("why", "task").out
+    assert "attempt 1" in told.lower() and "native" in told
+    two.nothing_survives()
+
+
+def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(machines: Machines) -> None:
+    """Everything dies in a tool and the machine is gone, with nothing left but the store's directory: another one takes the task up
+    with exactly the files of the last checkpoint, and finishes it natively."""
+    one, two = machines(TWO_TOOLS, store=True, PERDURE_CHECKPOINT_EVERY="0.01s")
+    supervisor = begin(one)
+    workdir = in_second_tool(one)
+    one.until(lambda: manifests(one), "the checkpoint is in the store")
+    one.lose_machine(supervisor)
+    before, staged = prints(workdir), git(workdir, one, "ls-files", "--stage")
+    gone(one)
+    early = two.perdure("move", "task", "--from", "--into", str(two.home / "work"))
+    assert early.code == 6 and "may be at work there" in early.err
+    assert not (two.home / "work").exists()
+    done = two.perdure("move", "task", "--from", "--into", str(two.home / "work"), "--take-over", "--json")
+    assert done.code == 0, done.err
+    here = two.home / "work"
+    assert {**prints(here), "begun.txt": before["begun.txt"]} == before
+    assert git(here, two, "ls-files", "--stage") == staged
+    (here / "go.txt").write_text("")
+    again = two.perdure("retry", "task", "--json")
+    assert again.code == 0, again.err
+    went_on(two, again.json["attempts"])
+    (there,) = two.perdure("move", "--from", "--json").json["runs"]
+    assert (there["attempt"], there["free"]) == (2, False)
+    two.nothing_survives()
+
+
+def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
+    """Taken over while it is at work: the first machine notices with its next checkpoint, ends its agent, publishes nothing more and
+    starts no further attempt; it says so, and the second one's work is what the store has."""
+    one, two = machines(TWO_TOOLS, store=True, PERDURE_CHECKPOINT_EVERY="0.01s")
+    supervisor = begin(one)
+    workdir = in_second_tool(one)
+    one.until(lambda: manifests(one), "the checkpoint is in the store")
+    done = two.perdure("move", "task", "--from", "--into", str(two.home / "work"), "--take-over", "--json")
+    assert done.code == 0, done.err
+    before = manifests(one)
+    (workdir / "go.txt").write_text("")
+    ended = one.finish(supervisor)
+    assert ended.code != 0
+    assert "place_lost" in one.perdure("logs", "task", "--json").out
+    assert manifests(one) == before
+    again = one.perdure("retry", "task", "--json")
+    assert again.code == 7 and "taken up by" in again.out, again.out
+    assert manifests(one) == before
+    (two.home / "work" / "go.txt").write_text("")
+    assert two.perdure("retry", "task", "--json").code == 0
+    assert len(manifests(one)) > len(before)
+    one.nothing_survives()
+    two.nothing_survives()
+
+
+def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) -> None:
+    """Moved to a store when it has succeeded, it is free there: another machine takes it up and goes on natively with new instructions."""
+    one, two = machines(TALK)
+    url = (two.directory / "store").as_uri()
+    assert begin(one).wait() == 0
+    done = one.perdure("move", "task", "--to", url, "--json")
+    assert done.code == 0, done.err
+    gone(one)
+    (there,) = two.perdure("move", "--from", url, "--json").json["runs"]
+    assert (there["name"], there["free"]) == ("task", True)
+    done = two.perdure("move", "task", "--from", url, "--into", str(two.home / "work"), "--json")
+    assert (done.code, done.json["state"]) == (0, "succeeded"), done.err
+    went = two.perdure("update", "task", "Now the second.", "--json")
+    assert went.code == 0, went.err
+    first, last = went.json["attempts"]
+    assert (last["receipt"]["verdict"], last["session_id"]) == ("native", first["session_id"])
+    assert two.rehearsal.prompts()[-1].endswith("Now the second.")
+    assert (two.home / "work" / "one.txt").read_text() == "one\n"
