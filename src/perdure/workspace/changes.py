@@ -58,7 +58,7 @@ class Desk:
         status = looker.status()
         view = looker.eye.git_dir
         assert view is not None
-        shutil.copyfile(view / "index", self.directory / "index")
+        shutil.copy2(view / "index", self.directory / "index")  # With its time: git compares it with the files'.
         names = list(status.changed)
         for name in status.untracked:
             path = looker.top / name
