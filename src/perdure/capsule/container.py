@@ -1,4 +1,4 @@
-"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all files one after the other, in the manifest's order.
+"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all files, in the manifest's order.
 
 Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links, modes or times outside of the
 manifest, so there is nothing that an unpacker could be led astray by. Written and read in one pass, so a pipe will do; equal
