@@ -42,7 +42,7 @@ kills: install agents ## N random kills of a two-turn task (N=200), with the cou
 	$(BIN)/python -m tests.journeys.kills $(N)
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
-	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1; rmdir $$d
+	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d
 
 faults: install agents ## N full disks and N/4 power cuts (N=200; 40 for a pull request), with the counts; Linux, cuts as root
 	$(BIN)/python -m tests.faults all $(N)

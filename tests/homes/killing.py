@@ -240,15 +240,15 @@ def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[st
         yield f"the databases say {found}"
 
 
-def main(top: Path, chosen: list[str], stride: int) -> int:
-    """On a file system in memory, so that making things durable costs nothing."""
+def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -> int:
+    """On a file system in memory, so that making things durable costs nothing. The strides: 1 for every one, 3 for every third."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True)
     fired = bad = 0
     for situation in chosen or SITUATIONS:
         for way in ("variable", "symlink"):
             for verb in ("link", "unlink"):
-                for changes in (False, True):
-                    for number, wrong in sweep(top, situation, way, verb, changes=changes, stride=stride if changes else 1):
+                for changes, stride in ((False, steps_stride), (True, changes_stride)):
+                    for number, wrong in sweep(top, situation, way, verb, changes=changes, stride=stride):
                         fired += 1
                         bad += bool(wrong)
                         if wrong:
@@ -263,4 +263,4 @@ def command(program: str, top: Path, *words: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[4:], int(sys.argv[2]), int(sys.argv[3])))

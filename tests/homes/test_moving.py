@@ -22,12 +22,13 @@ WAYS = ("variable", "symlink")
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_killed_at_every_step_the_next_call_completes_it(tmp_path: Path, situation: str) -> None:
-    """At every named step, and before every 61st change of the file system, of `link` and `unlink`: no file's bytes are ever gone."""
-    done = subprocess.run(command("killing", tmp_path, "61", situation), cwd=TOP, capture_output=True, text=True)
+def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation: str) -> None:
+    """At every named step of `link` and `unlink` (every fourth, but where both sides conflict, which has them all), and before every 61st
+    change of the file system: no file's bytes are ever gone. `make home-kills` does them all."""
+    steps = 1 if situation == "conflict" else 4
+    done = subprocess.run(command("killing", tmp_path, "61", str(steps), situation), cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    kills = int(done.stdout.split()[0])
-    assert kills >= {"empty": 25, "dangling": 30}.get(situation, 60)
+    assert int(done.stdout.split()[0]) >= {"conflict": 90, "empty": 10, "dangling": 12}.get(situation, 25)
 
 
 def test_a_volume_that_cannot_take_the_home_leaves_it_where_it_was(tmp_path: Path) -> None:
@@ -176,6 +177,28 @@ def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
         world.link()
         other.kill()
     assert target(world).joinpath("settings.json").exists()
+
+
+def test_nothing_moves_while_an_attempt_starts(world: World) -> None:
+    """Between asking where a home is and the agent's start in it no home is moved."""
+    with Remembered(world.top / "state").still(), pytest.raises(Conflict, match="just starting"):
+        world.link()
+    world.link()
+
+
+def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> None:
+    """With the home wiped and not linked again, a home by symlink is refused; one by variable needs no link."""
+    world.link()
+    shutil.rmtree(world.home)
+    world.home.mkdir()
+    note = Remembered(world.top / "state")
+    if world.way == "variable":
+        note.check("claude")
+        return
+    with pytest.raises(WorkspaceError, match="does not lead to the volume"):
+        note.check("claude")
+    world.link()
+    note.check("claude")
 
 
 def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:

@@ -120,3 +120,24 @@ def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: Make
     went_on_natively(one, report)
     assert report["attempts"][-1]["rung"] == "native"
     assert Path(report["workspace"]["path"]).is_relative_to(one.directory / "volume/perdure/root")
+
+
+def test_without_its_volume_no_attempt_is_begun_and_nothing_is_lost(stage: MakeStage) -> None:
+    """With the volume not mounted the agent is not started (it would begin anew without a word); with it the conversation goes on."""
+    one = stage(SCRIPT)
+    session = begun(one)
+    volume = one.directory / "volume"
+    volume.mkdir()
+    home(one, "link", one.agent, "--new", "--volume", str(volume))
+    volume.rename(one.directory / "unmounted")
+    volume.mkdir()
+    asked = len(one.rehearsal.requests)
+    refused = one.perdure("update", "task", "Turn two.", "--json")
+    assert refused.code != 0
+    assert refused.json["attempts"][-1]["outcome"]["kind"] == "config_error"
+    assert "not mounted" in refused.json["attempts"][-1]["outcome"]["detail"]
+    assert len(one.rehearsal.requests) == asked
+    assert list(volume.iterdir()) == []
+    volume.rmdir()
+    (one.directory / "unmounted").rename(volume)
+    goes_on(one, session, "Turn three.")

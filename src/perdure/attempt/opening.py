@@ -82,6 +82,11 @@ class Opened:
 
 def open_attempt(engine: Engine, claim: Claim) -> Opened:
     """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace or the driver."""
+    with engine.homes.still():
+        return _open(engine, claim)
+
+
+def _open(engine: Engine, claim: Claim) -> Opened:
     run = claim.run
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def can_not(error: OSError) -> bool:
 def _renameat2(source: Path, target: Path, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "renameat2", None)
-    if call is None:  # musl before 1.2.? has no wrapper
+    if call is None:  # a C library without a wrapper for it
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
     if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)) != 0:
         number = ctypes.get_errno()
@@ -85,14 +86,19 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, busy: str) -> Iterator[None]:
-    """An advisory lock, now or never; its file is never unlinked. Raises Conflict with the sentence `busy`."""
+def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
+    """An advisory lock; its file is never unlinked. Raises Conflict with the sentence `busy` when the patience is over."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + patience_s
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again.") from None
+        while True:
+            try:
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise Conflict(f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again.") from None
+            time.sleep(0.05)
         yield
     finally:
         os.close(fd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import msgspec
 
 from perdure.errors import StoreError, WorkspaceError
 from perdure.homes import durable
-from perdure.homes.volume import volume_at
+from perdure.homes.volume import LOCK, volume_at
 
 FILE = "homes.json"
+PATIENCE_S = 600.0
 VARIABLE, LINK = "variable", "symlink"
 
 
@@ -45,6 +47,12 @@ class Linked:
     """Paths of files that lay beside the directory."""
     leaving: bool = False
     """`unlink` has begun: as soon as `place` is a directory again, the home is there."""
+
+    @property
+    def is_led_to(self) -> bool:
+        """The place is a link that leads to the target."""
+        place = Path(self.place)
+        return place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
 
     @property
     def is_home_again(self) -> bool:
@@ -104,6 +112,12 @@ class Remembered:
     def _write(self, homes: list[Linked]) -> None:
         durable.write(self.file, msgspec.json.format(msgspec.json.encode(_Note(homes=sorted(homes, key=lambda home: home.name)))).decode())
 
+    def still(self) -> AbstractContextManager[None]:
+        """No home is moved meanwhile: between asking where one is and the agent's start in it. Waits for a move that is under way.
+        Raises Conflict if it takes too long."""
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return durable.lock(self.file.with_name(LOCK), "homes are being moved to a volume", shared=True, patience_s=PATIENCE_S)
+
     def check(self, agent: str) -> None:
         """Raises WorkspaceError if the volume of the agent's home is not there or cannot be written: an agent would begin anew in an
         empty directory, or say that all is well and keep nothing."""
@@ -111,6 +125,9 @@ class Remembered:
             if home.is_home_again:
                 continue
             volume_at(Path(home.volume), wanted=home.volume_id)
+            if home.way == LINK and not home.is_led_to:
+                again = f"perdure home link --symlink --volume {home.volume} {home.agent}"
+                raise WorkspaceError(f"{home.place} does not lead to the volume (any more).", again)
             if not os.access(home.target, os.W_OK | os.X_OK):
                 raise WorkspaceError(f"The home of {home.agent}, {home.target}, is not there or cannot be written.", "perdure home verify")
 

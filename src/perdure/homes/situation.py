@@ -31,7 +31,7 @@ class Situation:
     @property
     def is_linked(self) -> bool:
         """The place is a link that leads to the target."""
-        return self.place.is_symlink() and _leads(self.place) == self.target
+        return self.linked.is_led_to
 
     @property
     def source(self) -> Path:
@@ -104,7 +104,3 @@ def look(agent: str, folder: Folder, volume: Volume, state: Path, environ: Mappi
         beside=tuple(map(str, beside)),
     )
     return Situation(folder=folder, volume=volume, place=place, target=target, linked=linked, before=before)
-
-
-def _leads(link: Path) -> Path:
-    return Path(os.path.normpath(link.parent / link.readlink()))

@@ -51,7 +51,7 @@ def _way(home: Linked, place: Path, target: Path, environ: Mapping[str, str]) ->
     if home.leaving:
         yield Finding("warn", "perdure home unlink was begun and not finished: do it again")
     if home.way == LINK:
-        if place.is_symlink() and Path(os.path.normpath(place.parent / place.readlink())) == target:
+        if home.is_led_to:
             yield Finding("ok", f"{place} leads to {target}")
         else:
             yield Finding("bad", f"{place} does not lead to {target}: perdure home link makes it so")

@@ -28,6 +28,8 @@ from perdure.homes import durable
 
 OWN = ".perdure"
 IDENTITY = "volume.json"
+LOCK = "homes.lock"
+"""In the state directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Volume:
 def volume_at(path: Path, *, wanted: str = "", make: bool = False, new: bool = False, dry_run: bool = False) -> Volume:
     """The volume in this directory. `wanted`: the id that it must have. `make`: a new one may be begun at a mount point, `new`: in any
     directory. Raises WorkspaceError with what is wrong."""
-    path = path.absolute()
+    path = Path(os.path.normpath(path.absolute()))
     hint = f"Mount it at {path}, then do the same again."
     if not path.is_dir():
         raise WorkspaceError(f"The volume {path} is not there.", hint)
@@ -128,7 +130,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def locked(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """Nobody else moves the homes that this state directory knows. Raises Conflict."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return durable.lock(directory / "homes.lock", "homes are being moved by another perdure")
+def locked(state: Path) -> contextlib.AbstractContextManager[None]:
+    """Nobody else moves the homes that this state directory knows, and no attempt is just starting. Raises Conflict."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return durable.lock(state / LOCK, "homes are being moved by another perdure, or an attempt is just starting", patience_s=2.0)
