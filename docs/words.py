@@ -91,6 +91,7 @@ REPORT = {
     "attempts[].checkpoints": "the checkpoints of the attempt that are kept, oldest first; the workdir is a git commit",
     "attempts[].missed_checkpoints": "why checkpoints could not be taken",
     "attempts[].drift": "what had become of the workdir since the last checkpoint when it started",
+    "attempts[].files": "what was done with the task's files when it started",
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",
     "attempts[].effects[].command": "the shell command",
     "attempts[].effects[].ok": "whether it came back well; null where its end was not seen",

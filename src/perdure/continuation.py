@@ -177,15 +177,18 @@ class Story:
     """That workdir and conversation, or the conversation alone, were taken back to a checkpoint."""
     drift: str = ""
     """What somebody else did to the workdir since the agent left it."""
+    files: str = ""
+    """What was done with the task's files that the agent does not know of."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
-    """The text that the agent gets. A first prompt and an update after a finished turn go unchanged."""
+    """The text that the agent gets. A first prompt and an update after a finished turn go unchanged, and files that came are named."""
     if continuation.kind in (Start.RESUME, Start.FORK):
         return _resumed(story)
     parts = [_instructions(story.contexts)]
     if continuation.lost_session_id or continuation.kind is Start.REBUILD:
         parts.append(_brief(story) if continuation.kind is Start.REBUILD else OWN_FILES)
+    parts.append(story.files)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -221,6 +224,7 @@ def _resumed(story: Story) -> str:
         parts.append("Go on with the task from where it stands. Check what was already done before you repeat a command.")
     else:
         parts.append(CHECK_IT)
+    parts.append(story.files)
     return "\n\n".join(part for part in parts if part)
 
 

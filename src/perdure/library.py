@@ -27,12 +27,13 @@ from typing import Any
 from perdure import service
 from perdure.bell import ring
 from perdure.config import Settings, load
-from perdure.errors import Conflict
+from perdure.errors import Conflict, UsageError
 from perdure.events import Record
 from perdure.lifecycle import FINAL
-from perdure.model import Attempt, RunState, TaskRun, TaskSpec
+from perdure.model import Attempt, OnEdit, RunState, TaskRun, TaskSpec
 from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
+from perdure.taskfiles import Asked
 from perdure.wiring import open_engine
 from perdure.worker import drive
 from perdure.worker import follow as watch
@@ -80,9 +81,21 @@ class Runner:
             settings["repo"] = str(self._cwd)
         return TaskSpec(prompt=prompt, **{**given, **settings})
 
-    def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """Accepts a task and returns at once; a pool (`perdure work`) begins it, or `follow` does."""
-        run = self._accept(prompt, fields)
+    def submit(
+        self,
+        prompt: str | TaskSpec,
+        *,
+        files: Sequence[str | Path] = (),
+        context: str | Path = "",
+        on_edit: str = OnEdit.MERGE,
+        **fields: Any,
+    ) -> TaskRun:
+        """Accepts a task and returns at once; a pool (`perdure work`) begins it, or `follow` does.
+
+        `files` (`PATH` or `PATH=DEST`) and all files below `context` are put into the workdir; `on_edit` says what becomes of one that
+        the agent has edited: `keep`, `replace` or `merge`.
+        """
+        run = self._accept(prompt, fields, self._asked(files, context, on_edit))
         ring(self._engine.state)
         return run
 
@@ -97,22 +110,38 @@ class Runner:
                 raise
             return watch(self._engine, run_id, lambda record: None)
 
-    def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
+    def run(
+        self,
+        prompt: str | TaskSpec,
+        *,
+        files: Sequence[str | Path] = (),
+        context: str | Path = "",
+        on_edit: str = OnEdit.MERGE,
+        **fields: Any,
+    ) -> TaskRun:
         """Accepts a task and works on it until it is final."""
-        return self.follow(self._accept(prompt, fields).id)
+        return self.follow(self._accept(prompt, fields, self._asked(files, context, on_edit)).id)
 
-    def _accept(self, prompt: str | TaskSpec, fields: Mapping[str, Any]) -> TaskRun:
+    def _accept(self, prompt: str | TaskSpec, fields: Mapping[str, Any], files: Asked | None) -> TaskRun:
         task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
-        return service.submit(self._engine, task, self._cwd)
+        return service.submit(self._engine, task, self._cwd, files)
+
+    def _asked(self, files: Sequence[str | Path], context: str | Path, on_edit: str) -> Asked | None:
+        if on_edit not in tuple(OnEdit):
+            raise UsageError(f"on_edit is {on_edit!r}", f"one of {', '.join(OnEdit)} is needed")
+        asked = Asked(cwd=self._cwd, files=tuple(map(str, files)), context=str(context or ""), on_edit=OnEdit(on_edit))
+        return asked if asked.files or asked.context else None
 
     def retry(self, ref: str, agent: str = "") -> TaskRun:
         """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI."""
         run = service.retry(self._engine, ref, agent)
         return run if run.state is RunState.SUCCEEDED else self.follow(run.id)
 
-    def update(self, ref: str, prompt: str) -> TaskRun:
-        """Gives a run new instructions in the same conversation, and follows it."""
-        return self.follow(service.update(self._engine, ref, prompt).id)
+    def update(
+        self, ref: str, prompt: str, *, files: Sequence[str | Path] = (), context: str | Path = "", on_edit: str = OnEdit.MERGE
+    ) -> TaskRun:
+        """Gives a run new instructions, and files, in the same conversation, and follows it."""
+        return self.follow(service.update(self._engine, ref, prompt, self._asked(files, context, on_edit)).id)
 
     def stop(self, ref: str) -> TaskRun:
         """Stops a run; `retry` goes on later."""
@@ -173,9 +202,9 @@ class AsyncRunner:
         """See `Runner.retry`."""
         return await asyncio.to_thread(self._runner.retry, ref, agent)
 
-    async def update(self, ref: str, prompt: str) -> TaskRun:
+    async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
         """See `Runner.update`."""
-        return await asyncio.to_thread(self._runner.update, ref, prompt)
+        return await asyncio.to_thread(self._runner.update, ref, prompt, **files)
 
     async def stop(self, ref: str) -> TaskRun:
         """See `Runner.stop`."""

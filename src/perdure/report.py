@@ -12,6 +12,7 @@ from perdure.codec import plain
 from perdure.effects import Effect, ledger
 from perdure.events import CheckpointMissed, DriftSeen, Record
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
+from perdure.placement import changes_of
 from perdure.protocols import RunStore
 
 SCHEMA_VERSION = 1
@@ -83,6 +84,7 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "receipt": plain(attempt.receipt) if attempt.receipt else None,
         "usage": plain(attempt.usage),
         "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
+        "files": [plain(change) for number, change in changes_of(records) if number == attempt.number],
         "checkpoint": asked.checkpoint if asked else 0,
         "checkpoints": [_checkpoint(each) for each in checkpoints if each.attempt == attempt.number],
         "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],

@@ -17,9 +17,10 @@ from perdure import process
 from perdure.attempt import Engine
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lifecycle import FINAL
-from perdure.model import Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
+from perdure.model import NOTHING_GIVEN, Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.report import report_of
+from perdure.taskfiles import Asked, Contents, take
 from perdure.worker import rescue
 from perdure.workspace import Applied
 
@@ -27,8 +28,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
-def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
-    """Accepts a task. The same key and spec give the run that is there. Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull."""
+def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None) -> TaskRun:
+    """Accepts a task, with its files. The same key, spec and files give the run that is there.
+
+    Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
+    """
     driver = engine.driver(spec.agent)
     program = driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
@@ -44,12 +48,13 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path) -> TaskRun:
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
         if value and not SCOPE.fullmatch(value):
             raise UsageError(f"{flag} must be one line of at most 200 characters")
+    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
     tries = 0
     while True:
         name = spec.name or suggest(tries)
         workspace = engine.workspaces.plan(spec, name, cwd)
         try:
-            return engine.store.add(spec, uuid.uuid4().hex, name, workspace)
+            return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given)
         except Conflict as conflict:
             # Only a suggested name may be taken by chance; every other conflict is the caller's to know.
             tries += 1
@@ -99,14 +104,15 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
     return engine.store.requeue(run.id, "asked for by a person")
 
 
-def update(engine: Engine, ref: str, text: str) -> TaskRun:
-    """Gives a run new instructions; it is queued unless it is running, then it goes on with them afterwards."""
+def update(engine: Engine, ref: str, text: str, files: Asked | None = None) -> TaskRun:
+    """Gives a run new instructions, and files; it is queued unless it is running, then it goes on with them afterwards."""
     run = engine.store.get(ref)
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine, run)
+    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
     if run.state is RunState.RUNNING:
         rescue(engine, run)
-    return engine.store.update(run.id, text)
+    return engine.store.update(run.id, text, given)
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:

@@ -6,7 +6,7 @@ since. The agent is told, because it goes on from what it remembers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -53,13 +53,14 @@ def ground_of(engine: Engine, run: TaskRun, asked: Continuation, records: Sequen
     return Ground(checkpoint, restored, back, by_itself)
 
 
-def drift(engine: Engine, run: TaskRun, ground: Ground) -> DriftSeen | None:
-    """What differs from the checkpoint; None if nothing does, or if that cannot be told."""
+def drift(engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()) -> DriftSeen | None:
+    """What differs from the checkpoint; None if nothing does, or if that cannot be told. `placed`: names that perdure wrote."""
     if ground.checkpoint is None or run.workspace is None:
         return None
     saved = ground.checkpoint.workdir
     with suppress(PerdureError):
-        names = engine.workspaces.drift(run.workspace, saved.commit, ignored=engine.checkpoint_ignored)
+        differing = engine.workspaces.drift(run.workspace, saved.commit, ignored=engine.checkpoint_ignored)
+        names = [name for name in differing if name not in placed]
         head = engine.workspaces.state(run.workspace).head
         moved = bool(saved.head or head) and saved.head != head
         if names or moved:

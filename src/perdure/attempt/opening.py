@@ -21,8 +21,9 @@ from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.continuation import prompt
-from perdure.events import AgentLaunched, CopyRestored, SessionPinned, TranscriptMended
+from perdure.events import AgentLaunched, CopyRestored, Record, SessionPinned, TranscriptMended
 from perdure.model import (
+    NOTHING_GIVEN,
     PUT_BACK,
     Attempt,
     Claim,
@@ -40,7 +41,9 @@ from perdure.model import (
     Usage,
     Workspace,
 )
+from perdure.placement import planned_since
 from perdure.protocols import AgentDriver, Begun
+from perdure.taskfiles import Contents, Place, place
 from perdure.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 
 
@@ -100,7 +103,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         live = engine.store.session(SessionKey(run.spec.agent, run.scope))
         continuation = decide(engine, claim, driver, home, live)
-        opened = _begin(engine, claim, driver, program, home, continuation, live)
+        opened = _begin(engine, claim, driver, program, home, continuation, live, fresh=prepared.created)
         opened.lock_fd = lock_fd
         _launch(engine, opened, program, prepared.env)
     except BaseException:
@@ -130,8 +133,17 @@ def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
 
 
 def _begin(
-    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, asked: Continuation, live: Session | None
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    asked: Continuation,
+    live: Session | None,
+    *,
+    fresh: bool,
 ) -> Opened:
+    """Everything up to the launch. `fresh`: the workdir was made anew."""
     run = claim.run
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
@@ -156,9 +168,11 @@ def _begin(
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
-    seen = drift(engine, run, ground)
+    seen = drift(engine, run, ground, planned_since(records))
     if seen is not None:
         engine.store.record(claim, [seen])
+    _place_files(engine, claim, fresh=fresh)
+    records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
     between, left = _turns_between(driver, live, before), _came_from(driver, home, asked, live)
     heard = _heard(driver, asked, before)
     text = prompt(asked, story_of(engine, claim, asked, live, between, left, heard, records=records, ground=ground, drift=seen))
@@ -193,6 +207,27 @@ def _begin(
         ),
     )
     return Opened(claim=claim, attempt=attempt, driver=driver, workspace=run.workspace, home=home, session=session, process=None)
+
+
+def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
+    """Brings the task's files into the workdir, if there are any. `fresh`: it was made anew."""
+    run = claim.run
+    assert run.workspace is not None
+    contexts = [context for context in engine.store.contexts(run.id) if context.version <= run.context_version]
+    if all(context.given == NOTHING_GIVEN for context in contexts):
+        return
+    records: list[Record] = []
+    while page := engine.store.history(run.id, after=records[-1].seq if records else 0, limit=10_000):
+        records += page
+    at = Place(
+        workdir=Path(run.workspace.path),
+        backups=engine.state / "runs" / run.id / "backups",
+        contents=Contents(engine.state),
+        environ=engine.environ,
+        token=run.id,
+        fresh=fresh,
+    )
+    place(at, contexts, records, lambda events: engine.store.record(claim, events))
 
 
 def parent_of(asked: Continuation) -> str:

@@ -13,6 +13,8 @@ from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Continuation, Session, Start, TaskRun
+from perdure.placement import changes_of
+from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
 from perdure.workspace import WorkdirState
 
@@ -46,9 +48,10 @@ def story_of(
     done, open_tools = _told(left)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
+    given = _given(run, ended, live, heard)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
-        given=_given(run, ended, live, heard),
+        given=given,
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
         workdir=_workdir(engine.workspaces.state(run.workspace)) if looks else "",
@@ -59,6 +62,7 @@ def story_of(
         effects=tuple(_effect(effect) for effect in ledger(records)),
         restored=_restored(ground),
         drift=_drift(drift, ground) if drift is not None else "",
+        files=_files(engine, claim, given, records),
     )
 
 
@@ -86,6 +90,12 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
     if seen.head_before != seen.head_now:
         said.append(f"HEAD moved from {seen.head_before[:12] or 'nothing'} to {seen.head_now[:12] or 'nothing'}")
     return f"Since then {'; '.join(said)}. Look at them before you rely on what you remember of them."
+
+
+def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
+    """What was done with task files in this attempt, or with versions that do not stand in the conversation; of each name the last."""
+    news = {change.name: change for number, change in changes_of(records) if number == claim.attempt or change.version > given}
+    return told(tuple(news.values()), Contents(engine.state))
 
 
 def _workdir(state: WorkdirState) -> str:

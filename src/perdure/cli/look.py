@@ -14,6 +14,9 @@ from perdure.errors import NotFound
 if TYPE_CHECKING:
     from perdure.protocols import Retention
 
+FILES = 10
+"""Names in a line."""
+
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
@@ -64,7 +67,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
         start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags")
-        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift")
+        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift", "files")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
@@ -97,6 +100,8 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["continuation"]:
         print(f"  start     {attempt['continuation']} {attempt['session_id']}: {clean(attempt['why'])}")
     print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
+    for line in _files(attempt["files"]):
+        print(f"  file      {line}")
     for change in (*(_drift(previous, attempt) if previous else ()), *map(_moved, attempt["drift"])):
         print(f"  drift     {one_line(change, 200)}")
     if attempt["outcome"]:
@@ -114,6 +119,19 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     print(f"  receipt   {receipt['verdict']}")
     for reason in receipt["reasons"]:
         print(f"            - {one_line(reason, 200)}")
+
+
+def _files(changes: list[dict[str, Any]]) -> list[str]:
+    """What was done with each task file, those first that a person may want to look at."""
+    plain = [change for change in changes if change["action"] in ("written", "same")]
+    lines = []
+    for change in [each for each in changes if each not in plain]:
+        why = f" ({one_line(change['why'], 120)})" if change["why"] else ""
+        copy = f"; the agent's version: {clean(change['backup'])}" if change["backup"] else ""
+        lines.append(f"{change['action']}: {one_line(change['name'], 120)}, version {change['version']}{why}{copy}")
+    names = ", ".join(one_line(change["name"], 60) for change in plain[:FILES])
+    more = f" and {len(plain) - FILES} more" if len(plain) > FILES else ""
+    return [*lines, f"as given: {names}{more}"] if plain else lines
 
 
 def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from perdure.events import (
     CopyMissed,
     CopyRestored,
     DriftSeen,
+    FilesPlanned,
     LimitSeen,
     OutputCapped,
     Record,
@@ -69,6 +70,9 @@ def line_of(record: Record) -> str:
             return f"  COLLISION: {one_line(detail, 200)}"
         case CopyMissed(reason=reason):
             return f"the own copy of the conversation is behind: {reason}"
+        case FilesPlanned(files=changes):
+            odd = [f"{change.action} {one_line(change.name, 60)}" for change in changes if change.action not in ("written", "same")]
+            return f"  task files: {len(changes)}" + (f" ({one_line(', '.join(odd), 200)})" if odd else "")
         case CopyRestored(session_id=session_id):
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):

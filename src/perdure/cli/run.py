@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.config import Settings, duration
 from perdure.errors import NotFound, PerdureError, UsageError
-from perdure.model import Backend, ContinuityPolicy, Permissions, RunState, TaskRun, TaskSpec
+from perdure.model import Backend, ContinuityPolicy, OnEdit, Permissions, RunState, TaskRun, TaskSpec
+
+if TYPE_CHECKING:
+    from perdure.taskfiles import Asked
 
 LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, fresh-ok starts anew; all say so"
 
@@ -37,6 +40,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=VALUE]",
         help="a variable for the agent; NAME alone passes your own value on; repeatable",
     )
+    file_arguments(parser)
     where = parser.add_argument_group("where")
     where.add_argument("--repo", help="a repository's path or URL (default: the one you stand in)")
     where.add_argument("--base", help="the commit or branch to begin at (default: where the repository stands)")
@@ -70,7 +74,20 @@ def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
     parser.add_argument("--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)")
+    file_arguments(parser)
     following(parser)
+
+
+def file_arguments(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("task files")
+    files.add_argument("--file", action="append", default=[], metavar="PATH[=DEST]", help="put this file into the workdir; repeatable")
+    files.add_argument("--context", default="", metavar="DIR", help="put all files below this directory into the workdir")
+    files.add_argument(
+        "--on-edit",
+        choices=[str(each) for each in OnEdit],
+        default=str(OnEdit.MERGE),
+        help="a file that the agent has edited too: keep the agent's, replace it (with a backup), or merge both (default)",
+    )
 
 
 def drive_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +120,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     def submit(engine: Any) -> TaskRun:
         from perdure import service
 
-        run = service.submit(engine, spec, Path.cwd())
+        run = service.submit(engine, spec, Path.cwd(), files_of(arguments))
         if run.state is RunState.RUNNING:
             return service.retry(engine, run.id)
         return run
@@ -126,7 +143,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
     def more(engine: Any) -> TaskRun:
         from perdure import service
 
-        return service.update(engine, arguments.name, text)
+        return service.update(engine, arguments.name, text, files_of(arguments))
 
     return followed(arguments, settings(), more)
 
@@ -207,6 +224,22 @@ def read_prompt(arguments: argparse.Namespace) -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"the prompt on standard input is not UTF-8 text: {error}") from None
+
+
+def files_of(arguments: argparse.Namespace) -> Asked | None:
+    """The files that were asked for; None for none."""
+    from perdure.taskfiles import Asked
+
+    if not arguments.file and not arguments.context:
+        return None
+    said = (lambda text: None) if arguments.quiet else _say
+    return Asked(cwd=Path.cwd(), files=tuple(arguments.file), context=arguments.context, on_edit=OnEdit(arguments.on_edit), tell=said)
+
+
+def _say(text: str) -> None:
+    from perdure.cli.text import one_line
+
+    print(f"perdure: {one_line(text, 300)}", file=sys.stderr)
 
 
 def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:

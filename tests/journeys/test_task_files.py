@@ -1,0 +1,121 @@
+"""Task files on the real CLIs: given, edited by the agent, given anew; what the model is told, and what lies in the workdir."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journeys.stage import Stage
+
+MakeStage = Callable[..., Stage]
+
+pytestmark = pytest.mark.journey
+
+RUN = ("run", "--name", "task", "--permissions", "full", "--json", "--attempts", "1", "--agent")
+EDITS = """by history
+run sed -i s/five/FIVE/ spec.md
+---
+say I have edited the specification.
+---
+say I have read the new version.
+---
+say And again.
+"""
+FIRST = "one\ntwo\nthree\nfour\nfive\n"
+
+
+def told(stage: Stage) -> str:
+    """What the last attempt said to the model."""
+    return stage.rehearsal.prompts()[-1]
+
+
+def given(stage: Stage, text: str, name: str = "spec.md") -> str:
+    """A file on the user's side, changed."""
+    path = stage.directory / name
+    path.write_text(text)
+    return str(path)
+
+
+def begun(stage: Stage) -> Path:
+    """The first attempt is done, and the agent has edited the file. Returns the workdir."""
+    done = stage.perdure(*RUN, stage.agent, "--file", given(stage, FIRST), "Do what spec.md says.")
+    assert done.code == 0, done.err
+    (attempt,) = done.json["attempts"]
+    assert [(file["name"], file["action"]) for file in attempt["files"]] == [("spec.md", "written")]
+    assert "Do what spec.md says." in told(stage) and "As given: `spec.md`" in told(stage)
+    workdir = Path(done.json["workspace"]["path"])
+    assert (workdir / "spec.md").read_text() == FIRST.replace("five", "FIVE")
+    return workdir
+
+
+def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
+    """An update with a new version of the file: the same conversation went on. Returns what was done with it."""
+    done = stage.perdure("update", "task", "There is a new version.", "--file", given(stage, text), "--json", *more)
+    assert done.code == 0, done.err
+    attempt = done.json["attempts"][-1]
+    assert (attempt["continuation"], attempt["receipt"]["verdict"]) == ("resume", "native"), attempt
+    assert "There is a new version." in told(stage)
+    (file,) = attempt["files"]
+    return dict(file)
+
+
+def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
+    """Changes of both sides in different lines: both are there, a backup too, and the model is told."""
+    one = stage(EDITS)
+    workdir = begun(one)
+    file = updated(one, FIRST.replace("one", "ONE"))
+    assert file["action"] == "merged"
+    assert (workdir / "spec.md").read_text() == "ONE\ntwo\nthree\nfour\nFIVE\n"
+    assert Path(file["backup"]).read_text() == FIRST.replace("five", "FIVE")
+    assert "Merged" in told(one) and "`spec.md`" in told(one)
+    assert "merged: spec.md, version 2" in one.perdure("why", "task").out
+    again = one.perdure("update", "task", "Go on.", "--json")
+    assert again.code == 0, again.err
+    assert again.json["attempts"][-1]["files"] == [] and "spec.md" not in told(one)
+
+
+def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
+    """Changes of both sides in the same line: the file holds marks, the model is told where the copy is."""
+    one = stage(EDITS)
+    workdir = begun(one)
+    file = updated(one, FIRST.replace("five", "fünf"))
+    assert (file["action"], file["why"]) == ("conflict", "1 marked")
+    text = (workdir / "spec.md").read_text()
+    assert "<<<<<<< as it was in the workdir\nFIVE\n" in text and "fünf\n>>>>>>> as given with version 2" in text
+    assert Path(file["backup"]).read_text() == FIRST.replace("five", "FIVE")
+    assert "CONFLICT: `spec.md`" in told(one) and file["backup"] in told(one)
+
+
+def test_keep_and_replace(stage: MakeStage) -> None:
+    """Kept: the agent's file stays, and the model is told what changed between the versions. Replaced: the agent's is in a backup."""
+    one = stage(EDITS)
+    workdir = begun(one)
+    file = updated(one, FIRST.replace("one", "ONE"), "--on-edit", "keep")
+    assert file["action"] == "kept"
+    assert (workdir / "spec.md").read_text() == FIRST.replace("five", "FIVE")
+    assert "+ONE" in told(one) and "-one" in told(one)
+    file = updated(one, FIRST.replace("one", "1"), "--on-edit", "replace")
+    assert file["action"] == "replaced"
+    assert (workdir / "spec.md").read_text() == FIRST.replace("one", "1")
+    assert Path(file["backup"]).read_text() == FIRST.replace("five", "FIVE")
+
+
+def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> None:
+    """An update while the agent works touches nothing; the attempt after it has the file and is told; a kill in between tells it again."""
+    one = stage(EDITS.replace("say I have edited", "hang\nsay I have edited"))
+    started = one.start(*RUN, one.agent, "--file", given(one, FIRST), "Do what spec.md says.")
+    one.rehearsal.wait_for(2)
+    workdir = next(one.home.rglob("work/**/spec.md")).parent
+    one.perdure("update", "task", "There is a new version.", "--file", given(one, FIRST.replace("one", "ONE")), "-d")
+    assert (workdir / "spec.md").read_text() == FIRST.replace("five", "FIVE")
+    os.kill(one.agent_pid(), signal.SIGKILL)
+    done = one.finish(started)
+    assert (workdir / "spec.md").read_text() == "ONE\ntwo\nthree\nfour\nFIVE\n", done.err
+    attempts = one.show()["attempts"]
+    assert [[file["action"] for file in attempt["files"]] for attempt in attempts] == [["written"], ["merged"]]
+    assert "There is a new version." in told(one) and "Merged" in told(one)
