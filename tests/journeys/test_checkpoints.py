@@ -191,3 +191,33 @@ def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
     missing = one.perdure("restore", "task", "--at", "99")
     assert missing.code == 5, missing.err
     one.nothing_survives()
+
+
+def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
+    """A fork of a checkpoint has its files, staged and not, on a branch of its own, and its conversation; the parent is untouched. Where
+    the conversation went on since, Claude Code forks at the end of that turn, and for Codex that is refused with the way out."""
+    one = stage(TALK.replace("> one.txt", "> one.txt; git add one.txt; echo more >> one.txt; echo x > new.txt"))
+    done = one.finish(begin(one))
+    workdir = Path(done.json["workspace"]["path"])
+    earlier = checkpoints(one)[0]["number"]
+    at_first, staged = prints(workdir), git(workdir, one, "diff", "--cached")
+    (workdir / "later.txt").write_text("later")
+    fork = one.perdure("fork", "task", "Another way.", "--checkpoint", str(earlier), "--as", "other", "--json")
+    assert fork.code == 0, fork.err
+    there = Path(fork.json["workspace"]["path"])
+    assert prints(there) == at_first
+    assert git(there, one, "diff", "--cached") == staged != ""
+    assert fork.json["attempts"][0]["receipt"]["verdict"] == "forked"
+    assert one.perdure("update", "task", "The second word is betula.", "--json").code == 0
+    parent, kept = prints(workdir), one.conversations()[done.json["attempts"][0]["session_id"]]
+    late = one.perdure("fork", "task", "A third way.", "--checkpoint", str(earlier), "--as", "third", "--json")
+    if one.agent == "claude":
+        assert late.code == 0, late.err
+        assert prints(Path(late.json["workspace"]["path"])) == at_first
+        shown = said(one.rehearsal.requests[-1].messages)
+        assert "quercus" in shown and "betula" not in shown
+    else:
+        assert late.code == 2 and "perdure restore task --at" in late.err
+    assert prints(workdir) == parent
+    assert one.conversations()[done.json["attempts"][0]["session_id"]] == kept
+    one.nothing_survives()

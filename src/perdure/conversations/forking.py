@@ -11,10 +11,10 @@ import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perdure import service
+from perdure import checkpoints, service
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.model import Backend, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
+from perdure.model import Backend, Checkpoint, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
@@ -31,6 +31,8 @@ class Branching:
 
     prompt: str = ""
     at: int = 0
+    checkpoint: int = 0
+    """The fork begins where this checkpoint of the parent was taken: files and conversation. 0: where the parent is now."""
     name: str = ""
     branch: str = ""
 
@@ -39,22 +41,58 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     """A queued run that begins as a fork. Raises UsageError, NotFound, Conflict, WorkspaceError; then nothing is left behind."""
     parent = service.at_rest(engine, engine.store.get(ref), "there is no one state to fork")
     driver = engine.driver(parent.spec.agent)
-    session = engine.store.session(SessionKey(parent.spec.agent, parent.scope))
-    if session is None:
-        raise NotFound(f"{parent.name} has no conversation yet that could be forked", f"perdure show {parent.name}")
+    checkpoint = checkpoints.chosen(engine, parent, wanted.checkpoint) if wanted.checkpoint else None
+    session = _session(engine, parent, checkpoint)
     prompt = wanted.prompt or GO_ON
     service.check_prompt(prompt, driver.abilities.max_prompt_bytes)
     name = _name(engine, wanted.name)
     spec = replace(parent.spec, prompt=prompt, name=wanted.name, key="", scope="", forks=session.id, fork_at=wanted.at)
+    if checkpoint is not None:
+        spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
     source = _source(parent)
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
     try:
-        spec = _placed(engine, spec, source, wanted.branch, name)
+        head = checkpoint.workdir.head if checkpoint is not None else ""
+        spec = _placed(engine, spec, source, wanted.branch, name, head)
         target = engine.workspaces.plan(spec, name, Path(source.path))
         _refuse(engine, driver, session, spec, target)
-        return _make(engine, spec, name, source, target)
+        return _make(engine, spec, name, source, target, checkpoint)
     finally:
         os.close(fd)
+
+
+def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
+    """The conversation to fork. Raises NotFound, UsageError."""
+    key = SessionKey(parent.spec.agent, parent.scope)
+    live = engine.store.session(key)
+    if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
+        lineage = [session for session in engine.store.lineage(key) if session.id == checkpoint.session_id]
+        live = lineage[-1] if lineage else None
+    if live is None:
+        what = f"at checkpoint {checkpoint.number}" if checkpoint is not None else "yet"
+        raise NotFound(f"{parent.name} has no conversation {what} that could be forked", f"perdure show {parent.name}")
+    return live
+
+
+BETWEEN_TURNS = frozenset({"turn", "end", "restore"})
+"""Checkpoints that end with a turn: of an attempt that was cut off, too, because what follows is another prompt."""
+
+
+def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
+    """The turn with which the checkpoint's conversation ends; 0 if it has not gone on since. Raises UsageError where the CLI cannot
+    fork it there."""
+    home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
+    path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
+    back = f"perdure restore {parent.name} --at {checkpoint.number} takes {parent.name} itself back there"
+    if path is None or not engine.copies.begins_with(path, main):
+        raise UsageError(f"the conversation of {parent.name} is not what it was at checkpoint {checkpoint.number}", back)
+    if engine.copies.is_exactly(path, main):
+        return 0
+    if not driver.abilities.fork_at:
+        raise UsageError(f"{parent.spec.agent} forks a conversation only where it stands now, and it went on since that checkpoint", back)
+    if checkpoint.why not in BETWEEN_TURNS:
+        raise UsageError(f"checkpoint {checkpoint.number} was taken within a turn, and a fork begins at the end of one", back)
+    return len(driver.prompts(path.read_bytes()[: main.size]))
 
 
 def _name(engine: Engine, wanted: str) -> str:
@@ -80,13 +118,13 @@ def _source(parent: TaskRun) -> Workspace:
     return parent.workspace
 
 
-def _placed(engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str) -> TaskSpec:
+def _placed(engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str, head: str) -> TaskSpec:
     """Where the fork works: on a new branch from where the source stands; a service's task gets a new task."""
     if source.backend is Backend.TASK:
         if branch:
             raise UsageError("a task of a service has no repository, and no branch", "leave --branch out")
         return replace(spec, task=name)
-    head = engine.workspaces.state(source).head
+    head = head or engine.workspaces.state(source).head
     if not head:
         raise UsageError(f"{source.path} is in no git repository, so there is nothing to make a second workdir from")
     return replace(spec, repo=source.repo or source.path, base=head, branch=branch, here="", backend=Backend.WORKTREE)
@@ -125,13 +163,16 @@ def _refuse(engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpe
         raise UsageError(f"{spec.agent} cannot fork there: {error}") from error
 
 
-def _make(engine: Engine, spec: TaskSpec, name: str, source: Workspace, target: Workspace) -> TaskRun:
+def _make(engine: Engine, spec: TaskSpec, name: str, source: Workspace, target: Workspace, checkpoint: Checkpoint | None) -> TaskRun:
     """Makes the workdir first and the run then: a run whose workdir is not whole could be claimed by somebody."""
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:
         engine.workspaces.prepare(target, spec.agent)
         try:
-            engine.workspaces.carry(source, target)
+            if checkpoint is None:
+                engine.workspaces.carry(source, target, ignored=engine.checkpoint_ignored)
+            else:
+                engine.workspaces.grow(source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored)
             return engine.store.add(spec, uuid.uuid4().hex, name, target)
         except BaseException:
             engine.workspaces.put_away(target, {"run": name, "why": "a fork that could not be made"})
