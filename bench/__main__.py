@@ -35,6 +35,7 @@ def main() -> int:
 def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from rooms.workdirs(directory, 3_000 if quick else 25_000)
     yield from rooms.checkpoints(directory, 3_000 if quick else 30_000)
+    yield from rooms.copies(disk)
     yield from rooms.at_once(directory)
     yield from rooms.store(disk)
     yield from rooms.lines(directory)

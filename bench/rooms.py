@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import statistics
@@ -13,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.measure import Row, interleaved, ms
-from perdure import process, stores
+from perdure import drivers, process, stores
 from perdure.events import Said
 from perdure.model import Backend, Command, TaskSpec, Workspace
 from perdure.process import Lines
+from perdure.redaction import Redactor
+from perdure.transcripts import Copies
 from perdure.workspace import Workspaces
 
 ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "/dev/null"}
@@ -117,6 +120,30 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
 
 def _bytes(path: Path) -> int:
     return int(subprocess.run(["du", "-s", "--block-size=1", str(path)], capture_output=True, check=True).stdout.split()[0])
+
+
+def copies(directory: Path) -> Iterator[Row]:
+    """The own copy of a 20 MB transcript that grew by 4 KB: bytes written, and time against reading the transcript once."""
+    driver, transcript = drivers.load("claude"), directory / "talk.jsonl"
+    line = b'{"type":"assistant","message":{"content":"' + b"x" * 960 + b'"}}\n'
+    transcript.write_bytes(line * 20_000)
+    kept = Copies(directory / "copies", Redactor.of({"API_KEY": "sk-not-in-it-at-all"}))
+
+    def take() -> None:
+        with transcript.open("ab") as file:
+            file.write(line * 4)
+        kept.take(driver, "talk", transcript)
+
+    def written() -> int:
+        return int(next(each for each in Path("/proc/self/io").read_text().splitlines() if each.startswith("wchar")).split()[1])
+
+    take()
+    before, grew = written(), 4 * len(line)
+    take()
+    own = written() - before - grew
+    yield Row("bytes written for 4 KB more of a 20 MB transcript", f"{own:,}", "the new bytes", f"{grew:,}", own / grew, 1.5)
+    ours, other = interleaved(7, take, lambda: hashlib.sha256(transcript.read_bytes()))
+    yield Row("the same, in time", ms(ours), "read and hash the transcript once", ms(other), ours / other, 2)
 
 
 def at_once(directory: Path) -> Iterator[Row]:

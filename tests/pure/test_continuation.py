@@ -26,7 +26,7 @@ from tests.pure.making import contexts, outcomes, policies, sessions, snapshots,
 
 RESUMES = (Start.RESUME, Start.FORK)
 NEW = (Start.FRESH, Start.REBUILD)
-LADDER = [Rung.NATIVE, Rung.PATH, Rung.COPY, Rung.REPAIRED]
+LADDER = [Rung.NATIVE, Rung.PATH, Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT]
 EDITS = ("line 1: a line left out (it was torn)",)
 LIVE = sessions(SessionState.PINNED, SessionState.CONFIRMED)
 
@@ -41,6 +41,7 @@ situations = st.builds(
     edits=st.just(()) | st.just(EDITS),
     tried=st.frozensets(st.sampled_from(Rung)),
     writers=st.just(()) | st.just((4711, 4712)),
+    checkpoint=st.integers(0, 2),
     resume_by_path=st.booleans(),
     new_id=st.just("") | st.just("new-9"),
     forks=st.just("") | st.just("parent-0"),
@@ -70,6 +71,7 @@ def rungs_left(at: Situation) -> list[Rung]:
     if usable(at.copy):
         left.append(Rung.COPY)
     left += [Rung.REPAIRED] if at.edits else []
+    left += [Rung.CHECKPOINT] if at.checkpoint else []
     return [rung for rung in left if rung not in at.tried]
 
 
@@ -160,9 +162,9 @@ def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> No
 
 
 def test_the_ladder_is_walked_from_the_top_and_once() -> None:
-    """By id, by path, by perdure's own copy, by a mended one; then the policy decides."""
-    at = Situation(policy=ContinuityPolicy.DISCLOSE, now=0, session=SESSION, transcript=TRANSCRIPT, copy=TRANSCRIPT, resume_by_path=True)
-    at = replace(at, edits=EDITS)
+    """By id, by path, by perdure's own copy, by a mended one, by an older checkpoint's; then the policy decides."""
+    there = Situation(policy=ContinuityPolicy.DISCLOSE, now=0, session=SESSION, transcript=TRANSCRIPT, copy=TRANSCRIPT)
+    at = replace(there, resume_by_path=True, edits=EDITS, checkpoint=4)
     walked = []
     while (chosen := choose(at)).kind is Start.RESUME:
         walked.append(chosen.rung)
@@ -359,3 +361,21 @@ def test_a_brief_tells_what_is_known() -> None:
         assert fact in text
     assert "nothing was recorded" in prompt(REBUILD, Story(contexts=(FIRST,)))
     assert "2 changed" in prompt(REBUILD, replace(story, previous=CLEAN))
+
+
+def test_an_older_checkpoint_is_named() -> None:
+    """The conversation of a checkpoint goes back with its number, in the reason too."""
+    at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=SESSION, checkpoint=4)
+    chosen = choose(at)
+    assert (chosen.kind, chosen.rung, chosen.checkpoint) == (Start.RESUME, Rung.CHECKPOINT, 4)
+    assert "checkpoint 4" in chosen.reason
+
+
+@pytest.mark.parametrize("ended", [OutcomeKind.SUCCEEDED, OutcomeKind.LOST])
+def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
+    """Whether the last attempt was cut off or not, the agent is told what was taken back, and then what others changed."""
+    story = Story(contexts=(Context(1, "Do it.", 0),), given=1, previous=Outcome(kind=ended), restored="TAKEN BACK.", drift="OTHERS CAME.")
+    told = prompt(Continuation(kind=Start.RESUME, session_id="a"), story)
+    assert told.index("TAKEN BACK.") < told.index("OTHERS CAME.")
+    rebuilt = prompt(Continuation(kind=Start.REBUILD, lost_session_id="a"), replace(story, restored=""))
+    assert "OTHERS CAME." in rebuilt

@@ -9,7 +9,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from perdure.continuity import judge
-from perdure.model import Continuation, Evidence, Rung, Snapshot, Start, Verdict
+from perdure.model import PUT_BACK, Continuation, Evidence, Rung, Snapshot, Start, Verdict
 from tests.pure.making import continuations, evidences
 
 V = Verdict
@@ -216,6 +216,15 @@ def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: E
     assert receipt.verdict in possible[asked.kind]
     assert receipt.reasons or not asked.reason
     if receipt.verdict is V.REPAIRED:
-        assert asked.rung in (Rung.COPY, Rung.REPAIRED)
+        assert asked.rung in PUT_BACK
     if receipt.verdict is V.FORKED:
         assert evidence.returned not in ("", evidence.asked)
+
+
+def test_an_older_checkpoints_conversation_is_repaired_and_never_native() -> None:
+    """A conversation that went on from a checkpoint's part has lost its newest turns: the receipt says repaired, and names the number."""
+    asked = replace(RESUME, rung=Rung.CHECKPOINT, checkpoint=3)
+    for known_kept in (True, False):
+        receipt = judge(asked, replace(WENT_ON, known_kept=known_kept))
+        assert receipt is not None and receipt.verdict is V.REPAIRED
+        assert "checkpoint 3" in receipt.reasons[0]

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.model import Workspace
-from perdure.workspace import Saved
+from perdure.model import Saved, Workspace
 from tests.workspace.killing import alive, descendants
 from tests.workspace.test_photograph import Marks, fill, made, marks, wreck
 from tests.workspace.yard import Yard, make_yard
