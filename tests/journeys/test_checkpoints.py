@@ -118,7 +118,6 @@ def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
     one.finish(supervisor)
     found = checkpoints(one)
     assert found[0]["why"] == "end"
-    assert {"stop", "end"} >= {each["why"] for each in found}
     assert found[0]["session_id"] and found[0]["conversation"][0]["size"] > 0
     listed = git(workdir, one, "ls-tree", "--name-only", f"{found[0]['workdir']['commit']}:worktree").split()
     assert {"begun.txt", "link", "new.bin", "one.txt", "greet.py"} <= set(listed)
