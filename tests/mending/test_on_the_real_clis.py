@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from perdure import drivers
+from perdure.mending import Harm, claude
 from perdure.proving import prover
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, Ran, resume
@@ -125,11 +126,21 @@ def fingerprint(home: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in home.rglob("*") if path.is_file()} if home.is_dir() else {}
 
 
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> None:
+    """A call that was at work at a kill needs no mending: not as it lies there, and not when the CLI went on from it, twice."""
+    stage = bench(agent)
+    place = put(stage, Recording(agent).until("result"))
+    for prompt in ("are you here?", "and now?"):
+        assert mend(agent, place.read_bytes()).content is None and mend(agent, place.read_bytes()).harm is Harm.NONE
+        assert stage.run(prompt, resume(IDS[agent])).outcome.ok
+    assert mend(agent, place.read_bytes()).content is None and mend(agent, place.read_bytes()).harm is Harm.NONE
+    assert any(message.role == "tool_call" and COMMAND in message.text for message in stage.rehearsal.last.messages)
+
+
 def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:
     """What Claude tells the model after the cut is what it told before it."""
     content = Recording("claude", "claude-compacted").content
-    from perdure.mending import claude
-
     cut = claude.mend(content, IDS["claude"], memory=1000).content
     assert cut is not None
     told = []

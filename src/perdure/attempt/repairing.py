@@ -19,6 +19,8 @@ from perdure.transcripts.growing import versions
 
 MENDED = "conversation-mended.jsonl"
 """The proven copy, in the attempt's directory until it is put in place. It may hold secrets, as the agent's own file does."""
+PROOF_S = 300.0
+"""How long the lease holds while a copy is tried: at most twice the patience of `proving`, and some more."""
 UNPROVEN = 3
 """So many copies are tried in one attempt."""
 
@@ -44,7 +46,11 @@ def mend(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_
             found.append((turns, each.path, mended))
     for _, path, mended in sorted(found, key=lambda one: -one[0])[:UNPROVEN]:
         assert mended.content is not None
-        if not engine.prove(driver, session_id, mended.content, path.name, home):
+        # Nobody renews the lease while the agent is tried.
+        engine.store.renew(claim, max(engine.lease_s, PROOF_S))
+        why_not = engine.prove(driver, session_id, mended.content, path.name, home)
+        engine.store.renew(claim, engine.lease_s)
+        if not why_not:
             directory = engine.attempt_directory(claim)
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             kept = directory / MENDED

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from perdure.conversations import Shelf
     from perdure.conversations.mending import Diagnosis
 
+LISTED = 40
+"""So many findings and edits of one conversation."""
 CHANGED = 12
 """So many lines of a change are shown."""
 
@@ -40,9 +42,11 @@ def check(shelf: Shelf, ids: Sequence[str], limit: int, below: Path | None, *, a
 
 def print_findings(found: Diagnosis) -> None:
     print(f"{clean(found.id)}  {found.agent}  {at_home(str(found.path or ''))}".rstrip())
-    for each in found.mended.findings:
+    for each in found.mended.findings[:LISTED]:
         where = f"line {each.line}: " if each.line else ""
         print(f"  {each.harm:8}{each.trouble}: {where}{one_line(each.what, 300)}")
+    if len(found.mended.findings) > LISTED:
+        print(f"  and {len(found.mended.findings) - LISTED} more finding(s): perdure sessions check {clean(found.id)} --json")
 
 
 def mend(chosen: Settings, shelf: Shelf, ref: str, *, write: bool, as_json: bool) -> int:
@@ -75,8 +79,10 @@ def mend(chosen: Settings, shelf: Shelf, ref: str, *, write: bool, as_json: bool
 
 
 def _print_changes(found: Diagnosis) -> None:
-    for edit in found.mended.edits:
+    for edit in found.mended.edits[:LISTED]:
         print(f"  {one_line(str(edit), 300)}")
+    if len(found.mended.edits) > LISTED:
+        print(f"  and {len(found.mended.edits) - LISTED} more change(s), all with --json")
     for path in found.spare:
         print(f"  {at_home(str(path))}: moved aside (it is the beginning of the newer file)")
     if found.mended.content is None:

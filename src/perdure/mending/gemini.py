@@ -8,7 +8,7 @@ after every resume, by the CLI's own way of writing (gemini-cli#29365): that is 
 from __future__ import annotations
 
 from perdure.mending.findings import Harm, Mended, Trouble, refused
-from perdure.mending.reading import Draft, Habits, Line, Record, draft, named, objects, part, text
+from perdure.mending.reading import Draft, Habits, Line, Record, draft, objects, part, text
 
 REQUEST_LIMIT = 100_000_000
 """From this size on it is reported: each resume writes all messages again, so the file grows fast."""
@@ -104,15 +104,18 @@ def _tools(made: Draft, complaint: str) -> None:
             calls = objects(message.get("toolCalls"))
             held |= {text(call.get("id")) for call in calls if isinstance(call.get("result"), list)}
     refusing = "function response" in complaint.lower()
+    doubled: list[Line] = []
     for line, record in made.records():
         answers = [part(each, "functionResponse", "id") for each in objects(record.get("content"))]
         told = [each for each in answers if isinstance(each, str)]
         if not told or not all(each in held for each in told):
             continue
-        harm = Harm.REFUSED if refusing else Harm.NONE
-        made.find(Trouble.DOUBLED, harm, line.number, f"the result of {named(told[0])} stands with its call too, and both are told")
+        doubled.append(line)
         if refusing:
             made.drop(line, "second result left out", "the service refuses more results than calls")
+    if doubled:
+        what = f"{len(doubled)} tool result(s) stand with their calls too, and both are told"
+        made.find(Trouble.DOUBLED, Harm.REFUSED if refusing else Harm.NONE, doubled[0].number, what)
 
 
 def _cut(made: Draft, size: int) -> None:
