@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import rivals, rooms, scale, whole
+from bench import capsules, rivals, rooms, scale, whole
 from bench.measure import Row, table
 
 
@@ -34,6 +34,7 @@ def main() -> int:
 
 def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from rooms.workdirs(directory, 3_000 if quick else 25_000)
+    yield from capsules.rows(directory, 1_000 if quick else 5_000, 20)
     yield from rooms.checkpoints(directory, 3_000 if quick else 30_000)
     yield from rooms.copies(disk)
     yield from rooms.at_once(directory)

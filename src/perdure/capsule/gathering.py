@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +28,7 @@ from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
 
 GROWING = 256 << 10
 """Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part alone is new."""
+AHEAD = 4
 _LENGTH = struct.Struct(">I")
 
 
@@ -51,18 +54,32 @@ class Gathering:
         """Takes a stream in, without its secrets where `place` says what it is called in the table of findings."""
         pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
         target = self.directory / str(len(self._places))
-        whole, parts, length = hashlib.sha256(), [], 0
-        with target.open("xb") as file:
+        whole, length = hashlib.sha256(), 0
+        parts: list[Part] = []
+        with target.open("xb") as file, ThreadPoolExecutor(1, thread_name_prefix="frame") as beside:
+            waiting: deque[Future[tuple[Part, bytes]]] = deque()
+
+            def settle() -> None:
+                part, packed = waiting.popleft().result()
+                parts.append(part)
+                file.write(_LENGTH.pack(len(packed)) + packed)
+
+            # One thread compresses while this one reads and searches; few parts are held at a time.
             for content in _cut(pieces, size):
+                waiting.append(beside.submit(self._frame, content))
                 whole.update(content)
                 length += len(content)
-                part = part_of(content)
-                parts.append(part)
-                packed = b"" if part.sha256 in self.known else frame(content)
-                file.write(_LENGTH.pack(len(packed)) + packed)
+                if len(waiting) > AHEAD:
+                    settle()
+            while waiting:
+                settle()
         made = File(name, length, whole.hexdigest(), tuple(parts))
         self._places[_address(made)] = target
         return made
+
+    def _frame(self, content: bytes) -> tuple[Part, bytes]:
+        part = part_of(content)
+        return part, b"" if part.sha256 in self.known else frame(content)
 
     def frames(self, file: File) -> Iterator[bytes]:
         """The frames of a file that was taken in; empty ones for parts that were known."""

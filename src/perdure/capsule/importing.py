@@ -73,10 +73,10 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
         fd = engine.workspaces.lock(place, f"perdure import {name}")
         brought: list[Path] = []
         try:
-            notes = _make_workdir(engine, manifest, files, place, spec.agent)
+            number, saved, notes = _make_workdir(engine, manifest, files, place, spec.agent)
             parts = tuple(part for carried in manifest.conversations for part in _copies(engine, carried, files, Path(place.path), brought))
             run = _run(story.run, run_id, name, spec, place, manifest.run)
-            checkpoint = _checkpoint(engine, manifest, run, parts)
+            checkpoint = _checkpoint(engine, manifest, run, parts, number, saved)
             arrival = Arrival(
                 run=run,
                 contexts=story.contexts,
@@ -142,21 +142,22 @@ def _workdir(manifest: Manifest) -> Workdir:
     return manifest.workdir
 
 
-def _make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str) -> tuple[str, ...]:
-    """The workdir as the checkpoint has it. Raises CapsuleError where it is not exactly that afterwards."""
+def _make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str) -> tuple[int, Saved, tuple[str, ...]]:
+    """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir half, and notes. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         engine.workspaces.prepare(place, agent)
     form = "sha256" if len(workdir.commit) == 64 else "sha1"
     number = engine.store.next_checkpoint(place.id)
+    saved = Saved(commit="", ref="", git_dir="")
     for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
         facts = PackedFacts(commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form)
         with files.path(pack).open("rb") as stream:
-            engine.workspaces.unpack(place, stream, facts, number)
+            saved = engine.workspaces.unpack(place, stream, facts, number)
     restored = engine.workspaces.put_in_place(place, workdir.commit)
     if restored.differs:
         raise CapsuleError(f"{restored.differs[0]!r} could not be made what it was", "is somebody at work in the directory?")
-    return restored.notes
+    return number, saved, restored.notes
 
 
 def _copies(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought: list[Path]) -> list[CopyPart]:
@@ -195,11 +196,8 @@ def _run(was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace,
     )  # fmt: skip
 
 
-def _checkpoint(engine: Engine, manifest: Manifest, run: TaskRun, parts: tuple[CopyPart, ...]) -> Checkpoint:
+def _checkpoint(engine: Engine, manifest: Manifest, run: TaskRun, parts: tuple[CopyPart, ...], number: int, saved: Saved) -> Checkpoint:
     """The first checkpoint of the run on this machine: what came."""
-    assert run.workspace is not None
-    number = engine.store.next_checkpoint(run.workspace.id)
-    saved: Saved = engine.workspaces.save(run.workspace, number)
     return Checkpoint(
         run=run.id,
         number=number,

@@ -194,15 +194,17 @@ class Workspaces:
         with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without, began=began, have=have) as packed:
             yield packed
 
-    def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> None:
+    def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> Saved:
         """Takes a pack in as a checkpoint of this workdir; `put_in_place` does the rest. For `here` in an empty directory, a shallow
         repository is made first. Raises Conflict where there are files, or the repository lacks what the run began at; WorkspaceError
-        for a pack that is damaged."""
+        for a pack that is damaged. Returns the checkpoint, as `save` would."""
         self._ready()
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
             packing.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
         with self._shelf(workspace) as shelf:
             packing.unpack(shelf, file, packed.commit, packed.shallow, number)
+            ref, git_dir = shelf.ref(number), str(shelf.refs.git_dir)
+        return Saved(commit=packed.commit, ref=ref, git_dir=git_dir, head=packed.head, branch=packed.branch)
 
     def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
         """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it. `ignored`: which ignored files are taken
