@@ -220,3 +220,27 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
     assert prints(workdir) == parent
     assert one.conversations()[done.json["attempts"][0]["session_id"]] == kept
     one.nothing_survives()
+
+
+def test_an_older_conversation_goes_back_when_the_newest_is_of_no_use(stage: MakeStage) -> None:
+    """With the transcript and perdure's newest copy both ruined, the last checkpoint's conversation goes on: the files stay, the agent
+    is told, the receipt says repaired and names the checkpoint."""
+    one = stage(TALK)
+    done = one.finish(begin(one))
+    workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
+    number = checkpoints(one)[0]["number"]
+    (path,) = one.transcripts()
+    path.write_text("ruined\n")
+    copy = next(each for each in one.copies() if each.name == "main")
+    copy.rename(copy.with_name("main.1"))
+    copy.write_text("ruined\n")
+    again = one.perdure("update", "task", "Go further.", "--json")
+    assert again.code == 0, again.err
+    last = again.json["attempts"][-1]
+    assert (last["rung"], last["checkpoint"], last["session_id"]) == ("checkpoint", number, session)
+    assert last["receipt"]["verdict"] == "repaired" and f"checkpoint {number}" in last["receipt"]["reasons"][0]
+    shown = said(one.rehearsal.requests[-1].messages)
+    assert "quercus" in shown and "The first file is written." in shown and "taken back to where it stood" in shown
+    assert (workdir / "one.txt").read_text() == "one\n"
+    assert "ruined\n" in [each.read_text() for each in path.parent.iterdir() if "perdure-unusable" in each.name]
+    one.nothing_survives()

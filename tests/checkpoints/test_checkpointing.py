@@ -1,0 +1,87 @@
+"""Checkpoints of one attempt, taken beside the work: how many are kept, and what one that cannot be taken does."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from perdure.attempt.checkpointing import KEPT, Checkpointing, prune, take
+from perdure.errors import LostLease
+from perdure.events import CheckpointMissed, CheckpointTaken
+from perdure.model import Backend
+from perdure.process import worker_identity
+from tests.checkpoints.test_checkpoint_kills import Bench
+from tests.workspace.test_photograph import made
+from tests.workspace.yard import make_yard
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    yard = make_yard(tmp_path)
+    workspace, _ = made(yard, Backend.WORKTREE)
+    return Bench(tmp_path, workspace, yard.environ)
+
+
+def until_idle(checkpoints: Checkpointing) -> None:
+    while checkpoints._taking is not None or checkpoints._wanted:
+        checkpoints.tick()
+        time.sleep(0.01)
+
+
+def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
+    """After many checkpoints of one attempt ten are left, and git has the refs of exactly those."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    for number in range(1, KEPT + 4):
+        (Path(bench.workspace.path) / "count.txt").write_text(str(number))
+        bench.engine.store.add_checkpoint(take(bench.engine, opened, "tool", number), opened.claim)
+    prune(bench.engine, opened.claim.run)
+    left = [row.number for row in bench.engine.store.checkpoints("r1")]
+    assert left == list(range(4, KEPT + 4))
+    assert sorted(bench.engine.workspaces.list_saved(bench.workspace)) == left
+    bench.engine.store.close()
+
+
+def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
+    """One is taken in the background and published by the next look; one that came due meanwhile is taken afterwards, and the last at
+    the end."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    checkpoints = Checkpointing(bench.engine, opened)
+    checkpoints.want("tool")
+    checkpoints.tick()
+    assert bench.engine.store.checkpoints("r1") == []
+    checkpoints.want("turn")
+    until_idle(checkpoints)
+    checkpoints.end("end")
+    assert [row.why for row in bench.engine.store.checkpoints("r1")] == ["tool", "turn", "end"]
+    assert sum(isinstance(record.event, CheckpointTaken) for record in bench.engine.store.history("r1")) == 3
+    bench.engine.store.close()
+
+
+def test_one_that_cannot_be_taken_is_told(bench: Bench) -> None:
+    """Without its workdir there is no checkpoint: no row, one event that says why, and no error."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    shutil.rmtree(bench.workspace.path)
+    checkpoints = Checkpointing(bench.engine, opened)
+    checkpoints.end("end")
+    assert bench.engine.store.checkpoints("r1") == []
+    (missed,) = [record.event for record in bench.engine.store.history("r1") if isinstance(record.event, CheckpointMissed)]
+    assert missed.why == "end" and bench.workspace.path in missed.reason
+    bench.engine.store.close()
+
+
+def test_a_late_supervisor_publishes_nothing(bench: Bench) -> None:
+    """A supervisor whose attempt was taken over learns it at its next checkpoint, and adds no row."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    checkpoints = Checkpointing(bench.engine, opened)
+    bench.engine.store.adopt(opened.claim, f"{worker_identity()}-another", 60)
+    with pytest.raises(LostLease):
+        checkpoints.end("end")
+    assert bench.engine.store.checkpoints("r1") == []
+    bench.engine.store.close()
