@@ -140,3 +140,27 @@ def test_the_findings_tell_nothing_hostile() -> None:
     broken = Recording("claude").instead("call", json.dumps(record).encode())
     said = "".join(finding.what for finding in mend("claude", broken).findings)
     assert said and all(letter.isprintable() for letter in said)
+
+
+def test_many_troubles_take_no_more_than_their_size() -> None:
+    """Thousands of calls without results, and of thoughts to be left out, are mended in seconds: nothing is looked for again and
+    again from the beginning."""
+    recording = Recording("claude")
+    call, answer = recording.record("call"), recording.record("answer")
+    lines, parent = [recording.lines[0]], None
+    for number in range(4000):
+        for name, record in (("c", call), ("t", answer), ("a", answer)):
+            entry = json.loads(json.dumps(record))
+            entry |= {"uuid": f"{name}{number}", "parentUuid": parent}
+            entry["message"]["id"] = f"{name}{number}"
+            if name == "c":
+                entry["message"]["content"][0]["id"] = f"toolu_{number}"
+            if name == "t":
+                entry["message"]["content"] = [{"type": "thinking", "thinking": "", "signature": "s"}]
+            parent = entry["uuid"]
+            lines.append(json.dumps(entry).encode())
+    mended = mend("claude", b"\n".join(lines) + b"\n", "Invalid `signature` in `thinking` block")
+    assert mended.content is not None and len(mended.edits) == 8000
+    records = {record["uuid"]: record for line in mended.content.splitlines() if (record := json.loads(line)).get("uuid")}
+    assert all(record["parentUuid"] in records for record in records.values() if record["parentUuid"] is not None)
+    assert b'"thinking"' not in mended.content

@@ -8,6 +8,7 @@ glued records, and all that comes before a line without a parent.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -75,21 +76,34 @@ def _tools(made: Draft, session_id: str) -> None:
             elif call in answered:
                 made.find(Trouble.DOUBLED, Harm.NONE, line.number, f"the call {named(call)} has its result already; the agent takes one")
             answered.add(call)
+    last, known = _last_words(said), {text(record.get("uuid")) for _, record in made.records()}
+    heirs = {id(before): after for (before, _), (after, _) in pairwise(said)}
     for call, line in calls.items():
         if call in answered:
             continue
-        if not _goes_on(said, line):
+        if not _goes_on(last, line):
             made.find(Trouble.DANGLING, Harm.NONE, line.number, f"the call {named(call)} has no result; the agent closes it by itself")
             continue
         made.find(Trouble.DANGLING, Harm.LOSS, line.number, f"the call {named(call)} has no result; the agent leaves the call out")
-        _close(made, line, call, session_id)
+        _close(made, line, call, session_id, heirs.get(id(line)), known)
 
 
-def _goes_on(said: list[tuple[Line, Record]], line: Line) -> bool:
-    """Whether the conversation went on after this line's message (several lines may be one message)."""
-    own = next((text(part(record, "message", "id")) for each, record in said if each is line), "")
-    after = [record for each, record in said if each.number > line.number]
-    return any(not own or part(record, "message", "id") != own for record in after if not _only_results(record))
+def _last_words(said: list[tuple[Line, Record]]) -> list[tuple[int, str]]:
+    """The last line that is no tool result, and the last one of another message: what tells whether it went on after a call. Several
+    lines may be one message."""
+    last: list[tuple[int, str]] = []
+    for line, record in reversed(said):
+        own = text(part(record, "message", "id"))
+        if not _only_results(record) and (not last or own != last[0][1]):
+            last.append((line.number, own))
+        if len(last) == 2:
+            break
+    return last
+
+
+def _goes_on(last: list[tuple[int, str]], line: Line) -> bool:
+    own = text(part(line.record, "message", "id"))
+    return any(number > line.number and (not own or other != own) for number, other in last)
 
 
 def _only_results(record: Record) -> bool:
@@ -97,15 +111,15 @@ def _only_results(record: Record) -> bool:
     return bool(blocks) and all(block.get("type") == "tool_result" for block in blocks)
 
 
-def _close(made: Draft, line: Line, call: str, session_id: str) -> None:
-    """Puts in a result that says that there is none, in the place where the conversation went on from a line that is gone."""
+def _close(made: Draft, line: Line, call: str, session_id: str, heir: Line | None, known: set[str]) -> None:
+    """Puts in a result that says that there is none, in the place where the conversation (the `heir`) went on from a line that is
+    gone."""
     record = line.record or {}
     own = text(record.get("uuid"))
-    known = {text(each.get("uuid")) for _, each in made.records()}
-    heir = next((each for each, found in made.records() if each.number > line.number and _is_said(found)), None)
     lost = text(part(heir.record, "parentUuid")) if heir is not None else ""
     new = lost if lost and lost not in known else str(uuid5(NAMESPACE_URL, f"{session_id}/{call}"))
-    if new != lost and heir is not None and lost == own and heir.record is not None:
+    known.add(new)
+    if heir is not None and heir.record is not None and lost == own:
         heir.record["parentUuid"] = new
         heir.changed = True
     words = "[perdure: the result of this call is not in the transcript any more; whether it took effect is unknown.]"
@@ -117,6 +131,7 @@ def _close(made: Draft, line: Line, call: str, session_id: str) -> None:
 
 
 def _content(made: Draft, complaint: str) -> None:
+    gone: dict[str, Any] = {}
     thinking = "thinking" in complaint.lower() or "signature" in complaint.lower()
     for line, record in _said(made):
         message = record["message"]
@@ -140,7 +155,10 @@ def _content(made: Draft, complaint: str) -> None:
             kept.append(_without_images(made, line, block))
         message["content"] = kept
         if blocks and not kept:
-            _take_out(made, line)
+            line.dropped = True
+            gone[text(record.get("uuid"))] = record.get("parentUuid")
+    gone.pop("", None)
+    _take_out(made, gone)
 
 
 def _without_images(made: Draft, line: Line, block: Any) -> Any:
@@ -158,14 +176,16 @@ def _without_images(made: Draft, line: Line, block: Any) -> Any:
     return {"type": "text", "text": f"[perdure: {what}; it was taken out so that the conversation can go on.]"}
 
 
-def _take_out(made: Draft, line: Line) -> None:
-    """A line of which nothing is left: who came after it follows its parent."""
-    record = line.record or {}
-    line.dropped = True
-    for other, each in made.records():
-        if record.get("uuid") and each.get("parentUuid") == record["uuid"]:
-            each["parentUuid"] = record.get("parentUuid")
-            other.changed = True
+def _take_out(made: Draft, gone: dict[str, Any]) -> None:
+    """Who came after a line of which nothing is left follows its parent. `gone`: such lines' ids, with their parents."""
+    for line, record in made.records() if gone else ():
+        parent, seen = record.get("parentUuid"), set[str]()
+        while isinstance(parent, str) and parent in gone and parent not in seen:
+            seen.add(parent)
+            parent = gone[parent]
+        if seen:
+            record["parentUuid"] = parent
+            line.changed = True
 
 
 def _chain(made: Draft) -> None:

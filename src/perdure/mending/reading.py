@@ -24,9 +24,10 @@ _BLANK = b" \t\r\n\0"
 Record = dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Line:
-    """One line. `record` is None where none can be read; `raw` stands in the new file unless the record was changed."""
+    """One line, equal only to itself. `record` is None where none can be read; `raw` stands in the new file unless the record was
+    changed."""
 
     number: int
     """In the original, from 1."""
