@@ -11,10 +11,10 @@ import base64
 import json
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 TELLING = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
 SHORTEST = 8
@@ -35,8 +35,7 @@ class Redactor:
         forms: set[bytes] = set()
         for name, value in environ.items():
             if TELLING.search(name) and len(value) >= SHORTEST and not Path(value).exists():
-                raw = value.encode("utf-8", "surrogateescape")
-                forms |= {raw, json.dumps(value)[1:-1].encode(), quote(value, safe="", errors="replace").encode(), base64.b64encode(raw)}
+                forms |= set(_forms(value))
         if not forms:
             return cls()
         return cls(re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))), max(map(len, forms)))
@@ -62,6 +61,20 @@ class Redactor:
             if found:
                 view.flush()
         return len(found)
+
+
+def _forms(value: str) -> Iterator[bytes]:
+    """A secret as it is written down: plain, in JSON, in URLs, and in base64 of either alphabet, also inside of a longer text (a
+    password after its user's name)."""
+    raw = value.encode("utf-8", "surrogateescape")
+    yield from (raw, json.dumps(value)[1:-1].encode())
+    yield from (quote(value, safe=safe, errors="replace").encode() for safe in ("", "/"))
+    yield quote_plus(value, errors="replace").encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield from (encode(raw), encode(raw).rstrip(b"="))
+        for before in range(3):
+            # The letters that no neighbour has a bit in.
+            yield encode(bytes(before) + raw)[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
 
 
 NO_SECRETS = Redactor()

@@ -46,6 +46,7 @@ def run_report(
         "agent": run.spec.agent,
         "scope": run.scope,
         "key": run.spec.key,
+        "origin": run.origin,
         "labels": run.spec.labels,
         "policy": str(run.spec.continuity),
         "context_version": run.context_version,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -66,11 +66,27 @@ def test_ordinary_text_holds_no_secret() -> None:
     assert list(found(ORDINARY.encode())) == []
 
 
-@pytest.mark.parametrize(
-    "form",
-    [str, lambda value: quote(value, safe=""), lambda value: base64.b64encode(value.encode()).decode()],
-    ids=["plain", "url", "base64"],
-)
+FORMS = {
+    "plain": str,
+    "url": lambda value: quote(value, safe=""),
+    "path": quote,
+    "form": quote_plus,
+    "base64": lambda value: base64.b64encode(value.encode()).decode(),
+    "base64 for urls": lambda value: base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("name", ["", "me:", "ada:", "lovelace:"])
+def test_a_password_in_basic_authentication_is_found(name: str) -> None:
+    """In base64 after a user's name of any length, as a header has it, hardly a letter of the secret stays."""
+    scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
+    text = b"Authorization: Basic " + base64.b64encode(f"{name}hunter/2 horse battery".encode())
+    clean = b"".join(scan.over("here", io.BytesIO(text)))
+    assert len(scan.findings) == 1 and len(clean) == len(text)
+    assert clean.count(b"*") >= 28 and clean.startswith(b"Authorization: Basic ")
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_values_of_this_environment_are_found(form) -> None:
     """A secret variable's exact value is found as it is, URL-encoded and in base64, though it has no known shape."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))

@@ -201,6 +201,9 @@ def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) 
     assert begin(one).wait() == 0
     done = one.perdure("move", "task", "--to", url, "--json")
     assert done.code == 0, done.err
+    late = one.perdure("update", "task", "Now the second.", "--json")
+    assert late.code == 7 and f"was moved to {url}" in late.out
+    assert len(one.rehearsal.prompts()) == 1
     gone(one)
     (there,) = two.perdure("move", "--from", url, "--json").json["runs"]
     assert (there["name"], there["free"]) == ("task", True)
@@ -209,6 +212,7 @@ def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) 
     went = two.perdure("update", "task", "Now the second.", "--json")
     assert went.code == 0, went.err
     first, last = went.json["attempts"]
+    assert went.json["origin"] == went.json["id"]
     assert (last["receipt"]["verdict"], last["session_id"]) == ("native", first["session_id"])
     assert two.rehearsal.prompts()[-1].endswith("Now the second.")
     assert (two.home / "work" / "one.txt").read_text() == "one\n"

@@ -73,6 +73,10 @@ class Engine:
         """Where the attempt's logs and the marks of its process lie."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
 
+    def moved_to(self, run_id: str) -> Path:
+        """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""
+        return self.state / "moved" / run_id
+
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
         """What reaches the agent: the ordinary variables, its own documented ones, and those that the task names."""
         passed = {name: value for name, value in self.environ.items() if is_passed(name, (*ORDINARY, *driver.variables))}

@@ -96,6 +96,14 @@ def _open(engine: Engine, claim: Claim) -> Opened:
     program = driver.locate(engine.environ)
     engine.homes.check(run.spec.agent)
     home = driver.home({**engine.environ, **run.spec.env})
+    if (moved := engine.moved_to(run.id)).exists():
+        url = moved.read_text(encoding="utf-8").strip()
+        raise NotStarted(
+            Outcome(
+                kind=OutcomeKind.CONFIG_ERROR,
+                detail=f"{run.name} was moved to {url}; perdure move {run.origin or run.id} --from {url} --name NEW takes it up here again",
+            )
+        )
     if engine.publisher is not None and (refused := engine.publisher.refused(run)):
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
     lock_fd = engine.workspaces.lock(run.workspace)

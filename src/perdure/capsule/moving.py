@@ -47,7 +47,9 @@ def there(url: str) -> list[There]:
 
 
 def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
-    """Publishes the run's newest checkpoint and lets go of it. Raises Conflict while it runs, or is another machine's by now."""
+    """Publishes the run's newest checkpoint and lets go of it: no further attempt starts here.
+
+    Raises Conflict while it runs, or is another machine's by now."""
     run = engine.store.get(ref)
     if run.state is RunState.RUNNING:
         raise Conflict(f"{run.name} is at work (attempt {run.attempt})", f"perdure stop {run.name}")
@@ -56,6 +58,9 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     key = run.origin or run.id
     term = store.term(key)
     store.begin(key, Term(number=(term.number if term else 0) + 1, owner="", host=socket.gethostname(), at=engine.store.now()))
+    mark = engine.moved_to(run.id)
+    mark.parent.mkdir(mode=0o700, exist_ok=True)
+    mark.write_text(f"{url}\n", encoding="utf-8")
     return manifest
 
 
