@@ -26,11 +26,12 @@ from typing import Any
 
 from perdure import service
 from perdure.bell import ring
+from perdure.checkpoints import Restored, restore
 from perdure.config import Settings, load
 from perdure.errors import Conflict, UsageError
 from perdure.events import Record
 from perdure.lifecycle import FINAL
-from perdure.model import Attempt, OnEdit, RunState, TaskRun, TaskSpec
+from perdure.model import Attempt, Checkpoint, OnEdit, RunState, TaskRun, TaskSpec
 from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
 from perdure.taskfiles import Asked
@@ -158,6 +159,14 @@ class Runner:
     def attempts(self, ref: str) -> Sequence[Attempt]:
         """The run's attempts, with outcomes and receipts."""
         return self._engine.store.attempts(self.get(ref).id)
+
+    def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
+        """What was saved of the run, workdir and conversation together, oldest first."""
+        return self._engine.store.checkpoints(self.get(ref).id)
+
+    def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
+        """Takes the run back to a checkpoint (0: the newest). What is there is saved first. Raises NotFound, Conflict, WorkspaceError."""
+        return restore(self._engine, ref, number, files_only=files_only)
 
     def report(self, ref: str) -> dict[str, Any]:
         """The object that `perdure show NAME --json` prints."""

@@ -57,6 +57,10 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         assert runner.report("task") == one.show()
         with pytest.raises(perdure.PerdureError, match="nothing to retry"):
             runner.retry("task")
+        (Path(run.workspace.path) / "one.txt").write_text("lost\n")
+        restored = runner.restore("task")
+        assert restored.checkpoint.why == "end" and restored.undo == runner.checkpoints("task")[-1]
+        assert (Path(run.workspace.path) / "one.txt").read_text() != "lost\n"
     one.nothing_survives()
 
 

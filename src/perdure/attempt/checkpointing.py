@@ -23,6 +23,8 @@ from perdure.transcripts import begins_with, fingerprint, prompts_since
 
 SETTLES_S = 0.3
 """Most agents leave as soon as their turn is over: then the checkpoint at the attempt's end is enough."""
+SHARE = 10
+"""Of the time that an agent works, at most one part in so many goes into checkpoints: a large workdir is saved more seldom."""
 KEPT = 10
 """So many of a run's newest checkpoints are kept, besides the last of each attempt."""
 
@@ -35,6 +37,8 @@ class Checkpointing:
     opened: Opened
     begun: float = field(default_factory=process.boottime)
     """When the last one was begun."""
+    took: float = 0.0
+    """How long it took, in seconds."""
     displaced: bool = False
     """The run is another machine's by now: the attempt must end."""
     _pool: ThreadPoolExecutor | None = None
@@ -46,7 +50,7 @@ class Checkpointing:
     def tool_ended(self) -> None:
         """One is due if the last is long enough ago."""
         every = self.engine.checkpoint_every_s
-        if every and process.boottime() - self.begun >= every:
+        if every and process.boottime() - self.begun >= max(every, SHARE * self.took):
             self.want("tool")
 
     def want(self, why: str, in_s: float = 0.0) -> None:
@@ -56,6 +60,7 @@ class Checkpointing:
     def tick(self) -> None:
         """Publishes what is ready, and begins what is due. Returns at once. Raises LostLease."""
         if self._taking is not None and self._taking.done():
+            self.took = process.boottime() - self.begun
             self._publish(self._taking)
             self._taking = None
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
