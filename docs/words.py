@@ -62,6 +62,7 @@ REPORT = {
     "agent": "the driver's name",
     "scope": "runs of one agent with the same scope share one conversation",
     "key": "as given with `--key`, else empty",
+    "origin": "the id that the run has where it began; empty for one that began here",
     "labels": "as given with `--label`",
     "policy": "what may happen when the conversation is lost",
     "context_version": "the newest version of the instructions; 1 is the prompt",
