@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure.attempt import Engine
@@ -110,6 +110,7 @@ class Packing:
     earlier: Workdir | None = None
     unsearched: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
 
     def __call__(self, gathering: Gathering) -> Workdir:
         saved, place = self.checkpoint.workdir, self.run.workspace
@@ -117,9 +118,9 @@ class Packing:
         git_dir = Path(saved.git_dir)
         git = Git(cwd=git_dir, git_dir=git_dir, environ=self.engine.environ)
         base = self._base(git, place)
-        before = len(gathering.scan.findings)
-        self.unsearched = tuple(blobs.search(git, saved.commit, base, gathering.scan))
-        found = [finding for finding in gathering.scan.findings[before:] if finding.file]
+        scan = Scan(gathering.scan.redactor)
+        self.unsearched = tuple(blobs.search(git, saved.commit, base, scan))
+        found = self.findings = scan.findings
         without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found)) if self.leave_out else ()
         if "" in without:
             raise SecretsFound(

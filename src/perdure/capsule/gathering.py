@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from perdure.attempt import Engine
 from perdure.capsule import story as stories
 from perdure.capsule.frames import frame, part_of
 from perdure.capsule.manifest import FORMAT, PART, Carried, File, Manifest, Part, Workdir, check_path
-from perdure.capsule.scan import Readable, Scan
+from perdure.capsule.scan import Finding, Readable, Scan
 from perdure.errors import CapsuleError
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
 
@@ -37,6 +38,8 @@ class Packs(Protocol):
 
     left_out: tuple[str, ...]
     """The files that are not in them, though they are in the checkpoint."""
+    findings: list[Finding]
+    """The secrets in files."""
 
     def __call__(self, gathering: Gathering) -> Workdir: ...
 
@@ -49,11 +52,12 @@ class Gathering:
     scan: Scan
     known: Collection[str] = frozenset()
     _places: dict[str, Path] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     def add(self, name: str, source: Readable, *, place: str = "", size: int = GROWING) -> File:
         """Takes a stream in, without its secrets where `place` says what it is called in the table of findings."""
         pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
-        target = self.directory / str(len(self._places))
+        target = self.directory / str(next(self._numbers))
         whole, length = hashlib.sha256(), 0
         parts: list[Part] = []
         with target.open("xb") as file, ThreadPoolExecutor(1, thread_name_prefix="frame") as beside:
@@ -66,8 +70,7 @@ class Gathering:
 
             # One thread compresses while this one reads and searches; few parts are held at a time.
             for content in _cut(pieces, size):
-                waiting.append(beside.submit(self._frame, content))
-                whole.update(content)
+                waiting.append(beside.submit(self._frame, content, whole))
                 length += len(content)
                 if len(waiting) > AHEAD:
                     settle()
@@ -77,7 +80,8 @@ class Gathering:
         self._places[_address(made)] = target
         return made
 
-    def _frame(self, content: bytes) -> tuple[Part, bytes]:
+    def _frame(self, content: bytes, whole: hashlib._Hash) -> tuple[Part, bytes]:
+        whole.update(content)
         part = part_of(content)
         return part, b"" if part.sha256 in self.known else frame(content)
 
@@ -114,6 +118,13 @@ def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 def gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs) -> Manifest:
     """The manifest of one checkpoint; its files are in the gathering. Raises CapsuleError where a half is lost."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pack") as beside:
+        # git packs the workdir while the conversation is searched.
+        packing = beside.submit(packs, gathering)
+        return _gather(engine, run, checkpoint, gathering, packs, packing)
+
+
+def _gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs, packing: Future[Workdir]) -> Manifest:
     name = checkpoint.agent or run.spec.agent
     sessions = tuple(engine.store.lineage(SessionKey(run.spec.agent, run.scope)))
     story = stories.Story(
@@ -124,7 +135,8 @@ def gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gath
         journal_file = gathering.add("journal.jsonl", lines, place="the run's journal")
     odd: list[str] = []
     conversations = tuple(_conversations(engine, name, checkpoint.conversation, gathering, odd))
-    workdir = packs(gathering)
+    workdir = packing.result()
+    gathering.scan.findings += packs.findings
     return Manifest(
         format=FORMAT,
         perdure=version("perdure"),
