@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure.rehearsal import Rehearsal
+from perdure.stores.migrate import newest
 from tests.journeys.stage import Done, Stage
 
 AGENT = "codex"
@@ -91,12 +92,28 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
     if shown["state"] != "succeeded":
         trial.wrong.append(f"after {tries} tries it is {shown['state']}: {shown['reason']} {done.err[-300:]}")
         return
-    if file and (Path(shown["workspace"]["path"]) / "one.txt").read_text() != "precious\n":
+    if file and not tool_failed(stage) and (Path(shown["workspace"]["path"]) / "one.txt").read_text() != "precious\n":
         trial.wrong.append("the agent's file is not there")
     receipts = [attempt["receipt"]["verdict"] for attempt in shown["attempts"] if attempt["receipt"]]
     if not receipts or receipts[-1] == "broken":
         trial.wrong.append(f"the receipts are {receipts}")
     trial.wrong += whole(stage)
+
+
+def tool_failed(stage: Stage) -> bool:
+    """Whether the agent's own command found no room: then its file may be missing, and the journal says so. The scripted model goes on
+    regardless."""
+    with closing(sqlite3.connect(stage.state / DATABASE)) as database:
+        kinds = [json.loads(row[0]) for row in database.execute("SELECT event FROM records WHERE kind = 'tool_ended'")]
+    return any(event.get("ok") is False for event in kinds)
+
+
+def is_made(stage: Stage) -> bool:
+    """Whether the database was made to the end: before that nothing can have been accepted, and there is nothing to read."""
+    if not (stage.state / DATABASE).exists():
+        return False
+    with closing(sqlite3.connect(stage.state / DATABASE)) as database:
+        return int(database.execute("PRAGMA user_version").fetchone()[0]) == newest()
 
 
 def whole(stage: Stage) -> list[str]:

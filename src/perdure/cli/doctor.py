@@ -19,8 +19,6 @@ from perdure.errors import ConfigError, PerdureError
 if TYPE_CHECKING:
     from perdure.protocols import Retention
 
-LOW_DISK = 2 << 30
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -76,7 +74,7 @@ def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
     yield from _git()
     yield from _agents(chosen, agents)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
-        yield _directory(topic, directory)
+        yield _directory(topic, directory, chosen)
     yield from _store(chosen)
 
 
@@ -127,16 +125,17 @@ def removes(kept: Retention) -> str:
     )
 
 
-def _directory(topic: str, directory: Path) -> Finding:
+def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
     there = directory
     while not there.exists():
         there = there.parent
     if not os.access(there, os.W_OK):
         return Finding(topic, "bad", f"{directory} cannot be made or written")
-    space = os.statvfs(there)
-    free = space.f_bavail * space.f_frsize
-    state = "warn" if free < LOW_DISK else "ok"
-    return Finding(topic, state, f"{directory}, {free / (1 << 30):.1f} GiB free")
+    from perdure.volumes import Volumes, room
+
+    volumes = Volumes(places=(there,), warn=chosen.disk_warn, refuse=chosen.disk_refuse, refuse_bytes=chosen.disk_refuse_bytes)
+    state = "bad" if volumes.crowded() else "warn" if volumes.warnings() else "ok"
+    return Finding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
 
 
 def _store(chosen: Settings) -> Iterator[Finding]:

@@ -1,0 +1,91 @@
+"""What goes on beside a pool: the daily sweep, the ballast, a word about the disk; and clocks of a machine that slept or was moved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+from perdure.cli.housekeeping import Housekeeping
+from perdure.sweeper import due
+from perdure.volumes import Ballast, Volumes
+from tests.sweeper.ground import Ground
+
+
+def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
+    """Beside `perdure work` the sweep is made when it is due, and told when something was taken or somebody is needed."""
+    _, top = ground.run()
+    (top / "new").write_text("x")
+    said: list[str] = []
+    with Housekeeping(ground.engine, replace(ground.settings, gc_workdirs=0.0), said.append):
+        assert said == [] or "swept" in said[0]
+    assert said == ["swept: 0 taken; look with: perdure gc --dry-run"]
+    assert not due(ground.engine)
+    with Housekeeping(ground.engine, ground.settings, said.append):
+        pass
+    assert len(said) == 1
+
+
+def test_the_word_work_sweeps(ground: Ground) -> None:
+    """The real command leaves the record of a sweep behind, and its exit code is its own."""
+    ground.run()
+    environ = {
+        **ground.yard.environ,
+        "PERDURE_ROOT": str(ground.yard.root),
+        "PERDURE_STATE": str(ground.state),
+        "PERDURE_DISK_BALLAST": "1MB",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "perdure", "work", "--once"], env=environ, cwd=ground.yard.repo, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((ground.state / "sweep.json").read_text())["format"] == 1
+    assert (ground.state / "ballast").stat().st_size == 1024**2
+
+
+def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) -> None:
+    """One line when new work must wait, one when it need not; the ballast is made when there is room, and not before."""
+    ballast = Ballast(ground.state, 1024**2)
+    tight = Volumes(places=(ground.state,), refuse=100.1, refuse_bytes=2**62, ballast=ballast)
+    said: list[str] = []
+    keeping = Housekeeping(replace(ground.engine, volumes=tight), ground.settings, said.append)
+    for _ in range(3):
+        keeping.look()
+    assert len(said) == 1 and "nothing new is begun" in said[0] and not ballast.path.exists()
+    keeping._engine = replace(ground.engine, volumes=replace(tight, refuse=0.0))
+    for _ in range(3):
+        keeping.look()
+    assert len(said) == 2 and "room again" in said[1] and ballast.path.exists()
+
+
+def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None:
+    """In a time namespace the machine's clock runs a year ahead while the wall clock stays: the real command stops with 3."""
+    _, top = ground.run()
+    environ = {**ground.yard.environ, "PERDURE_ROOT": str(ground.yard.root), "PERDURE_STATE": str(ground.state), "PERDURE_GC_WORKDIRS": "0"}
+    environ["PERDURE_DISK_BALLAST"] = "0"
+    ground.sweep()
+    words = ["unshare", "--map-root-user", "--time", "--boottime", str(365 * 86_400), "--fork", sys.executable, "-m", "perdure", "gc"]
+    done = subprocess.run(words, env=environ, cwd=ground.yard.repo, capture_output=True, text=True)
+    assert done.returncode == 3 and "the clock was moved back" in done.stderr, done.stderr
+    assert top.is_dir()
+
+
+def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
+    """A month after the run has ended only its newest checkpoint is left, row and ref; with the run off the list that goes too."""
+    from perdure.model import Checkpoint
+    from perdure.sweeper import Class, Verdict
+
+    run, top = ground.run()
+    assert run.workspace is not None
+    for number in (1, 2, 3):
+        (top / "new").write_text(f"{number}\n")
+        saved = ground.engine.workspaces.save(run.workspace, number)
+        ground.engine.store.add_checkpoint(Checkpoint(run=run.id, number=number, attempt=1, at=run.updated, why="turn", workdir=saved))
+    assert not [row for row in ground.sweep(days=20).taken if row.cls is Class.CHECKPOINTS]
+    swept = ground.sweep(days=20)
+    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [Verdict.TAKE, Verdict.TAKE, Verdict.KEEP]
+    assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [3]
+    refs = ground.yard.git("for-each-ref", "--format=%(refname)", "refs/perdure/checkpoints").split()
+    assert [name.rpartition("/")[2] for name in refs] == ["3"]
+    assert ground.yard.git("show", f"{refs[0]}:worktree/new") == "3"
