@@ -63,13 +63,13 @@ class Workdir:
         try:
             *above, last = _parts(name)
             with self._directory(above, make=True) as fd, contextlib.ExitStack() as stack:
+                fresh = f".perdure-{hashlib.sha256(f'{token}/{name}'.encode()).hexdigest()[:16]}"
+                if not _clear(fd, fresh, content):
+                    fresh = f".perdure-{secrets.token_hex(8)}"
                 old = _open(fd, last)
                 there = _mark(stack.enter_context(old)) if old is not None else ""
                 if there == after or there != before:
                     return there == after
-                fresh = f".perdure-{hashlib.sha256(f'{token}/{name}'.encode()).hexdigest()[:16]}"
-                if not _clear(fd, fresh, content):
-                    fresh = f".perdure-{secrets.token_hex(8)}"
                 _fill(fd, fresh, content, after.endswith("+x"), os.fstat(old.fileno()) if old is not None else None)
                 if not _exchange(fd, fresh, last, new=old is None):
                     return False
