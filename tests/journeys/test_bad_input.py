@@ -111,6 +111,27 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
     nothing_made(stage)
 
 
+def test_task_files_that_cannot_be_given(stage: Stage) -> None:
+    """A file that is not there, a place outside the workdir, a directory as a file: refused before anything is made."""
+    refused(stage.perdure(*RUN, "--file", "none.md", "Do it."), 5, "none.md")
+    refused(stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."), 2, "no place in the workdir")
+    refused(stage.perdure(*RUN, "--file", "greet.py=.git/hooks/pre-commit", "Do it."), 2, ".git belongs to git")
+    refused(stage.perdure(*RUN, "--file", ".", "Do it."), 2, "--context")
+    nothing_made(stage)
+
+
+def test_a_key_means_its_files_too(stage: Stage) -> None:
+    """The same key with the same file is the same run; with a changed one it is a conflict."""
+    file = stage.directory / "spec.md"
+    file.write_text("one\n")
+    words = (*RUN, "--key", "k", "--file", str(file), "--json", "Do it.")
+    first = stage.perdure(*words)
+    assert first.code == 0, first.err
+    assert stage.perdure(*words).json["id"] == first.json["id"]
+    file.write_text("two\n")
+    refused(stage.perdure(*words), 6, "other files")
+
+
 @pytest.mark.parametrize(
     "prompt", ["- item one\n- item two", "--help me", "/cost is what I want to know", "/compact", "@greet.py what is it?"]
 )

@@ -119,3 +119,27 @@ def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> 
     attempts = one.show()["attempts"]
     assert [[file["action"] for file in attempt["files"]] for attempt in attempts] == [["written"], ["merged"]]
     assert "There is a new version." in told(one) and "Merged" in told(one)
+
+
+def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
+    """SIGKILL of everything between the first file and the last: the retry completes it, merges once, and tells the model of all."""
+    one = stage(EDITS)
+    workdir = begun(one)
+    context = one.directory / "context"
+    context.mkdir()
+    for number in range(400):
+        (context / f"part-{number:03}.txt").write_text(f"{number}\n")
+    (context / "spec.md").write_text(FIRST.replace("one", "ONE"))
+    started = one.start("update", "task", "There is a new version.", "--context", str(context), "--json")
+    one.until(lambda: next(workdir.glob("part-*.txt"), None), "the first file is there")
+    one.lose_machine(started)
+    assert len(list(workdir.glob("part-*.txt"))) < 400, "the kill came too late to show anything"
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert {path.read_text() for path in workdir.glob("part-*.txt")} == {f"{number}\n" for number in range(400)}
+    assert (workdir / "spec.md").read_text() == "ONE\ntwo\nthree\nfour\nFIVE\n"
+    assert list(workdir.glob(".perdure-*")) == []
+    planned = [file for attempt in done.json["attempts"][1:] for file in attempt["files"]]
+    assert [file["action"] for file in planned if file["name"] == "spec.md"] == ["merged"]
+    assert "and 390 more" in told(one) and "Merged" in told(one) and "There is a new version." in told(one)
+    assert done.json["attempts"][-1]["receipt"]["verdict"] == "native"

@@ -39,6 +39,25 @@ def stage() -> Iterator[Callable[[str], Stage]]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
+    """`files`, `context` and `on_edit` do what the command's flags do; a strategy that nobody knows is refused."""
+    one = stage("by history\nrun echo more >> notes/a.md\n---\nsay Done.\n---\nsay Again.\n")
+    notes = one.directory / "notes"
+    notes.mkdir()
+    (notes / "a.md").write_text("first\n")
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        run = runner.run("Read it.", agent="claude", permissions="full", name="task", files=[f"{notes}/a.md=notes/a.md"])
+        assert run.workspace is not None
+        assert (Path(run.workspace.path) / "notes/a.md").read_text() == "first\nmore\n"
+        (notes / "a.md").write_text("second\n")
+        with pytest.raises(perdure.PerdureError, match="on_edit"):
+            runner.update("task", "Again.", files=[notes / "a.md"], on_edit="overwrite")
+        runner.update("task", "Again.", context=notes.parent / "notes", files=[f"{notes}/a.md=notes/a.md"], on_edit="replace")
+        assert (Path(run.workspace.path) / "notes/a.md").read_text() == "second\n"
+        done = {file["name"]: file["action"] for file in runner.report("task")["attempts"][1]["files"]}
+        assert done == {"a.md": "written", "notes/a.md": "replaced"}
+
+
 def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
     """run, update, report and history do what the command does, and the command sees the same run."""
     one = stage(SCRIPT)

@@ -229,7 +229,7 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
         records += page
     at = Place(
         workdir=Path(run.workspace.path),
-        backups=engine.state / "runs" / run.id / "backups",
+        backups=engine.state / "backups" / run.id,
         contents=Contents(engine.state),
         environ=engine.environ,
         token=run.id,

@@ -28,7 +28,7 @@ PASSING = ("forks", "taken-in")
 """Directories of what was read of conversations once: each entry can be made again."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json forks
-    taken-in""".split()
+    taken-in given backups""".split()
 )
 
 

@@ -68,6 +68,7 @@ def usage(engine: Engine) -> Usage:
     for path in _entries(engine.state):
         if path.name not in ("runs", "transcripts", "trash"):
             cls = "database" if path.name.startswith("perdure.db") else "ballast" if path.name == "ballast" else "other"
+            cls = "task files" if path.name in ("given", "backups") else cls
             found.add(path, cls)
     return found
 

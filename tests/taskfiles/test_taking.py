@@ -1,0 +1,123 @@
+"""The files that a person gives: all are checked before one is kept, and a refusal says what to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import NotFound, UsageError
+from perdure.model import Given, OnEdit
+from perdure.taskfiles import Asked, Contents, take, taking
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> Contents:
+    return Contents(tmp_path / "state")
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    path = tmp_path / "user"
+    path.mkdir()
+    return path
+
+
+def names(given: Given) -> list[str]:
+    return [file.name for file in given.files]
+
+
+def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
+    """PATH keeps its name, PATH=DEST gets another, DEST/ is a directory; an existing name with = in it is only a name."""
+    for name in ("a.md", "b=c.md", "run.sh"):
+        (user / name).write_text(name)
+    (user / "run.sh").chmod(0o755)
+    (user / "link.md").symlink_to("a.md")
+    asked = Asked(cwd=user, files=("a.md=docs/x.md", "b=c.md", "run.sh=bin/", str(user / "a.md"), "./link.md=./l//m.md"))
+    given = take(contents, asked)
+    assert names(given) == ["a.md", "b=c.md", "bin/run.sh", "docs/x.md", "l/m.md"]
+    assert [file.executable for file in given.files] == [False, False, True, False, False]
+    assert contents.get(given.files[-1].sha256) == b"a.md"
+    assert (given.whole, given.on_edit) == (False, OnEdit.MERGE)
+
+
+def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None:
+    """Everything ordinary below it, by the same names; links, pipes and git are left out and told; --file goes before."""
+    context = user / "ctx"
+    (context / "d/e").mkdir(parents=True)
+    (context / ".git").mkdir()
+    (context / ".git/config").write_text("no")
+    (context / "d/e/f.txt").write_text("f")
+    (context / "a b\n.txt").write_text("odd")
+    (context / "link").symlink_to("/etc/passwd")
+    (context / "dirlink").symlink_to("/etc")
+    os.mkfifo(context / "pipe")
+    (user / "other").write_text("other")
+    said: list[str] = []
+    given = take(contents, Asked(cwd=user, context="ctx", files=("other=d/e/f.txt",), on_edit=OnEdit.KEEP, tell=said.append))
+    assert names(given) == ["a b\n.txt", "d/e/f.txt"]
+    assert contents.get(given.files[1].sha256) == b"other"
+    assert (given.whole, given.on_edit) == (True, OnEdit.KEEP)
+    assert len(said) == 1 and all(
+        word in said[0] for word in (".git (git)", "link (a link)", "dirlink (a link)", "pipe (no ordinary file)")
+    )
+
+
+@pytest.mark.parametrize(
+    "dest",
+    ["../x", "/etc/passwd", "a/../../x", ".git/config", "a/.GIT/hooks/x", ".perdure-1234", "..", "x" * 256, "d/" * 600 + "x", "a\0b"],
+)
+def test_places_that_no_file_may_have(contents: Contents, user: Path, dest: str) -> None:
+    """A place outside the workdir, in git's directory, or too long is refused, and nothing is kept."""
+    (user / "a").write_text("a")
+    with pytest.raises(UsageError):
+        take(contents, Asked(cwd=user, files=(f"a={dest}",)))
+    assert not contents.directory.exists()
+
+
+def test_what_cannot_be_taken(contents: Contents, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing, a directory, a pipe, too large, twice, or a file and a directory at once: one sentence, and nothing is kept."""
+    (user / "a").write_text("a")
+    (user / "d").mkdir()
+    os.mkfifo(user / "pipe")
+    with (user / "large").open("wb") as file:
+        file.truncate(taking.LARGEST + 1)
+    (user / "d/bad").symlink_to("nowhere")
+    (user / os.fsdecode(b"\xff")).write_text("no name")
+    refusals: list[tuple[tuple[str, ...], type[Exception], str]] = [
+        (("none",), NotFound, "there is no file"),
+        (("d",), UsageError, "is a directory"),
+        (("d/bad",), NotFound, "there is no file"),
+        (("pipe",), UsageError, "no ordinary file"),
+        (("large",), UsageError, "16,777,216"),
+        (("a=x", "a=x"), UsageError, "two files"),
+        (("a=x", "a=x/y"), UsageError, "a file and a directory"),
+        ((os.fsdecode(b"\xff"),), UsageError, "not UTF-8"),
+        (("=x",), UsageError, "PATH=DEST"),
+    ]
+    for files, kind, words in refusals:
+        with pytest.raises(kind, match=words):
+            take(contents, Asked(cwd=user, files=("a", *files)))
+    with pytest.raises(NotFound, match="no directory"):
+        take(contents, Asked(cwd=user, context="a"))
+    monkeypatch.setattr(taking, "TOGETHER", 3)
+    monkeypatch.setattr(taking, "MOST", 2)
+    for number in range(4):
+        (user / f"n{number}").write_text("nn")
+    with pytest.raises(UsageError, match="together"):
+        take(contents, Asked(cwd=user, files=("n0", "n1")))
+    with pytest.raises(UsageError, match="more than 2 files"):
+        take(contents, Asked(cwd=user, files=("n0", "n1", "n2")))
+    assert not contents.directory.exists()
+
+
+def test_contents_are_private_whole_and_never_trusted(contents: Contents) -> None:
+    """Readable by the owner alone; a damaged one counts as missing and is written anew; a digest from elsewhere leads nowhere."""
+    digest = contents.put(b"text")
+    path = contents.path(digest)
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    path.write_bytes(b"tex")
+    assert contents.get(digest) is None
+    assert contents.put(b"text") == digest and contents.get(digest) == b"text"
+    assert contents.get("../../etc/passwd") is None and contents.get("") is None
