@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,7 +239,7 @@ def try_in(engine: Engine, content: bytes, into: Path) -> bool:
     return True
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_hostile_story_is_read_or_refused(
     machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -269,7 +271,7 @@ def test_a_hostile_story_is_read_or_refused(
     engine.store.close()
 
 
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(at=st.floats(0, 0.999), flip=st.integers(1, 255))
 def test_a_hostile_pack_is_refused(
     machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, at: float, flip: int
@@ -383,3 +385,27 @@ def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repositor
     assert publishing.refused(run) == ""
     assert "cannot be used" in publishing.settle(run.id)
     shutil.rmtree(tmp_path / "agent")
+
+
+def test_what_is_no_capsule_is_refused_by_the_command(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """`perdure import` of another file, of a capsule that is cut off, from a pipe and of nothing: a sentence and a hint, no traceback, and
+    nothing is made."""
+    path = exported(machine("one"), worked(machine("one"), repository, tmp_path / "agent"), tmp_path / "task.capsule")
+    (tmp_path / "text").write_text("not a capsule\n" * 100)
+    cut_off = path.read_bytes()[:-100]
+    home = tmp_path / "two"
+    home.mkdir()
+    environ = {"HOME": str(home), "PATH": os.environ["PATH"]}
+
+    def bring(given: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "perdure", "import", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environ, input=given, capture_output=True, check=False)
+
+    for word, given, code in (("text", b"", 7), ("-", cut_off, 7), ("-", b"", 7), ("none", b"", 5)):
+        done = bring(given, word)
+        told = done.stderr.decode()
+        assert done.returncode == code and told.startswith("perdure: ") and "Traceback" not in told, told
+        assert len(told.splitlines()) == 2
+    assert not (tmp_path / "task").exists()
+    whole = bring(path.read_bytes(), "-", "--json")
+    assert whole.returncode == 0 and json.loads(whole.stdout)["workdir"] == str(tmp_path / "task"), whole.stderr
