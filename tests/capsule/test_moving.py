@@ -397,12 +397,12 @@ def test_what_is_no_capsule_is_refused_by_the_command(machine: Machine, reposito
     home.mkdir()
     environ = {"HOME": str(home), "PATH": os.environ["PATH"]}
 
-    def bring(given: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    def bring(content: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "perdure", "import", *words]
-        return subprocess.run(command, cwd=tmp_path, env=environ, input=given, capture_output=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environ, input=content, capture_output=True, check=False)
 
-    for word, given, code in (("text", b"", 7), ("-", cut_off, 7), ("-", b"", 7), ("none", b"", 5)):
-        done = bring(given, word)
+    for word, sent, code in (("text", b"", 7), ("-", cut_off, 7), ("-", b"", 7), ("none", b"", 5)):
+        done = bring(sent, word)
         told = done.stderr.decode()
         assert done.returncode == code and told.startswith("perdure: ") and "Traceback" not in told, told
         assert len(told.splitlines()) == 2
