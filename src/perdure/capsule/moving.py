@@ -84,6 +84,8 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
         store.begin(key, Term(number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now, after=name))
     except BaseException:
         engine.store.remove(taken.run.id)
+        assert taken.run.workspace is not None
+        engine.workspaces.discard_new(taken.run.workspace, f"{taken.run.name} was taken up by another machine at the same moment")
         raise
     return taken
 
