@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from perdure.events import CheckpointRestored, CheckpointTaken, FilesPlaced, FilesPlanned, Record
+from perdure.events import CheckpointRestored, CheckpointTaken, FilesPlaced, FilesPlanned, Record, RunTakenIn
 from perdure.model import Context, FileAction, FileChange, OnEdit, TaskFile
 
 ODD = "?"
@@ -79,7 +79,7 @@ def newest(contexts: Sequence[Context]) -> int:
 
 
 def placement_of(records: Sequence[Record]) -> Placement:
-    """Reads the whole journal. A workdir that was taken back to a checkpoint has the files that it had then."""
+    """Reads the whole journal. A workdir that was taken back to a checkpoint, or came with one, has the files that it had then."""
     now, then = Placement(), dict[int, Placement]()
     for record in records:
         match record.event:
@@ -90,7 +90,7 @@ def placement_of(records: Sequence[Record]) -> Placement:
                 now = now.finished()
             case CheckpointTaken(number=number):
                 then[number] = now
-            case CheckpointRestored(number=number):
+            case CheckpointRestored(number=number) | RunTakenIn(number=number):
                 now = replace(then.get(number, now), unfinished=(), planned=0)
             case _:
                 pass

@@ -143,3 +143,20 @@ def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
     assert [file["action"] for file in planned if file["name"] == "spec.md"] == ["merged"]
     assert "and 390 more" in told(one) and "Merged" in told(one) and "There is a new version." in told(one)
     assert done.json["attempts"][-1]["receipt"]["verdict"] == "native"
+
+
+def test_versions_travel_in_a_capsule(stage: MakeStage) -> None:
+    """On another machine an update is merged against the version that was given on the first one."""
+    one = stage(EDITS)
+    begun(one)
+    capsule = str(one.directory / "task.capsule")
+    done = one.perdure("export", "task", "-o", capsule)
+    assert done.code == 0, done.err
+    other = Stage(one.directory / "b", one.agent, one.rehearsal, extra={"PERDURE_PERMISSIONS": "full"})
+    try:
+        done = other.perdure("import", capsule, "--into", str(other.home / "work"))
+        assert done.code == 0, done.err
+        file = updated(other, FIRST.replace("one", "ONE"))
+        assert (file["action"], (other.home / "work/spec.md").read_text()) == ("merged", "ONE\ntwo\nthree\nfour\nFIVE\n")
+    finally:
+        other.close()

@@ -26,6 +26,8 @@ from perdure.capsule.manifest import FORMAT, PART, Carried, File, Manifest, Part
 from perdure.capsule.scan import Finding, Readable, Scan
 from perdure.errors import CapsuleError
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
+from perdure.placement import digest_of, placement_of, wanted
+from perdure.taskfiles import Contents
 
 GROWING = 256 << 10
 """Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part alone is new."""
@@ -135,6 +137,7 @@ def _gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gat
         journal_file = gathering.add("journal.jsonl", lines, place="the run's journal")
     odd: list[str] = []
     conversations = tuple(_conversations(engine, name, checkpoint.conversation, gathering, odd))
+    given = tuple(_given(engine, run, story, gathering))
     workdir = packing.result()
     gathering.scan.findings += packs.findings
     return Manifest(
@@ -151,10 +154,26 @@ def _gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gat
         story=story_file,
         journal=journal_file,
         conversations=conversations,
+        given=given,
         workdir=workdir,
         redacted=0 if gathering.scan.keep else sum(not finding.file for finding in gathering.scan.findings),
         left_out=(*odd, *packs.left_out),
     )
+
+
+def _given(engine: Engine, run: TaskRun, story: stories.Story, gathering: Gathering) -> Iterator[File]:
+    """The task files that a further attempt or update needs. One in which a secret was replaced is not what its name says: the
+    receiver does without it."""
+    contents = Contents(engine.state)
+    newest = [each.file.sha256 for each in wanted(story.contexts).values()]
+    placed = (
+        [digest_of(mark) for mark in placement_of(engine.store.history(run.id, limit=stories.MOST_RECORDS)).marks.values()]
+        if newest
+        else []
+    )
+    for digest in dict.fromkeys([*newest, *placed]):
+        if content := contents.get(digest):
+            yield gathering.add(digest, io.BytesIO(content), place=f"task file {digest[:12]}")
 
 
 def _conversations(engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]) -> Iterator[Carried]:

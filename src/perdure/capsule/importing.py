@@ -27,6 +27,8 @@ from perdure.lifecycle import FINAL
 from perdure.model import Backend, Checkpoint, CopyPart, Permissions, RunState, Saved, Session, SessionState, TaskRun, TaskSpec, Workspace
 from perdure.protocols import Arrival
 from perdure.service import NAME
+from perdure.taskfiles import LARGEST
+from perdure.taskfiles import Contents as GivenContents
 from perdure.transcripts import snapshot
 from perdure.workspace import PackedFacts
 
@@ -86,6 +88,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
                 checkpoint=checkpoint,
                 event=RunTakenIn(origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped),
             )
+            _keep_given(engine, manifest, files)
             return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
         except BaseException:
             for copy in brought:
@@ -174,6 +177,14 @@ def _copies(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought:
             brought.append(new)
         found.append(part)
     return found
+
+
+def _keep_given(engine: Engine, manifest: Manifest, files: Staged) -> None:
+    """Keeps the contents of task files by what they are, whatever they are called."""
+    kept = GivenContents(engine.state)
+    for file in manifest.given:
+        if file.size <= LARGEST:
+            kept.put(files.path(file).read_bytes())
 
 
 def _known(engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]) -> Session:

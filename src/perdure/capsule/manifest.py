@@ -101,6 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The run's records, a line each."""
     conversations: tuple[Carried, ...] = ()
     """The run's own first, then those that it goes on from."""
+    given: tuple[File, ...] = ()
+    """Contents of task files, named by their digests: the newest versions, and those that an update is merged against."""
     workdir: Workdir | None = None
     redacted: int = 0
     """How many secrets were replaced by asterisks."""
@@ -114,6 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         for carried in self.conversations:
             yield carried.main
             yield from carried.beside
+        yield from self.given
         if self.workdir is not None:
             yield from self.workdir.packs
 

@@ -90,10 +90,13 @@ def read(content: bytes, manifest: Manifest) -> Story:
 
 def _check_texts(contexts: Sequence[Context]) -> None:
     from perdure.service import check_prompt
+    from perdure.taskfiles import check_name
 
     for context in contexts:
         try:
             check_prompt(context.text, 0)
+            for file in context.given.files:
+                check_name(file.name)
         except UsageError as error:
             _refuse(str(error))
 

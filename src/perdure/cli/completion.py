@@ -58,7 +58,7 @@ def _kind(dest: str, metavar: str, is_flag: bool) -> str:
         return "run"
     if dest == "agent":
         return "agent"
-    return {"FILE": "file", "DIR": "directory"}.get(metavar, "directory" if dest == "repo" else "text")
+    return {"FILE": "file", "PATH[=DEST]": "file", "DIR": "directory"}.get(metavar, "directory" if dest == "repo" else "text")
 
 
 def bash() -> str:

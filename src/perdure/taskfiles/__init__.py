@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from perdure.taskfiles.contents import Contents
 from perdure.taskfiles.placing import Place, place
-from perdure.taskfiles.taking import Asked, take
+from perdure.taskfiles.taking import LARGEST, Asked, check_name, take
 from perdure.taskfiles.telling import told
 
-__all__ = ["Asked", "Contents", "Place", "place", "take", "told"]
+__all__ = ["LARGEST", "Asked", "Contents", "Place", "check_name", "place", "take", "told"]

@@ -52,7 +52,8 @@ def _lines(kind: FileAction, some: Sequence[FileChange], contents: Contents) -> 
 
 def _sentence(change: FileChange, contents: Contents) -> str:
     name, copy = _word(change.name), f" The copy of yours: {change.backup}." if change.backup else ""
-    new = f"the new version lies in {contents.path(digest_of(change.given))}"
+    is_here = contents.path(digest_of(change.given)).exists()
+    new = "the new version is not on this machine" if not is_here else f"the new version lies in {contents.path(digest_of(change.given))}"
     match change.action:
         case FileAction.REPLACED:
             return f"Replaced by the new version, though you had edited it: {name}.{copy}"
