@@ -14,11 +14,11 @@ import os
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
+from perdure.workspace import trash
 from perdure.workspace.identity import Places
 from perdure.workspace.photograph import Change
 from perdure.workspace.places import make_private
@@ -86,14 +86,14 @@ class Placer:
         Raises FileNotFoundError or NotADirectoryError."""
         fd = os.open(self._shelf.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for part in parts:
+            for number, part in enumerate(parts, 1):
                 try:
                     below = os.open(part, _DIRECTORY, dir_fd=fd)
                 except OSError:
                     if not make:
                         raise
                     if _lstat(part, fd) is not None:
-                        self._discard(fd, part)
+                        self._discard(fd, parts[:number])
                     os.mkdir(part, dir_fd=fd)
                     below = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
@@ -137,7 +137,7 @@ class Placer:
             else:
                 self._fill(fd, fresh, content, change.mode == "100755", there)
             if there is not None and stat.S_ISDIR(there.st_mode):
-                self._discard(fd, last)
+                self._discard(fd, parts)
                 there = None
             if there is None:
                 os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
@@ -183,12 +183,13 @@ class Placer:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def _discard(self, fd: int, name: str) -> None:
-        self._trash(fd, self._aside(fd, name), name)
+    def _discard(self, fd: int, parts: Sequence[str]) -> None:
+        self._trash(fd, self._aside(fd, parts[-1]), "/".join(parts))
 
     def _trash(self, fd: int, aside: str, name: str) -> None:
-        target = make_private(self._places.trash(f"{self._shelf.id}-{time.time_ns()}"))
-        shutil.move(f"/proc/self/fd/{fd}/{aside}", target / "in-the-way")
+        place = self._shelf.top / name
+        about = {"kind": "in the way", "why": f"in the way of a restore of {self._shelf.top}", "parts": {"in-the-way": str(place)}}
+        target = trash.put(self._places.trash(""), self._shelf.id, [("in-the-way", Path(f"/proc/self/fd/{fd}/{aside}"))], about)
         self.notes.append(f"{name!r} was in the way and is no part of what was saved: it lies in {target}.")
 
     def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:

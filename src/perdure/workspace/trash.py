@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
-from perdure.workspace.places import is_real_directory, make_private, sync, write
+from perdure.workspace.places import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"
 SETTLED_MS = 60_000
@@ -50,11 +50,12 @@ class Entry:
 def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]) -> Path:
     """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those before it are in the entry.
 
-    A part on another file system is copied, and then removed from its old place.
+    A part on another file system is copied, and removed from its old place when the copy is durable. `about` may say by `parts` where
+    they belong, if that is not where they lie now.
     """
     now = time.time_ns()
     entry = make_private(directory / f"{name}-{now}")
-    said = {"format": 1, "at": now // 1_000_000, **about, "parts": {label: str(path) for label, path in parts}}
+    said = {"format": 1, "at": now // 1_000_000, "parts": {label: str(path) for label, path in parts}, **about}
     try:
         write(entry / ABOUT, json.dumps(said, indent=2))
         for label, path in parts:
@@ -63,7 +64,7 @@ def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Ma
         with suppress(OSError):
             if [each.name for each in entry.iterdir()] in ([], [ABOUT]):
                 shutil.rmtree(entry)
-        raise WorkspaceError(f"{error.filename or entry} cannot be moved to the trash: {error.strerror}.", "perdure du") from error
+        raise WorkspaceError(f"{error.filename or entry} cannot be moved to the trash: {error.strerror or error}.", "perdure du") from error
     sync(entry)
     return entry
 
@@ -74,13 +75,33 @@ def _move(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Beside its final name first: a copy that is cut off is not taken for the whole.
-        staged = target.with_name(f"{target.name}.part")
-        shutil.copytree(path, staged, symlinks=True) if is_real_directory(path) else shutil.copy2(path, staged, follow_symlinks=False)
-        staged.rename(target)
-        sync(target.parent)
-        shutil.rmtree(path) if is_real_directory(path) else path.unlink()
+        _copy_over(path, target)
     sync(path.parent)
+
+
+def _copy_over(path: Path, target: Path) -> None:
+    """To another file system. The old place is emptied by one rename, when the copy is whole, durable and has its name; what was written
+    meanwhile is in no copy, so then the old place stays. Raises OSError."""
+    before = _signature(path)
+    # Beside its final name first: a copy that is cut off is not taken for the whole.
+    staged = target.with_name(f"{target.name}.part")
+    shutil.copytree(path, staged, symlinks=True) if is_real_directory(path) else shutil.copy2(path, staged, follow_symlinks=False)
+    flush(target.parent)
+    if _signature(path) != before:
+        raise OSError(errno.EBUSY, "it is written to while it is copied", str(path))
+    staged.rename(target)
+    sync(target.parent)
+    gone = path.with_name(f".perdure-gone-{time.time_ns()}")
+    path.rename(gone)
+    # Everything is in the copy: a rest that cannot be deleted is no loss, and no half of a workdir.
+    with suppress(OSError):
+        shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
+
+
+def _signature(path: Path) -> list[tuple[str, int, int, int]]:
+    """Everything below with its inode, size and last write. Raises OSError."""
+    found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
+    return sorted((str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found)
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -120,11 +141,13 @@ def find(directories: Sequence[Path], name: str) -> Entry:
 
 
 def restore(entry: Entry) -> list[Path]:
-    """Moves the parts back to where they were, and returns those places. Raises Conflict if something is there by now.
-
-    The links between a worktree and its repository are set again where the admin directory got another name.
+    """Moves the parts back to where they were, and returns those places. Raises Conflict if something is there by now, NotFound where
+    nothing tells where it belongs. The links between a worktree and its repository are set again where the admin directory got another
+    name. What is no part of the entry stays in it.
     """
     there = {label: Path(place) for label, place in entry.parts.items() if os.path.lexists(entry.path / label)}
+    if not there:
+        raise NotFound(f"Nothing tells where {entry.id} belongs, so nothing was moved back", f"take what you need from {entry.path}")
     taken = [place for label, place in there.items() if not label.startswith("admin") and os.path.lexists(place)]
     if taken:
         raise Conflict(f"{taken[0]} is there again, so nothing was moved back", "move it away first, or take what you need from the trash")
@@ -143,7 +166,8 @@ def restore(entry: Entry) -> list[Path]:
             write(entry.path / "workdir/.git", f"gitdir: {target}\n")
         elif target != place and pointer.is_file():
             write(pointer, f"gitdir: {target}\n")
-    shutil.rmtree(entry.path)
+    if [each.name for each in entry.path.iterdir()] == [ABOUT]:
+        shutil.rmtree(entry.path)
     sync(entry.path.parent)
     return back
 

@@ -1,0 +1,95 @@
+"""The trash: what lies in it is never deleted by the way back, and comes in whole from another file system."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import Conflict, NotFound, WorkspaceError
+from perdure.model import TaskSpec
+from perdure.workspace import trash
+from tests.workspace.test_photograph import made
+from tests.workspace.yard import Yard
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than the test's own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        assert Path(place).stat().st_dev != tmp_path.stat().st_dev
+        yield Path(place)
+
+
+def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
+    """What a restore had to move out of the way stays in the trash while the restored file stands in its place, and then comes back."""
+    workspace, top = made(yard, "worktree")
+    (top / ".gitignore").write_text("node_modules/\n")
+    (top / "deep").mkdir()
+    (top / "deep/place").write_text("a file\n")
+    saved = yard.workspaces.save(workspace, 1)
+    (top / "deep/place").unlink()
+    (top / "deep/place/node_modules").mkdir(parents=True)
+    (top / "deep/place/node_modules/work.js").write_text("nowhere else\n")
+    yard.workspaces.put_in_place(workspace, saved.commit)
+    (entry,) = trash.entries(yard.workspaces.trash)
+    with pytest.raises(Conflict, match="is there again"):
+        trash.restore(entry)
+    (top / "deep/place").unlink()
+    assert trash.restore(entry) == [top / "deep/place"]
+    assert (top / "deep/place/node_modules/work.js").read_text() == "nowhere else\n"
+    assert trash.entries(yard.workspaces.trash) == []
+
+
+def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
+    """Where nothing tells where an entry belongs, the way back is refused, and the entry stays as it is; so does what is no part of it."""
+    entry = yard.workspaces.trash / "leftover-1"
+    entry.mkdir(parents=True)
+    (entry / "half").write_text("nowhere else\n")
+    with pytest.raises(NotFound, match="where leftover-1 belongs"):
+        trash.restore(trash.find([yard.workspaces.trash], "leftover-1"))
+    assert (entry / "half").read_text() == "nowhere else\n"
+    work = yard.top / "work"
+    work.write_text("work\n")
+    put = trash.put(yard.workspaces.trash, "known", [("work", work)], {"unsaved": []})
+    (put / "beside").write_text("put here by hand\n")
+    assert trash.restore(trash.find([yard.workspaces.trash], put.name)) == [work]
+    assert work.read_text() == "work\n" and (put / "beside").read_text() == "put here by hand\n"
+
+
+def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Path) -> None:
+    """What is in the way in a directory of the user's own goes into the trash of the root, whatever file system that is on."""
+    workspace = yard.workspaces.plan(TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo)
+    (elsewhere / "place").write_text("a file\n")
+    saved = yard.workspaces.save(workspace, 1)
+    (elsewhere / "place").unlink()
+    (elsewhere / "place").mkdir()
+    subprocess.run(["git", "init", "-q", "--bare", "place/bare.git"], cwd=elsewhere, env=yard.environ, check=True)
+    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert (elsewhere / "place").read_text() == "a file\n" and restored.differs == ()
+    yard.workspaces.put_in_place(workspace, restored.rescue.commit if restored.rescue else "")
+    assert (elsewhere / "place/bare.git/HEAD").is_file()
+
+
+def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -> None:
+    """A directory that somebody writes to while it is copied to another file system is not taken away; at rest it is, whole."""
+    top = elsewhere / "top"
+    top.mkdir()
+    for number in range(300):
+        (top / f"{number}").write_text("work\n")
+    writer = subprocess.Popen(["sh", "-c", "while :; do echo line >> growing; done"], cwd=top)
+    try:
+        while not (top / "growing").exists():
+            time.sleep(0.001)
+        with pytest.raises(WorkspaceError, match="written to while it is copied"):
+            trash.put(yard.workspaces.trash, "one", [("workdir", top)], {"unsaved": []})
+    finally:
+        writer.kill()
+        writer.wait()
+    there = (top / "growing").read_bytes()
+    entry = trash.put(yard.workspaces.trash, "two", [("workdir", top)], {"unsaved": []})
+    assert (entry / "workdir/growing").read_bytes() == there and not list(elsewhere.iterdir())
