@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,11 +33,16 @@ class Scene:
     def record(self, events: list[AnyEvent]) -> None:
         self.journal += [Record("r", len(self.journal) + number, 1, 0, event) for number, event in enumerate(events, 1)]
 
-    def place(self, *, fresh: bool = False) -> dict[str, FileChange]:
-        """What was planned this time, by name."""
+    def place(self, *, fresh: bool = False, after: Callable[[], None] = lambda: None) -> dict[str, FileChange]:
+        """What was planned this time, by name. `after` is called after each record."""
+
+        def record(events: list[AnyEvent]) -> None:
+            self.record(events)
+            after()
+
         seen = len(self.journal)
         at = Place(workdir=self.work, backups=self.state / "backups", contents=self.contents, environ=os.environ, token="run", fresh=fresh)
-        place(at, self.contexts, list(self.journal), self.record)
+        place(at, self.contexts, list(self.journal), record)
         new = [record.event for record in self.journal[seen:]]
         return {change.name: change for event in new if isinstance(event, FilesPlanned) for change in event.files}
 

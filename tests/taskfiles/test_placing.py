@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.errors import WorkspaceError
 from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import FileAction, OnEdit
 from tests.taskfiles.scene import Scene
@@ -235,6 +236,41 @@ def test_what_an_agent_plants_stays_and_leads_nowhere(scene: Scene, plant: str, 
     now = place.lstat() if "parent" not in plant else place.parent.lstat()
     assert (now.st_ino, now.st_mode, now.st_mtime_ns) == (seen.st_ino, seen.st_mode, seen.st_mtime_ns)
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"a.md": b"not yours"}
+
+
+def test_a_workdir_that_became_a_link_is_refused(scene: Scene) -> None:
+    """The workdir itself exchanged for a link: nothing is written, and the attempt is told why."""
+    outside = scene.directory / "outside"
+    outside.mkdir()
+    scene.work.rmdir()
+    scene.work.symlink_to(outside)
+    scene.give({"a": BASE})
+    with pytest.raises(WorkspaceError, match="could not be put into"):
+        scene.place()
+    assert list(outside.iterdir()) == []
+
+
+def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
+    """The second version ends with its plan; the third comes after it, merged with what the second one makes."""
+    scene.give({"a": BASE})
+    scene.place()
+    scene.write("a", OURS)
+    scene.give({"a": THEIRS})
+    with pytest.raises(Ended):
+        scene.place(after=end)
+    assert scene.read("a") == OURS
+    scene.give({"a": THEIRS.replace(b"3", b"three")})
+    assert str(scene.place()["a"].action) == "merged"
+    assert scene.read("a") == BOTH.replace(b"3", b"three")
+    assert sorted(scene.backups()) == sorted([OURS, BOTH])
+
+
+class Ended(Exception):
+    """perdure's end, as soon as the plan is in the journal."""
+
+
+def end() -> None:
+    raise Ended
 
 
 def test_a_hard_link_outside_keeps_its_bytes(scene: Scene) -> None:

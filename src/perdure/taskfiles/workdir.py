@@ -29,7 +29,7 @@ class Odd(Exception):
 
 
 class Workdir:
-    """The files below one directory."""
+    """The files below one directory, whose path has no link in it."""
 
     def __init__(self, top: Path) -> None:
         self._top = top
@@ -91,7 +91,7 @@ class Workdir:
     @contextlib.contextmanager
     def _directory(self, parts: list[str] | tuple[str, ...], *, make: bool) -> Iterator[int]:
         """A directory of the workdir. Raises Odd, FileNotFoundError."""
-        fd = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self._top, _DIRECTORY)
         try:
             for part in parts:
                 if make:
@@ -181,6 +181,14 @@ def _rights(before: int, executable: bool) -> int:
 
 def _exchange(fd: int, fresh: str, last: str, *, new: bool) -> bool:
     """Gives a file its name. `new`: only if nothing has it."""
+    try:
+        return _renamed(fd, fresh, last, new=new)
+    except OSError:
+        os.unlink(fresh, dir_fd=fd)
+        raise
+
+
+def _renamed(fd: int, fresh: str, last: str, *, new: bool) -> bool:
     if new:
         try:
             os.link(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
