@@ -10,7 +10,7 @@ import pytest
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.model import TaskSpec, Workspace
-from perdure.workspace import scanning
+from perdure.workspace import Workspaces, listing
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 
@@ -127,7 +127,7 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
         (top / name).write_text(name)
     (top / "built/CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
     for name in ("large.bin", "tracked.bin"):
-        (top / name).write_bytes(b"x" * (scanning.LARGE + 1))
+        (top / name).write_bytes(b"x" * (listing.LARGE + 1))
     yard.git("add", "--force", "tracked.bin", cwd=top)
 
     def saved_with(ignored: str, number: int) -> tuple[set[str], set[str]]:
@@ -251,14 +251,14 @@ def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
     assert len(restored.notes) == 2
 
 
-def test_a_directory_without_git_has_a_limit(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
     """Without git a directory with too many files is refused with a sentence, and nothing is published."""
-    monkeypatch.setattr(scanning, "MOST_FILES", 10)
+    workspaces = Workspaces(yard.root, environ=yard.environ, most_files=10)
     workspace, top = made(yard, "task")
     for number in range(12):
         (top / str(number)).write_text("x")
     with pytest.raises(WorkspaceError, match="more than 10 files"):
-        yard.workspaces.save(workspace, 1)
+        workspaces.save(workspace, 1)
     assert yard.workspaces.list_saved(workspace) == {}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from perdure.capsule.scan import Scan
 from perdure.git import Git
-from perdure.workspace.scanning import unescape
+from perdure.workspace.escaping import unescape
 
 BATCH = 16 << 20
 LARGEST = 64 << 20

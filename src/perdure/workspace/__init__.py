@@ -54,7 +54,7 @@ class Workspaces:
     """All workdirs below one root. One root is one trust domain: its caches are shared by all its workspaces.
 
     `transports`: the URL schemes that may be fetched from. `credentials` is asked for each fetch by URL. `ca_file`: the
-    certificates that a forge of one's own is checked against.
+    certificates that a forge of one's own is checked against. `most_files`: a directory without git that holds more is not saved.
     """
 
     def __init__(
@@ -65,12 +65,14 @@ class Workspaces:
         transports: frozenset[str] = frozenset({"https"}),
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
+        most_files: int = shelves.MOST_FILES,
     ) -> None:
         self._places = Places(root.resolve())
         self._environ = os.environ if environ is None else environ
         self._transports = transports
         self._credentials = credentials
         self._ca_file = ca_file
+        self._most_files = most_files
 
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
         """Where this task works. Looks, and changes nothing.
@@ -261,7 +263,7 @@ class Workspaces:
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
         pinned = self._pinned(workspace) if cache is not None else workspace.base
-        return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned)
+        return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned, most_files=self._most_files)
 
     def flush(self, workspace: Workspace) -> None:
         """Makes what was written in the workdir durable: an outcome that is told stands for files that are there. Never raises."""

@@ -21,11 +21,11 @@ from typing import IO
 
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.git import Git
+from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
 from perdure.workspace.photograph import commit_of, tree_of
 from perdure.workspace.places import flush, make_directory, make_private, sync, write
 from perdure.workspace.restoring import load
-from perdure.workspace.scanning import unescape
 from perdure.workspace.shelf import Shelf, joined, split
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

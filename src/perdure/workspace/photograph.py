@@ -25,9 +25,12 @@ from typing import Any, TypeVar
 
 from perdure.errors import GitFailed
 from perdure.model import Saved
-from perdure.workspace import staging
-from perdure.workspace.scanning import Findings, Piece, escape, scan
-from perdure.workspace.shelf import Shelf, split
+from perdure.workspace import branches, modes, staging
+from perdure.workspace.branches import Branches
+from perdure.workspace.escaping import escape
+from perdure.workspace.findings import Findings, Piece
+from perdure.workspace.scanning import scan
+from perdure.workspace.shelf import FATAL, Shelf, split
 from perdure.workspace.staging import Staged
 
 FORMAT = 1
@@ -44,7 +47,8 @@ class Look:
     worktree: str = ""
     staged: Staged = field(default_factory=Staged)
     operation: dict[str, str] = field(default_factory=dict)
-    found: Findings = field(default_factory=Findings)
+    branches: Branches = field(default_factory=Branches)
+    found: Findings = field(default_factory=lambda: Findings(umask=modes.umask()))
     head: str = ""
     tree: str = ""
     branch: str = ""
@@ -58,6 +62,12 @@ class Look:
     untracked: int = 0
 
     @property
+    def modes(self) -> dict[str, int]:
+        """The modes that are not usual, by name as on disk; a directory's name ends in a slash."""
+        outer = {prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer for prefix in self.found.modes}
+        return {outer[prefix] + name: mode for prefix, noted in self.found.modes.items() for name, mode in noted.items()}
+
+    @property
     def about(self) -> bytes:
         """`checkpoint.json`."""
         left_out = self.found.left_out
@@ -67,13 +77,14 @@ class Look:
             "left_out_more": max(0, len(left_out) - LISTED),
             "unsteady": self.found.unsteady[:LISTED],
         }
-        content |= {"operation": self.operation, "index": staging.to_json(self.staged)}
+        content |= {"umask": f"{self.found.umask:03o}", "modes": modes.to_json(self.modes)}
+        content |= {"operation": self.operation, "index": staging.to_json(self.staged), **branches.to_json(self.branches)}
         return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
     """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed, OSError; then nothing was published."""
-    return again(shelf, lambda: _save(shelf, ref, policy))
+    return again(shelf, lambda shelf: _save(shelf, ref, policy))
 
 
 def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
@@ -88,15 +99,25 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
     )  # fmt: skip
 
 
-def again(shelf: Shelf, look: Callable[[], _T]) -> _T:
-    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown away and all is read once more."""
+def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
+    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown away and all is read once more. Where it
+    still fails, something in the workdir's own git directory is damaged: then the bare files are looked at."""
     try:
-        return look()
+        return look(shelf)
     except GitFailed as error:
-        if "No space left" in error.stderr or not (shelf.directory / "looks").exists():
+        if _is_full(error) or not ((shelf.directory / "looks").exists() or shelf.admin):
             raise
         shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
-        return look()
+    try:
+        return look(shelf)
+    except GitFailed as error:
+        if shelf.admin is None or error.code != FATAL or _is_full(error):
+            raise
+    return look(shelf.without_git())
+
+
+def _is_full(error: GitFailed) -> bool:
+    return "No space left" in error.stderr
 
 
 @contextlib.contextmanager
@@ -124,7 +145,7 @@ def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
         known = _read(place / "look.json")
     except (OSError, ValueError, KeyError, TypeError):
         return Look()
-    if known.top != str(shelf.top) or known.commit != place.name:
+    if known.top != str(shelf.top) or known.commit != place.name or known.found.umask != modes.umask():
         return Look()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
@@ -135,6 +156,11 @@ def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
 def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
     look = Look(head=shelf.head, tree=shelf.tree, branch=shelf.branch, top=str(shelf.top), commit=known.commit, says=known.says)
     copy = None
+    if shelf.broken:
+        look.found.left_out.append((".git", "git cannot use it: HEAD, index and branches are not part of this checkpoint, only files are"))
+    look.branches = branches.gather(shelf, known.branches)
+    if look.branches.more:
+        look.found.left_out.append((".git/refs", f"{look.branches.more} branches and tags are more than are kept"))
     if shelf.admin is not None:
         look.index = staging.signature(shelf.admin / "index")
         look.operation = staging.operation(shelf.admin)
@@ -144,8 +170,8 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
             copy = staging.copied(shelf.admin, aside / "user-index")
             if copy is not None:
                 shutil.copy2(copy, aside / "user-index.read")
-    if shelf.lent is not None and (look.head, look.index) != (known.head, known.index):
-        _bring(shelf, known, [look.head, *staging.commits(look.operation)])
+    if shelf.lent is not None and (look.head, look.index, look.branches.says) != (known.head, known.index, known.branches.says):
+        _bring(shelf, known, [look.head, *staging.commits(look.operation), *look.branches.commits])
     if not (aside / "index").exists():
         _begin(shelf, aside / "index")
     piece = Piece(root=shelf.top, index=aside / "index", seen=dict(known.found.pieces.get("", {})))
@@ -180,8 +206,8 @@ def _begin(shelf: Shelf, index: Path) -> None:
 
 def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
     """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's git: nothing of theirs runs."""
-    wanted = _missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
-    if unknown := set(_missing(shelf, wanted, lent=True)):
+    wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
+    if unknown := set(missing(shelf, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
     if not wanted:
         return
@@ -192,7 +218,8 @@ def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
     shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(packs / "pack"), stdin=asked.encode(), lent=True)
 
 
-def _missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
+def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
+    """Those of the objects that are not on the shelf, nor, with `lent`, with the agent."""
     if not ids:
         return []
     said = shelf.run("cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent).text
@@ -236,8 +263,9 @@ def _commit(shelf: Shelf, look: Look) -> None:
     if stages := look.staged.objects:
         entries.append(("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages])))
     tree = tree_of(shelf, entries)
-    there = [oid for oid in staging.commits(look.operation) if oid != look.head and shelf.commit(oid)]
-    parents = [oid for oid in (look.head, *there) if oid]
+    also = list(dict.fromkeys(oid for oid in [*staging.commits(look.operation), *look.branches.commits] if oid != look.head))
+    absent = set(missing(shelf, also))
+    parents = [oid for oid in (look.head, *also) if oid and oid not in absent]
     says = [tree, *parents]
     if look.commit and look.says == says:
         return
@@ -284,21 +312,26 @@ def _written(look: Look) -> bytes:
         "empty": look.found.empty,
         "pieces": look.found.pieces,
         "trees": look.found.trees,
+        "umask": look.found.umask,
+        "modes": look.found.modes,
+        "recent": look.found.recent,
         "settled": look.found.settled,
         "idle": look.found.idle,
     }
     staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
+    ours = {"refs": look.branches.refs, "stashes": look.branches.stashes, "says": look.branches.says, "more": look.branches.more}
     own = {
         key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "says", "changed", "untracked")
     }
-    return json.dumps({**own, "found": found, "staged": staged}).encode("ascii")
+    return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
 
 def _read(path: Path) -> Look:
     content = json.loads(path.read_bytes())
-    found, staged = content.pop("found"), content.pop("staged")
+    found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
     return Look(
-        found=Findings(pieces=found["pieces"], trees=found["trees"], settled=found["settled"], idle=found["idle"]),
+        found=Findings(**{key: found[key] for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")}),
         staged=Staged(**staged),
+        branches=Branches(**ours),
         **content,
     )

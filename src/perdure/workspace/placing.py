@@ -9,20 +9,23 @@ moment, beside its place under a name `.perdure-*`; after a kill the next run sa
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
 from perdure.workspace import trash
+from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
+from perdure.workspace.modes import Rights, given, kept, umask
 from perdure.workspace.photograph import Change
 from perdure.workspace.places import make_private
-from perdure.workspace.scanning import unescape
 from perdure.workspace.shelf import Shelf
 
 _NOTHING = "000000"
@@ -35,21 +38,65 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Placer:
     """Writes below one directory. `notes` says what had to go to the trash, or could not be placed."""
 
-    def __init__(self, places: Places, shelf: Shelf) -> None:
-        self._places, self._shelf = places, shelf
+    def __init__(self, places: Places, shelf: Shelf, rights: Rights) -> None:
+        self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
         self._scratch = make_private(places.scratch)
+        self._made: dict[str, None] = {}
         self.notes: list[str] = []
 
     def place(self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]) -> None:
         """Makes the changes, then the empty directories; `no_longer` are empty ones that go. Raises WorkspaceError."""
-        try:
+        with self._told():
             self._place(changes, empty, no_longer)
+
+    def open_up(self, directories: Sequence[str]) -> None:
+        """Gives their owner every right to these directories, until `fit`: files in them are to be written. Raises WorkspaceError."""
+        with self._told():
+            for name in sorted(directories):
+                self._set(name, lambda mode: stat.S_IMODE(mode) | 0o700)
+
+    def fit(self, names: Iterable[str]) -> None:
+        """Gives these, and the directories that were made, the modes that they should have. Raises WorkspaceError."""
+        with self._told():
+            for name in sorted({*names, *self._made}, reverse=True):
+                self._set(name, partial(self._fitting, name))
+
+    def _fitting(self, name: str, mode: int) -> int:
+        wanted = given(mode, self._rights.of(name, mode), self._umask, mode) | (mode & 0o7000)
+        return wanted if name in self._made or kept(wanted) != kept(mode) else stat.S_IMODE(mode)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
             raise WorkspaceError(
                 f"{self._shelf.top} could not be put back whole: {name or 'a file'}: {error.strerror}.",
                 "Nothing is lost. Make room, or see to its rights, and try again: it goes on where it was.",
             ) from error
+
+    def _set(self, name: str, change: Callable[[int], int]) -> None:
+        """Changes a mode, if there is a file or directory of that name; links are not followed."""
+        parts = name.rstrip("/").split("/")
+        if not name or not self._checked(name.rstrip("/")):
+            return
+        try:
+            with self._open(parts[:-1], make=False) as above:
+                fd = os.open(parts[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return
+        try:
+            mode = os.fstat(fd).st_mode
+            if (stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)) and change(mode) != stat.S_IMODE(mode):
+                # A descriptor that only names a file cannot be given to fchmod; its entry in /proc can.
+                os.chmod(f"/proc/self/fd/{fd}", change(mode))  # noqa: PTH101
+        finally:
+            os.close(fd)
 
     def _place(self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]) -> None:
         known = [change for change in changes if _SUBMODULE not in (change.old_mode, change.mode)]
@@ -74,8 +121,13 @@ class Placer:
     def _checked(self, name: str) -> list[str]:
         """The parts of a name; none if it leads out, or into the workdir's own git directory: a tree may say anything."""
         parts = name.split("/")
-        own = self._shelf.admin is not None and parts[0] == ".git"
-        if own or any(part in ("", ".", "..") or "\0" in part for part in parts):
+        if self._shelf.broken and parts[0] == ".git":
+            return []
+        if self._shelf.admin is not None and parts[0] == ".git":
+            note = "Files below '.git' were not put in place: that is the workdir's own git directory."
+            self.notes += [] if note in self.notes else [note]
+            return []
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
             self.notes.append(f"{name!r} was not put in place: it is no name of a file in a workdir.")
             return []
         return parts
@@ -94,7 +146,8 @@ class Placer:
                         raise
                     if _lstat(part, fd) is not None:
                         self._discard(fd, parts[:number])
-                    os.mkdir(part, dir_fd=fd)
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                    self._made["/".join([*parts[:number], ""])] = None
                     below = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
                 fd = below
@@ -113,7 +166,7 @@ class Placer:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            if error.errno != 40:  # ELOOP: behind a link that is itself one of the changes.
+            if error.errno != errno.ELOOP:  # Behind a link that is itself one of the changes.
                 raise
             return
         self._leave_empty(parts[:-1])
@@ -135,7 +188,10 @@ class Placer:
             if change.mode == _LINK:
                 os.symlink(content if isinstance(content, bytes) else content.read_bytes(), os.fsencode(fresh), dir_fd=fd)
             else:
-                self._fill(fd, fresh, content, change.mode == "100755", there)
+                kind = stat.S_IFREG | (0o100 if change.mode == "100755" else 0)
+                wanted = self._rights.of("/".join(parts), kind)
+                now = there.st_mode if there is not None and stat.S_ISREG(there.st_mode) else 0
+                self._fill(fd, fresh, content, given(kind, wanted, self._umask, now))
             if there is not None and stat.S_ISDIR(there.st_mode):
                 self._discard(fd, parts)
                 there = None
@@ -146,17 +202,15 @@ class Placer:
             os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
             self._end(fd, aside, change.old, "/".join(parts))
 
-    def _fill(self, fd: int, name: str, content: bytes | Path, executable: bool, there: os.stat_result | None) -> None:
-        made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777 if executable else 0o666, dir_fd=fd)
+    def _fill(self, fd: int, name: str, content: bytes | Path, mode: int) -> None:
+        made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
         with os.fdopen(made, "wb") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, file, 1 << 20)
-            if there is not None and stat.S_ISREG(there.st_mode):
-                kept = stat.S_IMODE(there.st_mode) & 0o666
-                os.fchmod(made, kept | (kept >> 2 & 0o111 if executable else 0))
+            os.fchmod(made, mode)
 
     def _aside(self, fd: int, name: str) -> str:
         aside = f".perdure-{secrets.token_hex(8)}"

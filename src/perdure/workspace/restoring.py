@@ -21,13 +21,15 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.model import Saved, Workspace
-from perdure.workspace import staging
+from perdure.workspace import branches, modes, staging
+from perdure.workspace.branches import Branches
+from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places, check_branch
-from perdure.workspace.photograph import FORMAT, again, changes, looked, save
+from perdure.workspace.modes import Rights
+from perdure.workspace.photograph import FORMAT, Change, again, changes, looked, missing, save
 from perdure.workspace.places import flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
-from perdure.workspace.scanning import unescape
 from perdure.workspace.shelf import Shelf, split
 from perdure.workspace.staging import Staged
 
@@ -59,6 +61,8 @@ class Checkpoint:
     left_out: tuple[tuple[str, str], ...] = ()
     operation: dict[str, str] = field(default_factory=dict)
     staged: Staged = field(default_factory=Staged)
+    branches: Branches = field(default_factory=Branches)
+    rights: Rights = field(default_factory=Rights)
 
 
 def load(shelf: Shelf, commit: str) -> Checkpoint:
@@ -93,6 +97,8 @@ def load(shelf: Shelf, commit: str) -> Checkpoint:
                 assumed=list(map(str, index.get("assumed", []))),
                 skipped=list(map(str, index.get("skipped", []))),
             ),
+            branches=branches.read(said),
+            rights=modes.read(said["modes"], said["umask"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise WorkspaceError(f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.", "See: perdure checkpoints NAME") from error
@@ -109,13 +115,18 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
     before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
     now = load(shelf, before.commit)
     branch = branch or wanted.branch
-    if _same(shelf, now, wanted, branch):
+    noted = {**now.rights.noted, **wanted.rights.noted}
+    if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
         shelf.refs.run("update-ref", "-d", "--", before.ref)
         return Restored(rescue=None)
-    placer = Placer(places, shelf)
-    differing = changes(shelf, now.worktree, wanted.worktree)
+    placer = Placer(places, shelf, wanted.rights)
+    placer.open_up([name for name in now.rights.noted if name.endswith("/")])
+    differing = _apart(shelf, now.worktree, wanted.worktree)
     placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
+    placer.fit(noted)
     notes = placer.notes
+    if shelf.broken:
+        notes.append(f"git cannot use {shelf.top}/.git: only the files were put back.")
     if shelf.admin is not None:
         notes += _stand(workspace, shelf, now, wanted, branch)
     flush(shelf.top)
@@ -126,14 +137,20 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
     """The names of files that are no longer as they were at a checkpoint. Publishes nothing."""
     wanted = load(shelf, commit)
 
-    def look() -> tuple[str, ...]:
+    def look(shelf: Shelf) -> tuple[str, ...]:
         with looked(shelf, policy) as (now, _):
-            return tuple(
-                unescape(change.name, "120000" in (change.mode, change.old_mode))
-                for change in changes(shelf, wanted.worktree, now.worktree)
-            )
+            differing = _apart(shelf, now.worktree, wanted.worktree)
+            names = [unescape(change.name, "120000" in (change.mode, change.old_mode)) for change in differing]
+            return tuple(dict.fromkeys([*names, *wanted.rights.misfits(shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask())]))
 
     return again(shelf, look)
+
+
+def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
+    """What differs, but for the workdir's own git directory: as long as git could not use it, it was saved as files."""
+    found = changes(shelf, before, after)
+    own = shelf.broken or shelf.admin is not None
+    return [change for change in found if not (own and change.mode == "000000" and change.name.partition("/")[0] == ".git%")]
 
 
 def _callers() -> set[int]:
@@ -146,22 +163,26 @@ def _callers() -> set[int]:
     return found
 
 
-def _same(shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> bool:
+def _same(now: Checkpoint, wanted: Checkpoint, branch: str) -> bool:
     def essence(of: Checkpoint, branch: str) -> tuple[object, ...]:
         return of.worktree, of.index or of.head, of.head, branch, set(of.empty), of.operation, of.staged
 
-    return essence(now, now.branch) == essence(wanted, branch)
+    there = now.branches.refs.items() >= wanted.branches.refs.items() and set(now.branches.commits) >= set(wanted.branches.commits)
+    return there and essence(now, now.branch) == essence(wanted, branch)
 
 
 def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:
     """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch were is the rescue's parent."""
     assert shelf.repository is not None and shelf.admin is not None
+    if not wanted.head and not wanted.branch:
+        return ["The checkpoint was made without a usable git directory: HEAD, index and branches stay as they are."]
     notes: list[str] = []
     lend(shelf, wanted)
     if wanted.head and not shelf.repository.commit(wanted.head):
         return [f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay as they are."]
     if (now.head, now.branch) != (wanted.head, branch):
         notes += _move_head(workspace, shelf, now, wanted, branch)
+    notes += branches.put_back(shelf, workspace.backend, wanted.branches, branch)
     staging.put_operation(shelf.admin, wanted.operation)
     tree = wanted.index or (f"{wanted.head}^{{tree}}" if wanted.head else "")
     staging.put_staged(shelf, wanted.staged, tree, shelf.directory)
@@ -172,13 +193,15 @@ def lend(shelf: Shelf, wanted: Checkpoint) -> None:
     """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie outside of it."""
     if shelf.lent is None or shelf.repository is None:
         return
-    needed = [oid for oid in (wanted.head, *staging.commits(wanted.operation)) if oid and not shelf.repository.commit(oid)]
-    needed = [oid for oid in needed if shelf.commit(oid)] + [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
+    asked = [oid for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits) if oid]
+    absent = set(missing(shelf, asked))
+    needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
+    needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
     there = [oid for oid in (wanted.head, shelf.pinned) if oid and oid not in needed and shelf.repository.commit(oid)]
     if needed:
-        asked = "".join(f"{line}\n" for line in [*needed, "--not", *there])
+        words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
         (shelf.lent / "pack").mkdir(exist_ok=True)
-        shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(shelf.lent / "pack/pack"), stdin=asked.encode())
+        shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(shelf.lent / "pack/pack"), stdin=words.encode())
 
 
 def _move_head(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from perdure.errors import WorkspaceError
+from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Result
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
@@ -32,7 +32,12 @@ REFS = "refs/perdure/checkpoints"
 LAST = "refs/perdure/last"
 """What the newest look's index is made of: as long as this ref names it, no gc takes it from under the index."""
 
+MOST_FILES = 200_000
+"""Without git, a directory of more files is not photographed: it may be somebody's whole disk."""
+
 _CAP = 1 << 30
+FATAL = 128
+"""How git ends when it cannot go on with what is there."""
 _ATTRIBUTES = "* -text -eol -ident -filter -working-tree-encoding\n"
 _SETTINGS = (
     ("core.protectHFS", "false"),
@@ -67,6 +72,15 @@ class Shelf:
     tree: str = ""
     branch: str = ""
     pinned: str = ""
+    most_files: int = MOST_FILES
+    borrowed: Git | None = None
+    """The cache that an isolated workdir began from."""
+    broken: bool = False
+    """There was a git directory, and no git can use it: only files can be saved and put back."""
+
+    def without_git(self) -> Shelf:
+        """The same shelf, for the bare files: the workdir's git directory cannot be used."""
+        return replace(self, repository=None, admin=None, lent=None, head="", tree="", branch="", broken=True)
 
     def run(self, *args: str, index: Path | None = None, stdin: bytes = b"", good: tuple[int, ...] = (0,), lent: bool = False) -> Result:
         """git on the shelf. `index`: the index to use; `lent`: it may read the agent's objects too."""
@@ -135,32 +149,52 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def shelf(places: Places, workspace: Workspace, git: Git, *, cache: Path | None = None, pinned: str = "") -> Iterator[Shelf]:
+def shelf(
+    places: Places, workspace: Workspace, git: Git, *, cache: Path | None = None, pinned: str = "", most_files: int = MOST_FILES
+) -> Iterator[Shelf]:
     """The workdir's shelf, locked. `cache`: what an isolated workdir's shelf borrows from; `pinned`: the commit it began at.
 
-    Raises WorkspaceError where the workdir or its git directory is not what it was, GitFailed.
+    A worktree or isolated workdir with a git directory that cannot be used has a `broken` shelf. Raises WorkspaceError where the
+    workdir is not there, GitFailed.
     """
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         git = Git(cwd=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
-        place = _place(workspace, path, git)
-        directory = places.shelf(workspace.id)
-        own = place is None or workspace.backend is Backend.ISOLATED
-        top, admin, common = place or (path, None, None)
-        head, tree, branch, form, repository = "", "", "", "sha1", None
-        if place is not None:
-            repository = git.at(top, admin if workspace.backend is Backend.HERE else path / ".git", top)
-            head, tree, branch, form = _standing(repository)
-        _make(git, directory, form, cache if own and place is not None else None, common)
+        directory, isolated = places.shelf(workspace.id), workspace.backend is Backend.ISOLATED
+        place, repository, broken = None, None, False
+        head, tree, branch, form = "", "", "", "sha1"
+        try:
+            if place := _place(workspace, path, git):
+                repository = git.at(place[0], place[1] if workspace.backend is Backend.HERE else path / ".git", place[0])
+                head, tree, branch, form = _standing(repository)
+        except (WorkspaceError, GitFailed) as error:
+            if workspace.backend is Backend.HERE or (isinstance(error, GitFailed) and error.code != FATAL):
+                raise
+            place, repository, broken = None, None, True
+        common = place[2] if place else _common(workspace)
+        if broken:
+            form = git.at(common, common).run("rev-parse", "--show-object-format").text if common else read(directory / "made") or form
+        own = isolated or common is None
+        _make(git, directory, form, cache if isolated else None, common)
+        top, admin = place[:2] if place else (path, None)
         eye = Git(cwd=top, git_dir=directory, work_tree=top, ceiling=places.root, keep=git.keep, environ=git.environ)
-        objects = directory / "objects" if own or common is None else common / "objects"
         yield Shelf(
-            id=workspace.id, top=top, directory=directory, objects=objects, eye=eye, form=form, repository=repository, admin=admin,
+            id=workspace.id, top=top, directory=directory, objects=directory / "objects" if own or common is None else common / "objects",
+            eye=eye, form=form, repository=repository, admin=admin,
             refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
             lent=admin / "objects" if own and admin is not None else None, head=head, tree=tree, branch=branch, pinned=pinned,
+            most_files=most_files, borrowed=git.at(places.root, cache) if cache is not None else None, broken=broken,
         )  # fmt: skip
+
+
+def _common(workspace: Workspace) -> Path | None:
+    """The repository of a worktree that has lost its way to it, if that is there."""
+    if workspace.backend is not Backend.WORKTREE:
+        return None
+    common = common_directory(workspace.repo)
+    return common if is_real_directory(common / "objects") else None
 
 
 def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:

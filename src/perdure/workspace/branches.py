@@ -1,0 +1,140 @@
+"""Branches, tags and stashes of a repository that is its agent's alone: they are gone with the workdir unless a checkpoint has them.
+
+`photograph` gathers them and makes their commits parents of the checkpoint, so no gc takes them and a capsule carries them along;
+`restoring` brings back what is missing. A branch that is there is never moved: what a checkpoint had gets a ref beside it. A tag comes
+back as the commit that it names, without its message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure.errors import GitFailed
+from perdure.git import Git
+from perdure.model import Backend
+from perdure.workspace.shelf import FATAL, Shelf
+
+MOST = 500
+"""So many branches and tags are kept of a workdir, and so many stashes."""
+
+_NAME = re.compile(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(refname)"
+
+
+@dataclass(slots=True)
+class Branches:
+    """Refs and their commits; stashes (commit and message), the newest first."""
+
+    refs: dict[str, str] = field(default_factory=dict)
+    stashes: list[list[str]] = field(default_factory=list)
+    says: str = ""
+    """What git said, digested: if it is the same, nothing has changed."""
+    more: int = 0
+    """So many were too many."""
+
+    @property
+    def commits(self) -> list[str]:
+        return list(dict.fromkeys([*self.refs.values(), *(oid for oid, _ in self.stashes)]))
+
+
+def gather(shelf: Shelf, known: Branches) -> Branches:
+    """What there is beside HEAD in an agent's own repository; nothing of anybody else's. Raises GitFailed."""
+    if shelf.lent is None or shelf.repository is None:
+        return Branches()
+    said = shelf.repository.run("for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes", "refs/stash").stdout
+    says = hashlib.sha256(said).hexdigest()
+    if says == known.says:
+        return known
+    fetched = shelf.borrowed.refs("refs/tags") if shelf.borrowed is not None else {}
+    found = Branches(says=says)
+    for oid, commit, name in _commits(said.decode("utf-8", "surrogateescape")):
+        if name == "refs/stash":
+            found.stashes = _stashes(shelf.repository)
+        elif fetched.get(name) != oid and _NAME.fullmatch(name):
+            if len(found.refs) < MOST:
+                found.refs[name] = commit
+            else:
+                found.more += 1
+    return found
+
+
+def _commits(said: str) -> Iterable[tuple[str, str, str]]:
+    for line in said.split("\n"):
+        parts = line.split(" ", 4)
+        if len(parts) == 5:
+            oid, kind, inner, inner_kind, name = parts
+            if commit := oid if kind == "commit" else inner if inner_kind == "commit" else "":
+                yield oid, commit, name
+
+
+def _stashes(repository: Git) -> list[list[str]]:
+    words = ("log", "--walk-reflogs", "--no-show-signature", "--no-decorate", "--format=%H %gs", f"--max-count={MOST}", "refs/stash", "--")
+    return [line.split(" ", 1) for line in repository.run(*words, good=(0, FATAL)).text.split("\n") if " " in line]
+
+
+def to_json(found: Branches) -> dict[str, Any]:
+    return {"refs": found.refs, "stashes": found.stashes} if found.refs or found.stashes else {}
+
+
+def read(said: Any) -> Branches:
+    """What `to_json` wrote, checked. Raises ValueError, TypeError, AttributeError."""
+    refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
+    stashes = [[str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])]
+    if not all(map(_NAME.fullmatch, refs)) or not all(_OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]):
+        raise ValueError("a ref is needed")
+    return Branches(refs=refs, stashes=stashes)
+
+
+def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
+    """Brings back what is missing; `branch` is seen to by the caller. Returns notes.
+
+    In a worktree of the user's own repository nothing is made: its branches are the user's. The checkpoint still has the commits.
+    """
+    assert shelf.repository is not None
+    names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
+    if backend is Backend.WORKTREE:
+        what = [*(name.split("/", 2)[2] for name in names), *("a stash" for _ in wanted.stashes[:1])]
+        return [f"Not made in your repository, but parents of the checkpoint's commit: {', '.join(what)}."] if what else []
+    said = shelf.repository.run("for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes").stdout
+    there = {name: commit for _, commit, name in _commits(said.decode("utf-8", "surrogateescape"))}
+    notes = []
+    for name in names:
+        oid = wanted.refs[name]
+        if there.get(name) == oid or not shelf.repository.commit(oid):
+            continue
+        if name not in there and _made(shelf.repository, name, oid):
+            continue
+        if name in there and shelf.repository.run("merge-base", "--is-ancestor", oid, there[name], good=(0, 1, FATAL)).code == 0:
+            continue
+        beside = f"refs/perdure/rescue/{shelf.id}/{oid}"
+        shelf.repository.set_ref(beside, oid, f"perdure: {name} at a checkpoint")
+        notes.append(f"{name} was left alone; what it was at the checkpoint is {beside}.")
+    if wanted.stashes and (missing := _put_stashes(shelf.repository, wanted.stashes)):
+        notes.append(f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/: there are others now.")
+        for oid, text in wanted.stashes:
+            shelf.repository.set_ref(f"refs/perdure/rescue/{shelf.id}/{oid}", oid, f"perdure: stash: {text}")
+    return notes
+
+
+def _made(repository: Git, name: str, oid: str) -> bool:
+    try:
+        repository.set_ref(name, oid, "perdure: restore", new=True)
+    except GitFailed:
+        return False
+    return True
+
+
+def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
+    """Stores the stashes, if there are none; else how many of them are not there."""
+    there = {oid for oid, _ in _stashes(repository)} if repository.commit("refs/stash") else set()
+    missing = [(oid, text) for oid, text in stashes if oid not in there and repository.commit(oid)]
+    if there:
+        return len(missing)
+    for oid, text in reversed(missing):
+        repository.run("stash", "store", "--quiet", "-m", text or "a stash", oid)
+    return 0

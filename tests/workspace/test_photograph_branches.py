@@ -1,0 +1,133 @@
+"""What else an agent's own repository holds, and workdirs whose git directory no git can use any more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from perdure.model import TaskSpec
+from perdure.workspace import Workspaces
+from tests.workspace.test_photograph import made, marks
+from tests.workspace.yard import Yard
+
+
+def branch_out(yard: Yard, top: Path) -> str:
+    """A second branch with a commit, a tag on a third commit that nothing else names, two stashes. Returns what git says of them."""
+    yard.git("checkout", "-q", "-b", "side/idea", cwd=top)
+    (top / "idea").write_text("an idea\n")
+    yard.git("add", "idea", cwd=top)
+    yard.git("commit", "-qm", "an idea", cwd=top)
+    yard.git("commit", "-q", "--allow-empty", "-m", "tagged", cwd=top)
+    yard.git("tag", "-a", "-m", "a mark", "marked", cwd=top)
+    yard.git("reset", "-q", "--hard", "HEAD~1", cwd=top)
+    yard.git("checkout", "-q", "work", cwd=top)
+    for text in ("first", "second"):
+        (top / "README").write_text(f"stashed {text}\n")
+        yard.git("stash", "push", "-q", "-m", text, cwd=top)
+    return said(yard, top)
+
+
+def said(yard: Yard, top: Path) -> str:
+    """Branches and stashes, and what the tag names."""
+    branches = yard.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", cwd=top)
+    stashes = yard.git("stash", "list", "--format=%H %gs", cwd=top, check=False)
+    return "\n".join([branches, stashes, yard.git("rev-parse", "marked^{commit}", cwd=top, check=False)])
+
+
+def forget(yard: Yard, top: Path) -> None:
+    """All of it goes, and its objects at once."""
+    yard.git("stash", "clear", cwd=top)
+    yard.git("branch", "-qD", "side/idea", cwd=top)
+    yard.git("tag", "-d", "marked", cwd=top)
+    yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
+    yard.git("gc", "--quiet", "--prune=now", cwd=top)
+
+
+def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
+    """They come back with their commits after they were deleted and pruned; a second save of the same state is the same commit."""
+    workspace, top = made(yard, "isolated")
+    first = yard.workspaces.save(workspace, 1)
+    before = branch_out(yard, top)
+    saved = yard.workspaces.save(workspace, 2)
+    assert first.commit != saved.commit == yard.workspaces.save(workspace, 3).commit
+    forget(yard, top)
+    assert yard.workspaces.put_in_place(workspace, saved.commit).notes == ()
+    assert said(yard, top) == before
+    assert yard.git("show", "side/idea:idea", cwd=top) == "an idea"
+    yard.git("stash", "pop", "-q", cwd=top)
+    assert (top / "README").read_text() == "stashed second\n"
+
+
+def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
+    """A branch that went another way, and stashes beside others, are left alone; what the checkpoint had is under rescue refs."""
+    workspace, top = made(yard, "isolated")
+    branch_out(yard, top)
+    was = yard.git("rev-parse", "side/idea", "stash@{0}", cwd=top).split()
+    saved = yard.workspaces.save(workspace, 1)
+    forget(yard, top)
+    yard.git("branch", "side/idea", "work", cwd=top)
+    (top / "README").write_text("another\n")
+    yard.git("stash", "push", "-q", cwd=top)
+    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert len(restored.notes) == 2
+    assert yard.git("rev-parse", "side/idea", cwd=top) == yard.git("rev-parse", "work", cwd=top)
+    assert len(yard.git("stash", "list", cwd=top).split("\n")) == 1
+    for oid in was:
+        assert oid in yard.git("for-each-ref", "--format=%(objectname)", "refs/perdure/rescue", cwd=top)
+
+
+def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
+    """Unpacked in an empty directory elsewhere, the repository has the same branches and stashes."""
+    workspace, top = made(yard, "isolated")
+    before = branch_out(yard, top)
+    saved = yard.workspaces.save(workspace, 1)
+    other = Workspaces(tmp_path / "other", environ=yard.environ)
+    (tmp_path / "landed").mkdir()
+    there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
+    with yard.workspaces.pack(workspace, saved.commit) as packed:
+        other.unpack(there, packed.file, packed.facts)
+    restored = other.put_in_place(there, packed.facts.commit)
+    assert (restored.differs, restored.notes) == ((), ())
+    assert said(yard, tmp_path / "landed") == before
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+@pytest.mark.parametrize("damage", ["gone", "HEAD", "a file", "index", "objects"])
+def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damage: str) -> None:
+    """With a git directory that is gone or broken the bare files are saved, and put back; the checkpoint says what it lacks."""
+    workspace, top = made(yard, backend)
+    yard.git("commit", "-q", "--allow-empty", "-m", "the agent's", cwd=top)
+    (top / "README").write_text("precious\n")
+    (top / "new").write_text("new\n")
+    yard.git("add", "new", cwd=top)
+    whole = yard.workspaces.save(workspace, 1)
+    files = marks(top)
+    admin = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=top))
+    match damage:
+        case "gone" | "a file":
+            shutil.rmtree(admin)
+            (top / ".git").unlink(missing_ok=True)
+            if damage == "a file":
+                (top / ".git").write_text("nonsense\n")
+        case "HEAD":
+            (admin / "HEAD").write_text("nonsense\n")
+        case "index":
+            (admin / "index").write_bytes(b"DIRC nonsense")
+        case "objects":
+            head = yard.git("rev-parse", "HEAD", cwd=top)
+            common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
+            (common / "objects" / head[:2] / head[2:]).unlink()
+    (top / "later").write_text("later\n")
+    saved = yard.workspaces.save(workspace, 2)
+    if (backend, damage) != ("isolated", "objects"):  # There the shelf has the commit: nothing is missing.
+        assert [name for name, _ in saved.left_out] == [".git"]
+    (top / "README").unlink()
+    (top / "new").write_text("other\n")
+    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert marks(top) == files | {"later": ("file", b"later\n")}
+    assert restored.differs == ()
+    if damage != "objects" or backend == "isolated":
+        yard.workspaces.put_in_place(workspace, whole.commit)
+        assert marks(top) == files
