@@ -360,6 +360,10 @@ class RunStore(Protocol):
         None if nothing is due, or its session or workspace is in use by another running run."""
         ...
 
+    def due(self, limit: int = 50) -> Sequence[TaskRun]:
+        """The runs that `claim` would take now, in its order."""
+        ...
+
     def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
         """Takes over the *same* attempt from the worker named in the claim. Raises LostLease if another was quicker."""
         ...

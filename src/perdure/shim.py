@@ -48,21 +48,21 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def write_once(name: str, text: str, *, durable: bool) -> None:
-    """A file in the current directory, there whole or not at all. `durable`: it and its name survive a power cut."""
+def write_once(name: str, text: str) -> None:
+    """A file in the current directory, there whole or not at all; it and its name survive a power cut. Raises OSError."""
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        # In place, so that the blocks that were reserved for exit.json serve on a full disk.
+        # In place, so that the blocks that were reserved for it serve on a full disk.
         os.pwrite(fd, text.encode(), 0)
         os.ftruncate(fd, len(text.encode()))
-        if durable:
-            os.fsync(fd)
+        os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(name + ".part", name)
-    if durable:
-        fd = os.open(".", os.O_RDONLY)
+    fd = os.open(".", os.O_RDONLY)
+    try:
         os.fsync(fd)
+    finally:
         os.close(fd)
 
 
@@ -203,9 +203,10 @@ def prepare(mark: bytes, locked: bool) -> None:
         boot = file.read().strip()
     word = os.environ["PERDURE_ATTEMPT"]
     text = f'{{"pid": {os.getpid()}, "starttime": {known[3] if known else 0}, "boot_id": "{boot}", "mark": "{word}"}}\n'
-    write_once("shim.json", text, durable=True)
-    with open("exit.json.part", "w", opener=private) as file:
-        file.write(" " * 512)
+    write_once("shim.json", text)
+    for name in ("agent.json.part", "exit.json.part"):
+        with open(name, "w", opener=private) as file:
+            file.write(" " * 512)
 
 
 def private(path: str, flags: int) -> int:
@@ -227,15 +228,28 @@ def main(directory: str) -> None:
         leader = spawn(argv, cwd, outputs)
     except OSError as error:
         at = b"enter " + cwd if error.filename == cwd else b"start " + argv[0]
-        os.write(outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode()))
+        complain(outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode()))
         conclude(outputs, 126 if error.errno != 2 or error.filename == cwd else 127, None, "exited", now_ms(), 0)
         return
     known = stat(leader)
-    write_once("agent.json", f'{{"pid": {leader}, "starttime": {known[3] if known else 0}}}\n', durable=False)
+    try:
+        write_once("agent.json", f'{{"pid": {leader}, "starttime": {known[3] if known else 0}}}\n')
+    except OSError as error:
+        # An agent that nobody can see is not to run on.
+        send(leader, signal.SIGKILL)
+        complain(outputs[1], b"perdure: ended, because its record cannot be written: %s\n" % (error.strerror or str(error)).encode())
     cause, status = watch(leader, outputs, float(deadline_s), float(grace_s), int(cap))
     ended, code = now_ms(), os.waitstatus_to_exitcode(status)
     killed = sweep(min(ORPHAN_GRACE_S, float(grace_s)) if code != -signal.SIGKILL or cause == "exited" else 0)
     conclude(outputs, code if code >= 0 else None, -code if code < 0 else None, cause, ended, killed)
+
+
+def complain(stderr: int, words: bytes) -> None:
+    """Says something in the agent's stead, where there is room for it."""
+    try:
+        os.write(stderr, words)
+    except OSError:
+        return
 
 
 def conclude(outputs: tuple[int, int], code: int | None, number: int | None, cause: str, ended: int, killed: int) -> None:
@@ -244,7 +258,7 @@ def conclude(outputs: tuple[int, int], code: int | None, number: int | None, cau
         os.fdatasync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}
     numbers = ", ".join(f'"{name}": {"null" if value is None else value}' for name, value in fields.items())
-    write_once("exit.json", f'{{{numbers}, "cause": "{cause}"}}\n', durable=True)
+    write_once("exit.json", f'{{{numbers}, "cause": "{cause}"}}\n')
 
 
 def now_ms() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from perdure import process
@@ -20,6 +20,7 @@ from perdure.model import Claim, RunState, TaskRun
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from pathlib import Path
 
     from perdure.events import Record
 
@@ -43,7 +44,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
-        engine.volumes.check([engine.driver(run.spec.agent).home({**engine.environ, **run.spec.env})])
+        engine.volumes.check([_home(engine, run)])
         claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
         if claim is None:
             raise _in_use(engine, run_id)
@@ -113,8 +114,19 @@ def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, 
             return claim, take_over
     if engine.volumes.crowded():
         return None
-    due = engine.store.claim(engine.worker, engine.lease_s)
-    return (due, perform) if due is not None else None
+    for run in engine.store.due():
+        # A full home holds up its own agent's runs; the others go on.
+        with suppress(PerdureError):
+            if engine.volumes.crowded([_home(engine, run)]):
+                continue
+        due = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
+        if due is not None:
+            return due, perform
+    return None
+
+
+def _home(engine: Engine, run: TaskRun) -> Path:
+    return engine.driver(run.spec.agent).home({**engine.environ, **run.spec.env})
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from perdure.cli.housekeeping import Housekeeping
 from perdure.sweeper import due
 from perdure.volumes import Ballast, Volumes
+from perdure.worker import work
 from tests.sweeper.ground import Ground
 
 
@@ -57,6 +59,19 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
     for _ in range(3):
         keeping.look()
     assert len(said) == 2 and "room again" in said[1] and ballast.path.exists()
+
+
+def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(ground: Ground, tmp_path: Path) -> None:
+    """The run stays queued, unclaimed, while the volume of its own agent's home has no room; then it is taken."""
+    yard = ground.yard
+    home = tmp_path / "claude"
+    spec = replace(yard.spec("worktree"), env={"CLAUDE_CONFIG_DIR": str(home)})
+    run = ground.engine.store.add(spec, "r" * 32, "queued", ground.engine.workspaces.plan(spec, "queued", yard.repo))
+    # No other place is watched: the home alone holds it up.
+    full = replace(ground.engine, volumes=Volumes(places=(), refuse=100.1, refuse_bytes=2**62))
+    assert work(full, 1, once=True) == 0
+    assert ground.engine.store.get(run.id).attempt == 0
+    assert work(replace(ground.engine, volumes=Volumes(places=(), refuse=0.0)), 1, once=True) >= 1
 
 
 def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None:

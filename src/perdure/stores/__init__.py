@@ -1,6 +1,7 @@
 """Where runs, conversations and the journal are kept. `open` is the door; `perdure.cli.compose` is who calls it.
 
-The rooms: `sql` (what is written, and when it is refused), `reading` (what is asked), `queries.sql` (every statement by name),
+The rooms: `sql` (attempts and instructions), `keeping` (checkpoints, removals, resets), `rules` (what holds for every write),
+`reading` (what is asked), `queries.sql` (every statement by name),
 `rows` (rows to nouns and back), `sqlite` (the one dialect's connection and its errors in words), `migrate` and `migrations/`
 (the schema), `disk` (where a database may lie). Importing this package costs nothing: everything comes with the first `open`.
 """

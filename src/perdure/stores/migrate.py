@@ -1,7 +1,7 @@
-"""The schema, brought up to date: numbered scripts, each in a transaction of its own, counted by `PRAGMA user_version`.
+"""The schema, brought up to date: numbered scripts, all in one transaction, counted by `PRAGMA user_version`.
 
-Called by `sqlite.connect`. A kill at any point leaves the schema of one whole number, and the next start goes on from there.
-Many processes may do this at once: each script is run by the first that gets the write lock.
+Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves the schema that was there, or the newest one:
+a database that is being made is empty until it is whole. Many processes may do this at once: the first that gets the write lock.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIP
 
 
 def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> None:
-    """Brings the schema up to date. The connection must be in autocommit mode."""
-    for number, script in _numbered(scripts):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if version_of(connection, place, scripts) < number:
+    """Brings the schema up to date, or changes nothing. The connection must be in autocommit mode."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = version_of(connection, place, scripts)
+        for number, script in _numbered(scripts):
+            if version < number:
                 for statement in _statements(script.read_text(encoding="utf-8")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _numbered(scripts: Path) -> list[tuple[int, Path]]:

@@ -60,6 +60,16 @@ WHERE id = (
 )
 RETURNING *;
 
+-- name: due
+SELECT due.* FROM runs AS due
+WHERE due.state = 'queued' AND due.run_after <= :now
+  AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
+  AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
+  AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.workspace_id = due.workspace_id)
+  AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.agent = due.agent AND held.scope = due.scope)
+ORDER BY due.run_after, due.ordinal
+LIMIT :limit;
+
 -- name: claim_one
 UPDATE runs
 SET state = 'running', attempt = attempt + 1, worker = :worker, lease_until = :lease_until, reason = '', updated = :now

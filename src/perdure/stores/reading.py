@@ -54,6 +54,9 @@ class Reading:
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
 
+    def due(self, limit: int = 50) -> Sequence[TaskRun]:
+        return [run_of(row) for row in self._rows("due", now=self.now(), limit=limit)]
+
     def placed(self) -> Sequence[PlacedRun]:
         return [placed_of(row) for row in self._rows("placed")]
 

@@ -52,6 +52,16 @@ class Claiming:
         assert store.claim("ann", LEASE_S, waiting.id) is None
         assert store.claim("ann", LEASE_S, "no such id") is None
 
+    def test_what_is_due_is_listed_as_it_is_claimed(self, store: Store) -> None:
+        """In the order of the claims, without what waits, what is at work and what stands beside it; listing takes nothing."""
+        first, beside, second = submit(store, where="shared"), submit(store, where="shared"), submit(store)
+        waiting = submit(store)
+        store.finish(claimed(store, waiting), replace(AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)))
+        assert [run.id for run in store.due()] == [first.id, beside.id, second.id]
+        assert [run.id for run in store.due(limit=1)] == [first.id]
+        claimed(store, first)
+        assert [run.id for run in store.due()] == [second.id]
+
     def test_one_writer_per_workspace(self, store: Store) -> None:
         """Two runs on one workspace: the second waits until the first has ended, others pass it by."""
         first, second, other = submit(store, where="shared"), submit(store, where="shared"), submit(store)

@@ -1,0 +1,121 @@
+"""What is kept of runs and taken away again: checkpoints, runs off the list and back, runs from elsewhere, resets.
+
+The half of `SqlStore` that no attempt calls while it works, except for `add_checkpoint`. The methods are those of `RunStore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perdure.errors import Conflict
+from perdure.lifecycle import FINAL
+from perdure.model import Checkpoint, Claim, RunState, Session, SessionKey, SessionState, TaskRun
+from perdure.stores.reading import Reading
+from perdure.stores.rows import key_values, noun_of, run_of
+from perdure.stores.rules import at_rest, held, settle
+from perdure.stores.sqlite import Sqlite
+from perdure.stores.writing import Write
+
+if TYPE_CHECKING:
+    from perdure.events import CheckpointRestored
+    from perdure.protocols import Arrival, Observer
+
+
+class Keeping(Reading):
+    """A `Reading` that can write, too: `_write` is one transaction, whose Records the observers see after the commit."""
+
+    def __init__(self, database: Sqlite, observers: Sequence[Observer] = ()) -> None:
+        super().__init__(database)
+        self._observers = tuple(observers)
+
+    def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
+        with self._write() as write:
+            run = held(write, claim) if claim is not None else at_rest(write, checkpoint.run)
+            write.put_checkpoint(run, checkpoint)
+
+    def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
+        with self._write() as write:
+            for number in numbers:
+                write.do("forget_checkpoint", run=run_id, number=number)
+
+    def restored(self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored) -> TaskRun:
+        with self._write() as write:
+            run = at_rest(write, run_id)
+            for session in sessions:
+                write.put_session(session)
+            write.note(run.id, 0, [event])
+            return run
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        with self._write() as write:
+            if write.one("run_by_name", ref=arrival.run.name):
+                raise Conflict(f"The name {arrival.run.name!r} is taken by another run", "choose another --name")
+            return write.take_in(arrival)
+
+    def remove(self, run_id: str) -> None:
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            if write.one("remove_run", id=run.id, now=write.now) is None:
+                raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
+
+    def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
+        from perdure.events import RunPutBack
+
+        with self._write() as write:
+            row = write.one("put_back_run", id=run_id, name=name, key=key, now=write.now)
+            if row is None:
+                raise Conflict(f"The run {run_id} is not off the list", "perdure ls")
+            write.note(run_id, 0, [RunPutBack()])
+            return run_of(row)
+
+    def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
+        from perdure.events import RunReset
+
+        retired: dict[str, None] = {}
+        with self._write() as write:
+            for run_id in run_ids:
+                row = write.named(run_id)
+                run = run_of(row)
+                if run.state is RunState.RUNNING or row["opened"]:
+                    raise Conflict(f"{run.name} is {'open' if row['opened'] else 'running'}", f"perdure show {run.name}")
+                if run.state not in FINAL:
+                    run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
+                key = SessionKey(run.spec.agent, run.scope)
+                live = write.one("live_session", **key_values(key))
+                if live is not None:
+                    session = noun_of(live["body"], Session)
+                    write.put_session(replace(session, state=SessionState.RETIRED, cause=cause, updated=write.now))
+                    retired[session.id] = None
+                write.note(run.id, 0, [RunReset(sessions=tuple(retired), cause=cause)])
+        return tuple(retired)
+
+    def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
+        from perdure.events import RunReset, RunResetUndone
+
+        back: dict[str, None] = {}
+        for run_id in run_ids:
+            resets = [record.event for record in self.history(run_id, limit=1_000_000) if isinstance(record.event, RunReset)]
+            run = self.get(run_id)
+            key = SessionKey(run.spec.agent, run.scope)
+            lineage = self.lineage(key) if resets else ()
+            with self._write() as write:
+                for session in lineage:
+                    if session.id in resets[-1].sessions and write.one("live_session", **key_values(key)) is None:
+                        state = SessionState.CONFIRMED if session.snapshot is not None else SessionState.PINNED
+                        write.put_session(replace(session, state=state, cause="", updated=write.now))
+                        back[session.id] = None
+                write.note(run.id, 0, [RunResetUndone(sessions=tuple(back))])
+        return tuple(back)
+
+    @contextmanager
+    def _write(self) -> Iterator[Write]:
+        with self._database.writing() as cursor:
+            write = Write(cursor, self.now())
+            yield write
+        for record in write.records:
+            for observer in self._observers:
+                with suppress(Exception):
+                    observer(record)
