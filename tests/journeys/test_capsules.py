@@ -1,13 +1,13 @@
 """Two machines: a task is killed on one and finished on the other, by a capsule or a checkpoint store, on the real CLIs.
 
 The machines share nothing but the capsule, or the store's directory: homes, roots, states, repositories and paths differ, and machine A
-is taken away before B begins. What the model knows is asserted on the messages that reached it, files on their bytes and modes.
+is taken away before B begins. In one story each is in name spaces of its own as well (`machines`). What the model knows is asserted on
+the messages that reached it, files on their bytes and modes.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,18 +16,9 @@ from typing import Any
 import pytest
 
 from perdure.rehearsal import Rehearsal
+from tests.journeys.machines import TWO_TOOLS, begin, git, in_second_tool, machine, manifests, power_cut, prints, told
 from tests.journeys.stage import Stage, said
 
-PROMPT = "Write one.txt. The magic word is quercus."
-TWO_TOOLS = """by history
-run echo one > one.txt; git add one.txt; echo two > one.txt; printf 'x\\0\\377' > new.bin; chmod +x new.bin; ln -s one.txt link
----
-run echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
----
-say It is done.
----
-say It is done again.
-"""
 TALK = """by history
 run echo one > one.txt
 ---
@@ -67,36 +58,6 @@ def machines(agent: str) -> Iterator[Machines]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
-    return one.start("run", "--name", "task", "--json", "--agent", one.agent, *words, PROMPT)
-
-
-def in_second_tool(one: Stage) -> Path:
-    """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
-    found: Path = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs")
-    one.until(lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out, "a checkpoint is published")
-    return found.parent
-
-
-def prints(directory: Path) -> dict[str, tuple[int, str]]:
-    """Every file below by its mode and bytes, or its link; git's own are left out."""
-    return {
-        str(path.relative_to(directory)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex())
-        for path in sorted(directory.rglob("*"))
-        if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
-    }
-
-
-def git(directory: Path, one: Stage, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
-
-
-def manifests(one: Stage) -> list[Path]:
-    """The manifests in the checkpoint store that is set on a machine."""
-    place = Path(one.environ["PERDURE_CHECKPOINT_STORE"].removeprefix("file://"))
-    return sorted(place.glob("runs/*/*.json"))
-
-
 def gone(one: Stage) -> None:
     """Takes a machine away."""
     one.close()
@@ -105,10 +66,12 @@ def gone(one: Stage) -> None:
 
 def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:
     """The last attempt went on natively in the first one's conversation, and the model knows all of it."""
-    first, last = attempts[0], attempts[-1]
+    proven_native(attempts[0], attempts[-1], said(two.rehearsal.requests[-1].messages))
+
+
+def proven_native(first: dict[str, Any], last: dict[str, Any], messages: str) -> None:
     assert (last["continuation"], last["session_id"]) == ("resume", first["session_id"])
     assert last["receipt"]["verdict"] == "native", last["receipt"]
-    messages = said(two.rehearsal.requests[-1].messages)
     assert "quercus" in messages and "The attempt before this one ended early" in messages
 
 
@@ -142,31 +105,32 @@ def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
     two.nothing_survives()
 
 
-def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(machines: Machines) -> None:
-    """Everything dies in a tool and the machine is gone, with nothing left but the store's directory: another one takes the task up
-    with exactly the files of the last checkpoint, and finishes it natively."""
-    one, two = machines(TWO_TOOLS, store=True, PERDURE_CHECKPOINT_EVERY="0.01s")
-    supervisor = begin(one)
-    workdir = in_second_tool(one)
-    one.until(lambda: manifests(one), "the checkpoint is in the store")
-    one.lose_machine(supervisor)
-    before, staged = prints(workdir), git(workdir, one, "ls-files", "--stage")
-    gone(one)
-    early = two.perdure("move", "task", "--from", "--into", str(two.home / "work"))
-    assert early.code == 6 and "may be at work there" in early.err
-    assert not (two.home / "work").exists()
-    done = two.perdure("move", "task", "--from", "--into", str(two.home / "work"), "--take-over", "--json")
-    assert done.code == 0, done.err
-    here = two.home / "work"
-    assert {**prints(here), "begun.txt": before["begun.txt"]} == before
-    assert git(here, two, "ls-files", "--stage") == staged
-    (here / "go.txt").write_text("")
-    again = two.perdure("retry", "task", "--json")
-    assert again.code == 0, again.err
-    went_on(two, again.json["attempts"])
-    (there,) = two.perdure("move", "--from", "--json").json["runs"]
+def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -> None:
+    """Machine A dies at once in a tool, with its disk: machine B, another user with other paths and a network of its own, takes the task
+    up with exactly the files of the last checkpoint and finishes it natively. They share the store's directory alone."""
+    *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
+    try:
+        with machine("at_work", directories[0], agent, shared, uid=1001) as one:
+            before = told(one)
+            power_cut(one)
+        with machine("takes_over", directories[1], agent, shared, uid=2002) as two:
+            after = told(two)
+            assert two.wait() == 0
+        assert [list(directory.iterdir()) for directory in directories] == [[], []]
+    finally:
+        for directory in (*directories, shared):
+            shutil.rmtree(directory)
+    assert (before["uid"], after["uid"]) == (1001, 2002)
+    assert after["early"][0] == 6 and "by a-machine" in after["early"][1] and not after["early"][2]
+    # Whether the second tool had begun when the first was saved is a matter of moments.
+    assert {**after["files"], "begun.txt": before["files"]["begun.txt"]} == before["files"]
+    assert after["staged"] == before["staged"]
+    first, last = after["attempts"]
+    assert first["session_id"] == before["session"]
+    proven_native(first, last, after["messages"])
+    assert after["late"] == "late\n"
+    (there,) = after["there"]
     assert (there["attempt"], there["free"]) == (2, False)
-    two.nothing_survives()
 
 
 def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
