@@ -8,6 +8,7 @@ begun again: nothing is taken away before it is kept elsewhere.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from perdure.attempt import Engine
 from perdure.attempt.putting_back import put_back
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.events import CheckpointRestored
-from perdure.model import Checkpoint, Session, SessionKey, SessionState, TaskRun, Workspace
+from perdure.model import Checkpoint, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
 
@@ -46,35 +47,64 @@ def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
 
 def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
     """Takes workdir and conversation back to a checkpoint. Raises NotFound, Conflict while somebody is at work, WorkspaceError."""
-    run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
-    checkpoint = chosen(engine, run, number)
-    if not files_only and checkpoint.agent != run.spec.agent:
-        run = engine.store.reassign(run.id, replace(run.spec, agent=checkpoint.agent, model="", agent_args=(), forks="", fork_at=0))
-    assert run.workspace is not None
-    place, driver = run.workspace, engine.driver(run.spec.agent)
-    home = driver.home({**engine.environ, **run.spec.env})
+    with engine.homes.still():
+        run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
+        assert run.workspace is not None
+        fd = engine.workspaces.lock(run.workspace, f"perdure restore {run.name}")
+        try:
+            # From here on no attempt begins: one that is claimed meanwhile finds the workdir in use, and waits.
+            return _restore(engine, _still_at_rest(engine, run), number, files_only)
+        finally:
+            os.close(fd)
+
+
+def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Restored:
+    checkpoint, before = chosen(engine, run, number), run.spec
+    agent = before.agent if files_only else checkpoint.agent or before.agent
+    driver = engine.driver(agent)
+    home = driver.home({**engine.environ, **before.env})
     _refuse(engine, run, driver, home, checkpoint, files_only)
-    fd = engine.workspaces.lock(place, f"perdure restore {run.name}")
+    assert run.workspace is not None
+    place = run.workspace
+    undo = _keepsake(engine, run, place)
+    engine.workspaces.prepare(place, agent)
+    if agent != before.agent:
+        run = engine.store.reassign(run.id, replace(before, agent=agent, model="", agent_args=(), forks="", fork_at=0))
+    told = None
     try:
-        undo = _keepsake(engine, run, place, driver, home)
-        engine.workspaces.prepare(place, run.spec.agent)
         told = None if files_only else _conversation(engine, run, driver, home, checkpoint)
-        _files(engine, run, place, driver, home, checkpoint, undo if told else None)
-        sessions = () if files_only else _sessions(engine, run, checkpoint, told, home)
-        attempts = 0 if files_only else run.attempt
-        event = CheckpointRestored(
-            number=checkpoint.number, attempt=checkpoint.attempt, attempts=attempts, undo=undo.number if undo else 0, files_only=files_only
-        )
-        run = engine.store.restored(run.id, sessions, event)
-    finally:
-        os.close(fd)
+        engine.workspaces.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+    except (PerdureError, OSError):
+        if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
+            _conversation(engine, run, driver, home, undo)
+        if agent != before.agent:
+            with suppress(Conflict):
+                engine.store.reassign(run.id, before)
+        raise
+    sessions = () if files_only else _sessions(engine, run, checkpoint, told, home)
+    event = CheckpointRestored(
+        number=checkpoint.number, attempt=checkpoint.attempt, attempts=0 if files_only else run.attempt, undo=undo.number if undo else 0,
+        files_only=files_only,
+    )  # fmt: skip
+    run = engine.store.restored(run.id, sessions, event)
     return Restored(run=run, checkpoint=checkpoint, undo=undo, transcript=str(told or ""))
+
+
+def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:
+    """The run as it is now that its workdir is locked. Raises Conflict where an attempt has begun meanwhile, or a person has it open."""
+    now = engine.store.get(run.id)
+    service.refuse_open(engine, now)
+    if now.state is RunState.RUNNING and engine.store.attempts(run.id)[-1].continuation is not None:
+        raise Conflict(f"{run.name} is at work (attempt {now.attempt}), so it cannot be taken back", f"perdure stop {run.name}")
+    return now
 
 
 def _refuse(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint, files_only: bool) -> None:
     """Raises, before anything is touched, where the conversation could not be brought back."""
     if files_only or not checkpoint.session_id:
         return
+    driver.locate(engine.environ)
+    engine.homes.check(driver.name)
     if others := driver.writers(home, checkpoint.session_id):
         who = ", ".join(map(str, others))
         raise Conflict(f"The conversation {checkpoint.session_id} is open in another program (process {who})", "end that program first")
@@ -82,14 +112,31 @@ def _refuse(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, check
         if engine.copies.find(driver.name, part) is None:
             raise WorkspaceError(
                 f"The conversation of checkpoint {checkpoint.number} cannot be brought back: the own copy of {part.name!r} is lost",
-                f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone",
+                _files_alone(run, checkpoint),
             )
+    if driver.archive is not None:
+        # What an archive has taken in, its program never takes out again.
+        there = locate(driver, home, checkpoint.session_id, _directory(engine, run))
+        main = checkpoint.conversation[0]
+        if there is not None and there.stat().st_size >= main.size and not engine.copies.is_exactly(there, main):
+            raise _keeps_what_came_after(run, driver, checkpoint)
 
 
-def _keepsake(engine: Engine, run: TaskRun, place: Workspace, driver: AgentDriver, home: Path) -> Checkpoint | None:
-    """What is there now, as a checkpoint; None where there is no workdir."""
+def _keeps_what_came_after(run: TaskRun, driver: AgentDriver, checkpoint: Checkpoint) -> WorkspaceError:
+    what = f"{driver.name} cannot take its conversation back to checkpoint {checkpoint.number}: it keeps what came after"
+    return WorkspaceError(what, _files_alone(run, checkpoint))
+
+
+def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
+    return f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone"
+
+
+def _keepsake(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
+    """What is there now, as a checkpoint, with the conversation of the agent that is there now; None where there is no workdir."""
     if not Path(place.path).is_dir():
         return None
+    driver = engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
     session = engine.store.session(SessionKey(run.spec.agent, run.scope))
     if session is not None:
         path = locate(driver, home, session.id, _directory(engine, run))
@@ -113,18 +160,6 @@ def _keepsake(engine: Engine, run: TaskRun, place: Workspace, driver: AgentDrive
     return kept
 
 
-def _files(
-    engine: Engine, run: TaskRun, place: Workspace, driver: AgentDriver, home: Path, checkpoint: Checkpoint, undo: Checkpoint | None
-) -> None:
-    """Brings the files back; where that fails, the conversation goes back to where it was."""
-    try:
-        engine.workspaces.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
-    except (PerdureError, OSError):
-        if undo is not None and undo.session_id == checkpoint.session_id:
-            _conversation(engine, run, driver, home, undo)
-        raise
-
-
 def _conversation(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint) -> Path | None:
     """Puts the conversation back and looks at it: it must be exactly what the checkpoint names. None where nothing had been said."""
     if not checkpoint.session_id:
@@ -136,10 +171,7 @@ def _conversation(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path,
     )  # fmt: skip
     path = locate(driver, home, main.session_id, directory)
     if path is None or not engine.copies.is_exactly(path, main):
-        raise WorkspaceError(
-            f"{run.spec.agent} cannot take its conversation back to checkpoint {checkpoint.number}: it keeps what came after",
-            f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone",
-        )
+        raise _keeps_what_came_after(run, driver, checkpoint)
     # The newest copy is what the agent goes on with, also if the transcript is lost again before it does.
     engine.copies.take(driver, main.session_id, path)
     return path

@@ -455,8 +455,9 @@ class RunStore(Protocol):
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim it raises Conflict while the run
-        is running. A number of the workspace that is taken raises Conflict."""
+        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim (by the holder of the
+        workdir's lock) it raises Conflict while an attempt that has begun is at work, and always for a number of the workspace that is
+        taken."""
         ...
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
@@ -468,7 +469,8 @@ class RunStore(Protocol):
         ...
 
     def restored(self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored) -> TaskRun:
-        """Stores what a restore made of the conversations, retired ones first, with its event. Conflict while the run is running."""
+        """Stores what a restore made of the conversations, retired ones first, with its event. The caller holds the
+        workdir's lock: a run that is only claimed does not hinder it; while an attempt that has begun is at work it raises Conflict."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...

@@ -17,7 +17,7 @@ from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
 from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
-from perdure.errors import GitFailed, PerdureError
+from perdure.errors import Conflict, GitFailed, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
 __all__ = ["Engine", "forget_checkpoints", "perform", "take_over"]
@@ -34,6 +34,9 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
         opened = open_attempt(engine, claim)
     except NotStarted as stop:
         return close_unopened(engine, claim, stop.outcome)
+    except Conflict as busy:
+        # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was begun, and it counts for nothing.
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy)))
     except GitFailed as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
         return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, Claim, Condition, Given, RunState, TaskRun, TaskSpec
-from perdure.stores.rows import MAX_TIME, given_of, run_of
+from perdure.stores.rows import MAX_TIME, given_of, noun_of, run_of
 from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ def held(write: Write, claim: Claim) -> TaskRun:
 
 
 def at_rest(write: Write, run_id: str) -> TaskRun:
+    """The run, while no attempt of it has begun. One that is only claimed waits for the workdir's lock, which the caller holds."""
     run = run_of(write.named(run_id))
-    if run.state is RunState.RUNNING:
+    if run.state is RunState.RUNNING and noun_of(write.one("attempt", run=run.id, number=run.attempt)["body"], Attempt).continuation:
         raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
     return run
 

@@ -9,7 +9,7 @@ import pytest
 from perdure.errors import Conflict, LostLease
 from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import Checkpoint, CopyPart, Saved, SessionKey, SessionState, TaskRun, TaskSpec
-from perdure.testing.stores.making import AGAIN, LAPSED_S, LEASE_S, SUCCESS, Store, claimed, session_of, submit
+from perdure.testing.stores.making import AGAIN, LAPSED_S, LEASE_S, SUCCESS, Store, begun, claimed, session_of, submit
 
 
 def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
@@ -57,15 +57,17 @@ class Checkpoints:
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
-        """A person's checkpoint is a Conflict while the run is running, and taken before and after."""
+        """A person's checkpoint is a Conflict while an attempt is at work, and taken before and after; a claim alone is no work."""
         run = submit(store)
         store.add_checkpoint(checkpoint(run, attempt=0))
         claim = claimed(store, run)
+        store.add_checkpoint(checkpoint(run, 2, attempt=0))
+        store.begin(claim, begun(run))
         with pytest.raises(Conflict):
-            store.add_checkpoint(checkpoint(run, 2))
+            store.add_checkpoint(checkpoint(run, 3))
         store.finish(claim, SUCCESS)
-        store.add_checkpoint(checkpoint(run, 2))
-        assert [each.number for each in store.checkpoints(run.id)] == [1, 2]
+        store.add_checkpoint(checkpoint(run, 3))
+        assert [each.number for each in store.checkpoints(run.id)] == [1, 2, 3]
 
     def test_numbers_are_of_the_workspace(self, store: Store) -> None:
         """Runs that share a workdir never share a number; a taken one is a Conflict."""
@@ -92,13 +94,15 @@ class Checkpoints:
         assert sum(isinstance(record.event, CheckpointTaken) for record in store.history(run.id)) == 3
 
     def test_a_restore_stores_conversations_and_its_word_together(self, store: Store) -> None:
-        """The session that was left is retired and the restored one is live; refused, with nothing stored, while the run is running."""
+        """The session that was left is retired and the restored one is live; refused, with nothing stored, while an attempt is at
+        work."""
         run = submit(store, TaskSpec(prompt="x", scope="talk"))
         old, new = session_of(run, "newer"), session_of(run, "older", SessionState.CONFIRMED)
         store.put_session(old)
         sessions = [replace(old, state=SessionState.RETIRED, cause="restored"), new]
         told = CheckpointRestored(number=1, attempt=1, attempts=1, undo=2)
         claim = claimed(store, run)
+        store.begin(claim, begun(run))
         with pytest.raises(Conflict):
             store.restored(run.id, sessions, told)
         store.finish(claim, SUCCESS)

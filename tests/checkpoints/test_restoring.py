@@ -1,0 +1,127 @@
+"""A restore beside others: what is claimed meanwhile waits, what has to be refused is refused before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure.attempt import Engine, perform
+from perdure.checkpoints import restore
+from perdure.errors import Conflict, WorkspaceError
+from perdure.events import CheckpointRestored
+from perdure.model import Checkpoint, CopyPart, OutcomeKind, RunState, TaskRun
+from perdure.wiring import open_engine
+from tests.sweeper.ground import Ground, make_ground
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    """A machine whose agents are programs that do nothing."""
+    ground = make_ground(tmp_path)
+    programs = {"PERDURE_CLAUDE": "/bin/true", "PERDURE_CODEX": "/bin/true"}
+    return replace(ground, engine=open_engine(ground.settings, {**ground.yard.environ, **programs}))
+
+
+def queued(ground: Ground) -> tuple[TaskRun, Path]:
+    """A run that is due, with a workdir and a checkpoint of it; the workdir has gone on since."""
+    spec = ground.yard.spec("worktree")
+    workspace = ground.engine.workspaces.plan(spec, "task", ground.yard.repo)
+    run = ground.engine.store.add(spec, uuid.uuid4().hex, "task", workspace)
+    ground.prepare(workspace)
+    top = Path(workspace.path)
+    (top / "work.txt").write_text("at the checkpoint\n")
+    checkpoint(ground.engine, run, 1)
+    (top / "work.txt").write_text("later\n")
+    return run, top
+
+
+def checkpoint(engine: Engine, run: TaskRun, number: int, **more: object) -> Checkpoint:
+    assert run.workspace is not None
+    saved = engine.workspaces.save(run.workspace, number)
+    taken = Checkpoint(run=run.id, number=number, attempt=0, at=1, why="end", workdir=saved, agent=run.spec.agent)
+    taken = replace(taken, **more)  # type: ignore[arg-type]
+    engine.store.add_checkpoint(taken)
+    return taken
+
+
+def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
+    """While somebody has the workdir an attempt is put off, by name, and counts for nothing: nobody has to see to it."""
+    run, top = queued(ground)
+    assert run.workspace is not None
+    fd = ground.engine.workspaces.lock(run.workspace, "perdure restore task")
+    claim = ground.engine.store.claim(ground.engine.worker, 60)
+    assert claim is not None
+    after = perform(ground.engine, claim)
+    os.close(fd)
+    assert (after.state, after.conditions) == (RunState.QUEUED, ())
+    assert "perdure restore task" in after.reason and str(top) in after.reason
+    (attempt,) = ground.engine.store.attempts(run.id)
+    assert attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.WRITER_CONFLICT
+    assert 0 < after.run_after - ground.engine.store.now() <= 60_000
+
+
+def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground) -> None:
+    """Whenever a pool claims it, a restore is done whole or refused untouched, and no attempt ends for a person to look at."""
+    run, top = queued(ground)
+    assert run.workspace is not None
+    engine, store = ground.engine, ground.engine.store
+    for _ in range(5):
+        (top / "work.txt").write_text("later\n")
+        if store.get(run.id).state is RunState.QUEUED:
+            store.request_cancel(run.id)
+        store.requeue(run.id, "again")
+        told = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
+        over = threading.Event()
+        claimed: list[TaskRun] = []
+
+        def pool(over: threading.Event = over, claimed: list[TaskRun] = claimed) -> None:
+            assert run.workspace is not None
+            while not over.is_set():
+                try:
+                    os.close(engine.workspaces.lock(run.workspace, "a look"))
+                except Conflict:
+                    claim = store.claim(engine.worker, 60)
+                    claimed.extend([perform(engine, claim)] if claim is not None else [])
+                    return
+
+        beside = threading.Thread(target=pool)
+        beside.start()
+        try:
+            restore(engine, "task", 1)
+            done = True
+        except Conflict:
+            done = False
+        over.set()
+        beside.join()
+        now = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
+        assert (now - told, (top / "work.txt").read_text()) == ((1, "at the checkpoint\n") if done else (0, "later\n"))
+        assert all(not each.conditions for each in claimed)
+
+
+def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
+    """Where the conversation is lost nothing is touched: no keepsake, the same agent, the same files."""
+    run, top = queued(ground)
+    part = CopyPart("s-1", "main", 18, "ab")
+    checkpoint(ground.engine, run, 2, agent="codex", session_id="s-1", conversation=(part,))
+    with pytest.raises(WorkspaceError, match="is lost"):
+        restore(ground.engine, "task", 2)
+    assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [1, 2]
+    assert ground.engine.store.get(run.id).spec.agent == "claude"
+    assert (top / "work.txt").read_text() == "later\n"
+
+
+def test_a_restore_to_another_agent_is_undone_too(ground: Ground) -> None:
+    """Back at a checkpoint of another agent the run is that agent's; the keepsake is of the one before, and leads back to it."""
+    run, top = queued(ground)
+    checkpoint(ground.engine, run, 2, agent="codex")
+    there = restore(ground.engine, "task", 1).undo
+    assert there is not None
+    over = restore(ground.engine, "task", 2)
+    assert over.run.spec.agent == "codex" and over.undo is not None and over.undo.agent == "claude"
+    assert restore(ground.engine, "task", over.undo.number).run.spec.agent == "claude"
+    assert (top / "work.txt").read_text() == "at the checkpoint\n"
