@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from perdure.errors import PerdureError
+from perdure.model import TaskSpec
+from perdure.workspace import Workspaces
 from tests.safety.test_vectors import ground
 from tests.safety.vectors import VECTORS, Vector
 from tests.workspace.yard import Yard, make_yard
@@ -47,3 +50,57 @@ def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
     (place.top / "README").write_text("agent\n")
     assert yard.workspaces.put_in_place(workspace, first.commit).differs == ()
     assert not place.canary.exists()
+
+
+def nest(yard: Yard, top: Path, canary: Path) -> None:
+    """Repositories inside a workdir: one in which every git command runs something, one that git finds elsewhere, an honest clone."""
+    yard.git("clone", "-q", str(yard.repo), str(top / "honest"))
+    yard.git("-C", str(top / "honest"), "config", "user.name", "An Agent")
+    for name in ("armed", "elsewhere"):
+        yard.git("init", "-q", str(top / name))
+        for key in ("core.fsmonitor", "core.pager", "alias.st", "filter.x.clean"):
+            yard.git("-C", str(top / name), "config", key, f"touch {canary}")
+        hook = top / name / ".git/hooks/post-checkout"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\ntouch {canary}\n")
+        hook.chmod(0o755)
+        (top / name / "file").write_text("x\n")
+    (top / "elsewhere/.git").rename(top / "elsewhere/innocent")
+    (top / "elsewhere/.git").write_text("gitdir: innocent\n")
+
+
+def touched(yard: Yard, place: Path, canary: Path) -> bool:
+    """Whether git as its user runs it, in each of the repositories, runs what was planted."""
+    canary.unlink(missing_ok=True)
+    for name in ("honest", "armed", "elsewhere"):
+        for words in (("status",), ("checkout", "-q", "-b", "another"), ("add", "."), ("st",)):
+            subprocess.run(["git", *words], cwd=place / name, env=yard.environ, capture_output=True, stdin=subprocess.DEVNULL)
+    return canary.exists()
+
+
+def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) -> None:
+    """Unpacked on another machine, no repository inside runs anything when its new user runs git there; what was changed is named, nothing
+    is lost of it, an honest clone is what it was, and the checkpoint is put back as carefully the next time."""
+    source, canary = yard.plan("isolated"), tmp_path / "canary"
+    yard.workspaces.prepare(source, "claude")
+    nest(yard, Path(source.path), canary)
+    saved = yard.workspaces.save(source, 1)
+    honest = (Path(source.path) / "honest/.git/config").read_bytes()
+    other, place = Workspaces(tmp_path / "other", environ=yard.environ), tmp_path / "landed"
+    place.mkdir()
+    target = other.plan(TaskSpec(prompt="p", here=str(place)), "brave-otter", tmp_path)
+    with yard.workspaces.pack(source, saved.commit) as packed:
+        other.unpack(target, packed.file, packed.facts)
+    for _ in range(2):
+        restored = other.put_in_place(target, packed.facts.commit)
+        assert sorted(note.split(" ")[0] for note in restored.notes) == [
+            "'armed/.git/config'",
+            "'armed/.git/hooks/post-checkout'",
+            "'elsewhere/.git'",
+        ]
+        assert restored.differs == ()
+        assert "fsmonitor" in (place / "armed/.git/config.imported").read_text()
+        assert (place / "honest/.git/config").read_bytes() == honest
+        assert yard.git("log", "-1", "--format=%s", cwd=place / "honest") == "second"
+        assert not touched(yard, place, canary)
+    assert touched(yard, Path(source.path), canary), "the fixture could not have fired"

@@ -218,4 +218,9 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
 
 
 def _rebuildable(root: Path, directory: str) -> bool:
-    return directory.rpartition("/")[2] in REBUILDABLE or read(root / directory / "CACHEDIR.TAG").startswith(CACHE_TAG)
+    if directory.rpartition("/")[2] in REBUILDABLE:
+        return True
+    try:
+        return read(root / directory / "CACHEDIR.TAG").startswith(CACHE_TAG)
+    except OSError:
+        return False  # Nobody may look into it: that is said when it is walked through.

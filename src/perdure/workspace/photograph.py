@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from perdure.errors import GitFailed
+from perdure.errors import GitFailed, WorkspaceError
 from perdure.model import Saved
 from perdure.workspace import branches, modes, staging
 from perdure.workspace.branches import Branches
@@ -83,8 +83,14 @@ class Look:
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed, OSError; then nothing was published."""
-    return again(shelf, lambda shelf: _save(shelf, ref, policy))
+    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing was published."""
+    try:
+        return again(shelf, lambda shelf: _save(shelf, ref, policy))
+    except OSError as error:
+        raise WorkspaceError(
+            f"{shelf.top} could not be saved: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+            "Nothing was changed. Make room, or see to its rights, and try again.",
+        ) from error
 
 
 def _save(shelf: Shelf, ref: str, policy: str) -> Saved:

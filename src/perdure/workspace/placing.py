@@ -16,11 +16,12 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
-from perdure.workspace import trash
+from perdure.workspace import disarming, trash
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
 from perdure.workspace.modes import Rights, given, kept, umask
@@ -31,6 +32,7 @@ from perdure.workspace.shelf import Shelf
 _NOTHING = "000000"
 _SUBMODULE = "160000"
 _LINK = "120000"
+_FILE = "100644"
 _AT_ONCE = 32 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,7 +40,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Placer:
     """Writes below one directory. `notes` says what had to go to the trash, or could not be placed."""
 
-    def __init__(self, places: Places, shelf: Shelf, rights: Rights) -> None:
+    def __init__(self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False) -> None:
+        """`outside`: the checkpoint came from another machine."""
+        self._outside = outside
         self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
         self._scratch = make_private(places.scratch)
         self._made: dict[str, None] = {}
@@ -106,7 +110,8 @@ class Placer:
         wanted = [change for change in known if change.mode != _NOTHING]
         for change, content in self._contents(wanted):
             if parts := self._parts(change.name, change.mode):
-                self._write(parts, change, content)
+                for place, what, inner in self._disarmed(parts, change, content) if self._outside else [(parts, change, content)]:
+                    self._write(place, what, inner)
         for name in sorted(no_longer, reverse=True):
             if parts := self._checked(name):
                 self._leave_empty(parts)
@@ -114,6 +119,22 @@ class Placer:
             if parts := self._checked(name):
                 with self._open(parts, make=True):
                     pass
+
+    def _disarmed(self, parts: list[str], change: Change, content: bytes | Path) -> Iterator[tuple[list[str], Change, bytes | Path]]:
+        """What is put in place for a file from outside: see `disarming`."""
+        kind, name = disarming.kind(parts), "/".join(parts)
+        aside = [*parts[:-1], parts[-1] + disarming.ASIDE]
+        if kind == "hook":
+            self.notes.append(f"{name!r} was left out: it is a hook that came from another machine.")
+        elif kind == "pointer":
+            self.notes.append(f"{name!r} came from another machine, and leads git elsewhere: it lies beside its place as {aside[-1]!r}.")
+            yield aside, change, content
+        elif kind == "config" and (safe := disarming.plain(self._shelf, content, change.mode == _LINK)) is not None:
+            self.notes.append(f"{name!r} came from another machine, and may name programs: it lies beside a plain one as {aside[-1]!r}.")
+            yield aside, change, content
+            yield parts, replace(change, mode=_FILE), safe
+        else:
+            yield parts, change, content
 
     def _parts(self, name: str, mode: str) -> list[str]:
         return self._checked(unescape(name, mode == _LINK))
@@ -189,7 +210,8 @@ class Placer:
                 os.symlink(content if isinstance(content, bytes) else content.read_bytes(), os.fsencode(fresh), dir_fd=fd)
             else:
                 kind = stat.S_IFREG | (0o100 if change.mode == "100755" else 0)
-                wanted = self._rights.of("/".join(parts), kind)
+                name = "/".join(parts)
+                wanted = self._rights.of(name.removesuffix(disarming.ASIDE) if self._outside else name, kind)
                 now = there.st_mode if there is not None and stat.S_ISREG(there.st_mode) else 0
                 self._fill(fd, fresh, content, given(kind, wanted, self._umask, now))
             if there is not None and stat.S_ISDIR(there.st_mode):

@@ -21,7 +21,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.model import Saved, Workspace
-from perdure.workspace import branches, modes, staging
+from perdure.workspace import branches, disarming, modes, staging
 from perdure.workspace.branches import Branches
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places, check_branch
@@ -119,7 +119,7 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
     if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
         shelf.refs.run("update-ref", "-d", "--", before.ref)
         return Restored(rescue=None)
-    placer = Placer(places, shelf, wanted.rights)
+    placer = Placer(places, shelf, wanted.rights, outside=shelf.is_outside(wanted.commit))
     placer.open_up([name for name in now.rights.noted if name.endswith("/")])
     differing = _apart(shelf, now.worktree, wanted.worktree)
     placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
@@ -141,6 +141,8 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
         with looked(shelf, policy) as (now, _):
             differing = _apart(shelf, now.worktree, wanted.worktree)
             names = [unescape(change.name, "120000" in (change.mode, change.old_mode)) for change in differing]
+            if names and shelf.is_outside(wanted.commit):
+                names = [name for name in names if not disarming.kind(name.removesuffix(disarming.ASIDE).split("/"))]
             return tuple(dict.fromkeys([*names, *wanted.rights.misfits(shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask())]))
 
     return again(shelf, look)

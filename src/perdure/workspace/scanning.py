@@ -8,6 +8,7 @@ own with an index of its own, under a name that git takes (see `escaping`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -130,7 +131,7 @@ class _Scan:
             mode = "100755" if os.access(path, os.X_OK) else "100644"
             line = f"{mode} {self.shelf.put('blob', content)}\t{name}\0"
             self._git("update-index", "--add", "--replace", "-z", "--index-info", stdin=os.fsencode(line))
-        elif os.path.lexists(path):
+        elif _is_there(path):
             self._leave(name, "it could not be read")
 
     def _settle(self, moved: bool) -> None:
@@ -164,7 +165,12 @@ class _Scan:
                 self._note(below, there.st_mode)
             known = seen.get(directory)
             if known is None or known[0] != there.st_ctime_ns:
-                known = self._look_into(path, there, started)
+                try:
+                    known = self._look_into(path, there, started)
+                except OSError as error:
+                    known = (0, [], [])
+                    if isinstance(error, PermissionError) and all(name != self.outer + below for name, _ in self.found.left_out):
+                        self._leave(below, "it cannot be read: what was saved of it before is kept")
                 seen[directory] = known
             odd += [below + name for name in known[1]]
             for name, kind in known[2]:
@@ -173,18 +179,16 @@ class _Scan:
 
     def _look_into(self, path: str, there: os.stat_result, started: int) -> Seen:
         odd, special = [], []
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[:1] == "." and (ODD.fullmatch(name) or (ODD_LINK.fullmatch(name) and entry.is_symlink())):
-                        if not (self.whole and name == ".git" and self.shelf.admin is not None and path == str(self.shelf.top)):
-                            odd.append(name)
-                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[:1] == "." and (ODD.fullmatch(name) or (ODD_LINK.fullmatch(name) and entry.is_symlink())):
+                    if not (self.whole and name == ".git" and self.shelf.admin is not None and path == str(self.shelf.top)):
+                        odd.append(name)
+                elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
+                    with contextlib.suppress(FileNotFoundError):
                         kind = _KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), "neither a file nor a link")
                         special.append((name, kind))
-        except OSError:
-            return (0, odd, special)
         # What changed in the very moment of the look may change again within one tick of the clock.
         return (there.st_ctime_ns if there.st_ctime_ns < started - _RACY_NS else 0, sorted(odd), sorted(special))
 
@@ -244,6 +248,16 @@ def _sign(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return seen.st_mode, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # Behind a directory that nobody may look into.
+    return True
 
 
 def _content(path: Path) -> bytes | None:

@@ -29,6 +29,8 @@ from perdure.workspace.places import alternate, flush, held, is_real_directory, 
 from perdure.workspace.worktree import common_directory, git_directory
 
 REFS = "refs/perdure/checkpoints"
+OUTSIDE = "refs/perdure/outside"
+"""What came from another machine: as long as a ref here names it, it is put back with care."""
 LAST = "refs/perdure/last"
 """What the newest look's index is made of: as long as this ref names it, no gc takes it from under the index."""
 
@@ -131,6 +133,13 @@ class Shelf:
         """The id of a commit that is here whole, or empty."""
         return self.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", good=(0, 1, 128)).text
 
+    def is_outside(self, commit: str) -> bool:
+        """Whether a checkpoint came from another machine."""
+        return bool(self.refs.run("for-each-ref", "--count=1", f"--points-at={commit}", OUTSIDE).text)
+
+    def mark_outside(self, commit: str, name: str) -> None:
+        self.refs.run("update-ref", "--", f"{OUTSIDE}/{self.id}/{name}", commit)
+
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Makes the objects durable and lets a ref name the commit; durable, too, when this returns.
 
@@ -220,8 +229,8 @@ def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int])
     """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given its chance."""
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
-            there = keeper.refs(f"{REFS}/{workspace.id}")
-            gone = [name for number in which if (name := f"{REFS}/{workspace.id}/{number}") in there]
+            there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
+            gone = [name for number in which for kind in (REFS, OUTSIDE) if (name := f"{kind}/{workspace.id}/{number}") in there]
             if gone:
                 keeper.run("update-ref", "--stdin", stdin="".join(f"delete {name}\n" for name in gone).encode())
             if keeper.git_dir == places.shelf(workspace.id):

@@ -1,0 +1,127 @@
+"""Saves and restores on a full disk, and by somebody who may not read everything: each a process of its own, see test_hardship.
+
+`full` mounts a small tmpfs in a mount namespace; `unreadable` is run without the right to read what its owner forbade.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from perdure.errors import PerdureError
+from tests.workspace.test_photograph import made, marks
+from tests.workspace.yard import make_yard
+
+DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
+PR_CAPBSET_DROP = 24
+STEP = 96
+"""KB between two sizes of the disk."""
+
+
+def full(top: Path, backend: str) -> None:
+    """Makes the disk larger step by step, until a save and then a restore fit: what fails before says so, and leaves nothing half."""
+    top.mkdir()
+    _mount(top, "size=512m")
+    yard = make_yard(top / "yard")
+    workspace, path = made(yard, backend)
+    first = yard.workspaces.save(workspace, 1)
+    dice = random.Random(7)
+    for number in range(8):
+        (path / f"new{number}").write_bytes(dice.randbytes(40_000))
+    (path / "README").write_bytes(dice.randbytes(100_000))
+    files, failed = marks(path), 0
+    for step in range(1, 100):
+        _mount(top, f"remount,size={_used_kb(top) + step * STEP // 4}k")
+        try:
+            second = yard.workspaces.save(workspace, 2)
+            break
+        except PerdureError as error:
+            failed += 1
+            _is_told(error)
+            assert yard.workspaces.list_saved(workspace) == {1: first.commit}
+            assert marks(path) == files
+    assert failed, "the disk was never full"
+    _mount(top, "remount,size=512m")
+    assert yard.workspaces.save(workspace, 3).commit == second.commit
+    yard.git("--git-dir", second.git_dir, "fsck", "--full", "--no-dangling")
+    for number in range(8):
+        (path / f"new{number}").unlink()
+    (path / "README").write_text("now\n")
+    last, failed = yard.workspaces.save(workspace, 4), 0
+    for step in range(1, 100):
+        _mount(top, f"remount,size={_used_kb(top) + step * STEP // 4}k")
+        try:
+            yard.workspaces.put_in_place(workspace, second.commit)
+            break
+        except PerdureError as error:
+            failed += 1
+            _is_told(error)
+    assert failed, "the disk was never full"
+    _mount(top, "remount,size=512m")
+    assert yard.workspaces.put_in_place(workspace, second.commit).differs == ()
+    assert marks(path) == files
+    yard.workspaces.put_in_place(workspace, last.commit)
+    assert (path / "README").read_text() == "now\n"
+    print(f"{failed} restores failed and were told")
+
+
+def _is_told(error: PerdureError) -> None:
+    said = str(error).lower()
+    assert "space" in said or "write" in said or "unable" in said or "could not" in said, error
+
+
+def _mount(place: Path, options: str) -> None:
+    source = [] if options.startswith("remount") else ["-t", "tmpfs", "none"]
+    subprocess.run(["mount", "-o", options, *source, str(place)], check=True)
+
+
+def _used_kb(place: Path) -> int:
+    seen = os.statvfs(place)
+    return (seen.f_blocks - seen.f_bfree) * seen.f_frsize // 1024
+
+
+def unreadable(top: Path, backend: str) -> None:
+    """Files and directories that the agent closed to itself are left where they are, and named; opened again, they are saved."""
+    yard = make_yard(top)
+    workspace, path = made(yard, backend)
+    (path / "known.txt").write_text("known\n")
+    (path / "known").mkdir()
+    (path / "known/file").write_text("known\n")
+    first = yard.workspaces.save(workspace, 1)
+    (path / "known.txt").write_text("changed\n")
+    (path / "closed.txt").write_text("closed\n")
+    (path / "closed").mkdir()
+    (path / "closed/file").write_text("closed\n")
+    (path / "open.txt").write_text("open\n")
+    shut = ("known.txt", "known", "closed.txt", "closed")
+    for name in shut:
+        (path / name).chmod(0)
+    second = yard.workspaces.save(workspace, 2)
+    assert {name.rstrip("/") for name, _ in second.left_out} == set(shut), second.left_out
+    listed = yard.git("--git-dir", second.git_dir, "ls-tree", "-r", "--name-only", second.commit)
+    assert "worktree/open.txt" in listed
+    assert "worktree/known/file" in listed
+    (path / "open.txt").unlink()
+    yard.workspaces.put_in_place(workspace, second.commit)
+    assert (path / "open.txt").read_text() == "open\n"
+    for name in shut:
+        (path / name).chmod(0o755 if (path / name).is_dir() else 0o644)
+    assert [(path / name).read_text() for name in ("known.txt", "closed.txt", "known/file", "closed/file")] == [
+        "changed\n", "closed\n", "known\n", "closed\n",
+    ]  # fmt: skip
+    assert yard.workspaces.save(workspace, 3).left_out == ()
+    yard.workspaces.put_in_place(workspace, first.commit)
+    assert (path / "known.txt").read_text() == "known\n"
+
+
+if __name__ == "__main__":
+    if os.geteuid() == 0 and sys.argv[1] == "unreadable":
+        for right in (DAC_OVERRIDE, DAC_READ_SEARCH):
+            assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0
+        if "--stripped" not in sys.argv:
+            os.execv(sys.executable, [sys.executable, "-m", "tests.workspace.hardship", *sys.argv[1:], "--stripped"])
+    {"full": full, "unreadable": unreadable}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])

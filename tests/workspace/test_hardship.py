@@ -1,0 +1,65 @@
+"""Checkpoints on a full disk, of files that nobody may read, and of files that shrink while they are read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.workspace.test_photograph import made
+from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
+
+
+@pytest.mark.parametrize("backend", [*REPOSITORIES, "task"])
+def test_a_full_disk(tmp_path: Path, backend: str) -> None:
+    """Wherever the disk is full in a save or a restore: one sentence, nothing half-published, no file lost; with room it goes on."""
+    words = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        sys.executable,
+        "-m",
+        "tests.workspace.hardship",
+        "full",
+        str(tmp_path / "disk"),
+        backend,
+    ]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
+    """What the agent closed to itself is left out by name and never touched; the rest is saved, and it is, too, once it is open again."""
+    words = [sys.executable, "-m", "tests.workspace.hardship", "unreadable", str(tmp_path / "yard"), backend]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_file_that_shrinks(yard: Yard) -> None:
+    """A large file that is cut and filled again all the time costs neither the checkpoint nor the others in it; afterwards it is saved."""
+    workspace, top = made(yard, "worktree")
+    busy, over = top / "busy", threading.Event()
+
+    def cut() -> None:
+        while not over.is_set():
+            busy.write_bytes(b"x" * (8 << 20))
+            with busy.open("r+b") as file:
+                file.truncate(1)
+
+    writer = threading.Thread(target=cut)
+    writer.start()
+    try:
+        for number in range(1, 5):
+            (top / "quiet").write_text(f"{number}\n")
+            saved = yard.workspaces.save(workspace, number)
+            assert yard.git("show", f"{saved.commit}:worktree/quiet") == str(number)
+    finally:
+        over.set()
+        writer.join()
+    busy.write_text("at rest\n")
+    assert yard.git("show", f"{yard.workspaces.save(workspace, 9).commit}:worktree/busy") == "at rest"
+    yard.git("fsck", "--no-dangling")
