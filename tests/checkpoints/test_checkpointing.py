@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
     left = [row.number for row in bench.engine.store.checkpoints("r1")]
     assert left == list(range(4, KEPT + 4))
     assert sorted(bench.engine.workspaces.list_saved(bench.workspace)) == left
+    bench.engine.store.close()
+
+
+def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
+    """Any number of later checkpoints takes neither the keepsake of a restore, nor, for its sake, the end of the attempt before."""
+    opened = bench.opened()
+    bench.transcript.write_text("prompt 1\n")
+    for number, why in enumerate(("end", "restore"), 1):
+        bench.engine.store.add_checkpoint(take(bench.engine, opened, why, number), opened.claim)
+    for number in range(3, KEPT + 5):
+        later = replace(take(bench.engine, opened, "tool", number), attempt=2)
+        bench.engine.store.add_checkpoint(later, opened.claim)
+    prune(bench.engine, opened.claim.run)
+    assert [row.number for row in bench.engine.store.checkpoints("r1")] == [1, 2, *range(5, KEPT + 5)]
     bench.engine.store.close()
 
 

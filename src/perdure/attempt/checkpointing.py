@@ -26,7 +26,7 @@ SETTLES_S = 0.3
 SHARE = 10
 """Of the time that an agent works, at most one part in so many goes into checkpoints: a large workdir is saved more seldom."""
 KEPT = 10
-"""So many of a run's newest checkpoints are kept, besides the last of each attempt."""
+"""So many of a run's newest checkpoints are kept, besides the last of each attempt, and what a restore took away."""
 
 
 @dataclass(slots=True)
@@ -176,9 +176,12 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
 
 
 def prune(engine: Engine, run: TaskRun) -> None:
-    """Forgets what the run need not keep: all but the newest, and the last of each attempt. Raises PerdureError."""
+    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the keepsakes of restores, which hold what is
+    nowhere else; those go by their age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
-    kept = {checkpoint.number for checkpoint in (*checkpoints[-KEPT:], *{each.attempt: each for each in checkpoints}.values())}
+    keepsakes = [each for each in checkpoints if each.why == "restore"]
+    taken = [each for each in checkpoints if each.why != "restore"]
+    kept = {each.number for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())}
     assert run.workspace is not None
     forget(engine, run.id, run.workspace, [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept])
 
