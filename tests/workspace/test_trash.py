@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -69,8 +70,10 @@ def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Pa
     (elsewhere / "place").unlink()
     (elsewhere / "place").mkdir()
     subprocess.run(["git", "init", "-q", "--bare", "place/bare.git"], cwd=elsewhere, env=yard.environ, check=True)
+    os.mkfifo(elsewhere / "place/pipe")
     restored = yard.workspaces.put_in_place(workspace, saved.commit)
     assert (elsewhere / "place").read_text() == "a file\n" and restored.differs == ()
+    assert len(list(yard.workspaces.trash.glob("*/in-the-way/pipe"))) == 1
     yard.workspaces.put_in_place(workspace, restored.rescue.commit if restored.rescue else "")
     assert (elsewhere / "place/bare.git/HEAD").is_file()
 

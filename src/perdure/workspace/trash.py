@@ -85,7 +85,7 @@ def _copy_over(path: Path, target: Path) -> None:
     before = _signature(path)
     # Beside its final name first: a copy that is cut off is not taken for the whole.
     staged = target.with_name(f"{target.name}.part")
-    shutil.copytree(path, staged, symlinks=True) if is_real_directory(path) else shutil.copy2(path, staged, follow_symlinks=False)
+    shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(path) else _copy_one(str(path), str(staged))
     flush(target.parent)
     if _signature(path) != before:
         raise OSError(errno.EBUSY, "it is written to while it is copied", str(path))
@@ -96,6 +96,15 @@ def _copy_over(path: Path, target: Path) -> None:
     # Everything is in the copy: a rest that cannot be deleted is no loss, and no half of a workdir.
     with suppress(OSError):
         shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
+
+
+def _copy_one(source: str, target: str) -> None:
+    """A file or link; of a pipe and a socket the name, for they hold nothing."""
+    mode = os.lstat(source).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        os.mknod(target, mode)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _signature(path: Path) -> list[tuple[str, int, int, int]]:
