@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 3
 N ?= 200
+OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest kills faults home-kills bench docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults home-kills bench docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,9 +70,14 @@ agents-latest: install ## the suite on the newest agent CLIs (a nightly target);
 	  $$($(PYTHON) -c 'import json; print(*(name + "@latest" for name in json.load(open("../package.json"))["dependencies"]))')
 	PERDURE_TEST_AGENTS=$(CURDIR)/agents/latest/node_modules $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/drivers tests/journeys
 
+versions: install agents ## capsules between the pinned Claude Code and Codex and OLDER ones, both ways, with a table
+	mkdir -p agents/older
+	cd agents/older && npm init -y >/dev/null && npm install --no-package-lock --no-audit --no-fund --loglevel=error $(OLDER)
+	$(BIN)/python -m tests.journeys.versions agents/older/node_modules
+
 fmt: install ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## what was installed and built here
-	rm -rf .venv agents/node_modules agents/latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv agents/node_modules agents/latest agents/older .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

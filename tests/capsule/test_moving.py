@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -374,6 +377,32 @@ def test_who_lost_its_place_publishes_nothing(machine: Machine, repository: Path
     assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
     back = moving.take_up(one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True)
     assert back.run.origin == run.id and Publishing(two, url, Ways()).refused(two.store.get("task"))
+
+
+def test_who_loses_the_race_leaves_nothing_and_may_try_again(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Two machines take one run up at the same moment: the one that was slower is told so, and has neither run nor workdir; insisting, it
+    takes the run over from the quicker one."""
+    one, two, three = machine("one"), machine("two"), machine("three")
+    run = worked(one, repository, tmp_path / "agent")
+    url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
+    publish(one, moving.open_store(url), run, one.store.checkpoints(run.id)[-1], Ways())
+    # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not said that it is its own.
+    lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
+    lock.parent.mkdir(parents=True, mode=0o700)
+    with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        slower = beside.submit(moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True)
+        while not (into / ".git").exists():
+            assert not slower.done(), slower.exception()
+            time.sleep(0.01)
+        moving.take_up(three, run.id, url, Wish(source=url, into=tmp_path / "quick"), over=True)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        with pytest.raises(Conflict, match="another machine"):
+            slower.result()
+    assert list(two.store.find()) == [] and not into.exists()
+    assert prints(tmp_path / "quick") == prints(Path(run.workspace.path))
+    moving.take_up(two, run.id, url, Wish(source=url, into=into), over=True)
+    assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(three.store.get("task"))
 
 
 def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repository: Path, tmp_path: Path) -> None:

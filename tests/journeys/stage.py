@@ -26,9 +26,9 @@ TOP = Path(__file__).parents[2]
 PATIENCE_S = 90.0
 
 
-def native(agent: str) -> Path:
-    """The pinned native program of an agent; an error says how to install it."""
-    modules = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
+def native(agent: str, modules: Path | None = None) -> Path:
+    """The pinned native program of an agent, or that below other modules; an error says how to install it."""
+    modules = modules or Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
     pattern = {
         "claude": "@anthropic-ai/claude-code-linux-*/claude",
         "codex": "@openai/codex-linux-*/vendor/*/bin/codex",

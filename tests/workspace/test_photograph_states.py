@@ -81,6 +81,38 @@ def test_before_the_first_commit(yard: Yard) -> None:
     assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == ["perdure: checkpoint", "first"]
 
 
+def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
+    """Where there is no commit and no file, what is staged is still saved before a restore, and a lone file too; where there is nothing
+    at all, nothing is."""
+    top = yard.top / "new"
+    top.mkdir()
+    yard.git("init", "-q", "-b", "trunk", cwd=top)
+    (top / "a").write_text("kept\n")
+    yard.git("add", "a", cwd=top)
+    workspace, before = here(yard, top), standing(yard, top)
+    saved = yard.workspaces.save(workspace, 1)
+
+    def empty(*, index: bool, file: bool) -> int:
+        (top / "a").unlink()
+        (top / ".git/index").unlink()
+        if index:
+            (top / "a").write_text("staged alone\n")
+            yard.git("add", "a", cwd=top)
+            (top / "a").unlink()
+        if file:
+            (top / "b").write_text("a file alone\n")
+        yard.workspaces.put_in_place(workspace, saved.commit)
+        assert standing(yard, top) == before
+        return len(show(yard, saved, "for-each-ref", "refs/perdure/rescue").split("\n"))
+
+    assert empty(index=True, file=False) == 1
+    assert empty(index=False, file=True) == 2
+    assert empty(index=False, file=False) == 2
+    rescued = show(yard, saved, "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue").split("\n")
+    assert "staged alone" in show(yard, saved, "cat-file", "blob", f"{rescued[0]}:index/a")
+    assert "a file alone" in show(yard, saved, "cat-file", "blob", f"{rescued[1]}:worktree/b")
+
+
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_detached_head(yard: Yard, backend: str) -> None:
     """Commits on a detached HEAD are kept by the checkpoint alone, and HEAD is detached there again."""

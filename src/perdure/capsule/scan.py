@@ -58,11 +58,12 @@ class Scan:
             for start, end, _ in spans:
                 if start < cut < end:
                     cut = start
-            clean = bytearray(held[:cut])
+            clean = held[:cut] if self.keep or not spans else bytearray(held[:cut])
             for start, end, kind in spans:
                 if end <= cut:
                     self.findings.append(Finding(place, line + held.count(b"\n", 0, start), kind))
-                    clean[start:end] = held[start:end] if self.keep else b"*" * (end - start)
+                    if isinstance(clean, bytearray):
+                        clean[start:end] = b"*" * (end - start)
             if clean:
                 yield bytes(clean)
             line += held.count(b"\n", 0, cut)

@@ -58,8 +58,11 @@ _FIXED = {
     "GIT_PAGER": "cat",
     "GIT_TEMPLATE_DIR": "",
     "GIT_DEFAULT_REF_FORMAT": "files",
+    "MALLOC_TRIM_THRESHOLD_": "67108864",
+    "MALLOC_TOP_PAD_": "1048576",
 }
-"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that has a broker of its own."""
+"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that has a broker of its own. glibc would
+give memory back to the kernel after each object that git reads: packing many loose objects takes 2.5 times as long then."""
 
 
 def environment(

@@ -120,7 +120,7 @@ class Listing:
 
     def _file(self, name: str) -> None:
         try:
-            seen = (self.piece.root / name).lstat()
+            seen = os.lstat(f"{self.piece.root}/{name}")
         except (FileNotFoundError, NotADirectoryError):
             return
         if stat.S_ISLNK(seen.st_mode) and ODD_LINK.fullmatch(name.rpartition("/")[2]):
@@ -146,7 +146,7 @@ class Listing:
                 leaving.append(name)
                 continue
             try:
-                seen = (self.piece.root / name).lstat()
+                seen = os.lstat(f"{self.piece.root}/{name}")
             except OSError:
                 continue
             link = stat.S_ISLNK(seen.st_mode)

@@ -38,7 +38,7 @@ _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What came of it. `rescue` is what was there before; None if it was the same already."""
+    """What came of it. `rescue` is what was there before; None if it was the same already, or nothing."""
 
     rescue: Saved | None
     files: int = 0
@@ -112,12 +112,15 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
     wanted = load(shelf, commit)
     if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
         raise Conflict(f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end.")
-    before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
-    now = load(shelf, before.commit)
+    before, now = None, _nothing(shelf)
+    if now is None:
+        before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
+        now = load(shelf, before.commit)
     branch = branch or wanted.branch
     noted = {**now.rights.noted, **wanted.rights.noted}
     if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
-        shelf.refs.run("update-ref", "-d", "--", before.ref)
+        if before is not None:
+            shelf.refs.run("update-ref", "-d", "--", before.ref)
         return Restored(rescue=None)
     placer = Placer(places, shelf, wanted.rights, outside=shelf.is_outside(wanted.commit))
     placer.open_up([name for name in now.rights.noted if name.endswith("/")])
@@ -131,6 +134,16 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
         notes += _stand(workspace, shelf, now, wanted, branch)
     flush(shelf.top)
     return Restored(rescue=before, files=len(differing), notes=tuple(notes), differs=drift(shelf, commit, policy))
+
+
+def _nothing(shelf: Shelf) -> Checkpoint | None:
+    """What a directory is that has no file, commit, index or operation: there is nothing in it to save. None for any other."""
+    admin = None if shelf.broken else shelf.admin
+    if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
+        return None
+    if admin is not None and ((admin / "index").exists() or staging.operation(admin)):
+        return None
+    return Checkpoint(commit="", worktree=shelf.put("tree", b""), index="", head="", branch=shelf.branch)
 
 
 def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:

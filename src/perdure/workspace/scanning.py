@@ -79,9 +79,9 @@ class _Scan:
         for _ in range(_TRIES):
             if not waiting:
                 break
-            before = {name: _sign(self.piece.root / name) for name in waiting}
+            before = {name: _sign(f"{self.piece.root}/{name}") for name in waiting}
             self._update(waiting)
-            waiting = [name for name, sign in before.items() if _sign(self.piece.root / name) != sign]
+            waiting = [name for name, sign in before.items() if _sign(f"{self.piece.root}/{name}") != sign]
         self.found.unsteady += [self.outer + name for name in waiting]
         for name in names:
             self.fresh.update(parent for parent in above(name) if parent not in self.piece.seen)
@@ -92,7 +92,7 @@ class _Scan:
         second, is one that git does not see."""
         out, recent = {name for name, _ in self.found.left_out}, []
         for name in dict.fromkeys(names):
-            sign = _sign(self.piece.root / name)
+            sign = _sign(f"{self.piece.root}/{name}")
             self._note(name, sign[0] if sign and self.outer + name not in out else 0)
             if sign and sign[-1] > started - _RACY_NS:
                 recent.append(name)
@@ -242,9 +242,10 @@ class _Scan:
         self.found.left_out.append((self.outer + name, why))
 
 
-def _sign(path: Path) -> tuple[int, ...] | None:
+def _sign(path: str) -> tuple[int, ...] | None:
+    # Asked of every file, several times: joining with pathlib would take most of the time.
     try:
-        seen = path.lstat()
+        seen = os.lstat(path)
     except OSError:
         return None
     return seen.st_mode, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
