@@ -53,7 +53,7 @@ def _run(engine: Engine, repo: Path, talk: bytes, home: Path) -> TaskRun:
     transcript.write_bytes(talk)
     driver = engine.driver("claude")
     engine.copies.take(driver, SESSION, transcript)
-    saved = engine.workspaces.save(place, 1)
+    saved = engine.workspaces.checkpoints.save(place, 1)
     parts = engine.copies.parts(driver, SESSION)
     engine.store.add_checkpoint(
         Checkpoint(run=run.id, number=1, attempt=0, at=1, why="turn", workdir=saved, session_id=SESSION, conversation=parts, agent="claude")

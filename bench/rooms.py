@@ -90,7 +90,7 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
     top, counter = Path(place.path), iter(range(1_000_000))
 
     def save() -> None:
-        spaces.save(place, next(counter))
+        spaces.checkpoints.save(place, next(counter))
 
     def status() -> None:
         git(top, "status", "--porcelain")

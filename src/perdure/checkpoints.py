@@ -73,7 +73,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     told = None
     try:
         told = None if files_only else _conversation(engine, run, driver, home, checkpoint)
-        engine.workspaces.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+        engine.workspaces.checkpoints.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
     except (PerdureError, OSError):
         if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
             _conversation(engine, run, driver, home, undo)
@@ -150,7 +150,7 @@ def _keepsake(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | No
         attempt=run.attempt,
         at=engine.store.now(),
         why="restore",
-        workdir=engine.workspaces.save(place, number, ignored=engine.checkpoint_ignored),
+        workdir=engine.workspaces.checkpoints.save(place, number, ignored=engine.checkpoint_ignored),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=session.context_version if session is not None else 0,

@@ -92,7 +92,7 @@ def worked(engine: Engine, repository: Path, home: Path, *, talk: bytes = TALK, 
     )  # fmt: skip
     engine.store.record(claim, [Said("I did it")])
     checkpoint = Checkpoint(
-        run=run.id, number=1, attempt=1, at=5, why="end", workdir=engine.workspaces.save(place, 1), session_id=SESSION,
+        run=run.id, number=1, attempt=1, at=5, why="end", workdir=engine.workspaces.checkpoints.save(place, 1), session_id=SESSION,
         conversation=engine.copies.parts(driver, SESSION), context_version=1, agent="claude", agent_version="2.1.329",
     )  # fmt: skip
     engine.store.add_checkpoint(checkpoint, claim)

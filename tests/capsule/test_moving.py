@@ -343,7 +343,7 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     checkpoint = replace(
         one.store.checkpoints(run.id)[-1],
         number=2,
-        workdir=one.workspaces.save(run.workspace, 2),
+        workdir=one.workspaces.checkpoints.save(run.workspace, 2),
         conversation=one.copies.parts(driver, SESSION),
     )
     one.store.add_checkpoint(checkpoint)

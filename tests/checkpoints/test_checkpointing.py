@@ -42,7 +42,7 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
     prune(bench.engine, opened.claim.run)
     left = [row.number for row in bench.engine.store.checkpoints("r1")]
     assert left == list(range(4, KEPT + 4))
-    assert sorted(bench.engine.workspaces.list_saved(bench.workspace)) == left
+    assert sorted(bench.engine.workspaces.checkpoints.list_saved(bench.workspace)) == left
     bench.engine.store.close()
 
 

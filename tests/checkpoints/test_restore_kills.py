@@ -83,7 +83,7 @@ def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
         files(place, text)
         transcript.write_text(PROMPTS[number - 1])
         engine.copies.take(driver, ID, transcript)
-        saved = engine.workspaces.save(workspace, number)
+        saved = engine.workspaces.checkpoints.save(workspace, number)
         parts = engine.copies.parts(driver, ID)
         taken = Checkpoint(
             run="r1", number=number, attempt=number, at=number, why="end", workdir=saved, session_id=ID, conversation=parts, agent="claude"

@@ -42,7 +42,7 @@ def queued(ground: Ground) -> tuple[TaskRun, Path]:
 
 def checkpoint(engine: Engine, run: TaskRun, number: int, **more: object) -> Checkpoint:
     assert run.workspace is not None
-    saved = engine.workspaces.save(run.workspace, number)
+    saved = engine.workspaces.checkpoints.save(run.workspace, number)
     taken = Checkpoint(run=run.id, number=number, attempt=0, at=1, why="end", workdir=saved, agent=run.spec.agent)
     taken = replace(taken, **more)  # type: ignore[arg-type]
     engine.store.add_checkpoint(taken)

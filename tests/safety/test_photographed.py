@@ -28,11 +28,11 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
     with contextlib.suppress(PerdureError):  # Some make the repository unreadable.
-        first = yard.workspaces.save(workspace, 1)
+        first = yard.workspaces.checkpoints.save(workspace, 1)
         (place.top / "src/file3.txt").write_text("agent\n")
-        yard.workspaces.save(workspace, 2)
-        yard.workspaces.drift(workspace, first.commit)
-        yard.workspaces.put_in_place(workspace, first.commit)
+        yard.workspaces.checkpoints.save(workspace, 2)
+        yard.workspaces.checkpoints.drift(workspace, first.commit)
+        yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
     assert not place.canary.exists()
     vector.spring(place)
     assert place.canary.exists(), "the fixture could not have fired"
@@ -46,9 +46,9 @@ def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
             with contextlib.suppress(OSError, AssertionError):
                 vector.plant(place)
     place.canary.unlink(missing_ok=True)
-    first = yard.workspaces.save(workspace, 1)
+    first = yard.workspaces.checkpoints.save(workspace, 1)
     (place.top / "README").write_text("agent\n")
-    assert yard.workspaces.put_in_place(workspace, first.commit).differs == ()
+    assert yard.workspaces.checkpoints.put_in_place(workspace, first.commit).differs == ()
     assert not place.canary.exists()
 
 
@@ -84,15 +84,15 @@ def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) ->
     source, canary = yard.plan("isolated"), tmp_path / "canary"
     yard.workspaces.prepare(source, "claude")
     nest(yard, Path(source.path), canary)
-    saved = yard.workspaces.save(source, 1)
+    saved = yard.workspaces.checkpoints.save(source, 1)
     honest = (Path(source.path) / "honest/.git/config").read_bytes()
     other, place = Workspaces(tmp_path / "other", environ=yard.environ), tmp_path / "landed"
     place.mkdir()
     target = other.plan(TaskSpec(prompt="p", here=str(place)), "brave-otter", tmp_path)
-    with yard.workspaces.pack(source, saved.commit) as packed:
-        other.unpack(target, packed.file, packed.facts)
+    with yard.workspaces.checkpoints.pack(source, saved.commit) as packed:
+        other.checkpoints.unpack(target, packed.file, packed.facts)
     for _ in range(2):
-        restored = other.put_in_place(target, packed.facts.commit)
+        restored = other.checkpoints.put_in_place(target, packed.facts.commit)
         assert sorted(note.split(" ")[0] for note in restored.notes) == [
             "'armed/.git/config'",
             "'armed/.git/hooks/post-checkout'",

@@ -95,7 +95,7 @@ def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
     assert run.workspace is not None
     for number in (1, 2, 3):
         (top / "new").write_text(f"{number}\n")
-        saved = ground.engine.workspaces.save(run.workspace, number)
+        saved = ground.engine.workspaces.checkpoints.save(run.workspace, number)
         ground.engine.store.add_checkpoint(Checkpoint(run=run.id, number=number, attempt=1, at=run.updated, why="turn", workdir=saved))
     assert not [row for row in ground.sweep(days=20).taken if row.cls is Class.CHECKPOINTS]
     swept = ground.sweep(days=20)

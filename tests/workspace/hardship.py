@@ -28,7 +28,7 @@ def full(top: Path, backend: str) -> None:
     _mount(top, "size=512m")
     yard = make_yard(top / "yard")
     workspace, path = made(yard, backend)
-    first = yard.workspaces.save(workspace, 1)
+    first = yard.workspaces.checkpoints.save(workspace, 1)
     dice = random.Random(7)
     for number in range(8):
         (path / f"new{number}").write_bytes(dice.randbytes(40_000))
@@ -37,34 +37,34 @@ def full(top: Path, backend: str) -> None:
     for step in range(1, 100):
         _mount(top, f"remount,size={_used_kb(top) + step * STEP // 4}k")
         try:
-            second = yard.workspaces.save(workspace, 2)
+            second = yard.workspaces.checkpoints.save(workspace, 2)
             break
         except PerdureError as error:
             failed += 1
             _is_told(error)
-            assert yard.workspaces.list_saved(workspace) == {1: first.commit}
+            assert yard.workspaces.checkpoints.list_saved(workspace) == {1: first.commit}
             assert marks(path) == files
     assert failed, "the disk was never full"
     _mount(top, "remount,size=512m")
-    assert yard.workspaces.save(workspace, 3).commit == second.commit
+    assert yard.workspaces.checkpoints.save(workspace, 3).commit == second.commit
     yard.git("--git-dir", second.git_dir, "fsck", "--full", "--no-dangling")
     for number in range(8):
         (path / f"new{number}").unlink()
     (path / "README").write_text("now\n")
-    last, failed = yard.workspaces.save(workspace, 4), 0
+    last, failed = yard.workspaces.checkpoints.save(workspace, 4), 0
     for step in range(1, 100):
         _mount(top, f"remount,size={_used_kb(top) + step * STEP // 4}k")
         try:
-            yard.workspaces.put_in_place(workspace, second.commit)
+            yard.workspaces.checkpoints.put_in_place(workspace, second.commit)
             break
         except PerdureError as error:
             failed += 1
             _is_told(error)
     assert failed, "the disk was never full"
     _mount(top, "remount,size=512m")
-    assert yard.workspaces.put_in_place(workspace, second.commit).differs == ()
+    assert yard.workspaces.checkpoints.put_in_place(workspace, second.commit).differs == ()
     assert marks(path) == files
-    yard.workspaces.put_in_place(workspace, last.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, last.commit)
     assert (path / "README").read_text() == "now\n"
     print(f"{failed} restores failed and were told")
 
@@ -91,7 +91,7 @@ def unreadable(top: Path, backend: str) -> None:
     (path / "known.txt").write_text("known\n")
     (path / "known").mkdir()
     (path / "known/file").write_text("known\n")
-    first = yard.workspaces.save(workspace, 1)
+    first = yard.workspaces.checkpoints.save(workspace, 1)
     (path / "known.txt").write_text("changed\n")
     (path / "closed.txt").write_text("closed\n")
     (path / "closed").mkdir()
@@ -100,21 +100,21 @@ def unreadable(top: Path, backend: str) -> None:
     shut = ("known.txt", "known", "closed.txt", "closed")
     for name in shut:
         (path / name).chmod(0)
-    second = yard.workspaces.save(workspace, 2)
+    second = yard.workspaces.checkpoints.save(workspace, 2)
     assert {name.rstrip("/") for name, _ in second.left_out} == set(shut), second.left_out
     listed = yard.git("--git-dir", second.git_dir, "ls-tree", "-r", "--name-only", second.commit)
     assert "worktree/open.txt" in listed
     assert "worktree/known/file" in listed
     (path / "open.txt").unlink()
-    yard.workspaces.put_in_place(workspace, second.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, second.commit)
     assert (path / "open.txt").read_text() == "open\n"
     for name in shut:
         (path / name).chmod(0o755 if (path / name).is_dir() else 0o644)
     assert [(path / name).read_text() for name in ("known.txt", "closed.txt", "known/file", "closed/file")] == [
         "changed\n", "closed\n", "known\n", "closed\n",
     ]  # fmt: skip
-    assert yard.workspaces.save(workspace, 3).left_out == ()
-    yard.workspaces.put_in_place(workspace, first.commit)
+    assert yard.workspaces.checkpoints.save(workspace, 3).left_out == ()
+    yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
     assert (path / "known.txt").read_text() == "known\n"
 
 

@@ -55,11 +55,11 @@ def test_a_file_that_shrinks(yard: Yard) -> None:
     try:
         for number in range(1, 5):
             (top / "quiet").write_text(f"{number}\n")
-            saved = yard.workspaces.save(workspace, number)
+            saved = yard.workspaces.checkpoints.save(workspace, number)
             assert yard.git("show", f"{saved.commit}:worktree/quiet") == str(number)
     finally:
         over.set()
         writer.join()
     busy.write_text("at rest\n")
-    assert yard.git("show", f"{yard.workspaces.save(workspace, 9).commit}:worktree/busy") == "at rest"
+    assert yard.git("show", f"{yard.workspaces.checkpoints.save(workspace, 9).commit}:worktree/busy") == "at rest"
     yard.git("fsck", "--no-dangling")

@@ -108,16 +108,16 @@ def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
     """Files, modes, links, awkward names, empty directories and nested repositories are what they were, after everything was changed."""
     yard, workspace, top = filled
     before = marks(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert marks(top) == before
     wreck(top)
     after = marks(top)
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert marks(top) == before
     assert (restored.differs, restored.notes) == ((), ())
     assert yard.git("log", "-1", "--format=%s", cwd=top / "nested") == "nested"
     assert restored.rescue is not None
-    yard.workspaces.put_in_place(workspace, restored.rescue.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit)
     assert marks(top) == after
 
 
@@ -125,35 +125,35 @@ def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Pa
     """git's own check finds nothing wrong with a checkpoint, and a gc that prunes at once takes nothing of it."""
     yard, workspace, top = filled
     before = marks(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     show(yard, saved, "gc", "--quiet", "--prune=now")
     assert (
         show(yard, saved, "fsck", "--full", "--strict", "--no-dangling").replace("notice: HEAD points to an unborn branch (master)", "")
         == ""
     )
     wreck(top)
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert marks(top) == before
 
 
 def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Path]) -> None:
     """A second checkpoint of the same state is the same commit under another number; a third, after a change, is not."""
     yard, workspace, top = filled
-    first, second = yard.workspaces.save(workspace, 1), yard.workspaces.save(workspace, 2)
+    first, second = yard.workspaces.checkpoints.save(workspace, 1), yard.workspaces.checkpoints.save(workspace, 2)
     (top / "README").write_text("changed again\n")
-    third = yard.workspaces.save(workspace, 3)
+    third = yard.workspaces.checkpoints.save(workspace, 3)
     assert first.commit == second.commit != third.commit
-    assert yard.workspaces.list_saved(workspace) == {1: first.commit, 2: first.commit, 3: third.commit}
-    assert yard.workspaces.drift(workspace, first.commit) == ("README",)
-    assert yard.workspaces.drift(workspace, third.commit) == ()
-    yard.workspaces.forget(workspace, 1, 2)
-    assert yard.workspaces.list_saved(workspace) == {3: third.commit}
+    assert yard.workspaces.checkpoints.list_saved(workspace) == {1: first.commit, 2: first.commit, 3: third.commit}
+    assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ("README",)
+    assert yard.workspaces.checkpoints.drift(workspace, third.commit) == ()
+    yard.workspaces.checkpoints.forget(workspace, 1, 2)
+    assert yard.workspaces.checkpoints.list_saved(workspace) == {3: third.commit}
 
 
 def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) -> None:
     """A pipe and a socket are neither read nor saved; the checkpoint says so, also when one takes a file's place."""
     yard, workspace, top = filled
-    yard.workspaces.save(workspace, 1)
+    yard.workspaces.checkpoints.save(workspace, 1)
     os.mkfifo(top / "pipe")
     (top / "new.txt").unlink()
     os.mkfifo(top / "new.txt")
@@ -164,7 +164,7 @@ def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) 
             listener.bind("socket")
         finally:
             os.chdir(here)
-        saved = yard.workspaces.save(workspace, 2)
+        saved = yard.workspaces.checkpoints.save(workspace, 2)
     assert sorted(saved.left_out) == [("new.txt", "it is a pipe"), ("pipe", "it is a pipe"), ("socket", "it is a socket")]
     assert "worktree/new.txt" not in show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit)
 
@@ -190,13 +190,13 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
     before, files = standing(), marks(top)
     index = Path(yard.git("rev-parse", "--path-format=absolute", "--git-path", "index", cwd=top))
     bytes_before = index.read_bytes()
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert index.read_bytes() == bytes_before
     yard.git("checkout", "-q", "-f", "-b", "elsewhere", cwd=top)
     (top / "src/file9.txt").write_text("moved on\n")
     yard.git("add", "--all", cwd=top)
     yard.git("commit", "-q", "-m", "moved on", cwd=top)
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (standing(), marks(top)) == (before, files)
     assert yard.git("fsck", "--no-dangling", cwd=top) == ""
     assert yard.git("log", "-1", "--format=%s", "elsewhere", cwd=top) == "moved on"
@@ -214,14 +214,14 @@ def test_a_pack_makes_a_shallow_repository_elsewhere(yard: Yard, backend: str, t
     yard.git("add", "src/file1.txt", cwd=top)
     fill(yard, top)
     status, files = yard.git("status", "--porcelain", cwd=top), marks(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     other = Workspaces(tmp_path / "other root", environ=yard.environ)
     (tmp_path / "landed").mkdir()
     there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
-    with yard.workspaces.pack(workspace, saved.commit, ["secret.env"]) as packed:
-        other.unpack(there, packed.file, packed.facts)
+    with yard.workspaces.checkpoints.pack(workspace, saved.commit, ["secret.env"]) as packed:
+        other.checkpoints.unpack(there, packed.file, packed.facts)
         assert packed.kept == ()
-        restored = other.put_in_place(there, packed.facts.commit)
+        restored = other.checkpoints.put_in_place(there, packed.facts.commit)
     assert restored.differs == ()
     assert marks(Path(there.path)) == {name: mark for name, mark in files.items() if name != "secret.env"}
     assert yard.git("log", "--format=%s", cwd=there.path).split("\n") == ["the run's own", "second"]
@@ -239,14 +239,14 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
         yard.git("add", "src/file1.txt", cwd=top)
         (top / "src/file1.txt").write_text("not staged\n")
     fill(yard, top)
-    saved, then = yard.workspaces.save(source, 1), marks(top)
+    saved, then = yard.workspaces.checkpoints.save(source, 1), marks(top)
     wreck(top)
     now = marks(top)
     target, to = made(yard, backend, branch="fork") if backend in REPOSITORIES else made(yard, "task", task="t2")
-    yard.workspaces.grow(source, saved.commit, target)
+    yard.workspaces.checkpoints.grow(source, saved.commit, target)
     assert (marks(to), marks(top)) == (then, now)
     if backend in REPOSITORIES:
         assert yard.git("symbolic-ref", "HEAD", cwd=to) == "refs/heads/fork"
         assert yard.git("diff", "--cached", "--name-only", cwd=to) == "src/file1.txt"
-    yard.workspaces.carry(source, target)
+    yard.workspaces.checkpoints.carry(source, target)
     assert (marks(to), marks(top)) == (now, now)

@@ -48,12 +48,12 @@ def forget(yard: Yard, top: Path) -> None:
 def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
     """They come back with their commits after they were deleted and pruned; a second save of the same state is the same commit."""
     workspace, top = made(yard, "isolated")
-    first = yard.workspaces.save(workspace, 1)
+    first = yard.workspaces.checkpoints.save(workspace, 1)
     before = branch_out(yard, top)
-    saved = yard.workspaces.save(workspace, 2)
-    assert first.commit != saved.commit == yard.workspaces.save(workspace, 3).commit
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
+    assert first.commit != saved.commit == yard.workspaces.checkpoints.save(workspace, 3).commit
     forget(yard, top)
-    assert yard.workspaces.put_in_place(workspace, saved.commit).notes == ()
+    assert yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).notes == ()
     assert said(yard, top) == before
     assert yard.git("show", "side/idea:idea", cwd=top) == "an idea"
     yard.git("stash", "pop", "-q", cwd=top)
@@ -65,12 +65,12 @@ def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
     workspace, top = made(yard, "isolated")
     branch_out(yard, top)
     was = yard.git("rev-parse", "side/idea", "stash@{0}", cwd=top).split()
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     forget(yard, top)
     yard.git("branch", "side/idea", "work", cwd=top)
     (top / "README").write_text("another\n")
     yard.git("stash", "push", "-q", cwd=top)
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert len(restored.notes) == 2
     assert yard.git("rev-parse", "side/idea", cwd=top) == yard.git("rev-parse", "work", cwd=top)
     assert len(yard.git("stash", "list", cwd=top).split("\n")) == 1
@@ -82,13 +82,13 @@ def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
     """Unpacked in an empty directory elsewhere, the repository has the same branches and stashes."""
     workspace, top = made(yard, "isolated")
     before = branch_out(yard, top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     other = Workspaces(tmp_path / "other", environ=yard.environ)
     (tmp_path / "landed").mkdir()
     there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
-    with yard.workspaces.pack(workspace, saved.commit) as packed:
-        other.unpack(there, packed.file, packed.facts)
-    restored = other.put_in_place(there, packed.facts.commit)
+    with yard.workspaces.checkpoints.pack(workspace, saved.commit) as packed:
+        other.checkpoints.unpack(there, packed.file, packed.facts)
+    restored = other.checkpoints.put_in_place(there, packed.facts.commit)
     assert (restored.differs, restored.notes) == ((), ())
     assert said(yard, tmp_path / "landed") == before
 
@@ -102,7 +102,7 @@ def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damag
     (top / "README").write_text("precious\n")
     (top / "new").write_text("new\n")
     yard.git("add", "new", cwd=top)
-    whole = yard.workspaces.save(workspace, 1)
+    whole = yard.workspaces.checkpoints.save(workspace, 1)
     files = marks(top)
     admin = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=top))
     match damage:
@@ -120,14 +120,14 @@ def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damag
             common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
             (common / "objects" / head[:2] / head[2:]).unlink()
     (top / "later").write_text("later\n")
-    saved = yard.workspaces.save(workspace, 2)
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
     if (backend, damage) != ("isolated", "objects"):  # There the shelf has the commit: nothing is missing.
         assert [name for name, _ in saved.left_out] == [".git"]
     (top / "README").unlink()
     (top / "new").write_text("other\n")
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert marks(top) == files | {"later": ("file", b"later\n")}
     assert restored.differs == ()
     if damage != "objects" or backend == "isolated":
-        yard.workspaces.put_in_place(workspace, whole.commit)
+        yard.workspaces.checkpoints.put_in_place(workspace, whole.commit)
         assert marks(top) == files

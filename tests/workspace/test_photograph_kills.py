@@ -35,9 +35,9 @@ workspace = Workspace(**dict(zip(("id", "path", "repo", "branch", "base"), rest)
 workspaces = Workspaces(Path(top) / "root")
 print("begun", flush=True)
 if what == "save":
-    workspaces.save(workspace, 3)
+    workspaces.checkpoints.save(workspace, 3)
 else:
-    workspaces.put_in_place(workspace, commit)
+    workspaces.checkpoints.put_in_place(workspace, commit)
 """
 
 
@@ -57,10 +57,10 @@ class Case:
             self.yard.git("add", "src/file1.txt", cwd=self.top)
         fill(self.yard, self.top)
         self.then: Marks = marks(self.top)
-        self.first: Saved = self.yard.workspaces.save(self.workspace, 1)
+        self.first: Saved = self.yard.workspaces.checkpoints.save(self.workspace, 1)
         wreck(self.top)
         self.now: Marks = marks(self.top)
-        self.second: Saved = self.yard.workspaces.save(self.workspace, 2)
+        self.second: Saved = self.yard.workspaces.checkpoints.save(self.workspace, 2)
 
     def tree(self, commit: str) -> str:
         return self.yard.git("--git-dir", self.second.git_dir, "rev-parse", f"{commit}:worktree")
@@ -89,7 +89,7 @@ class Case:
 
     def check(self) -> list[str]:
         """Restores plainly, and returns what is wrong then: nothing, if all is well."""
-        restored = self.yard.workspaces.put_in_place(self.workspace, self.first.commit)
+        restored = self.yard.workspaces.checkpoints.put_in_place(self.workspace, self.first.commit)
         kept = self.yard.git("--git-dir", self.second.git_dir, "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue").split()
         staged = self.yard.git("diff", "--cached", "--name-only", cwd=self.top) if self.workspace.repo else "src/file1.txt"
         wrong = {
@@ -97,7 +97,7 @@ class Case:
             "index": staged != "src/file1.txt",
             "said to differ": restored.differs != (),
             "what was there is not kept": self.tree(self.second.commit) not in map(self.tree, kept),
-            "checkpoints": not {1, 2} <= self.yard.workspaces.list_saved(self.workspace).keys(),
+            "checkpoints": not {1, 2} <= self.yard.workspaces.checkpoints.list_saved(self.workspace).keys(),
             "not sound": "error" in self.yard.git("--git-dir", self.second.git_dir, "fsck", "--no-dangling"),
             "leftovers": bool(list(self.top.rglob(".perdure-*"))),
         }

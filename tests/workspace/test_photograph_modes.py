@@ -54,18 +54,18 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
     """Files and directories that only their owner may read come back so, whether they were deleted or only opened to others; and back."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("here too\n")
-    yard.workspaces.save(workspace, 1)
+    yard.workspaces.checkpoints.save(workspace, 1)
     restrict(top)
-    saved = yard.workspaces.save(workspace, 2)
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
     (top / "secret.env").unlink()
     (top / "tool").chmod(0o755)
     (top / "vault/deep").chmod(0o755)
     (top / "vault/deep/key").unlink()
-    assert set(yard.workspaces.drift(workspace, saved.commit)) >= {"secret.env", "tool", "vault/deep/", "vault/deep/key"}
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    assert set(yard.workspaces.checkpoints.drift(workspace, saved.commit)) >= {"secret.env", "tool", "vault/deep/", "vault/deep/key"}
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (modes(top), restored.differs, restored.notes) == (KEPT, (), ())
     assert restored.rescue is not None
-    again = yard.workspaces.put_in_place(workspace, restored.rescue.commit)
+    again = yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit)
     assert stat.S_IMODE((top / "tool").stat().st_mode) == 0o755
     assert again.differs == ()
 
@@ -73,29 +73,29 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
 def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
     """A change of nothing but a mode is seen, saved, told as drift and put back; bits that nobody needs are not."""
     workspace, top = made(yard, "worktree")
-    first = yard.workspaces.save(workspace, 1)
+    first = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "src/file1.txt").chmod(0o600)
-    second = yard.workspaces.save(workspace, 2)
+    second = yard.workspaces.checkpoints.save(workspace, 2)
     assert first.commit != second.commit
-    assert yard.workspaces.drift(workspace, first.commit) == ("src/file1.txt",)
-    yard.workspaces.put_in_place(workspace, first.commit)
+    assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ("src/file1.txt",)
+    yard.workspaces.checkpoints.put_in_place(workspace, first.commit)
     assert stat.S_IMODE((top / "src/file1.txt").stat().st_mode) == 0o644
     (top / "src/file1.txt").chmod(0o666)
-    assert yard.workspaces.drift(workspace, first.commit) == ()
+    assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ()
 
 
 def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
     """A pack that is unpacked elsewhere has the same modes, under another umask too."""
     workspace, top = made(yard, "isolated")
     restrict(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     os.umask(0o002)
     other = Workspaces(tmp_path / "other", environ=yard.environ)
     (tmp_path / "landed").mkdir()
     there = other.plan(TaskSpec(prompt="p", here=str(tmp_path / "landed")), "brave-otter", tmp_path)
-    with yard.workspaces.pack(workspace, saved.commit) as packed:
-        other.unpack(there, packed.file, packed.facts)
-    assert other.put_in_place(there, packed.facts.commit).differs == ()
+    with yard.workspaces.checkpoints.pack(workspace, saved.commit) as packed:
+        other.checkpoints.unpack(there, packed.file, packed.facts)
+    assert other.checkpoints.put_in_place(there, packed.facts.commit).differs == ()
     assert modes(Path(there.path)) == KEPT | {"README": 0o640}
 
 
@@ -106,7 +106,7 @@ def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) ->
     outside = top.parent.parent / "outside"
     outside.write_text("not yours\n")
     outside.chmod(0o600)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     about = json.loads(yard.git("--git-dir", saved.git_dir, "show", f"{saved.commit}:checkpoint.json")) | {"modes": said, "umask": "000"}
 
     def run(*words: str, stdin: str) -> str:
@@ -119,9 +119,9 @@ def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) ->
     forged = yard.git("--git-dir", saved.git_dir, "commit-tree", "-m", "x", tree, env=USER)
     if "777" in said:
         (top / "README").unlink()
-        yard.workspaces.put_in_place(workspace, forged)
+        yard.workspaces.checkpoints.put_in_place(workspace, forged)
         assert [stat.S_IMODE((top / name).stat().st_mode) for name in ("README", "src")] == [0o644, 0o755]
     else:
         with pytest.raises(WorkspaceError, match="damaged"):
-            yard.workspaces.put_in_place(workspace, forged)
+            yard.workspaces.checkpoints.put_in_place(workspace, forged)
     assert stat.S_IMODE(outside.stat().st_mode) == 0o600

@@ -48,13 +48,13 @@ def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -
     yard.git(what, "side", cwd=top, check=False)
     before, files = standing(yard, top), marks(top)
     assert "UU README" in yard.git("status", "--porcelain", cwd=top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert standing(yard, top) == before
     yard.git(what, "--abort", cwd=top)
     yard.git("branch", "-D", "side", cwd=top)
     yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
     yard.git("gc", "--quiet", "--prune=now", cwd=top)
-    assert yard.workspaces.put_in_place(workspace, saved.commit).differs == ()
+    assert yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).differs == ()
     assert marks(top) == files
     assert yard.git("ls-files", "--stage", cwd=top) == before[2]
     (top / "README").write_text("both\n")
@@ -73,10 +73,10 @@ def test_before_the_first_commit(yard: Yard) -> None:
     yard.git("add", "a", cwd=top)
     (top / "a").write_text("not staged\n")
     workspace, before = here(yard, top), standing(yard, top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert (saved.head, saved.branch, saved.untracked) == ("", "trunk", 1)
     yard.git("commit", "-qam", "first", cwd=top)
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert standing(yard, top) == before
     assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == ["perdure: checkpoint", "first"]
 
@@ -120,12 +120,12 @@ def test_a_detached_head(yard: Yard, backend: str) -> None:
     yard.git("checkout", "-q", "--detach", cwd=top)
     yard.git("commit", "-q", "--allow-empty", "-m", "adrift", cwd=top)
     before = yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert saved.branch == ""
     yard.git("checkout", "-q", "work", cwd=top)
     yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
     yard.git("gc", "--quiet", "--prune=now", cwd=top)
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)) == before
     assert yard.git("log", "-1", "--format=%s", cwd=top) == "adrift"
 
@@ -143,10 +143,10 @@ def test_a_submodule_with_files(yard: Yard) -> None:
     (top / "lib/lib.c").write_text("int y;\n")
     (top / "lib/new").write_text("untracked\n")
     before, files = standing(yard, top), marks(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     for path in (top / "lib/lib.c", top / "lib/new", top / "lib/.git"):
         path.unlink()
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (standing(yard, top), marks(top)) == (before, files)
 
 
@@ -163,7 +163,7 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
     yard.git("add", "--force", "tracked.bin", cwd=top)
 
     def saved_with(ignored: str, number: int) -> tuple[set[str], set[str]]:
-        saved = yard.workspaces.save(workspace, number, ignored=ignored)
+        saved = yard.workspaces.checkpoints.save(workspace, number, ignored=ignored)
         there = set(show(yard, saved, "ls-tree", "-r", "--name-only", f"{saved.commit}:worktree").split("\n"))
         every = {".env", "a.log", "node_modules/m.js", "built/x", "large.bin", "tracked.bin"}
         return there & every, {name for name, _ in saved.left_out}
@@ -178,13 +178,13 @@ def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "place").write_text("a file\n")
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "node_modules").mkdir()
     (top / "node_modules/m.js").write_text("left\n")
     (top / "place").unlink()
     (top / "place/node_modules").mkdir(parents=True)
     (top / "place/node_modules/deep.js").write_text("moved\n")
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (top / "place").read_text() == "a file\n"
     assert (top / "node_modules/m.js").read_text() == "left\n"
     assert [path.read_text() for path in yard.root.glob(".perdure/trash/*/in-the-way/node_modules/deep.js")] == ["moved\n"]
@@ -207,7 +207,7 @@ def test_files_that_are_written_all_the_time(yard: Yard) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        saves = [yard.workspaces.save(workspace, number) for number in range(1, 5)]
+        saves = [yard.workspaces.checkpoints.save(workspace, number) for number in range(1, 5)]
     finally:
         stop.set()
         writer.join()
@@ -216,17 +216,17 @@ def test_files_that_are_written_all_the_time(yard: Yard) -> None:
             f"worktree/{name}" for name, _ in saved.left_out
         }
     assert show(yard, saves[-1], "fsck", "--no-dangling") == ""
-    last = yard.workspaces.save(workspace, 9)
-    assert (last.unsteady, yard.workspaces.drift(workspace, last.commit)) == ((), ())
+    last = yard.workspaces.checkpoints.save(workspace, 9)
+    assert (last.unsteady, yard.workspaces.checkpoints.drift(workspace, last.commit)) == ((), ())
 
 
 def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
     """A restore refuses as long as a process stands in the workdir, and names it."""
     workspace, top = made(yard, "worktree")
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     with subprocess.Popen(["sleep", "60"], cwd=top) as sleeper:
         with pytest.raises(Conflict, match=str(sleeper.pid)):
-            yard.workspaces.put_in_place(workspace, saved.commit)
+            yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
         sleeper.kill()
 
 
@@ -234,11 +234,11 @@ def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
     """An agent that deletes perdure's refs and prunes cannot make the next checkpoint stand on objects that are not there."""
     workspace, top = made(yard, "worktree")
     (top / "new").write_text("only here\n")
-    yard.workspaces.save(workspace, 1)
+    yard.workspaces.checkpoints.save(workspace, 1)
     for ref in yard.git("for-each-ref", "--format=%(refname)", "refs/perdure").split():
         yard.git("update-ref", "-d", ref)
     yard.git("gc", "--quiet", "--prune=now")
-    saved = yard.workspaces.save(workspace, 2)
+    saved = yard.workspaces.checkpoints.save(workspace, 2)
     assert show(yard, saved, "cat-file", "-p", f"{saved.commit}:worktree/new") == "only here"
     assert show(yard, saved, "fsck", "--no-dangling") == ""
 
@@ -255,7 +255,7 @@ def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
         ["git", "mktree", "--missing"], cwd=yard.repo, input=lines, capture_output=True, text=True, check=True
     ).stdout.strip()
     yard.git("update-ref", "refs/heads/work", yard.git("commit-tree", "-m", "hostile", tree, env=USER))
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert (top / ".git").is_file()
     assert show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree").split("\n") == [".gitignore", "README", "src"]
 
@@ -263,7 +263,7 @@ def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
 def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
     """A forged checkpoint with names that lead out, or into the workdir's git directory, places nothing there, and says so."""
     workspace, _ = made(yard, "isolated")
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     shelf = saved.git_dir
     blob = yard.git("--git-dir", shelf, "hash-object", "-w", "README")
 
@@ -278,7 +278,7 @@ def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
     forged = yard.git(
         "--git-dir", shelf, "commit-tree", "-m", "x", tree(("100644", "checkpoint.json", about), ("40000", "worktree", worktree)), env=USER
     )
-    restored = yard.workspaces.put_in_place(workspace, forged)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, forged)
     assert not list(yard.top.rglob("escaped"))
     assert len(restored.notes) == 2
 
@@ -290,8 +290,8 @@ def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
     for number in range(12):
         (top / str(number)).write_text("x")
     with pytest.raises(WorkspaceError, match="more than 10 files"):
-        workspaces.save(workspace, 1)
-    assert yard.workspaces.list_saved(workspace) == {}
+        workspaces.checkpoints.save(workspace, 1)
+    assert yard.workspaces.checkpoints.list_saved(workspace) == {}
 
 
 def test_a_split_index_and_other_ids(yard: Yard) -> None:
@@ -306,9 +306,9 @@ def test_a_split_index_and_other_ids(yard: Yard) -> None:
     yard.git("add", "b", cwd=top)
     (top / "b").write_text("not staged\n")
     workspace, before, files = here(yard, top), standing(yard, top), marks(top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert len(saved.commit) == 64
     (top / "a").unlink()
     yard.git("add", "--all", cwd=top)
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (standing(yard, top), marks(top)) == (before, files)

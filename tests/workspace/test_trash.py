@@ -32,11 +32,11 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "deep").mkdir()
     (top / "deep/place").write_text("a file\n")
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "deep/place").unlink()
     (top / "deep/place/node_modules").mkdir(parents=True)
     (top / "deep/place/node_modules/work.js").write_text("nowhere else\n")
-    yard.workspaces.put_in_place(workspace, saved.commit)
+    yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     (entry,) = trash.entries(yard.workspaces.trash)
     with pytest.raises(Conflict, match="is there again"):
         trash.restore(entry)
@@ -66,15 +66,15 @@ def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Pa
     """What is in the way in a directory of the user's own goes into the trash of the root, whatever file system that is on."""
     workspace = yard.workspaces.plan(TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo)
     (elsewhere / "place").write_text("a file\n")
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
     (elsewhere / "place").unlink()
     (elsewhere / "place").mkdir()
     subprocess.run(["git", "init", "-q", "--bare", "place/bare.git"], cwd=elsewhere, env=yard.environ, check=True)
     os.mkfifo(elsewhere / "place/pipe")
-    restored = yard.workspaces.put_in_place(workspace, saved.commit)
+    restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (elsewhere / "place").read_text() == "a file\n" and restored.differs == ()
     assert len(list(yard.workspaces.trash.glob("*/in-the-way/pipe"))) == 1
-    yard.workspaces.put_in_place(workspace, restored.rescue.commit if restored.rescue else "")
+    yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit if restored.rescue else "")
     assert (elsewhere / "place/bare.git/HEAD").is_file()
 
 

@@ -131,7 +131,7 @@ def take(engine: Engine, opened: Opened, why: str, number: int, *, copied: bool 
         attempt=attempt.number,
         at=at,
         why=why,
-        workdir=engine.workspaces.save(opened.workspace, number, ignored=engine.checkpoint_ignored),
+        workdir=engine.workspaces.checkpoints.save(opened.workspace, number, ignored=engine.checkpoint_ignored),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=_given(opened, session, transcript),
@@ -191,4 +191,4 @@ def forget(engine: Engine, run_id: str, workspace: Workspace, checkpoints: Seque
     conversations name stays in the own copies. Raises PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
-        engine.workspaces.forget(workspace, *(checkpoint.number for checkpoint in checkpoints))
+        engine.workspaces.checkpoints.forget(workspace, *(checkpoint.number for checkpoint in checkpoints))

@@ -59,7 +59,7 @@ def drift(engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] =
         return None
     saved = ground.checkpoint.workdir
     with suppress(PerdureError):
-        differing = engine.workspaces.drift(run.workspace, saved.commit, ignored=engine.checkpoint_ignored)
+        differing = engine.workspaces.checkpoints.drift(run.workspace, saved.commit, ignored=engine.checkpoint_ignored)
         names = [name for name in differing if name not in placed]
         head = engine.workspaces.state(run.workspace).head
         moved = bool(saved.head or head) and saved.head != head

@@ -130,7 +130,7 @@ class Packing:
         same = self.earlier is not None and self.earlier.base == base
         earlier = self.earlier if same and self.earlier is not None and self.earlier.commit != saved.commit else None
         have = earlier.tips if earlier is not None else ()
-        with self.engine.workspaces.pack(place, saved.commit, without, began=base, have=have) as packed:
+        with self.engine.workspaces.checkpoints.pack(place, saved.commit, without, began=base, have=have) as packed:
             facts = packed.facts
             if packed.kept:
                 raise CapsuleError(

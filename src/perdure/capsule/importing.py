@@ -156,8 +156,8 @@ def _make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Work
     for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
         facts = PackedFacts(commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form)
         with files.path(pack).open("rb") as stream:
-            saved = engine.workspaces.unpack(place, stream, facts, number)
-    restored = engine.workspaces.put_in_place(place, workdir.commit)
+            saved = engine.workspaces.checkpoints.unpack(place, stream, facts, number)
+    restored = engine.workspaces.checkpoints.put_in_place(place, workdir.commit)
     if restored.differs:
         raise CapsuleError(f"{restored.differs[0]!r} could not be made what it was", "is somebody at work in the directory?")
     return number, saved, restored.notes

@@ -170,9 +170,9 @@ def _make(engine: Engine, spec: TaskSpec, name: str, source: Workspace, target: 
         engine.workspaces.prepare(target, spec.agent)
         try:
             if checkpoint is None:
-                engine.workspaces.carry(source, target, ignored=engine.checkpoint_ignored)
+                engine.workspaces.checkpoints.carry(source, target, ignored=engine.checkpoint_ignored)
             else:
-                engine.workspaces.grow(source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored)
+                engine.workspaces.checkpoints.grow(source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored)
             return engine.store.add(spec, uuid.uuid4().hex, name, target)
         except BaseException:
             engine.workspaces.put_away(target, {"run": name, "why": "a fork that could not be made"})

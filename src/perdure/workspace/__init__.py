@@ -7,7 +7,7 @@ to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
 secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away, `trash`
-keeps them, `contents` lists what is there. A checkpoint's files lie on a `shelf`: `photograph` saves them (`scanning` reads the
+keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`: `photograph` saves them (`scanning` reads
 files, `staging` the index), `restoring` and `placing` put them back, `packing` takes them elsewhere. What each backend protects
 from is in docs/reference/trust.md.
 """
@@ -16,20 +16,21 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
-from perdure.model import Backend, Saved, TaskSpec, Workspace
-from perdure.workspace import applying, changes, contents, isolated, packing, photograph, places, removal, restoring, trash, view, worktree
+from perdure.model import Backend, TaskSpec, Workspace
+from perdure.workspace import applying, changes, contents, isolated, places, removal, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, opened
+from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
 from perdure.workspace.packing import Packed, PackedFacts
@@ -73,6 +74,7 @@ class Workspaces:
         self._credentials = credentials
         self._ca_file = ca_file
         self._most_files = most_files
+        self.checkpoints = Checkpoints(self._places, self._git_at_root, self._shelf)
 
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
         """Where this task works. Looks, and changes nothing.
@@ -162,83 +164,15 @@ class Workspaces:
         finally:
             os.close(fd)
 
-    def carry(self, source: Workspace, target: Workspace, *, ignored: str = "small") -> Restored:
-        """Makes the target what the source is now, on a branch of its own: files, staged and unstaged. The source is only read, and
-        the target must be nobody's work yet. Raises as `put_in_place`."""
+    def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()
-        with self._shelf(source) as shelf:
-            ref = f"refs/perdure/fork/{target.id}"
-            commit = photograph.save(shelf, ref, ignored).commit
-            try:
-                return self._grow(shelf, commit, target, ignored)
-            finally:
-                shelf.refs.run("update-ref", "-d", "--", ref)
+        cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
+        pinned = self._pinned(workspace) if cache is not None else workspace.base
+        return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned, most_files=self._most_files)
 
-    def grow(self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small") -> Restored:
-        """Makes the target what the source was at one of its checkpoints, on the target's own branch. The source is only read.
-        Raises as `put_in_place`."""
+    def _git_at_root(self) -> Git:
         self._ready()
-        with self._shelf(source) as shelf:
-            return self._grow(shelf, commit, target, ignored)
-
-    def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> Restored:
-        with self._shelf(target) as other:
-            packing.send(shelf, other, commit)
-            return restoring.put_in_place(self._places, target, other, commit, ignored, branch=target.branch)
-
-    @contextmanager
-    def pack(
-        self, workspace: Workspace, commit: str, without: Sequence[str] = (), *, began: str = "", have: Sequence[str] = ()
-    ) -> Iterator[Packed]:
-        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names that are left out. `began` and `have`
-        as for `packing.pack`."""
-        self._ready()
-        with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without, began=began, have=have) as packed:
-            yield packed
-
-    def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> Saved:
-        """Takes a pack in as a checkpoint of this workdir; `put_in_place` does the rest. For `here` in an empty directory, a shallow
-        repository is made first. Raises Conflict where there are files, or the repository lacks what the run began at; WorkspaceError
-        for a pack that is damaged. Returns the checkpoint, as `save` would."""
-        self._ready()
-        if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
-            packing.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
-        with self._shelf(workspace) as shelf:
-            packing.unpack(shelf, file, packed.commit, packed.shallow, number)
-            ref, git_dir = shelf.ref(number), str(shelf.refs.git_dir)
-        return Saved(commit=packed.commit, ref=ref, git_dir=git_dir, head=packed.head, branch=packed.branch)
-
-    def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
-        """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it. `ignored`: which ignored files are taken
-        (`small`, `all`, `none`). Raises WorkspaceError, GitFailed or OSError; then there is no new checkpoint."""
-        self._ready()
-        with self._shelf(workspace) as shelf:
-            return photograph.save(shelf, shelf.ref(number), ignored)
-
-    def put_in_place(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> Restored:
-        """Makes the workdir again what it was at a checkpoint (a commit that `save` returned): files, index, HEAD and branch. What is
-        there now is saved first. Idempotent, and goes on where it was killed. The caller holds the workdir's lock.
-
-        Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
-        self._ready()
-        with self._shelf(workspace) as shelf:
-            return restoring.put_in_place(self._places, workspace, shelf, commit, ignored)
-
-    def drift(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> tuple[str, ...]:
-        """The names of files that are no longer as they were at a checkpoint: hostile text. Publishes nothing."""
-        self._ready()
-        with self._shelf(workspace) as shelf:
-            return restoring.drift(shelf, commit, ignored)
-
-    def list_saved(self, workspace: Workspace) -> dict[int, str]:
-        """The checkpoints of a workdir, whether or not it is still there: number and commit."""
-        self._ready()
-        return shelves.numbers(self._places, workspace, self._git())
-
-    def forget(self, workspace: Workspace, *numbers: int) -> None:
-        """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks later."""
-        self._ready()
-        shelves.forget(self._places, workspace, self._git(), numbers)
+        return self._git()
 
     def unsaved(self, workspace: Workspace) -> list[str]:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
@@ -259,11 +193,6 @@ class Workspaces:
         if workspace.backend is not Backend.HERE:
             return removal.put_away(self._places, workspace, self._git(), about)
         return removal.move(self._places, workspace, Path(workspace.path), about, None)
-
-    def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
-        cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
-        pinned = self._pinned(workspace) if cache is not None else workspace.base
-        return shelves.shelf(self._places, workspace, self._git(), cache=cache, pinned=pinned, most_files=self._most_files)
 
     def flush(self, workspace: Workspace) -> None:
         """Makes what was written in the workdir durable: an outcome that is told stands for files that are there. Never raises."""

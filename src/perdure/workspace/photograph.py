@@ -1,6 +1,6 @@
 """Saves a workdir as one commit: the workdir's half of a checkpoint.
 
-The attempt calls `Workspaces.save` while the agent works and when it has ended. The commit's tree holds `worktree/` (every file by its
+The attempt calls `Checkpoints.save` while the agent works and when it has ended. The commit's tree holds `worktree/` (every file by its
 bytes: tracked, untracked, and ignored by policy), `index/` (what is staged; absent where that is the last commit), `stages/` (the sides
 of conflicts) and `checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and why). Its parents
 are HEAD and the commits that the operation stands on. It is made with perdure's own index, so neither HEAD, the index nor a branch

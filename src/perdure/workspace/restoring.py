@@ -1,6 +1,6 @@
 """Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch, an operation in progress.
 
-`Workspaces.put_in_place` calls it, holding the workdir's lock. What is there now is saved first, under a rescue ref, so the way back is
+`Checkpoints.put_in_place` calls it, holding the workdir's lock. What is there now is saved first, under a rescue ref, so the way back is
 a restore as well. Only what differs is written. It can be killed at any moment: run again, it saves what it finds and completes; what
 was there at first stays under the first rescue. What a checkpoint left out (see `scanning`) stays as it is, unless it is in the way:
 then it goes to the trash.

@@ -1,0 +1,98 @@
+"""The checkpoints of workdirs: saved, put back, compared, given up, taken elsewhere.
+
+`Workspaces.checkpoints` is one of these. Every verb opens the workdir's `shelf` under its lock, and leaves the work to `photograph`,
+`restoring` and `packing`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO
+
+from perdure.git import Git
+from perdure.model import Backend, Saved, Workspace
+from perdure.workspace import packing, photograph, restoring
+from perdure.workspace import shelf as shelves
+from perdure.workspace.identity import Places
+from perdure.workspace.packing import Packed, PackedFacts
+from perdure.workspace.restoring import Restored
+from perdure.workspace.shelf import Shelf
+
+
+class Checkpoints:
+    """`git`: perdure's git at the root, which is made if need be; `shelf`: opens the shelf of a workdir."""
+
+    def __init__(self, places: Places, git: Callable[[], Git], shelf: Callable[[Workspace], AbstractContextManager[Shelf]]) -> None:
+        self._places, self._git, self._shelf = places, git, shelf
+
+    def carry(self, source: Workspace, target: Workspace, *, ignored: str = "small") -> Restored:
+        """Makes the target what the source is now, on a branch of its own: files, staged and unstaged. The source is only read, and
+        the target must be nobody's work yet. Raises as `put_in_place`."""
+        with self._shelf(source) as shelf:
+            ref = f"refs/perdure/fork/{target.id}"
+            commit = photograph.save(shelf, ref, ignored).commit
+            try:
+                return self._grow(shelf, commit, target, ignored)
+            finally:
+                shelf.refs.run("update-ref", "-d", "--", ref)
+
+    def grow(self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small") -> Restored:
+        """Makes the target what the source was at one of its checkpoints, on the target's own branch. The source is only read.
+        Raises as `put_in_place`."""
+        with self._shelf(source) as shelf:
+            return self._grow(shelf, commit, target, ignored)
+
+    def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> Restored:
+        with self._shelf(target) as other:
+            packing.send(shelf, other, commit)
+            return restoring.put_in_place(self._places, target, other, commit, ignored, branch=target.branch)
+
+    @contextmanager
+    def pack(
+        self, workspace: Workspace, commit: str, without: Sequence[str] = (), *, began: str = "", have: Sequence[str] = ()
+    ) -> Iterator[Packed]:
+        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names that are left out. `began` and `have`
+        as for `packing.pack`."""
+        with self._shelf(workspace) as shelf, packing.pack(self._places, shelf, commit, without, began=began, have=have) as packed:
+            yield packed
+
+    def unpack(self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1) -> Saved:
+        """Takes a pack in as a checkpoint of this workdir; `put_in_place` does the rest. For `here` in an empty directory, a shallow
+        repository is made first. Raises Conflict where there are files, or the repository lacks what the run began at; WorkspaceError
+        for a pack that is damaged. Returns the checkpoint, as `save` would."""
+        if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
+            packing.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
+        with self._shelf(workspace) as shelf:
+            packing.unpack(shelf, file, packed.commit, packed.shallow, number)
+            ref, git_dir = shelf.ref(number), str(shelf.refs.git_dir)
+        return Saved(commit=packed.commit, ref=ref, git_dir=git_dir, head=packed.head, branch=packed.branch)
+
+    def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
+        """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it. `ignored`: which ignored files are taken
+        (`small`, `all`, `none`). Raises WorkspaceError, GitFailed or OSError; then there is no new checkpoint."""
+        with self._shelf(workspace) as shelf:
+            return photograph.save(shelf, shelf.ref(number), ignored)
+
+    def put_in_place(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> Restored:
+        """Makes the workdir again what it was at a checkpoint (a commit that `save` returned): files, index, HEAD and branch. What is
+        there now is saved first. Idempotent, and goes on where it was killed. The caller holds the workdir's lock.
+
+        Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
+        with self._shelf(workspace) as shelf:
+            return restoring.put_in_place(self._places, workspace, shelf, commit, ignored)
+
+    def drift(self, workspace: Workspace, commit: str, *, ignored: str = "small") -> tuple[str, ...]:
+        """The names of files that are no longer as they were at a checkpoint: hostile text. Publishes nothing."""
+        with self._shelf(workspace) as shelf:
+            return restoring.drift(shelf, commit, ignored)
+
+    def list_saved(self, workspace: Workspace) -> dict[int, str]:
+        """The checkpoints of a workdir, whether or not it is still there: number and commit."""
+        return shelves.numbers(self._places, workspace, self._git())
+
+    def forget(self, workspace: Workspace, *numbers: int) -> None:
+        """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks later."""
+        shelves.forget(self._places, workspace, self._git(), numbers)
