@@ -90,7 +90,7 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
     (top / "a").write_text("kept\n")
     yard.git("add", "a", cwd=top)
     workspace, before = here(yard, top), standing(yard, top)
-    saved = yard.workspaces.save(workspace, 1)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
 
     def empty(*, index: bool, file: bool) -> int:
         (top / "a").unlink()
@@ -101,7 +101,7 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
             (top / "a").unlink()
         if file:
             (top / "b").write_text("a file alone\n")
-        yard.workspaces.put_in_place(workspace, saved.commit)
+        yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
         assert standing(yard, top) == before
         return len(show(yard, saved, "for-each-ref", "refs/perdure/rescue").split("\n"))
 
