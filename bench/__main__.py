@@ -34,6 +34,7 @@ def main() -> int:
 
 def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from rooms.workdirs(directory, 3_000 if quick else 25_000)
+    yield from rooms.durable(disk, 1_000 if quick else 5_000)
     yield from capsules.rows(directory, 1_000 if quick else 5_000, 20)
     yield from rooms.checkpoints(directory, 3_000 if quick else 30_000)
     yield from rooms.copies(disk)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 from bench.measure import Row, interleaved, ms
 from perdure import drivers, process, stores
@@ -20,7 +21,7 @@ from perdure.model import Backend, Command, TaskSpec, Workspace
 from perdure.process import Lines
 from perdure.redaction import Redactor
 from perdure.transcripts import Copies
-from perdure.workspace import Workspaces
+from perdure.workspace import Workspaces, worktree
 
 ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
@@ -78,6 +79,30 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
     tree = _bytes(Path(known.path))
     own = tree + _bytes(repo / ".git" / "worktrees" / Path(known.path).name)
     yield Row("disk for one more workdir", f"{own >> 20} MiB", "the tree itself", f"{tree >> 20} MiB", own / tree, 1.03)
+
+
+def durable(disk: Path, files: int) -> Iterator[Row]:
+    """What it costs that a new workdir survives a power cut: each dispatch with the flush of its file system beside one without."""
+    repo = make_repository(disk, files)
+    spaces = Workspaces(disk / "durable-root", environ={**ENVIRON, "HOME": str(disk)})
+    counter = iter(range(1_000_000))
+
+    def first() -> float:
+        place = spaces.plan(TaskSpec(prompt="x", repo=str(repo)), f"durable-{next(counter)}", repo)
+        # What others have written is not to be flushed on this one's time.
+        os.sync()
+        begun = time.perf_counter()
+        spaces.prepare(place, "claude")
+        return time.perf_counter() - begun
+
+    pairs = []
+    for _ in range(9):
+        with mock.patch.object(worktree, "flush"):
+            without = first()
+        pairs.append((first(), without))
+    ours, other = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(one / two for one, two in pairs)
+    yield Row(f"first dispatch on a disk, {files:,} files", ms(ours), "the same without its flush", ms(other), ratio, 1.5, note="by pairs")
 
 
 def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:

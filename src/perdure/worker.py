@@ -135,7 +135,7 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
         ended.result()
     except LostLease:
         return False
-    except PerdureError as error:
+    except (PerdureError, OSError) as error:
         print(f"perdure: {error}", file=sys.stderr, flush=True)
         return False
     return True

@@ -1,4 +1,7 @@
-"""`python -m tests.faults full|cut|all N`: so many trials of each kind, on all cores but one; exit code 1 if a promise did not hold."""
+"""`python -m tests.faults full|calls|cut|all N`: so many trials of a kind, two at a time; exit code 1 if a promise did not hold.
+
+`all N`: N full disks by size, N/2 by call, N/4 power cuts.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,15 @@ WORKERS = 2
 def main(words: list[str]) -> int:
     kind, count = words[0], int(words[1])
     if kind == "all":
-        codes = [main(["full", str(count)])]
+        codes = [main(["full", str(count)]), main(["calls", str(max(count // 2, 1))])]
         if os.geteuid() == 0:
             codes.append(main(["cut", str(max(count // 4, 1))]))
         else:
             print("power cuts need root for loop mounts: not tried")
         return max(codes)
     if full.INSIDE not in os.environ:
-        if kind == "full":
-            return full.in_a_namespace(words)
-        return full.in_a_namespace(words, as_root=True)
-    one = full.trial if kind == "full" else cut.trial
+        return full.in_a_namespace(words, as_root=kind == "cut")
+    one = {"full": full.trial, "calls": full.by_call, "cut": cut.trial}[kind]
     with ThreadPoolExecutor(WORKERS) as pool:
         return summary(list(pool.map(lambda number: one(number, count), range(count))))
 

@@ -1,32 +1,51 @@
-"""Power cuts: the machine's disk is an ext4 file system in a file; at a random moment everything stops, the file is copied, and what
-the copy holds is what a machine finds that lost its power then.
+"""Power cuts: the machine's disk is an ext4 file system in a file; at some moment of a task everything stops, the file is copied, and
+what the copy holds is what a machine finds that lost its power then.
 
-What was acknowledged must be in it: every record that another process had already read from the journal (the accepted task, the
-conversation's id, the attempt's outcome), and every checkpoint with all its objects. On the copy a plain `retry` must do. Needs root.
+The moments are drawn around what is acknowledged (the accepted task, the conversation's id, a checkpoint, the outcome) and over the
+whole run; a cut counts only if a supervisor lived. What was acknowledged must be in the copy: every record that another process had
+read from the journal, and every checkpoint that was published, with all its objects and its part of the conversation. On the copy a
+plain `retry` must do, and the checkpoint must be restorable. Needs root.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from sqlite3 import connect
+from typing import Any
 
 from tests.faults.scene import DATABASE, RUN, Trial, goes_on, play
-from tests.journeys.stage import Stage
+from tests.journeys.stage import PATIENCE_S, Stage
 
 SIZE_MB = 192
-LATEST_S = 6.0
+AROUND = ("run_submitted", "session_pinned", "checkpoint_taken", "attempt_ended", "")
+"""The acknowledgements that are cut at, in turn; without one: any record of the run."""
+RECORDS = 18
+"""About so many records a run writes while its supervisor lives."""
+LATE_S = 0.08
+"""At most so long after the record; every other cut comes at once."""
+DRAWS = 5
+Acks = dict[int, Any]
 
 
 def trial(number: int, count: int) -> Trial:
-    """One cut, at a moment from the start of the task to a little after its usual end."""
-    return play(number, "power cut", _cut, prepare=_disk)
+    """One cut that struck a live run: drawn anew until there is one."""
+    kind = AROUND[number % len(AROUND)]
+    for draw in range(DRAWS):
+        found = play(
+            number + draw * 10_000, f"cut at {kind or 'any record'}", lambda stage, dice, found: _cut(stage, dice, found, kind), _disk
+        )
+        if found.struck or found.wrong:
+            break
+    return found
 
 
 def _disk(directory: Path) -> None:
@@ -41,68 +60,100 @@ def _mount(image: Path, where: Path) -> None:
     subprocess.run(["mount", "-o", "loop", str(image), str(where)], check=True)
 
 
-def _cut(stage: Stage, dice: random.Random, found: Trial) -> None:
+def _cut(stage: Stage, dice: random.Random, found: Trial, kind: str) -> None:
     image, after = Path(f"{stage.directory}.img"), Path(f"{stage.directory}.after")
-    acks = Path(f"{stage.directory}.acks")
+    late = dice.choice((0.0, dice.uniform(0, LATE_S)))
+    which = dice.randint(1, RECORDS)
     try:
         subprocess.run(["sync", "-f", str(stage.directory)], check=True)
         supervisor = stage.start(*RUN)
-        with acks.open("wb") as file:
-            reader = _reader(stage, file.fileno())
-            time.sleep(dice.uniform(0.5, LATEST_S))
-            victims = [supervisor.pid, *stage.marked()]
-            _signal(victims, signal.SIGSTOP)
-            reader.kill()
-            reader.wait()
-            subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True)
+        _watch(stage, lambda acks: len(acks) >= which if not kind else any(_kind(event) == kind for event in acks.values()), supervisor)
+        time.sleep(late)
+        for pid in [supervisor.pid, *stage.marked()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         found.struck = supervisor.poll() is None
+        # What can be read now has been committed: somebody may have read it.
+        acks, published = _read(stage)
+        subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True)
         stage.lose_machine(supervisor)
         subprocess.run(["umount", "--lazy", str(stage.directory)], check=True)
         _mount(after, stage.directory)
         stage.running.clear()
-        told = _acknowledged(stage, found, acks.read_bytes())
+        found.met.update({_kind(event) for event in acks.values()} & {*AROUND})
+        saved = _acknowledged(stage, found, acks, published)
+        told = any(_kind(event) == "attempt_ended" and event["outcome"]["kind"] == "succeeded" for event in acks.values())
         goes_on(stage, found, file=told)
+        if saved and not found.wrong:
+            _restorable(stage, found, saved)
     finally:
         stage.close()
         subprocess.run(["umount", "--lazy", str(stage.directory)], check=False)
-        for path in (image, after, acks):
+        for path in (image, after):
             path.unlink(missing_ok=True)
 
 
-def _reader(stage: Stage, out: int) -> subprocess.Popen[bytes]:
-    """Another process that prints each record as soon as it can be read: from then on somebody knows of it."""
-    loop = "until perdure logs -f --json task 2>/dev/null; do :; done"
-    environ = {**stage.environ, "PATH": stage.environ["PATH"]}
-    return subprocess.Popen(["sh", "-c", loop], cwd=stage.repo, env=environ, stdout=out, start_new_session=True)
+def _kind(event: Any) -> str:
+    return str(event["kind"])
 
 
-def _signal(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+def _watch(stage: Stage, met: Callable[[Acks], bool], supervisor: subprocess.Popen[str]) -> None:
+    """Another process that reads the journal as it is written, until something stands in it or the command has ended."""
+    end = time.monotonic() + PATIENCE_S
+    while supervisor.poll() is None and time.monotonic() < end and not met(_read(stage)[0]):
+        time.sleep(0.001)
 
 
-def _acknowledged(stage: Stage, found: Trial, printed: bytes) -> bool:
-    """Every record that was read before the cut stands in the journal after it. Returns whether success was told: an agent's file
-    that nobody was told of may be gone, as a program's own are that it does not make durable."""
-    acked = [json.loads(line) for line in printed.split(b"\n")[:-1]]
+def _read(stage: Stage) -> tuple[Acks, list[Any]]:
+    """The journal by its numbers, and the checkpoints; nothing where the database is not made yet."""
     if not (stage.state / DATABASE).exists():
-        if acked:
-            found.wrong.append(f"the database is gone, with {len(acked)} records that were read")
-        return False
-    with closing(connect(stage.state / DATABASE)) as database:
-        # A making of the database that was cut off has some of its tables, and nothing was accepted yet.
-        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
-        stored = {row[0]: json.loads(row[1]) for row in database.execute("SELECT seq, event FROM records")} if "records" in tables else {}
-        checkpoints = [json.loads(row[0]) for row in database.execute("SELECT body FROM checkpoints")] if "checkpoints" in tables else []
-    lost = [record for record in acked if stored.get(record["seq"]) != record["event"]]
+        return {}, []
+    try:
+        with closing(sqlite3.connect(f"{(stage.state / DATABASE).as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as database:
+            records = {row[0]: json.loads(row[1]) for row in database.execute("SELECT seq, event FROM records")}
+            return records, [json.loads(row[0]) for row in database.execute("SELECT body FROM checkpoints")]
+    except sqlite3.OperationalError:
+        return {}, []
+
+
+def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) -> Any:
+    """Everything that could be read before the cut stands there after it. Returns the newest checkpoint that holds the agent's file."""
+    stored, checkpoints = _read(stage)
+    lost = [event for seq, event in acks.items() if stored.get(seq) != event]
     if lost:
-        found.wrong.append(f"{len(lost)} of {len(acked)} acknowledged records are gone, the first: {json.dumps(lost[0])[:200]}")
+        found.wrong.append(f"{len(lost)} of {len(acks)} acknowledged records are gone, the first: {json.dumps(lost[0])[:200]}")
+    gone = {each["number"] for each in published} - {each["number"] for each in checkpoints}
+    if gone:
+        found.wrong.append(f"the published checkpoints {sorted(gone)} are gone")
+    holds = None
     for each in checkpoints:
         saved = each["workdir"]
-        words = ["git", "--git-dir", saved["git_dir"], "rev-list", "--objects", "--quiet", saved["commit"]]
-        done = subprocess.run(words, env=stage.environ, capture_output=True, text=True)
-        if done.returncode:
-            found.wrong.append(f"checkpoint {each['number']} cannot be read: {done.stderr[:200]}")
-    found.what += f" ({'checkpoints' if checkpoints else 'records' if acked else 'nothing yet'})"
-    return any(record["event"]["kind"] == "attempt_ended" and record["event"]["outcome"]["kind"] == "succeeded" for record in acked)
+        git = ["git", "--git-dir", saved["git_dir"]]
+        done = subprocess.run(
+            [*git, "rev-list", "--objects", "--quiet", saved["commit"]], env=stage.environ, capture_output=True, text=True
+        )
+        named = subprocess.run([*git, "rev-parse", saved["ref"]], env=stage.environ, capture_output=True, text=True).stdout.strip()
+        if done.returncode or named != saved["commit"]:
+            found.wrong.append(f"checkpoint {each['number']} cannot be read: {named} {done.stderr[:200]}")
+        for part in each.get("conversation", []):
+            if not _is_there(stage, part):
+                found.wrong.append(f"checkpoint {each['number']}: its part of the conversation ({part['name']}) is gone")
+        words = [*git, "cat-file", "blob", f"{saved['commit']}:worktree/one.txt"]
+        if subprocess.run(words, env=stage.environ, capture_output=True).stdout == b"precious\n":
+            holds = each
+    return holds
+
+
+def _is_there(stage: Stage, part: dict[str, Any]) -> bool:
+    copies = (path for path in stage.state.glob(f"transcripts/*/*/{part['name']}*"))
+    return any(hashlib.sha256(path.read_bytes()[: part["size"]]).hexdigest() == part["sha256"] for path in copies)
+
+
+def _restorable(stage: Stage, found: Trial, saved: Any) -> None:
+    """The checkpoint that was there before the cut gives the agent's file back."""
+    path = Path(stage.show()["workspace"]["path"]) / "one.txt"
+    path.unlink(missing_ok=True)
+    done = stage.perdure("restore", "task", "--at", str(saved["number"]))
+    if done.code or not path.exists() or path.read_text() != "precious\n":
+        found.wrong.append(f"checkpoint {saved['number']} is not restored ({done.code}): {done.err[-300:]}")
+    found.met["restored"] += 1

@@ -1,8 +1,8 @@
-"""Full disks: a task whose database, workdirs, agent's home or logs lie on a volume that has no room at some moment.
+"""Full disks: a task whose database, workdirs, repository or agent's home lie on a volume that has no room at some moment.
 
-Run in a mount namespace of its own (`python -m tests.faults full N` starts itself in one): each trial mounts a small tmpfs, its size
-swept from one page to more than is needed, or has one system call of the supervisor, and all later ones, answered with ENOSPC. Then
-there is room again, and a plain `retry` must do.
+Run in a mount namespace of its own (`python -m tests.faults full N` starts itself in one): each trial mounts a small tmpfs, with room
+for a share of what the task writes there (`full`), or lets one kind of program find no room from some call on (`calls`, see `wall`).
+Then there is room again, and a plain `retry` must do. A trial counts only if a call was really answered with ENOSPC.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.faults.scene import RUN, Trial, goes_on, is_made, one_sentence, play
+from tests.faults.scene import RUN, Trial, goes_on, one_sentence, play
+from tests.faults.wall import PROGRAMS, Injected, met, seen
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
-PLACES = ("state", "workdirs", "home", "all")
-SIZES = {"state": (64, 1200), "workdirs": (16, 400), "home": (32, 2400), "all": (128, 4000)}
-"""KB between which each place is swept: too little to begin, up to a little more than enough."""
-CALLS = "pwrite64,fsync,fdatasync,mkdir,rename,ftruncate,fallocate"
-STRACED = 90
-"""How many such calls a run makes, about."""
+NEEDED = {"state": 192, "workdirs": 200, "repository": 64, "home": 1450, "all": 1800}
+"""KB that the task writes to each place, about (Codex 0.13x, July 2026): a trial gives a share of it."""
+PLACES = tuple(NEEDED)
+LEAST, MOST = 0.02, 0.97
+DRAWS = 5
+"""A program may end before the drawn call: then another one is drawn."""
 INSIDE = "PERDURE_TEST_INSIDE"
 
 
@@ -32,13 +33,22 @@ def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
 
 
 def trial(number: int, count: int) -> Trial:
-    """Trial `number` of `count`: every fifth by an injected error, the others by a size."""
-    if number % 5 == 4:
-        return play(number, "ENOSPC by call", _by_call)
-    place = PLACES[number % 5]
-    small, large = SIZES[place]
-    size = small + (large - small) * number // max(count - 1, 1)
+    """Trial `number` of `count`: the places in turn, each swept from nearly nothing to nearly enough."""
+    place = PLACES[number % len(PLACES)]
+    step, steps = number // len(PLACES), max((count - 1) // len(PLACES), 1)
+    size = int(NEEDED[place] * (LEAST + (MOST - LEAST) * step / steps))
     return play(number, f"{place} full", lambda stage, dice, found: _by_size(stage, found, place, size))
+
+
+def by_call(number: int, count: int) -> Trial:
+    """Trial `number`: the programs in turn; drawn anew until one of its calls was answered so."""
+    program = PROGRAMS[number % len(PROGRAMS)]
+    for draw in range(DRAWS):
+        seed = number + draw * 10_000
+        found = play(seed, f"no room for {program}", lambda stage, dice, found: _by_call(stage, dice, found, program))
+        if found.struck or found.wrong:
+            break
+    return found
 
 
 def mount(place: Path, size_kb: int) -> None:
@@ -47,51 +57,70 @@ def mount(place: Path, size_kb: int) -> None:
 
 
 def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
-    where = {"state": stage.state, "workdirs": stage.home / ".local/share/perdure", "home": stage.agent_home, "all": stage.home}[place]
+    where = {
+        "state": stage.state, "workdirs": stage.home / ".local/share/perdure", "repository": stage.repo, "home": stage.agent_home,
+        "all": stage.home,
+    }[place]  # fmt: skip
+    _more_files(stage)
     kept = {path.relative_to(where): path.read_bytes() for path in where.rglob("*") if path.is_file()}
-    mount(where, size)
+    mount(where, 1 << 20)
+    log = stage.directory / "seen"
     try:
         for name, content in kept.items():
-            _fits(where / name, content)
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
+            (where / name).write_bytes(content)
+        space = os.statvfs(where)
+        size += (space.f_blocks - space.f_bfree) * space.f_frsize // 1024
+        subprocess.run(["mount", "-o", f"remount,size={size}k", str(where)], check=True)
+        before = dict(stage.environ)
         # The watermarks would refuse the task at the door: here it is to meet the wall.
         stage.environ["PERDURE_DISK_REFUSE"] = "0"
-        _strike(stage, found, stage.perdure(*RUN))
+        done = _run(stage, [*seen(log), sys.executable, "-m", "perdure"])
+        found.met = met(log)
+        found.struck = bool(found.met)
+        _strike(stage, found, done)
         subprocess.run(["mount", "-o", "remount,size=1g", str(where)], check=True)
-        for name, content in kept.items():
-            _fits(where / name, content)
+        stage.environ.clear()
+        stage.environ.update(before)
         goes_on(stage, found)
     finally:
         stage.close()
         subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
-def _fits(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError:
-        path.unlink(missing_ok=True)
+def _more_files(stage: Stage) -> None:
+    """Enough in the repository for a sweep of sizes."""
+    for number in range(20):
+        (stage.repo / f"part{number:02}.txt").write_text(f"{number:08}\n" * 900)
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
+    for words in (["add", "."], [*identity, "commit", "-q", "-m", "more"]):
+        subprocess.run(["git", *words], cwd=stage.repo, env=stage.environ, check=True)
 
 
-def _by_call(stage: Stage, dice: random.Random, found: Trial) -> None:
-    number = dice.randint(1, STRACED)
-    log = stage.directory / "strace"
-    inject = ["-e", f"trace={CALLS}", "-e", f"inject={CALLS}:error=ENOSPC:when={number}+"]
-    words = ["strace", "-f", "-o", str(log), *inject, sys.executable, "-m", "perdure", *RUN]
-    # Only the supervisor: the shim and the agent are other programs, started by it (`-f` follows its threads; exec ends it).
-    words.remove("-f")
-    done = subprocess.run(words, cwd=stage.repo, env=stage.environ, capture_output=True, text=True, timeout=PATIENCE_S)
-    found.what += " (met)" if "INJECTED" in log.read_text(errors="replace") else " (later)"
-    _strike(stage, found, Done(done.returncode, done.stdout, done.stderr))
+def _by_call(stage: Stage, dice: random.Random, found: Trial, program: str) -> None:
+    injected = Injected.draw(program, dice, stage.directory / "injected")
+    before = dict(stage.environ)
+    done = _run(stage, injected.put(stage))
+    fired = injected.fired()
+    found.struck = fired > 0
+    found.met[program] += fired
+    stage.environ.clear()
+    stage.environ.update(before)
+    _strike(stage, found, done)
     goes_on(stage, found)
+
+
+def _run(stage: Stage, words: list[str]) -> Done:
+    done = subprocess.run([*words, *RUN], cwd=stage.repo, env=stage.environ, capture_output=True, text=True, timeout=PATIENCE_S)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def _strike(stage: Stage, found: Trial, done: Done) -> None:
     """What must hold while there is no room."""
-    found.struck = done.code != 0
+    found.ended = done.code != 0
     if not one_sentence(done):
         found.wrong.append(f"a traceback: {done.err[-400:]}")
     for words in (("ls",), ("ls", "--json"), ("du",)):
         read = stage.perdure(*words)
-        if "Traceback" in read.err or (words[0] == "ls" and read.code != 0 and is_made(stage)):
+        if "Traceback" in read.err or (words[0] == "ls" and read.code != 0):
             found.wrong.append(f"{' '.join(words)} ended with {read.code}: {read.err[-300:]}")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure.rehearsal import Rehearsal
-from perdure.stores.migrate import newest
 from tests.journeys.stage import Done, Stage
 
 AGENT = "codex"
@@ -50,7 +49,11 @@ class Trial:
     what: str
     wrong: list[str] = field(default_factory=list)
     struck: bool = False
-    """The fault was met: an attempt or the command itself failed by it."""
+    """The fault fired: a call was answered with ENOSPC, the power went while a supervisor lived. Only such a trial counts."""
+    ended: bool = False
+    """The command ended with an error by it."""
+    met: Counter[str] = field(default_factory=Counter)
+    """What was met: how many calls of which program found no room; which acknowledgements a cut came after."""
 
 
 def play(
@@ -101,19 +104,11 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
 
 
 def tool_failed(stage: Stage) -> bool:
-    """Whether the agent's own command found no room: then its file may be missing, and the journal says so. The scripted model goes on
-    regardless."""
+    """Whether every command of the agent's was told to have failed: then there may be no file, and the journal says why. The scripted
+    model goes on regardless."""
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         kinds = [json.loads(row[0]) for row in database.execute("SELECT event FROM records WHERE kind = 'tool_ended'")]
-    return any(event.get("ok") is False for event in kinds)
-
-
-def is_made(stage: Stage) -> bool:
-    """Whether the database was made to the end: before that nothing can have been accepted, and there is nothing to read."""
-    if not (stage.state / DATABASE).exists():
-        return False
-    with closing(sqlite3.connect(stage.state / DATABASE)) as database:
-        return int(database.execute("PRAGMA user_version").fetchone()[0]) == newest()
+    return bool(kinds) and all(event.get("ok") is False for event in kinds)
 
 
 def whole(stage: Stage) -> list[str]:
@@ -125,8 +120,7 @@ def whole(stage: Stage) -> list[str]:
         open_attempts = database.execute("SELECT count(*) FROM attempts WHERE ended IS NULL").fetchone()[0]
         if open_attempts:
             wrong.append(f"{open_attempts} attempts have no end")
-    # agent.json is of use only while the agent lives, and so is not made durable.
-    for path in (path for path in stage.state.glob("runs/*/*/*.json") if path.name != "agent.json"):
+    for path in stage.state.glob("runs/*/*/*.json"):
         try:
             json.loads(path.read_bytes())
         except ValueError:
@@ -142,12 +136,19 @@ def whole(stage: Stage) -> list[str]:
 
 def summary(trials: list[Trial]) -> int:
     """Prints the counts, and each trial that went wrong with its seed. Returns the exit code."""
-    counts = Counter(f"{trial.what}: {'struck' if trial.struck else 'not met'}" for trial in trials)
     for trial in trials:
         for line in trial.wrong:
             print(f"WRONG seed {trial.seed}, {trial.what}: {line}", flush=True)
-    for name, count in sorted(counts.items()):
-        print(f"{count:5}  {name}")
-    bad = sum(bool(trial.wrong) for trial in trials)
-    print(f"{len(trials)} trials, {bad} wrong")
+    for what in dict.fromkeys(trial.what for trial in trials):
+        here = [trial for trial in trials if trial.what == what]
+        counted = [trial for trial in here if trial.struck]
+        ended, wrong = sum(trial.ended for trial in counted), sum(bool(trial.wrong) for trial in here)
+        print(f"{what:26} {len(here):4} trials {len(counted):4} counted {ended:4} ended the command {wrong:4} wrong")
+    who: Counter[str] = Counter()
+    for trial in trials:
+        who.update(trial.met.keys())
+    if who:
+        print("in so many trials: " + ", ".join(f"{name} {number}" for name, number in who.most_common()))
+    counted_all, bad = sum(trial.struck for trial in trials), sum(bool(trial.wrong) for trial in trials)
+    print(f"{len(trials)} trials, {counted_all} counted, {bad} wrong")
     return 1 if bad else 0

@@ -75,6 +75,41 @@ def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
     assert found["read"] == int(str(found["written"])) + 1 and found["problems"] == []
 
 
+FULL_AND_SHUT = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+from perdure import stores
+from perdure.testing.stores.making import submit
+
+state, log_stays = Path(sys.argv[1]), sys.argv[2] == "killed"
+store = stores.open(state / "perdure.db")
+submit(store)
+if log_stays:
+    # As a kill leaves it: with a log, and then no shared memory, as after a restart of the machine.
+    for name in ("perdure.db", "perdure.db-wal"):
+        shutil.copy(state / name, state / f"kept-{name}")
+store.close()
+if log_stays:
+    for name in ("perdure.db", "perdure.db-wal"):
+        (state / f"kept-{name}").replace(state / name)
+assert not (state / "perdure.db-shm").exists()
+filler = open(state / "filler", "wb", buffering=0)
+try:
+    while True:
+        filler.write(b"x" * 4096)
+except OSError:
+    pass
+print(json.dumps({"log": (state / "perdure.db-wal").exists(), "read": len(stores.open(state / "perdure.db", read_only=True).find())}))
+"""
+
+
+@pytest.mark.parametrize("how", ["shut", "killed"])
+def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: str) -> None:
+    """Where not even SQLite's shared memory finds room: after a clean end, and with the log that a kill left."""
+    found = on_a_small_disk(tmp_path / "state", "4m", "-c", FULL_AND_SHUT, str(tmp_path / "state"), how)
+    assert found == {"log": how == "killed", "read": 1}
+
+
 def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
     """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is all of a small one."""
     large = Room(tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7)

@@ -40,7 +40,7 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
     except GitFailed as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
         return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
-    except PerdureError as error:
+    except (PerdureError, OSError) as error:
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error)))
     return _follow(engine, opened)
 

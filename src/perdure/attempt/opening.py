@@ -21,6 +21,7 @@ from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.continuation import prompt
+from perdure.errors import PerdureError
 from perdure.events import AgentLaunched, CopyRestored, Record, SessionPinned, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
@@ -318,4 +319,9 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
     events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0)]
     if opened.session is not None and asked.kind is not Start.RESUME:
         events.append(SessionPinned(session_id=opened.session.id))
-    engine.store.record(opened.claim, events)
+    try:
+        engine.store.record(opened.claim, events)
+    except PerdureError:
+        # The attempt is about to be told as one that did not start: nothing of it may live.
+        opened.process.kill()
+        raise

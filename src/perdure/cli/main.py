@@ -5,6 +5,7 @@ Nothing heavy is imported here: `perdure ls` must not pay for what another verb 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -90,6 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _refuse(f"The disk under {error.filename or 'a file of perdure'} is full", "free some space, then try again", 7)
     return code
 
 

@@ -158,13 +158,30 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         connection.close()
         log = Path(f"{place}-wal")
+        empty = not log.exists() or not log.stat().st_size
         # In a directory that cannot be written, SQLite cannot make its shared memory; without a log there is nothing to share.
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or (log.exists() and log.stat().st_size):
-            raise
-        return _raw(_uri(place, "immutable=1"))
+        if empty and (_no_room(error) or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)):
+            return _raw(_uri(place, "immutable=1"))
+        if _no_room(error):
+            return _alone(place)
+        raise
     except BaseException:
         connection.close()
         raise
+
+
+def _alone(place: str) -> sqlite3.Connection:
+    """On a full disk there is no room for the shared memory beside a log: who is alone reads the log without (sqlite.org/wal.html,
+    "Use of WAL Without Shared-Memory"). Nothing is written through it but what the log holds already."""
+    connection = _raw(_uri(place, "mode=rw"))
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _empty(place: str) -> Sqlite:
@@ -251,9 +268,7 @@ def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreErr
 def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0)
     match code & 0xFF:
-        case sqlite3.SQLITE_FULL:
-            return _full(place)
-        case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        case _ if _no_room(error):
             return _full(place)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
             return StoreError(f"The database {place} cannot be opened or written: {error}", ELSEWHERE)
@@ -265,6 +280,11 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
             return StoreError(f"The disk under {place} failed: {error} ({error.sqlite_errorname})", "look at the disk and at dmesg")
         case _:
             return StoreError(f"The database {place} cannot be used: {error}")
+
+
+def _no_room(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def _damaged(place: str, why: str) -> StoreError:
