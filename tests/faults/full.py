@@ -18,7 +18,7 @@ from tests.faults.wall import PROGRAMS, Injected, met, seen
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 NEEDED = {"state": 192, "workdirs": 200, "repository": 64, "home": 1450, "all": 1800}
-"""KB that the task writes to each place, about (Codex 0.13x, July 2026): a trial gives a share of it."""
+"""KB that the task writes to each place, about (Codex 0.169.0): a trial gives a share of it."""
 PLACES = tuple(NEEDED)
 LEAST, MOST = 0.02, 0.97
 DRAWS = 5

@@ -101,6 +101,7 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
     if not receipts or receipts[-1] == "broken":
         trial.wrong.append(f"the receipts are {receipts}")
     trial.wrong += whole(stage)
+    stage.until(lambda: not stage.marked(), "nothing of an attempt lives on")
 
 
 def tool_failed(stage: Stage) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 
 from perdure.errors import DiskFull
 from perdure.volumes import Ballast, Room, Volumes, room
-from tests.faults import full
+from tests.faults import cut, full
+from tests.faults.wall import PROGRAMS
+from tests.journeys.stage import TOP
 
 MB = 1024**2
 
@@ -169,5 +172,21 @@ def test_a_full_disk_refuses_at_the_door_and_opens_again(tmp_path: Path, reposit
 
 @pytest.mark.journey
 def test_a_sample_of_full_disks() -> None:
-    """Five of the trials of `make faults`: a real agent meets the wall, and a plain retry does when there is room."""
-    assert full.in_a_namespace(["full", "5"]) == 0
+    """Nine of the trials of `make faults`: a real agent meets the wall, and a plain retry does when there is room."""
+    assert full.in_a_namespace(["full", "5"]) == 0 and full.in_a_namespace(["calls", "4"]) == 0
+
+
+COUNTED = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \|(?: \d+ \|)? (\d+) \|$", re.MULTILINE)
+
+
+def test_the_page_tells_of_the_trials_that_are_made() -> None:
+    """Each volume, program and acknowledgement of the harness has its line in the reference, at the size of a pull request at least, with
+    nothing wrong; and what the counts mean is said with the right numbers."""
+    page = (TOP / "docs/reference/faults.md").read_text()
+    lines = [(what.split("`")[1] if "`" in what else "", *map(int, counts)) for what, *counts in COUNTED.findall(page)]
+    assert [what for what, *_ in lines] == [*full.PLACES, *PROGRAMS, *cut.AROUND]
+    disks, cuts = lines[: -len(cut.AROUND)], lines[-len(cut.AROUND) :]
+    assert sum(trials for _, trials, *_ in disks[: len(full.PLACES)]) >= 40 and sum(counted for _, _, counted, _ in cuts) >= 10
+    for part in (disks, cuts):
+        assert all(counted <= trials and wrong == 0 and counted >= trials * 3 // 4 for _, trials, counted, wrong in part)
+        assert f"{300 / sum(counted for _, _, counted, _ in part):.0f} % of" in page
