@@ -161,21 +161,22 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
     except GitFailed as error:
         raise WorkspaceError(f"The pack is damaged, or not whole: {error}", "Ask for a new capsule.") from error
     load(shelf, commit)
-    flush(shelf.objects)
+    flush(shelf.kept)
     shelf.mark_outside(commit, str(number))
     shelf.refs.run("update-ref", "--", shelf.ref(number), commit)
+    shelf.let_go()
 
 
 def send(source: Shelf, target: Shelf, commit: str) -> None:
     """Copies a checkpoint from one workdir's objects to another's, if they are not the same."""
-    if source.objects == target.objects:
+    if source.kept == target.kept:
         return
     if source.form != target.form:
         raise WorkspaceError(f"{source.top} and {target.top} make their ids in different ways.", "Use a capsule: perdure export")
     if not target.commit(commit):
         there = [oid for oid in (target.head, target.pinned) if oid and source.commit(oid)]
-        (target.objects / "pack").mkdir(exist_ok=True)
+        (target.kept / "pack").mkdir(exist_ok=True)
         asked = "".join(f"{line}\n" for line in [commit, "--not", *there])
-        source.run("pack-objects", "-q", "--revs", "--non-empty", os.fspath(target.objects / "pack/pack"), stdin=asked.encode())
+        source.run("pack-objects", "-q", "--revs", "--non-empty", os.fspath(target.kept / "pack/pack"), stdin=asked.encode())
     if source.is_outside(commit):
         target.mark_outside(commit, commit)

@@ -2,7 +2,8 @@
 
 Each workdir has a shelf: a git directory of perdure's own beside its view. It holds what a look at the workdir needs: an index,
 attributes that turn every conversion of content off, and for a workdir without a repository, or with one that belongs to its agent,
-the objects and refs of the checkpoints too. Where the user's own repository stands behind the workdir, objects and refs go there, so
+the objects and refs of the checkpoints too. Where the user's own repository stands behind the workdir, objects and refs go there (as a
+pack that no gc takes before a ref names what is in it), so
 that its gc keeps what a checkpoint needs.
 
 `photograph`, `restoring` and `packing` open it, under one lock a workdir.
@@ -59,12 +60,14 @@ class Shelf:
     top: Path
     directory: Path
     objects: Path
-    """Where the objects of checkpoints are written."""
+    """Where objects are written."""
     eye: Git
     """Sees the workdir's files, with perdure's own git directory."""
     refs: Git
     """The repository whose refs name the checkpoints."""
     form: str
+    shared: Path | None = None
+    """The objects of the user's own repository, where that is what keeps the checkpoints."""
     repository: Git | None = None
     admin: Path | None = None
     """The workdir's own git directory: its HEAD, its index, what is in progress."""
@@ -93,6 +96,11 @@ class Shelf:
             env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = alternate(self.lent)
         return self.eye.run(*args, stdin=stdin, good=good, env=env, settings=_SETTINGS, timeout_s=1800.0, cap=_CAP)
 
+    @property
+    def kept(self) -> Path:
+        """The objects among which checkpoints are kept."""
+        return self.shared or self.objects
+
     def looking_at(self, root: Path) -> Shelf:
         """The same shelf, seeing another directory."""
         return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
@@ -117,17 +125,52 @@ class Shelf:
     def take_in(self, pack: IO[bytes]) -> None:
         """Reads a pack into the objects, if it stands the test: git checks each object and each link, in a quarantine. Raises GitFailed
         for one that is damaged; then nothing was taken in."""
-        quarantine = self.objects / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
+        quarantine = self.kept / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
         (quarantine / "pack").mkdir(parents=True, mode=0o700)
-        env = {"GIT_OBJECT_DIRECTORY": str(quarantine), "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate(self.objects)}
+        env = {"GIT_OBJECT_DIRECTORY": str(quarantine), "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate(self.kept)}
         try:
             self.eye.run("index-pack", "--stdin", "--strict", stdin=pack, env=env, settings=_SETTINGS, timeout_s=3600.0)
-            (self.objects / "pack").mkdir(exist_ok=True)
-            # The index last: a pack is there for git as soon as its index is.
-            for path in sorted((quarantine / "pack").iterdir(), key=lambda path: path.suffix == ".idx"):
-                path.replace(self.objects / "pack" / path.name)
+            self._settle(quarantine / "pack")
         finally:
             shutil.rmtree(quarantine, ignore_errors=True)
+
+    def _settle(self, packed: Path) -> None:
+        """Moves a pack to where checkpoints are kept, marked so that no gc takes it; `let_go` ends that, when a ref names it."""
+        place = self.kept / "pack"
+        place.mkdir(exist_ok=True)
+        # The index last: a pack is there for git as soon as its index is.
+        for path in sorted(packed.iterdir(), key=lambda path: path.suffix == ".idx"):
+            if path.suffix == ".pack" and self.shared is not None:
+                path.with_suffix(".keep").write_text(self._mark)
+                path.with_suffix(".keep").replace(place / path.with_suffix(".keep").name)
+            path.replace(place / path.name)
+
+    @property
+    def _mark(self) -> str:
+        return f"perdure {self.id}\n"
+
+    def let_go(self) -> None:
+        """The packs of this workdir that were kept from gc are named by a ref now."""
+        for path in (self.kept / "pack").glob("pack-*.keep"):
+            if read(path) == self._mark:
+                path.unlink(missing_ok=True)
+
+    def _hand_over(self, commit: str, last: str) -> None:
+        """Brings what is new of a commit into the user's repository, as one pack. Raises GitFailed where any of it is gone meanwhile.
+
+        Loose, a `git prune --expire=now` of somebody could take it before there is a ref, and a ref without its objects is one at which
+        every later gc of the repository fails.
+        """
+        stage = self.kept / f"incoming-{secrets.token_hex(6)}"
+        stage.mkdir(mode=0o700)
+        there = [f"^{last}^{{tree}}"] if last else []
+        there += [f"^{self.head}", f"^{self.head}^{{tree}}"] if self.head else []
+        try:
+            asked = "".join(f"{line}\n" for line in [commit, *there]).encode()
+            self.run("pack-objects", "-q", "--revs", "--window=0", str(stage / "pack"), stdin=asked)
+            self._settle(stage)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
     def commit(self, revision: str) -> str:
         """The id of a commit that is here whole, or empty."""
@@ -146,10 +189,16 @@ class Shelf:
         `last`: the commit that this one was made from. Raises GitFailed if it is no longer kept: its objects may be gone.
         """
         if commit != last:
-            flush(self.objects)
+            if self.shared is not None:
+                self._hand_over(commit, last)
+            flush(self.kept)
         kept = f"{LAST}/{self.id}"
         orders = [f"update {name} {commit}", f"verify {kept} {last}" if commit == last else f"update {kept} {commit} {last}".rstrip()]
         self.refs.run("update-ref", "--stdin", stdin="".join(f"{order}\n" for order in orders).encode())
+        if self.shared is not None and commit != last:
+            self.let_go()
+            for loose in self.objects.glob("[0-9a-f][0-9a-f]"):
+                shutil.rmtree(loose, ignore_errors=True)
         assert self.refs.git_dir is not None
         place = (self.refs.git_dir / name).parent
         while place != self.refs.git_dir and place.is_dir():
@@ -186,12 +235,12 @@ def shelf(
         if broken:
             form = git.at(common, common).run("rev-parse", "--show-object-format").text if common else read(directory / "made") or form
         own = isolated or common is None
-        _make(git, directory, form, cache if isolated else None, common)
+        _make(git, directory, form, cache if isolated else common if not own else None, common)
         top, admin = place[:2] if place else (path, None)
         eye = Git(cwd=top, git_dir=directory, work_tree=top, ceiling=places.root, keep=git.keep, environ=git.environ)
         yield Shelf(
-            id=workspace.id, top=top, directory=directory, objects=directory / "objects" if own or common is None else common / "objects",
-            eye=eye, form=form, repository=repository, admin=admin,
+            id=workspace.id, top=top, directory=directory, objects=directory / "objects", eye=eye,
+            shared=None if own or common is None else common / "objects", form=form, repository=repository, admin=admin,
             refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
             lent=admin / "objects" if own and admin is not None else None, head=head, tree=tree, branch=branch, pinned=pinned,
             most_files=most_files, borrowed=git.at(places.root, cache) if cache is not None else None, broken=broken,
