@@ -55,7 +55,7 @@ install: .venv/.done ## the package, its tests and checks, into .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
 	touch $@
 
-tools: ## the programs that the tests use (strace, tmux, openssl), if they are missing
+tools: ## the programs that the tests use (strace, tmux, openssl, zstd), if they are missing
 	bash .ci/tools
 
 agents: agents/node_modules/.done ## the pinned agent CLIs of agents/package.json, below agents/
