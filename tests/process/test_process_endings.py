@@ -34,6 +34,16 @@ def test_an_end_by_a_signal(launch: Launcher) -> None:
     assert (end.code, end.signal, end.cause) == (None, 9, "exited")
 
 
+def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Path) -> None:
+    """Where the agent's record cannot be put in its place, agent and children are ended, and the recorded end says why."""
+    (directory / "agent.json" / "in the way").mkdir(parents=True)
+    process = launch("sleep 600 & sleep 600")
+    end = process.wait()
+    assert end is not None
+    assert (end.code, end.signal) == (None, 9)
+    assert "its record cannot be written" in end.stderr_tail
+
+
 def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
     """The agent gets its whole stdin and then its end, its own cwd, and is the leader of a session of its own."""
     prompt = b"first\n" + b"x" * 300_000 + b"\xff\x00"
