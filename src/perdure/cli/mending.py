@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine
-from perdure.cli.sessions import at_home
-from perdure.cli.text import clean, one_line
+from perdure.cli.text import at_home, clean, one_line
 
 if TYPE_CHECKING:
     from perdure.config import Settings

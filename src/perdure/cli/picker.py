@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli import keys
-from perdure.cli.sessions import at_home
-from perdure.cli.text import age, clean, one_line
+from perdure.cli.text import age, at_home, clean, one_line
 from perdure.errors import PerdureError
 from perdure.model import TaskSpec
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_to_read, settings
-from perdure.cli.text import age, clean, clock, columns, cut, one_line
+from perdure.cli.text import age, at_home, clean, clock, columns, cut, one_line
 
 if TYPE_CHECKING:
     from perdure.attempt.engine import Store
@@ -133,12 +132,6 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
             length += 1
         shortened[each] = each[:length].rstrip("-")
     return shortened
-
-
-def at_home(path: str) -> str:
-    """The path for a person, with `~` for the home directory."""
-    home = os.environ.get("HOME", "")
-    return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
 
 
 def _show(shelf: Shelf, entry: Entry, as_json: bool) -> int:

@@ -64,6 +64,12 @@ def one_line(text: str, width: int = 100) -> str:
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
+def at_home(path: str) -> str:
+    """The path for a person, with `~` for the home directory."""
+    home = os.environ.get("HOME", "")
+    return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
+
+
 def age(then_ms: int, now_ms: int) -> str:
     """`12s`, `5m`, `3h`, `2d`: how long ago."""
     seconds = max(0, (now_ms - then_ms) // 1000)
