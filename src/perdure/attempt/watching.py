@@ -176,13 +176,19 @@ class _Watch:
             self.capped = True
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
+    def strangers(self, session: Session, agent: process.Process) -> set[int]:
+        """Processes that are on the conversation and not of this attempt."""
+        there = set(self.opened.driver.writers(self.opened.home, session.id))
+        return there - {agent.agent_pid, *process.survivors(agent.mark)} if there else there
+
     def look_for_others(self) -> None:
         """Another live program on the same conversation is a collision: told once each, and by a strict policy the end."""
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
             return
-        ours = {agent.agent_pid, *process.survivors(agent.mark)}
-        new = {pid for pid in self.opened.driver.writers(self.opened.home, session.id) if pid not in ours} - self.others
+        new = self.strangers(session, agent) - self.others
+        # A child of the agent's looks like the agent until it has become another program: who is a stranger is one twice.
+        new &= self.strangers(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
             self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
