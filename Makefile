@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 3
+JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
