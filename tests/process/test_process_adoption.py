@@ -190,7 +190,10 @@ def test_the_lock_is_the_shims_alone(launch: Launcher, tmp_path: Path, lock: Pat
 
 
 def holds(pid: int, file: Path) -> bool:
-    return any(link.resolve() == file for link in Path(f"/proc/{pid}/fd").iterdir())
+    try:
+        return any(link.resolve() == file for link in Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):  # It ended, or closed one, meanwhile.
+        return False
 
 
 def test_the_agent_has_no_files_but_its_three(launch: Launcher) -> None:
