@@ -44,7 +44,7 @@ class TestOpenCode(DriverConformance):
         assert second.time - first.time >= 2000
 
     def test_a_conversation_without_a_word_is_found_by_its_mark(self, bench: Make) -> None:
-        """Killed before the model said anything, OpenCode has printed nothing; the title leads to the session, and it goes on."""
+        """Killed before the model said anything, OpenCode may have printed nothing; the title leads to the session, and it goes on."""
         stage = bench("hang\nsay Never.\n---\nsay I am here.")
         command = stage.driver.command(replace(stage.launch("hello one"), mark="run-1.1"))
         with stage._process(command) as process:
@@ -55,7 +55,7 @@ class TestOpenCode(DriverConformance):
             stage.rehearsal.wait_for(1, PATIENCE_S)
             process.send_signal(signal.SIGKILL)
             out, _ = process.communicate(timeout=PATIENCE_S)
-        assert out == b""
+        assert b"Never" not in out
         archive = stage.driver.archive
         assert archive is not None
         assert archive.find(stage.home, "run-1.2") == ""
