@@ -2,13 +2,13 @@
 
 `planfile` reads the file; `planned` turns what it says into a `Plan` or into all of its problems, each with its line. `weave` says
 which tasks share a conversation: a task goes on in the *strand* of the first need that nobody else goes on in, and forks it
-otherwise. `ready` says what may begin now.
+otherwise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -45,7 +45,7 @@ class PlanTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Tasks in the order of the file, which is also the order among those that are ready."""
+    """Tasks in the order of the file."""
 
     name: str
     tasks: tuple[PlanTask, ...]
@@ -186,8 +186,3 @@ def weave(plan: Plan) -> dict[str, Strand]:
         else:
             strands[task.name] = Strand(name=task.name, forks=before if akin else "", files_of=before, merges=merges)
     return strands
-
-
-def ready(plan: Plan, done: Collection[str], begun: Collection[str]) -> list[PlanTask]:
-    """What may begin now: everything it needs is done, and so is what stands before it in its conversation."""
-    return [task for task in plan.tasks if task.name not in begun and all(need in done for need in task.needs)]

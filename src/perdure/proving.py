@@ -17,7 +17,6 @@ from perdure import process
 from perdure.errors import PerdureError
 from perdure.model import Command, Continuation, Exit, Launch, Start, TaskSpec
 from perdure.protocols import AgentDriver
-from perdure.rehearsal import Rehearsal
 
 PATIENCE_S = 120.0
 ASKED = "Say that you are here."
@@ -56,6 +55,8 @@ class _Trial:
     def run(self) -> str:
         for folder in ("work", "home", "tmp"):
             (self.scratch / folder).mkdir()
+        from perdure.rehearsal import Rehearsal  # a whole server, and hardly ever needed
+
         with Rehearsal("say I am here.", strict=True) as rehearsal:
             places = {"HOME": str(self.scratch / "home"), "TMPDIR": str(self.scratch / "tmp")}
             own = rehearsal.environ(self.driver.name, home=self.scratch / "home" / self.driver.name, retries=0)

@@ -30,7 +30,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
-    from perdure.homes import Remembered, environment
+    from perdure.homes.remembered import Remembered, environment
     from perdure.process import worker_identity
     from perdure.proving import prover
     from perdure.redaction import Redactor

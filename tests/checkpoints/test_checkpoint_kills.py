@@ -22,6 +22,7 @@ from perdure import process, stores
 from perdure.attempt import Engine
 from perdure.attempt.checkpointing import prune, take
 from perdure.attempt.opening import Opened
+from perdure.homes.remembered import Remembered
 from perdure.model import Backend, Claim, Continuation, Session, SessionKey, SessionState, Start, TaskSpec, Workspace
 from perdure.protocols import Begun
 from perdure.transcripts import Copies
@@ -48,7 +49,7 @@ class Bench:
             state=top / "state",
             environ=environ,
             worker=process.worker_identity(),
-            homes=None,  # type: ignore[arg-type]
+            homes=Remembered(top / "state"),
         )
         self.transcript = self.home / "diaries" / f"{ID}.txt"
         self.transcript.parent.mkdir(parents=True, exist_ok=True)

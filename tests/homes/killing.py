@@ -22,7 +22,10 @@ from pathlib import Path
 
 from perdure.drivers.homes import HOMES
 from perdure.errors import PerdureError
-from perdure.homes import Linking, Remembered, unlink, volume_at
+from perdure.homes.linking import Linking
+from perdure.homes.remembered import Remembered
+from perdure.homes.unlinking import unlink
+from perdure.homes.volume import volume_at
 
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.utime", "ctypes.call_function")
 BEGINNING = '{"turn": "oth'

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perdure.homes import Remembered, volume_at
+from perdure.homes.remembered import Remembered
+from perdure.homes.volume import volume_at
 from tests.homes.killing import ENDED, REFUSED, World, died_at, full, wrong_with, wrong_with_databases
 
 SMALL = ("size=1m",)

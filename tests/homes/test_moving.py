@@ -13,8 +13,11 @@ import pytest
 
 from perdure.drivers.homes import HOMES
 from perdure.errors import Conflict, WorkspaceError
-from perdure.homes import Linking, Remembered, environment, kept_beside, verify, volume_at
+from perdure.homes.linking import Linking
 from perdure.homes.merging import CONFLICT
+from perdure.homes.remembered import Remembered, environment
+from perdure.homes.verifying import kept_beside, verify
+from perdure.homes.volume import volume_at
 from tests.homes.killing import SITUATIONS, World, command, database, died_at, made, words_in, write
 
 TOP = Path(__file__).parents[2]

@@ -503,6 +503,23 @@ HEAVY = {
 """What `perdure ls` and `--help` can do without. (Python itself loads some of it to run `-m`, so this starts it as its script does.)"""
 
 
+NOT_BEFORE_THE_AGENT = {
+    *("http.server", "ssl", "email", "concurrent.futures", "logging", "importlib.metadata", "zoneinfo", "difflib", "asyncio", "yaml"),
+    *("perdure.rehearsal", "perdure.homes.linking", "perdure.capsule", "perdure.planfile", "perdure.sweeper"),
+}
+"""What a start of an agent can do without: servers, pools, and the rooms of other verbs."""
+
+
+def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
+    """Everything that acts is wired, and a driver loaded, without the rehearsal's server, the movers of homes and the like."""
+    one = stage("say Done.")
+    wired = "from perdure.cli import compose, run; from perdure import drivers, service, worker; compose.open_engine(compose.settings())"
+    words = f"import sys; {wired}; drivers.load('claude'); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not NOT_BEFORE_THE_AGENT & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("words", [["ls"], ["ls", "--state", "failed", "-n", "5"], ["--help"], ["--version"]])
 def test_the_cheapest_verbs_import_nothing_heavy(stage: MakeStage, words: list[str]) -> None:
     """`perdure ls` and `--help` do not pay for what another verb needs."""

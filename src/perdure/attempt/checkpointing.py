@@ -7,11 +7,11 @@ that cannot be taken (a full disk, a workdir that is gone) is told in the journa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure import process
 from perdure.attempt.engine import Engine
@@ -20,6 +20,9 @@ from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.events import CheckpointMissed, PlaceLost
 from perdure.model import PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
 from perdure.transcripts import begins_with, fingerprint, prompts_since
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 SETTLES_S = 0.3
 """Most agents leave as soon as their turn is over: then the checkpoint at the attempt's end is enough."""
@@ -61,7 +64,7 @@ class Checkpointing:
         """Publishes what is ready, and begins what is due. Returns at once. Raises LostLease."""
         if self._taking is not None and self._taking.done():
             self.took = process.boottime() - self.begun
-            self._publish(self._taking)
+            self._publish(self._taking.result)
             self._taking = None
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
             self._begin(self._wanted)
@@ -80,21 +83,18 @@ class Checkpointing:
         """Waits for the one that is being taken, and takes the attempt's last. Raises LostLease."""
         self._wanted = ""
         if self._taking is not None:
-            self._publish(self._taking)
+            self._publish(self._taking.result)
             self._taking = None
         if self._pool is not None:
             self._pool.shutdown()
-        last: Future[Checkpoint] = Future()
         self._why = why
-        try:
-            last.set_result(take(self.engine, self.opened, why, self._number(), copied=True))
-        except Exception as error:
-            last.set_exception(error)
-        self._publish(last)
+        self._publish(lambda: take(self.engine, self.opened, why, self._number(), copied=True))
         with suppress(PerdureError, OSError):
             prune(self.engine, self.opened.claim.run)
 
     def _begin(self, why: str) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # when an agent is at work, and not before its start
+
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.begun, self._why = process.boottime(), why
         self._taking = self._pool.submit(take, self.engine, self.opened, why, self._number())
@@ -102,9 +102,9 @@ class Checkpointing:
     def _number(self) -> int:
         return self.engine.store.next_checkpoint(self.opened.workspace.id)
 
-    def _publish(self, taken: Future[Checkpoint]) -> None:
+    def _publish(self, taken: Callable[[], Checkpoint]) -> None:
         try:
-            checkpoint = taken.result()
+            checkpoint = taken()
             self.engine.store.add_checkpoint(checkpoint, self.opened.claim)
             if self.engine.publisher is not None:
                 self.engine.publisher.published(checkpoint)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar, cast
 
 from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
-from perdure.homes import Remembered
+from perdure.homes.remembered import Remembered
 from perdure.model import Attempt, Claim, TaskRun
 from perdure.protocols import AgentDriver, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor

@@ -28,9 +28,9 @@ def settings() -> Settings:
 
 def environment(chosen: Settings) -> Mapping[str, str]:
     """The user's environment, with where homes are that were linked to a volume: what a driver is to be asked with."""
-    from perdure import homes
+    from perdure.homes import remembered
 
-    return homes.environment(chosen.state, os.environ)
+    return remembered.environment(chosen.state, os.environ)
 
 
 def open_engine(chosen: Settings, observers: Sequence[Observer] = ()) -> Engine:

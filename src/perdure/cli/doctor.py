@@ -89,7 +89,7 @@ def _git() -> Iterator[Finding]:
 
 def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
     from perdure import drivers
-    from perdure.homes import Remembered
+    from perdure.homes.remembered import Remembered
 
     found = 0
     for name in only or drivers.names():

@@ -22,7 +22,7 @@ from perdure.cli.text import clean
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
-    from perdure.homes import Volume
+    from perdure.homes.volume import Volume
 
 VOLUME = Path("/data")
 POLL_S = 0.2
@@ -46,7 +46,8 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     from perdure.config import load
     from perdure.drivers.homes import home_of
     from perdure.errors import Conflict, UsageError
-    from perdure.homes import Linking, environment
+    from perdure.homes.linking import Linking
+    from perdure.homes.remembered import environment
     from perdure.process.init import run_as_init
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
@@ -68,7 +69,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
 def _volume(arguments: argparse.Namespace) -> Volume:
     """The volume, as soon as it is there. Raises WorkspaceError when the patience is over."""
     from perdure.errors import WorkspaceError
-    from perdure.homes import volume_at
+    from perdure.homes.volume import volume_at
 
     look = partial(volume_at, arguments.volume, wanted=arguments.volume_id, make=True, new=arguments.new)
     return _patiently(look, WorkspaceError, arguments.wait)

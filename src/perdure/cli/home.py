@@ -15,7 +15,7 @@ from perdure.cli.compose import settings
 from perdure.cli.text import clean
 
 if TYPE_CHECKING:
-    from perdure.homes import Moved
+    from perdure.homes.linking import Moved
 
 
 def home_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,8 @@ def agents_of(wanted: Sequence[str]) -> list[str]:
 def _link(arguments: argparse.Namespace) -> int:
     from perdure.drivers.homes import home_of
     from perdure.errors import UsageError
-    from perdure.homes import Linking, volume_at
+    from perdure.homes.linking import Linking
+    from perdure.homes.volume import volume_at
 
     if arguments.volume is None:
         raise UsageError("where to? --volume is missing", "perdure home link --volume DIR")
@@ -63,7 +64,8 @@ def _link(arguments: argparse.Namespace) -> int:
 
 def _unlink(arguments: argparse.Namespace) -> int:
     from perdure.drivers.homes import home_of
-    from perdure.homes import Remembered, unlink
+    from perdure.homes.remembered import Remembered
+    from perdure.homes.unlinking import unlink
 
     state = settings().state
     linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
@@ -115,23 +117,24 @@ def _print(moved: Sequence[Moved], arguments: argparse.Namespace, what: str) -> 
 
 
 def _look(arguments: argparse.Namespace) -> int:
-    from perdure import drivers, homes
-    from perdure.homes import Remembered, kept_beside
+    from perdure import drivers
+    from perdure.homes.remembered import Remembered, environment
+    from perdure.homes.verifying import Finding, kept_beside, verify
 
     state = settings().state
     shown, bad = [], False
     for home in Remembered(state).all():
         if arguments.agents and home.agent not in agents_of(arguments.agents):
             continue
-        findings = list(homes.verify(home, os.environ))
+        findings = list(verify(home, os.environ))
         if (
             arguments.what == "verify"
             and not any(each.state == "bad" for each in findings)
             and home.name in (home.agent, f"{home.agent}/data")
         ):
             driver = drivers.load(home.agent)
-            found = driver.conversations(driver.home(homes.environment(state, os.environ)), 100_000)
-            findings.append(homes.Finding("ok", f"{len(found)} conversation(s) are found"))
+            found = driver.conversations(driver.home(environment(state, os.environ)), 100_000)
+            findings.append(Finding("ok", f"{len(found)} conversation(s) are found"))
         bad = bad or any(each.state == "bad" for each in findings)
         shown.append((home, findings, kept_beside(home)))
     if arguments.json:

@@ -6,12 +6,6 @@ Called by `perdure home` and `perdure entrypoint`; the attempt asks `Remembered`
   stays (`*.pre-perdure-<time>`); of two versions of a file both are kept;
 - the place of a home changes in one atomic step, and a call that was killed is completed by the next one;
 - nothing is moved while an agent is at work on it, and nothing is begun on a volume that is not there or is another one.
+
+`remembered` (where a home is: every start asks) and `volume` are light; what moves homes is imported by those who move them.
 """
-
-from perdure.homes.linking import Linking, Moved
-from perdure.homes.remembered import Linked, Remembered, environment
-from perdure.homes.unlinking import unlink
-from perdure.homes.verifying import Finding, kept_beside, verify
-from perdure.homes.volume import Volume, volume_at
-
-__all__ = ["Finding", "Linked", "Linking", "Moved", "Remembered", "Volume", "environment", "kept_beside", "unlink", "verify", "volume_at"]

@@ -5,7 +5,6 @@ Called by `attempt.telling`. Names may be hostile, so each is one word; the diff
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -78,6 +77,8 @@ def _difference(change: FileChange, contents: Contents) -> str:
     if any(side is None or b"\0" in side or len(side) > DIFFERED for side in sides):
         return ""
     before, after = ((side or b"").decode("utf-8", "replace").split("\n") for side in sides)
+    import difflib
+
     lines = list(difflib.unified_diff(before, after, "given before", "given now", n=2, lineterm=""))
     shown = [line[:DIFF_WIDTH] for line in lines[:DIFF_LINES]]
     more = [f"... {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
