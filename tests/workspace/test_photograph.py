@@ -250,3 +250,35 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
         assert yard.git("diff", "--cached", "--name-only", cwd=to) == "src/file1.txt"
     yard.workspaces.checkpoints.carry(source, target)
     assert (marks(to), marks(top)) == (now, now)
+
+
+@pytest.mark.parametrize("backend", REPOSITORIES)
+def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -> None:
+    """A git that is killed leaves its lock beside the ref or the index; the next save, restore and forget go on all the same."""
+    workspace, top = made(yard, backend)
+    checkpoints = yard.workspaces.checkpoints
+    (top / "new.txt").write_text("then\n")
+    then = checkpoints.save(workspace, 1)
+    (top / "new.txt").write_text("now\n")
+    yard.git("add", "new.txt", cwd=top)
+    yard.git("commit", "-qm", "now", cwd=top)
+    admin = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=top))
+    common = (top / yard.git("rev-parse", "--git-common-dir", cwd=top)).resolve()
+    branch = yard.git("symbolic-ref", "HEAD", cwd=top)
+    keeper = Path(then.git_dir)
+    left = [
+        keeper / f"refs/perdure/last/{workspace.id}.lock",
+        keeper / f"refs/perdure/checkpoints/{workspace.id}/2.lock",
+        *(admin / name for name in ("index.lock", "HEAD.lock")),
+        common / f"{branch}.lock",
+    ]
+    for lock in left:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    checkpoints.save(workspace, 2)
+    restored = checkpoints.put_in_place(workspace, then.commit)
+    assert (top / "new.txt").read_text() == "then\n" and restored.differs == ()
+    assert not any(map(os.path.lexists, left))
+    left[1].touch()
+    checkpoints.forget(workspace, 2)
+    assert list(checkpoints.list_saved(workspace)) == [1]

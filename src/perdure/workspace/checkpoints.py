@@ -37,7 +37,7 @@ class Checkpoints:
             try:
                 return self._grow(shelf, commit, target, ignored)
             finally:
-                shelf.refs.run("update-ref", "-d", "--", ref)
+                shelf.order(f"delete {ref}")
 
     def grow(self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small") -> Restored:
         """Makes the target what the source was at one of its checkpoints, on the target's own branch. The source is only read.

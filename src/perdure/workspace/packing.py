@@ -163,7 +163,7 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
     load(shelf, commit)
     flush(shelf.kept)
     shelf.mark_outside(commit, str(number))
-    shelf.refs.run("update-ref", "--", shelf.ref(number), commit)
+    shelf.order(f"update {shelf.ref(number)} {commit}")
     shelf.let_go()
 
 

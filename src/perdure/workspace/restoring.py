@@ -27,7 +27,7 @@ from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places, check_branch
 from perdure.workspace.modes import Rights
 from perdure.workspace.photograph import FORMAT, Change, again, changes, looked, missing, save
-from perdure.workspace.places import flush
+from perdure.workspace.places import clear_locks, flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
 from perdure.workspace.shelf import Shelf, split
@@ -120,7 +120,7 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
     noted = {**now.rights.noted, **wanted.rights.noted}
     if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
         if before is not None:
-            shelf.refs.run("update-ref", "-d", "--", before.ref)
+            shelf.order(f"delete {before.ref}")
         return Restored(rescue=None)
     placer = Placer(places, shelf, wanted.rights, outside=shelf.is_outside(wanted.commit))
     placer.open_up([name for name in now.rights.noted if name.endswith("/")])
@@ -191,7 +191,9 @@ def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoi
     assert shelf.repository is not None and shelf.admin is not None
     if not wanted.head and not wanted.branch:
         return ["The checkpoint was made without a usable git directory: HEAD, index and branches stay as they are."]
-    notes: list[str] = []
+    common = shelf.shared.parent if shelf.shared is not None else shelf.admin
+    own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
+    notes = clear_locks(shelf.top, shelf.admin / "index.lock", shelf.admin / "HEAD.lock", *own)
     lend(shelf, wanted)
     if wanted.head and not shelf.repository.commit(wanted.head):
         return [f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay as they are."]

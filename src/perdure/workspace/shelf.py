@@ -181,7 +181,12 @@ class Shelf:
         return bool(self.refs.run("for-each-ref", "--count=1", f"--points-at={commit}", OUTSIDE).text)
 
     def mark_outside(self, commit: str, name: str) -> None:
-        self.refs.run("update-ref", "--", f"{OUTSIDE}/{self.id}/{name}", commit)
+        self.order(f"update {OUTSIDE}/{self.id}/{name} {commit}")
+
+    def order(self, *orders: str) -> None:
+        """Writes or deletes refs that only the holder of the shelf's lock writes, all of them or none: `update NAME COMMIT [OLD]`,
+        `verify NAME COMMIT`, `delete NAME`. Raises GitFailed."""
+        order(self.refs, orders)
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Makes the objects durable and lets a ref name the commit; durable, too, when this returns.
@@ -194,7 +199,7 @@ class Shelf:
             flush(self.kept)
         kept = f"{LAST}/{self.id}"
         orders = [f"update {name} {commit}", f"verify {kept} {last}" if commit == last else f"update {kept} {commit} {last}".rstrip()]
-        self.refs.run("update-ref", "--stdin", stdin="".join(f"{order}\n" for order in orders).encode())
+        self.order(*orders)
         if self.shared is not None and commit != last:
             self.let_go()
             for loose in self.objects.glob("[0-9a-f][0-9a-f]"):
@@ -204,6 +209,15 @@ class Shelf:
         while place != self.refs.git_dir and place.is_dir():
             sync(place)
             place = place.parent
+
+
+def order(refs: Git, orders: Sequence[str]) -> None:
+    """See `Shelf.order`. A git that was killed left its lock beside the ref, and nobody else would ever take it away: whoever holds
+    the shelf's lock, which every git of the shelf inherits, knows that it is nobody's any more."""
+    assert refs.git_dir is not None
+    for line in orders:
+        (refs.git_dir / f"{line.split()[1]}.lock").unlink(missing_ok=True)
+    refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
 
 
 @contextlib.contextmanager
@@ -281,7 +295,7 @@ def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int])
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
             gone = [name for number in which for kind in (REFS, OUTSIDE) if (name := f"{kind}/{workspace.id}/{number}") in there]
             if gone:
-                keeper.run("update-ref", "--stdin", stdin="".join(f"delete {name}\n" for name in gone).encode())
+                order(keeper, [f"delete {name}" for name in gone])
             if keeper.git_dir == places.shelf(workspace.id):
                 settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
                 keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)
