@@ -279,6 +279,8 @@ def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -
     restored = checkpoints.put_in_place(workspace, then.commit)
     assert (top / "new.txt").read_text() == "then\n" and restored.differs == ()
     assert not any(map(os.path.lexists, left))
+    (next(yard.root.rglob(f"shelves/{workspace.id}.git")) / "deleting").touch()
+    (keeper / "packed-refs.lock").touch()
     left[1].touch()
     checkpoints.forget(workspace, 2)
     assert list(checkpoints.list_saved(workspace)) == [1]

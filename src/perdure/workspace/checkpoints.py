@@ -14,8 +14,7 @@ from typing import IO
 
 from perdure.git import Git
 from perdure.model import Backend, Saved, Workspace
-from perdure.workspace import packing, photograph, restoring
-from perdure.workspace import shelf as shelves
+from perdure.workspace import packing, photograph, restoring, saved
 from perdure.workspace.identity import Places
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.restoring import Restored
@@ -91,8 +90,8 @@ class Checkpoints:
 
     def list_saved(self, workspace: Workspace) -> dict[int, str]:
         """The checkpoints of a workdir, whether or not it is still there: number and commit."""
-        return shelves.numbers(self._places, workspace, self._git())
+        return saved.numbers(self._places, workspace, self._git())
 
     def forget(self, workspace: Workspace, *numbers: int) -> None:
         """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks later."""
-        shelves.forget(self._places, workspace, self._git(), numbers)
+        saved.forget(self._places, workspace, self._git(), numbers)

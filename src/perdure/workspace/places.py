@@ -154,7 +154,7 @@ def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Pa
 def clear_locks(path: Path, *locks: Path) -> list[str]:
     """Removes git's lock files that a killed git left, unless a living one works in `path`. Returns what was done, in words."""
     found = [lock for lock in locks if os.path.lexists(lock)]
-    if not found or _git_works_in(path):
+    if not found or git_works_in(path):
         return []
     for lock in found:
         lock.unlink(missing_ok=True)
@@ -177,7 +177,8 @@ def _open(path: Path) -> int:
         raise WorkspaceError(f"The lock {path} cannot be opened: {error.strerror}.", "Check the root directory and its rights.") from error
 
 
-def _git_works_in(path: Path) -> bool:
+def git_works_in(path: Path) -> bool:
+    """Whether some living git has its current directory there, or below."""
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with contextlib.suppress(OSError):

@@ -26,14 +26,9 @@ from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Result
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, read, sync, write
-from perdure.workspace.worktree import common_directory, git_directory
-
-REFS = "refs/perdure/checkpoints"
-OUTSIDE = "refs/perdure/outside"
-"""What came from another machine: as long as a ref here names it, it is put back with care."""
-LAST = "refs/perdure/last"
-"""What the newest look's index is made of: as long as this ref names it, no gc takes it from under the index."""
+from perdure.workspace.places import alternate, flush, held, make_private, read, sync, write
+from perdure.workspace.saved import LAST, OUTSIDE, REFS, order
+from perdure.workspace.standing import common_of, place_of, standing
 
 MOST_FILES = 200_000
 """Without git, a directory of more files is not photographed: it may be somebody's whole disk."""
@@ -186,7 +181,7 @@ class Shelf:
     def order(self, *orders: str) -> None:
         """Writes or deletes refs that only the holder of the shelf's lock writes, all of them or none: `update NAME COMMIT [OLD]`,
         `verify NAME COMMIT`, `delete NAME`. Raises GitFailed."""
-        order(self.refs, orders)
+        order(self.refs, self.directory, orders)
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Makes the objects durable and lets a ref name the commit; durable, too, when this returns.
@@ -211,15 +206,6 @@ class Shelf:
             place = place.parent
 
 
-def order(refs: Git, orders: Sequence[str]) -> None:
-    """See `Shelf.order`. A git that was killed left its lock beside the ref, and nobody else would ever take it away: whoever holds
-    the shelf's lock, which every git of the shelf inherits, knows that it is nobody's any more."""
-    assert refs.git_dir is not None
-    for line in orders:
-        (refs.git_dir / f"{line.split()[1]}.lock").unlink(missing_ok=True)
-    refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
-
-
 @contextlib.contextmanager
 def shelf(
     places: Places, workspace: Workspace, git: Git, *, cache: Path | None = None, pinned: str = "", most_files: int = MOST_FILES
@@ -238,14 +224,14 @@ def shelf(
         place, repository, broken = None, None, False
         head, tree, branch, form = "", "", "", "sha1"
         try:
-            if place := _place(workspace, path, git):
+            if place := place_of(workspace, path, git):
                 repository = git.at(place[0], place[1] if workspace.backend is Backend.HERE else path / ".git", place[0])
-                head, tree, branch, form = _standing(repository)
+                head, tree, branch, form = standing(repository)
         except (WorkspaceError, GitFailed) as error:
             if workspace.backend is Backend.HERE or (isinstance(error, GitFailed) and error.code != FATAL):
                 raise
             place, repository, broken = None, None, True
-        common = place[2] if place else _common(workspace)
+        common = place[2] if place else common_of(workspace)
         if broken:
             form = git.at(common, common).run("rev-parse", "--show-object-format").text if common else read(directory / "made") or form
         own = isolated or common is None
@@ -259,87 +245,6 @@ def shelf(
             lent=admin / "objects" if own and admin is not None else None, head=head, tree=tree, branch=branch, pinned=pinned,
             most_files=most_files, borrowed=git.at(places.root, cache) if cache is not None else None, broken=broken,
         )  # fmt: skip
-
-
-def _common(workspace: Workspace) -> Path | None:
-    """The repository of a worktree that has lost its way to it, if that is there."""
-    if workspace.backend is not Backend.WORKTREE:
-        return None
-    common = common_directory(workspace.repo)
-    return common if is_real_directory(common / "objects") else None
-
-
-def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
-    """Every repository that may hold refs of this workdir's checkpoints, whether or not the workdir is still there."""
-    found = []
-    if (places.shelf(workspace.id) / "made").exists():
-        found.append(git.at(places.root, places.shelf(workspace.id)))
-    if workspace.backend is Backend.WORKTREE and (common := common_directory(workspace.repo)).is_dir():
-        found.append(git.at(common, common))
-    if workspace.backend is Backend.HERE and Path(workspace.path).is_dir() and (place := _place(workspace, Path(workspace.path), git)):
-        found.append(git.at(place[2], place[2]))
-    return found
-
-
-def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
-    """The checkpoints by number, in order."""
-    below = f"{REFS}/{workspace.id}"
-    found = [(name.rpartition("/")[2], oid) for keeper in keepers(places, workspace, git) for name, oid in keeper.refs(below).items()]
-    return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
-
-
-def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
-    """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given its chance."""
-    with held(places.lock(f"{workspace.id}.shelf")) as fd:
-        for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
-            there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
-            gone = [name for number in which for kind in (REFS, OUTSIDE) if (name := f"{kind}/{workspace.id}/{number}") in there]
-            if gone:
-                order(keeper, [f"delete {name}" for name in gone])
-            if keeper.git_dir == places.shelf(workspace.id):
-                settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
-                keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)
-
-
-def _place(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
-    """(top of the files, the workdir's git directory, that of the whole repository); None without git."""
-    match workspace.backend:
-        case Backend.TASK:
-            return None
-        case Backend.ISOLATED:
-            admin = path / ".git"
-            if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
-                raise WorkspaceError(
-                    f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away."
-                )
-            return path, admin, admin
-        case Backend.WORKTREE:
-            if (known := git_directory(path)) is None:
-                raise WorkspaceError(
-                    f"{path} is no longer a worktree of {workspace.repo}.", f"Try: git -C {workspace.repo} worktree repair {path}"
-                )
-            return path, known, common_directory(workspace.repo)
-        case Backend.HERE:
-            asked = git.at(path)
-            found = asked.run("rev-parse", "--absolute-git-dir", good=(0, 128))
-            if found.code:
-                return None
-            # One call each: a name may hold a line's end.
-            top, common = (asked.run("rev-parse", "--path-format=absolute", what).text for what in ("--show-toplevel", "--git-common-dir"))
-            return Path(top), Path(found.text), Path(common)
-
-
-def _standing(repository: Git) -> tuple[str, str, str, str]:
-    """(HEAD, its tree, the branch, the form of ids); before the first commit the first two are empty."""
-    asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
-    found = repository.run(*asked, good=(0, 128))
-    if found.code:
-        if repository.run("rev-parse", "--verify", "--quiet", "HEAD", good=(0, 1, 128)).code == 0:
-            repository.run(*asked)
-        branch = repository.run("symbolic-ref", "--quiet", "HEAD", good=(0, 1)).text
-        return "", "", branch.removeprefix("refs/heads/"), repository.run("rev-parse", "--show-object-format").text
-    head, tree, name = found.text.split("\n", 2)
-    return head, tree, name.removeprefix("refs/heads/") if name != "HEAD" else "", "sha256" if len(head) == 64 else "sha1"
 
 
 def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
