@@ -178,6 +178,10 @@ class TaskSpec:
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     verify: str = ""
     """A shell command, run in the workdir after the agent's success; a non-zero exit is a failure."""
+    files: tuple[str, ...] = ()
+    """What is to be there after the agent's success, relative to the workdir; what is missing fails the attempt."""
+    conflicts: tuple[str, ...] = ()
+    """Files in which a merge left its marks; a mark that is still there after the agent's success fails the attempt."""
     labels: dict[str, str] = field(default_factory=dict)
 
 

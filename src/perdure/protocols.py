@@ -41,6 +41,7 @@ from perdure.model import (
 if TYPE_CHECKING:
     from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
     from perdure.mending import Mended
+    from perdure.plan import PlannedRun, PlanRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -507,6 +508,50 @@ class SessionStore(Protocol):
 
     def put_session(self, session: Session) -> None:
         """Inserts or replaces the session with this (key, id). Conflict if another one of the key is live."""
+        ...
+
+
+class PlanStore(Protocol):
+    """Plans that were begun, and what became of their tasks. The runs of the tasks are the `RunStore`'s.
+
+    A write under a plan's lease raises LostLease unless the worker of the given `PlanRun` still holds it.
+    """
+
+    def add_plan(self, plan: PlanRun) -> PlanRun:
+        """Keeps a new plan, with nobody at work on it. Raises Conflict for a name that is taken."""
+        ...
+
+    def plan(self, ref: str) -> PlanRun:
+        """By name or id. Raises NotFound, with near names in the hint."""
+        ...
+
+    def plans(self, limit: int = 50) -> Sequence[PlanRun]:
+        """Newest first."""
+        ...
+
+    def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
+        """Takes the plan, if its worker and lease are still as in `plan`: who saw that nobody is at work, or that its worker died,
+        is sure that nobody was quicker. None if somebody was."""
+        ...
+
+    def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
+        """Extends the lease."""
+        ...
+
+    def put_plan(self, plan: PlanRun) -> PlanRun:
+        """Stores the plan's tasks, state, reason and `verified` as they are given, under the lease."""
+        ...
+
+    def release_plan(self, plan: PlanRun) -> None:
+        """Nobody is at work on it any more; nothing happens where somebody else is by now."""
+        ...
+
+    def put_planned(self, plan: PlanRun, planned: PlannedRun) -> None:
+        """Inserts or replaces what is known of one task, under the plan's lease."""
+        ...
+
+    def planned(self, plan_id: str) -> Sequence[PlannedRun]:
+        """The tasks that were begun, in the order in which they were."""
         ...
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.plan import Plan, PlanError, Strand, order, planned, weave
+from perdure.plan import Forking, Plan, PlanError, Strand, Unforkable, order, planned, weave
 
 DEFAULTS: dict[str, Any] = {
     "agent": "claude", "model": "", "permissions": "edit", "timeout": 60.0, "attempts": 3, "continuity": "disclose",
@@ -119,3 +120,62 @@ def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
             assert merged not in has[each.name]
             has[each.name] |= has[merged]
         assert set(each.needs) <= has[each.name]
+
+
+CAN = {"claude": Forking.ANYWHERE, "codex": Forking.AT_END}.__getitem__
+
+
+def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
+    """Where a conversation can be forked only as it stands now, who goes on in it lets the forks be made first; a fork that itself
+    waits for him cannot be made."""
+    made = plan(codex_a="", codex_b="codex_a", codex_c="codex_a", codex_d="codex_a codex_b")
+    assert weave(made, CAN) == {
+        "codex_a": Strand(name="codex_a"),
+        "codex_b": Strand(name="codex_a", goes_on="codex_a", lets=("codex_c",)),
+        "codex_c": Strand(name="codex_c", forks="codex_a", files_of="codex_a"),
+        "codex_d": Strand(name="codex_a", goes_on="codex_b"),
+    }
+    crossed = plan(codex_a="", codex_b="codex_a", codex_c="codex_b", codex_d="codex_c", codex_e="codex_a codex_d")
+    assert weave(crossed, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_d")
+    late = plan(codex_a="", codex_b="codex_a", x="codex_b", codex_c="codex_b", codex_e="codex_a x")
+    assert weave(late, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_c", merges=("x",), instead="serial")
+
+
+def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
+    """By the plan's word: at the end of the strand, in the same conversation, or in a new one at the same time."""
+    made = plan(a="", b="a", c="a", d="a")
+    assert weave(made, lambda agent: Forking.NEVER) == {
+        "a": Strand(name="a"),
+        "b": Strand(name="a", goes_on="a"),
+        "c": Strand(name="a", goes_on="b", instead="serial"),
+        "d": Strand(name="a", goes_on="c", instead="serial"),
+    }
+    briefed = weave(replace(made, unforkable=Unforkable.BRIEF), lambda agent: Forking.NEVER)
+    assert briefed["d"] == Strand(name="d", forks="a", files_of="a", instead="brief")
+
+
+@given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
+def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
+    """Whatever the agents' programs can do, there is always a task that may begin until all are done, and each strand is one line."""
+    strands = weave(replace(made, unforkable=unforkable), lambda agent: can)
+    done: set[str] = set()
+    while len(done) < len(strands):
+        begins = [
+            each.name
+            for each in made.tasks
+            if each.name not in done and {*each.needs, *strands[each.name].lets} <= done and strands[each.name].goes_on in {*done, ""}
+        ]
+        assert begins
+        done.add(begins[0])
+    for name, strand in strands.items():
+        assert strand.name == (strands[strand.goes_on].name if strand.goes_on else name)
+        assert bool(strand.forks) <= (not strand.goes_on)
+    gone_on = [strand.goes_on for strand in strands.values() if strand.goes_on]
+    assert len(gone_on) == len(set(gone_on))
+
+
+def test_strict_and_a_brief_are_at_odds() -> None:
+    """A plan that forbids lost conversations cannot ask for a brief in their place."""
+    with pytest.raises(PlanError) as caught:
+        planned({"name": "p", "continuity": "strict", "unforkable": "brief", "tasks": [task("a", "")]}, lambda *path: 7, "p.toml", DEFAULTS)
+    assert caught.value.problems[0].startswith("p.toml:7: unforkable: ")

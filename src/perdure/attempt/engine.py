@@ -12,7 +12,7 @@ from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
 from perdure.model import Attempt, Claim, TaskRun
-from perdure.protocols import AgentDriver, Publisher, RunStore, SessionStore
+from perdure.protocols import AgentDriver, PlanStore, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
 from perdure.volumes import Volumes
@@ -33,8 +33,8 @@ NO_LIMITS = Volumes()
 EventT = TypeVar("EventT", bound=AnyEvent)
 
 
-class Store(RunStore, SessionStore, Protocol):
-    """Runs and sessions together."""
+class Store(RunStore, SessionStore, PlanStore, Protocol):
+    """Runs, sessions and plans together."""
 
 
 def _keep_on() -> bool:

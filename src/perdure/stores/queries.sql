@@ -226,3 +226,40 @@ SELECT body FROM checkpoints ORDER BY at, workspace_id, number;
 
 -- name: forget_checkpoint
 DELETE FROM checkpoints WHERE run = :run AND number = :number;
+
+-- name: add_plan
+INSERT INTO plans (id, name, created, updated, body) VALUES (:id, :name, :now, :now, :body)
+ON CONFLICT (name) DO NOTHING
+RETURNING *;
+
+-- name: plan
+SELECT * FROM plans WHERE name = :ref OR id = :ref;
+
+-- name: plans
+SELECT * FROM plans ORDER BY ordinal DESC LIMIT :limit;
+
+-- name: claim_plan
+-- Worker and lease as they were seen: whoever was quicker, or renewed since, keeps it.
+UPDATE plans SET worker = :new_worker, lease_until = :new_lease, updated = :now
+WHERE id = :id AND worker = :worker AND lease_until = :lease_until
+RETURNING *;
+
+-- name: renew_plan
+UPDATE plans SET lease_until = :lease_until WHERE id = :id AND worker = :worker RETURNING *;
+
+-- name: put_plan
+UPDATE plans SET body = :body, updated = :now WHERE id = :id AND worker = :worker RETURNING *;
+
+-- name: release_plan
+UPDATE plans SET worker = '', lease_until = 0, updated = :now WHERE id = :id AND worker = :worker;
+
+-- name: held_plan
+-- The fence of every write about a plan's tasks.
+UPDATE plans SET updated = :now WHERE id = :id AND worker = :worker RETURNING id;
+
+-- name: put_planned
+INSERT INTO planned_runs (plan, task, body) VALUES (:plan, :task, :body)
+ON CONFLICT (plan, task) DO UPDATE SET body = excluded.body;
+
+-- name: planned
+SELECT body FROM planned_runs WHERE plan = :plan ORDER BY ordinal;

@@ -28,7 +28,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.stores.keeping import Keeping
+from perdure.stores.plans import Plans
 from perdure.stores.rows import attempt_values, claim_of, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Keeping):
-    """`RunStore` and `SessionStore` over one database. Threads may share it; processes open their own."""
+class SqlStore(Plans):
+    """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:
         from perdure.codec import encode

@@ -4,7 +4,7 @@
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of `perdure.protocols.RunStore` or `SessionStore`.
+Each test is one promise of `perdure.protocols.RunStore`, `SessionStore` or `PlanStore`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.checkpoints import Checkpoints
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
 from perdure.testing.stores.opening import Opening
+from perdure.testing.stores.plans import Plans
 from perdure.testing.stores.runs import Adding, Finding, Persons
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions):
-    """Every promise of the two protocols. The fixture `store` must be empty for each test."""
+class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans):
+    """Every promise of the three protocols. The fixture `store` must be empty for each test."""

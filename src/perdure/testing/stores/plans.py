@@ -1,0 +1,86 @@
+"""Plans: kept as they were begun, written by the holder of the lease alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from perdure.errors import Conflict, LostLease, NotFound
+from perdure.model import TaskSpec
+from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
+from perdure.testing.stores.making import LEASE_S, Store
+
+_numbers = count(1)
+
+
+def plan_of(name: str = "") -> PlanRun:
+    """A plan of two tasks."""
+    number = next(_numbers)
+    tasks = (PlanTask(name="a", prompt="Do a.", agent="claude"), PlanTask(name="b", prompt="Do b.", agent="claude", needs=("a",)))
+    name = name or f"plan-{number}"
+    plan = Plan(name=name, tasks=tasks, verify="true", jobs=2)
+    return PlanRun(id=f"p{number:08x}", name=name, plan=plan, seed=TaskSpec(prompt="", repo="/r", base="c0ffee"), file="/r/plan.toml")
+
+
+class Plans:
+    """`add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`, `put_planned`, `planned`."""
+
+    def test_a_plan_is_kept_as_it_was_begun(self, store: Store) -> None:
+        """It comes back whole by name and by id, the newest first in the list; a second one of the name is a Conflict."""
+        first, second = store.add_plan(plan_of("shop")), store.add_plan(plan_of())
+        assert first.created > 0
+        assert replace(store.plan("shop"), created=0, updated=0) == replace(first, created=0, updated=0)
+        assert store.plan(first.id) == store.plan("shop")
+        assert [plan.name for plan in store.plans()] == [second.name, "shop"]
+        with pytest.raises(Conflict):
+            store.add_plan(plan_of("shop"))
+        with pytest.raises(NotFound) as missing:
+            store.plan("shap")
+        assert "shop" in missing.value.hint
+
+    def test_one_worker_at_a_time(self, store: Store) -> None:
+        """A claim holds while worker and lease are as they were seen; who was slower gets nothing, and after a renewal nobody does."""
+        seen = store.add_plan(plan_of())
+        held = store.claim_plan(seen, "ann", LEASE_S)
+        assert held is not None and held.worker == "ann" and held.lease_until > store.now()
+        assert store.claim_plan(seen, "ben", LEASE_S) is None
+        store.renew_plan(held, LEASE_S + 1)
+        assert store.claim_plan(held, "ben", LEASE_S) is None
+        taken = store.claim_plan(store.plan(held.id), "ben", LEASE_S)
+        assert taken is not None and taken.worker == "ben"
+        with pytest.raises(LostLease):
+            store.renew_plan(held, LEASE_S)
+
+    def test_only_the_holder_writes(self, store: Store) -> None:
+        """State and tasks are written under the lease; the late one is refused and nothing of his is stored; a release is the holder's."""
+        held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
+        assert held is not None
+        store.put_plan(replace(held, state=PlanState.FAILED, reason="b failed"))
+        there = store.plan(held.id)
+        assert (there.state, there.reason, there.worker) == (PlanState.FAILED, "b failed", "ann")
+        taken = store.claim_plan(there, "ben", LEASE_S)
+        assert taken is not None
+        with pytest.raises(LostLease):
+            store.put_plan(replace(held, state=PlanState.SUCCEEDED))
+        with pytest.raises(LostLease):
+            store.put_planned(held, PlannedRun(task="a", run="r"))
+        assert store.planned(held.id) == []
+        store.release_plan(held)
+        assert store.plan(held.id).worker == "ben"
+        store.release_plan(taken)
+        assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
+
+    def test_what_became_of_the_tasks(self, store: Store) -> None:
+        """Each task once, as it was last told, in the order in which they were begun; plans do not see each other's."""
+        held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
+        other = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
+        assert held is not None and other is not None
+        second = PlannedRun(task="b", run="r2", merged=("a",), conflicts=(("x.py", "both changed it"),))
+        first = PlannedRun(task="a", run="r1", end=TaskEnd(commit="c0", checkpoint=3, session_id="s", turns=2))
+        store.put_planned(held, replace(first, end=None))
+        store.put_planned(held, second)
+        store.put_planned(held, first)
+        assert list(store.planned(held.id)) == [first, second]
+        assert store.planned(other.id) == []
