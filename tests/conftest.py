@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import Server
 
 TOP = Path(__file__).parents[1]
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
@@ -165,6 +168,15 @@ def agents() -> dict[str, Path]:
     missing = [name for name, path in found.items() if path is None]
     assert not missing, f"{', '.join(missing)}: not installed below {MODULES}; run `make agents`"
     return {name: path for name, path in found.items() if path is not None}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A fast PostgreSQL for as long as the session lasts. Whoever restarts or kills one makes a `Server` of its own."""
+    from tests.servers.postgres import running
+
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

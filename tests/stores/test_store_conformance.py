@@ -1,4 +1,4 @@
-"""The SQLite store keeps every promise of its protocols."""
+"""Both stores keep every promise of their protocols: the one public suite, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from perdure import stores
 from perdure.stores.sql import SqlStore
 from perdure.testing.stores import StoreConformance
+from tests.servers.postgres import Server
 
 
 class TestSqlite(StoreConformance):
@@ -18,6 +19,17 @@ class TestSqlite(StoreConformance):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SqlStore]:
         store = stores.open(tmp_path / "state" / "perdure.db")
+        yield store
+        assert store.problems() == []
+        store.close()
+
+
+class TestPostgres(StoreConformance):
+    """The public suite, on a real server."""
+
+    @pytest.fixture
+    def store(self, postgres: Server) -> Iterator[SqlStore]:
+        store = stores.open(postgres.database(migrated=True))
         yield store
         assert store.problems() == []
         store.close()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
 from perdure.model import Checkpoint, Claim, RunState, Session, SessionKey, SessionState, TaskRun
+from perdure.stores.dialect import Database
 from perdure.stores.reading import Reading
 from perdure.stores.rows import key_values, noun_of, run_of
 from perdure.stores.rules import at_rest, held, settle
-from perdure.stores.sqlite import Sqlite
 from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class Keeping(Reading):
     """A `Reading` that can write, too: `_write` is one transaction, whose Records the observers see after the commit."""
 
-    def __init__(self, database: Sqlite, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, database: Database, observers: Sequence[Observer] = ()) -> None:
         super().__init__(database)
         self._observers = tuple(observers)
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        with self._write() as write:
+        with self._write(claim) as write:
             run = held(write, claim) if claim is not None else at_rest(write, checkpoint.run)
             write.put_checkpoint(run, checkpoint)
 
@@ -111,9 +111,10 @@ class Keeping(Reading):
         return tuple(back)
 
     @contextmanager
-    def _write(self) -> Iterator[Write]:
-        with self._database.writing() as cursor:
-            write = Write(cursor, self.now())
+    def _write(self, claim: Claim | None = None) -> Iterator[Write]:
+        """Under a claim it touches nothing but the claim's own run, workdir and conversation: others may write beside it."""
+        with self._database.writing(claimed=claim is not None) as (cursor, now):
+            write = Write(cursor, now)
             yield write
         for record in write.records:
             for observer in self._observers:

@@ -20,7 +20,7 @@ APPLICATION = 0x70726472
 
 def newest(scripts: Path = SCRIPTS) -> int:
     """The schema version that this perdure writes."""
-    return max(number for number, _ in _numbered(scripts))
+    return max(number for number, _ in numbered(scripts))
 
 
 def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
@@ -42,9 +42,9 @@ def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = version_of(connection, place, scripts)
-        for number, script in _numbered(scripts):
+        for number, script in numbered(scripts):
             if version < number:
-                for statement in _statements(script.read_text(encoding="utf-8")):
+                for statement in statements(script.read_text(encoding="utf-8")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {number}")
@@ -55,11 +55,12 @@ def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS)
         raise
 
 
-def _numbered(scripts: Path) -> list[tuple[int, Path]]:
+def numbered(scripts: Path = SCRIPTS) -> list[tuple[int, Path]]:
+    """The scripts with their numbers, in order."""
     return sorted((int(script.name.partition("_")[0]), script) for script in scripts.glob("*.sql"))
 
 
-def _statements(script: str) -> Iterator[str]:
+def statements(script: str) -> Iterator[str]:
     """One statement at a time: `executescript` would commit before it begins."""
     pending = ""
     for line in script.splitlines(keepends=True):

@@ -1,6 +1,6 @@
 """The store's statements, read once from `queries.sql`: `SQL["claim_next"]`.
 
-A second dialect rewrites the texts here (`:name` to its own form of a parameter) and nowhere else.
+They are written for SQLite, and portable; `postgres.translating` gives parameters the form that psycopg wants.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
 from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
+from perdure.stores.dialect import Database
 from perdure.stores.queries import SQL
 from perdure.stores.rows import Row, claim_of, event_of, given_of, key_values, noun_of, placed_of, run_of, run_row_of
-from perdure.stores.sqlite import Sqlite
 
 if TYPE_CHECKING:
     from perdure.events import Record
@@ -22,7 +22,7 @@ PREFIX = 4
 class Reading:
     """The half of `SqlStore` that looks. The methods are those of `RunStore` and `SessionStore`."""
 
-    def __init__(self, database: Sqlite) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def now(self) -> int:
@@ -110,7 +110,8 @@ class Reading:
 
     def _rows(self, statement: str, **values: Any) -> list[Row]:
         with self._database.reading() as cursor:
-            return cursor.execute(SQL[statement], values).fetchall()
+            rows: list[Row] = cursor.execute(SQL[statement], values).fetchall()
+            return rows
 
 
 def named(cursor: Any, ref: str) -> Row:

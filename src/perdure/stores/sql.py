@@ -91,7 +91,7 @@ class SqlStore(Plans):
             return claim_of(row)
 
     def renew(self, claim: Claim, lease_s: float) -> TaskRun:
-        with self._write() as write:
+        with self._write(claim) as write:
             until = write.now + int(lease_s * 1000)
             row = write.one("renew", id=claim.run.id, attempt=claim.attempt, worker=claim.worker, lease_until=until)
             if row is None:
@@ -121,7 +121,7 @@ class SqlStore(Plans):
             return attempt
 
     def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None) -> None:
-        with self._write() as write:
+        with self._write(claim) as write:
             run = held(write, claim)
             write.note(run.id, claim.attempt, write.told_by_callers(events))
             if session is not None:
@@ -133,7 +133,7 @@ class SqlStore(Plans):
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
         from perdure.events import AttemptEnded
 
-        with self._write() as write:
+        with self._write(claim) as write:
             run = held(write, claim)
             attempt = write.attempt(claim)
             for session in ending.sessions:

@@ -1,9 +1,9 @@
 """SQLite under the store: how a database is opened, how a transaction runs, and what its errors mean to a person.
 
-This is one dialect's whole part: `connect` gives a `Sqlite` with `now`, `reading`, `writing` and `close`; a second database
-offers the same four. Every write is BEGIN IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and
-a power cut. One connection, one transaction at a time; threads wait for each other. Do not use it across a fork, and never
-open and close the file by other means: POSIX locks of a process vanish when it closes any handle of the file.
+This is one dialect's whole part (`dialect.Database`); `postgres` is the other. Every write is BEGIN IMMEDIATE in WAL with
+synchronous=FULL: what was acknowledged survives a kill and a power cut. One connection, one transaction at a time; threads wait for
+each other. Do not use it across a fork, and never open and close the file by other means: POSIX locks of a process vanish when it
+closes any handle of the file.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Sqlite:
         return time.time_ns() // 1_000_000
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Cursor]:
-        """One durable transaction: all of it is stored when the block ends, or nothing. Raises StoreError, Conflict."""
+    def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
+        """One durable transaction and the time in it: all of it is stored when the block ends, or nothing. SQLite has one writer at a
+        time, whatever is `claimed`. Raises StoreError, Conflict."""
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only")
         with self._turn, in_words(self.place, self.ballast):
@@ -56,7 +57,7 @@ class Sqlite:
             cursor = self.connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
-                yield cursor
+                yield cursor, self.now()
                 cursor.execute("COMMIT")
             except BaseException:
                 if self.connection.in_transaction:

@@ -66,7 +66,7 @@ END;
 
 -- The attempt number is the fencing token: it grows by one with each claim, and never otherwise.
 CREATE TRIGGER attempts_count_claims BEFORE UPDATE ON runs
-WHEN NEW.attempt <> OLD.attempt + (OLD.state = 'queued' AND NEW.state = 'running')
+WHEN NEW.attempt <> OLD.attempt + CASE WHEN OLD.state = 'queued' AND NEW.state = 'running' THEN 1 ELSE 0 END
 BEGIN
     SELECT RAISE(ABORT, 'the attempt number grows by one with each claim');
 END;

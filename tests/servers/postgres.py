@@ -1,0 +1,167 @@
+"""A real PostgreSQL of a test's own: made with `initdb`, on 127.0.0.1 and a unix socket, ended with the process that made it.
+
+PostgreSQL does not run as root: where the tests do, the server runs as the user `postgres` (or `nobody`), hence its files lie in a
+directory of their own below the system's temporary one, and not below the test's, which only root may enter. `setpriv` (util-linux)
+changes the user, and ends the server with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from perdure import stores
+
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+"""For tests that nothing has to outlive."""
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+PATIENCE_S = 120.0
+
+_numbers = count()
+
+
+def binaries() -> Path:
+    """Where Debian's newest PostgreSQL has its programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    assert found, "PostgreSQL is not installed; run `make tools`"
+    return found[-1].parent
+
+
+def _account() -> pwd.struct_passwd | None:
+    """Whom the server runs as, where the tests are root."""
+    if os.getuid():
+        return None
+    with suppress(KeyError):
+        return pwd.getpwnam("postgres")
+    return pwd.getpwnam("nobody")
+
+
+class Server:
+    """One cluster. `start`, `stop`, `kill` and `start` again as a test likes."""
+
+    def __init__(self, **settings: str) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="perdure-pg-", dir="/tmp"))
+        self.account = _account()
+        if self.account is not None:
+            os.chown(self.top, self.account.pw_uid, self.account.pw_gid)
+        self.settings = {**FAST, "max_connections": "60", "shared_buffers": "16MB", **settings}
+        self.port = _free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        command = ["initdb", "-D", "cluster", "-U", "perdure", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "--no-instructions"]
+        self._run(*command)
+
+    def url(self, database: str = "postgres", *, port: int = 0) -> str:
+        """The address of a database, or of a proxy before it."""
+        return f"postgresql://perdure@127.0.0.1:{port or self.port}/{database}"
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        given = {**self.settings, "port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.top)}
+        options = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
+        with (self.top / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command("postgres", "-D", "cluster", *options), cwd=self.top, env=_ENVIRON, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                psycopg.connect(self.url(), connect_timeout=5).close()
+                return
+            except psycopg.OperationalError:
+                assert self.process.poll() is None and time.monotonic() < deadline, (self.top / "log").read_text()
+            time.sleep(0.02)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """In good order: SIGINT ends all sessions at once, SIGTERM waits for them."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(PATIENCE_S)
+            self.process = None
+
+    def kill(self) -> None:
+        """Like a power cut that spares the kernel's memory: the first process and every one that it started."""
+        assert self.process is not None
+        children = [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+        self.process.kill()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+        # As long as a process of the old server lives, the new one refuses to start.
+        deadline = time.monotonic() + PATIENCE_S
+        while any(_is_postgres(pid) for pid in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def database(self, *, migrated: bool = False) -> str:
+        """The address of a new database: empty, or one that perdure has made its tables in."""
+        if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
+            self.ask("CREATE DATABASE migrated")
+            stores.open(self.url("migrated")).close()
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        self.ask(f"CREATE DATABASE {name} TEMPLATE {'migrated' if migrated else 'template1'}")
+        return self.url(name)
+
+    def ask(self, query: str, url: str = "") -> list[tuple[Any, ...]]:
+        """One statement, by an own connection."""
+        with closing(psycopg.connect(url or self.url(), autocommit=True)) as connection:
+            cursor = connection.execute(query.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def remove(self) -> None:
+        """Ends it, and removes its files."""
+        with suppress(subprocess.TimeoutExpired):
+            self.stop()
+        if self.process is not None:
+            self.kill()
+        shutil.rmtree(self.top)
+
+    def _command(self, program: str, *words: str) -> list[str]:
+        who = [f"--reuid={self.account.pw_uid}", f"--regid={self.account.pw_gid}", "--clear-groups"] if self.account else []
+        return ["setpriv", *who, "--pdeathsig=INT", str(binaries() / program), *words]
+
+    def _run(self, *command: str) -> None:
+        ran = subprocess.run(self._command(*command), cwd=self.top, env=_ENVIRON, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+_ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _is_postgres(pid: int) -> bool:
+    try:
+        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@contextmanager
+def running(**settings: str) -> Iterator[Server]:
+    """A server for a while."""
+    server = Server(**settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
