@@ -182,7 +182,7 @@ def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
             yield f"{page.name}:{number}: there is no outcome {cells[0]}"
             continue
         kind = OutcomeKind(cells[0])
-        said = ["no" if kind in lifecycle.FREE else "yes"]
+        said = ["no" if kind in lifecycle.UNCOUNTED else "yes"]
         for policy in (ContinuityPolicy.DISCLOSE, ContinuityPolicy.STRICT):
             decision = lifecycle.decide(Outcome(kind=kind), tally, policy, now=0)
             said.append(str(decision.state) + (", needs_person" if decision.condition else ""))

@@ -19,6 +19,8 @@ SETTINGS = {
     "backend": "`worktree` or `isolated`; empty: `worktree` for a local repository, `isolated` for a URL",
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",
     "verify": "a shell command, run in the workdir after the agent's success; not run with `--permissions read` unless given as a flag",
+    "verify_rounds": "how often a failed check goes back to the agent, for each version of the instructions; it uses up no attempt",
+    "verify_timeout": "the longest that the check may take: it has failed then; 0: no limit",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
     "checkpoint_store": "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought too; empty: none",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
@@ -44,6 +46,7 @@ DURATIONS = (
     *("timeout", "stall", "grace", "gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch"),
     "gc_trash",
     "checkpoint_every",
+    "verify_timeout",
 )
 
 VARIABLES = {
@@ -91,6 +94,7 @@ REPORT = {
     "attempts[].checkpoint": "the checkpoint whose conversation was put back for it; 0: none",
     "attempts[].checkpoints": "the checkpoints of the attempt that are kept, oldest first; the workdir is a git commit",
     "attempts[].missed_checkpoints": "why checkpoints could not be taken",
+    "attempts[].checks": "how the task's own check ended, with the most telling part of its output and the file that has all of it",
     "attempts[].drift": "what had become of the workdir since the last checkpoint when it started",
     "attempts[].files": "what was done with the task's files when it started",
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",

@@ -48,6 +48,9 @@ class Settings:
     backend: str = ""
     base: str = ""
     verify: str = ""
+    verify_rounds: int = 3
+    """So often a failed check goes back to the agent."""
+    verify_timeout: float = 1800.0
     ca_file: Path | None = None
     """Certificates that the forge's https is checked against, instead of the system's."""
     gc_workdirs: float = 14 * DAY
@@ -119,6 +122,12 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _rounds(value: Any) -> int:
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) > 100:
+        raise ValueError("a whole number from 0 to 100 is needed")
+    return int(value)
+
+
 def _percent(value: Any) -> float:
     found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%?", str(value).strip())
     if isinstance(value, bool) or not found:
@@ -169,6 +178,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "backend": _one_of("worktree", "isolated"),
     "base": _text,
     "verify": _text,
+    "verify_rounds": _rounds,
+    "verify_timeout": _seconds,
     "ca_file": _path,
     **dict.fromkeys(
         ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds
@@ -190,7 +201,7 @@ NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_
 }
 
 
-LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd"})
+LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})
 """What a project may lower, and not raise above what the user has set; 0 is no limit."""
 
 

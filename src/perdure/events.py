@@ -291,11 +291,27 @@ class OutputCapped(Event, frozen=True, tag="output_capped"):
     limit: int
 
 
+class VerifyStarted(Event, frozen=True, tag="verify_started"):
+    """The agent ended its turn, and its work is checked. One without a `VerifyEnded` was interrupted, and counts for nothing."""
+
+    command: str
+    log: str
+    """The file that has all of its output."""
+
+
 class VerifyEnded(Event, frozen=True, tag="verify_ended"):
-    """The verify command ended."""
+    """The verify command ended. `output` is the most telling part of what it said."""
 
     code: int
+    """124: it took too long; 125: it wrote more than is kept."""
     output: str
+    command: str = ""
+    round: int = 0
+    """How many checks of these instructions have failed, this one included."""
+    rounds: int = 0
+    """How many of them go back to the agent."""
+    seconds: float = 0.0
+    log: str = ""
 
 
 class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
@@ -384,6 +400,7 @@ RunEvent = (
     | PlaceLost
     | CollisionSeen
     | OutputCapped
+    | VerifyStarted
     | VerifyEnded
     | AttemptEnded
     | RunQueued

@@ -75,6 +75,8 @@ class Runner:
             "stall_s": chosen.stall,
             "budget_usd": chosen.budget_usd,
             "verify": chosen.verify,
+            "verify_rounds": chosen.verify_rounds,
+            "verify_timeout_s": chosen.verify_timeout,
         }
         if not settings.keys() & {"here", "service"}:
             given |= {"backend": chosen.backend, "base": chosen.base}

@@ -60,6 +60,9 @@ FREE = frozenset(
 )
 """Outcomes that say nothing about the task: they do not use up the attempts that were asked for."""
 
+UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED}
+"""What uses up no attempt: the free ones, and failed checks, which have a limit of their own (`verify_rounds`)."""
+
 FREE_LIMIT = 20
 """As many free attempts in a row end the run all the same: something is wrong that time does not mend."""
 
@@ -88,6 +91,10 @@ class Tally:
     allowed: int
     spent_usd: float = 0.0
     budget_usd: float = 0.0
+    rounds: int = 0
+    """Failed checks of the newest instructions, this one included."""
+    rounds_allowed: int = 0
+    """So many of them go back to the agent."""
 
 
 def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5) -> Decision:
@@ -103,11 +110,21 @@ def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, j
         return _ask(outcome, "the conversation did not go on, and the policy is strict: see perdure why", now)
     if tally.budget_usd and tally.spent_usd >= tally.budget_usd:
         return _ask(outcome, NEEDS_PERSON[OutcomeKind.BUDGET_SPENT], now)
+    if kind is OutcomeKind.VERIFY_FAILED:
+        return _check_again(outcome, tally, now)
     if kind in FREE and tally.free >= FREE_LIMIT:
         return Decision(state=RunState.FAILED, reason=f"{kind} {tally.free} times in a row: {outcome.detail}")
-    if kind not in FREE and tally.counted >= tally.allowed:
+    if kind not in UNCOUNTED and tally.counted >= tally.allowed:
         return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {tally.counted} of {tally.allowed} attempts used")
     return Decision(state=RunState.QUEUED, run_after=_when(outcome, tally, now, jitter), reason=_say(outcome))
+
+
+def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
+    """A failed check goes back to the agent at once, as often as was asked for; then the run has failed, with the evidence."""
+    if tally.rounds <= tally.rounds_allowed:
+        return Decision(state=RunState.QUEUED, run_after=now, reason=_say(outcome))
+    gone_back = f"it went back to the agent {tally.rounds - 1} time(s), as often as verify_rounds allows"
+    return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {gone_back}")
 
 
 def _ask(outcome: Outcome, what: str, now: int) -> Decision:

@@ -27,6 +27,7 @@ class OutcomeKind(StrEnum):
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    VERIFY_FAILED = "verify_failed"
     TIMED_OUT = "timed_out"
     STALLED = "stalled"
     CANCELLED = "cancelled"
@@ -182,6 +183,10 @@ class TaskSpec:
     """What is to be there after the agent's success, relative to the workdir; what is missing fails the attempt."""
     conflicts: tuple[str, ...] = ()
     """Files in which a merge left its marks; a mark that is still there after the agent's success fails the attempt."""
+    verify_rounds: int = 3
+    """So often a failed check goes back to the agent, for each version of the instructions; it uses up none of the attempts."""
+    verify_timeout_s: float = 1800.0
+    """A check that takes longer is ended and has failed; 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
-from perdure.events import CheckpointMissed, DriftSeen, Record
+from perdure.events import CheckpointMissed, DriftSeen, Record, VerifyEnded
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import RunStore
@@ -90,6 +90,7 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "checkpoints": [_checkpoint(each) for each in checkpoints if each.attempt == attempt.number],
         "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],
         "missed_checkpoints": [r.event.reason for r in records if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)],
+        "checks": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)],
         "started": attempt.started,
         "ended": attempt.ended,
         "directory": attempt.directory,

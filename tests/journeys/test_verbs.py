@@ -159,8 +159,8 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
                 name,
                 "--verify",
                 "echo 界界界界界界界界界界界界界界界界界界界界界界界界界界界界界 >&2; exit 1",
-                "--attempts",
-                "1",
+                "--verify-rounds",
+                "0",
                 "Do it.",
             ).code
             == 1

@@ -70,6 +70,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "backend": "isolated",
         "base": "main",
         "verify": "make",
+        "verify_rounds": "2",
+        "verify_timeout": "5m",
     }
     values |= {"ca_file": "/ca.pem"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")

@@ -9,12 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from perdure.lifecycle import AT_ONCE, FINAL, FREE, FREE_LIMIT, LOST_CONVERSATION, MOVES, NEEDS_PERSON, Tally, Trigger, advance, decide
+from perdure.lifecycle import (
+    AT_ONCE,
+    FINAL,
+    FREE,
+    FREE_LIMIT,
+    LOST_CONVERSATION,
+    MOVES,
+    NEEDS_PERSON,
+    UNCOUNTED,
+    Tally,
+    Trigger,
+    advance,
+    decide,
+)
 from perdure.model import ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
 from tests.pure.making import kinds, outcomes, policies, times
 
 S, T, K = RunState, Trigger, OutcomeKind
 NOW = 1_700_000_000_000
+ROUNDS = 2
 
 # The published table, written out once more: a move is added to or taken out of the machine on purpose only.
 PUBLISHED = {
@@ -33,6 +47,8 @@ tallies = st.builds(
     allowed=st.integers(1, 20),
     spent_usd=st.floats(0, 50),
     budget_usd=st.just(0.0) | st.floats(0.01, 50),
+    rounds=st.integers(0, 10),
+    rounds_allowed=st.integers(0, 10),
 )
 jitters = st.floats(0, 1, exclude_max=True)
 
@@ -115,7 +131,9 @@ def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = Continuity
         ended = len(decisions) + 1
         assert ended < 1000, "the run goes on for ever"
         free = outcome.kind in FREE
-        tally = Tally(counted=0 if free else ended, free=ended if free else 0, allowed=allowed)
+        checked = ended if outcome.kind is K.VERIFY_FAILED else 0
+        counted = 0 if outcome.kind in UNCOUNTED else ended
+        tally = Tally(counted=counted, free=ended if free else 0, allowed=allowed, rounds=checked, rounds_allowed=ROUNDS)
         decisions.append(decide(outcome, tally, policy, now))
         now = max(now, decisions[-1].run_after)
     return decisions
@@ -124,12 +142,13 @@ def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = Continuity
 @pytest.mark.parametrize("policy", ContinuityPolicy)
 @pytest.mark.parametrize("kind", K)
 def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
-    """A run whose attempts all end alike is over: after the attempts that were asked for, or after the limit of free ones."""
+    """A run whose attempts all end alike is over: after the attempts or failed checks that were asked for, or the limit of free ones."""
     decisions = follow(Outcome(kind=kind, detail="the same again"), allowed=3, policy=policy)
     assert decisions[-1].state in FINAL
     strict_loss = policy is ContinuityPolicy.STRICT and kind in LOST_CONVERSATION
     once = kind in (K.SUCCEEDED, K.CANCELLED, *NEEDS_PERSON) or strict_loss
-    assert len(decisions) == (1 if once else FREE_LIMIT if kind in FREE else 3)
+    limit = {K.VERIFY_FAILED: ROUNDS + 1}
+    assert len(decisions) == (1 if once else FREE_LIMIT if kind in FREE else limit.get(kind, 3))
 
 
 @given(st.lists(kinds, min_size=1), st.integers(1, 5))
@@ -139,9 +158,10 @@ def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> 
     state = S.QUEUED
     while state is S.QUEUED:
         past.append(cycle[len(past) % len(cycle)])
-        assert len(past) <= (allowed + 1) * FREE_LIMIT
+        assert len(past) <= (allowed + ROUNDS + 2) * FREE_LIMIT
         free = next((at for at, kind in enumerate(reversed(past)) if kind not in FREE), len(past))
-        tally = Tally(counted=sum(kind not in FREE for kind in past), free=free, allowed=allowed)
+        rounds = past.count(K.VERIFY_FAILED)
+        tally = Tally(counted=sum(kind not in UNCOUNTED for kind in past), free=free, allowed=allowed, rounds=rounds, rounds_allowed=ROUNDS)
         state = decide(Outcome(kind=past[-1]), tally, ContinuityPolicy.FRESH_OK, NOW).state
 
 
@@ -191,7 +211,11 @@ def test_a_spent_budget_buys_nothing_more(outcome: Outcome, tally: Tally, policy
     assert decide(outcome, spent, policy, NOW).state is not S.QUEUED
 
 
-@given(st.sampled_from(sorted(set(K) - set(NEEDS_PERSON) - {K.SUCCEEDED, K.CANCELLED})), st.integers(1, FREE_LIMIT - 2), jitters)
+@given(
+    st.sampled_from(sorted(set(K) - set(NEEDS_PERSON) - {K.SUCCEEDED, K.CANCELLED, K.VERIFY_FAILED})),
+    st.integers(1, FREE_LIMIT - 2),
+    jitters,
+)
 def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float) -> None:
     """A delay is spread by a fifth to either side of its middle, never longer than 18 minutes, never shrinking with the tries."""
     outcome = Outcome(kind=kind)
@@ -204,3 +228,16 @@ def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float)
     assert wait(tries, jitter) <= 900_000 * 1.2
     assert wait(tries + 1, jitter) >= wait(tries, jitter)
     assert (middle == 0) == (kind in AT_ONCE)
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 30), policies)
+def test_a_failed_check_goes_back_as_often_as_was_asked(rounds: int, allowed: int, counted: int, policy: ContinuityPolicy) -> None:
+    """It goes back at once, whatever attempts were used up by crashes; the one after the last round fails the run with its evidence."""
+    outcome = Outcome(kind=K.VERIFY_FAILED, detail="`make test` failed with exit code 2: AssertionError: 3 != 4")
+    tally = Tally(counted=counted, free=0, allowed=3, rounds=rounds + 1, rounds_allowed=allowed)
+    decision = decide(outcome, tally, policy, NOW)
+    if rounds < allowed:
+        assert (decision.state, decision.run_after) == (S.QUEUED, NOW)
+    else:
+        assert (decision.state, decision.condition) == (S.FAILED, None)
+    assert "AssertionError: 3 != 4" in decision.reason

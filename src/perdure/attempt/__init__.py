@@ -3,8 +3,8 @@
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
 Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts, stored
 before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines,
-collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `closing` (evidence,
-receipt, verify, decision).
+collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `verifying` (the
+task's own check), `closing` (evidence, receipt, decision).
 """
 
 from __future__ import annotations

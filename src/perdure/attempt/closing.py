@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
-from perdure import process
 from perdure.attempt.checkpointing import Checkpointing
-from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.engine import Engine
 from perdure.attempt.evidence import gather
 from perdure.attempt.opening import Opened
+from perdure.attempt.verifying import failed_checks, verify
 from perdure.attempt.watching import Watched
 from perdure.continuity import judge
 from perdure.errors import PerdureError
-from perdure.events import AnyEvent, CollisionSeen, SessionRetired, VerifyEnded
-from perdure.lifecycle import FREE, Tally, decide
+from perdure.events import AnyEvent, CollisionSeen, SessionRetired
+from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.model import (
     PUT_BACK,
     Attempt,
@@ -39,9 +38,6 @@ from perdure.model import (
 from perdure.protocols import Ending
 from perdure.transcripts import snapshot
 
-VERIFY_TIMEOUT_S = 1800.0
-VERIFY_OUTPUT = 4000
-
 
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
     """Stores how the attempt ended and what follows. Returns the run as it is then."""
@@ -57,8 +53,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     if watched.collided:
         outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
     if outcome.ok and claim.run.spec.verify:
-        outcome, checked = _verify(engine, opened)
-        events.append(checked)
+        outcome, checked = verify(engine, opened)
+        events += checked
     usage = watched.reading.usage(opened.session.total if opened.session else Usage())
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     checkpoints.end("end")
@@ -85,39 +81,6 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
 def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
     """Stores the end of an attempt that never launched its agent."""
     return _finish(engine, claim, outcome)
-
-
-def _verify(engine: Engine, opened: Opened) -> tuple[Outcome, VerifyEnded]:
-    """Runs the task's own check in the workdir; its failure is the attempt's failure."""
-    spec = opened.claim.run.spec
-    directory = _verify_directory(opened)
-    code, output = process.run_quick(
-        spec.verify,
-        directory=directory,
-        cwd=Path(opened.workspace.path),
-        env=engine.agent_environment(opened.driver, opened.claim.run),
-        timeout_s=VERIFY_TIMEOUT_S,
-        mark=mark_of(opened.attempt),
-    )
-    checked = VerifyEnded(code=code, output=engine.redactor.text(output[-VERIFY_OUTPUT:]))
-    for name in ("stdout", "stderr"):
-        engine.redactor.file(directory / name)
-    if code == 0:
-        return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{spec.verify}`", code=0), checked
-    return Outcome(
-        kind=OutcomeKind.FAILED, detail=f"verify `{spec.verify}` failed with exit code {code}:\n{checked.output}", code=0
-    ), checked
-
-
-def _verify_directory(opened: Opened) -> Path:
-    """A directory of its own for each check; one that a dead supervisor had begun is ended first."""
-    number = 1
-    while (directory := opened.directory / f"verify-{number}").exists():
-        begun = process.find(directory)
-        if begun is not None:
-            begun.kill()
-        number += 1
-    return directory
 
 
 def _sessions(
@@ -186,7 +149,7 @@ def _finish(
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
     earlier = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number < claim.attempt]
-    decision = decide(outcome, tally(claim.run, earlier, outcome, spent), claim.run.spec.continuity, now, random.random())
+    decision = decide(outcome, tally(claim, earlier, outcome, spent), claim.run.spec.continuity, now, random.random())
     if collision and decision.condition is None:
         decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
     ending = Ending(
@@ -199,8 +162,9 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
     return replace(decision, condition=condition)
 
 
-def tally(run: TaskRun, earlier: list[Attempt], outcome: Outcome, spent: Usage) -> Tally:
+def tally(claim: Claim, earlier: list[Attempt], outcome: Outcome, spent: Usage) -> Tally:
     """What the attempts add up to, the one that just ended included."""
+    run = claim.run
     kinds = [attempt.outcome.kind for attempt in earlier if attempt.outcome is not None] + [outcome.kind]
     free = 0
     for kind in reversed(kinds):
@@ -208,9 +172,11 @@ def tally(run: TaskRun, earlier: list[Attempt], outcome: Outcome, spent: Usage) 
             break
         free += 1
     return Tally(
-        counted=sum(kind not in FREE for kind in kinds),
+        counted=sum(kind not in UNCOUNTED for kind in kinds),
         free=free,
         allowed=run.attempts_allowed,
         spent_usd=sum(attempt.usage.cost_usd for attempt in earlier) + spent.cost_usd,
         budget_usd=run.spec.budget_usd,
+        rounds=failed_checks(earlier, run.context_version) + (outcome.kind is OutcomeKind.VERIFY_FAILED),
+        rounds_allowed=run.spec.verify_rounds,
     )

@@ -12,7 +12,7 @@ from perdure.attempt.engine import Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Continuation, Session, Start, TaskRun
+from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, Start, TaskRun
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -63,6 +63,7 @@ def story_of(
         restored=_restored(ground),
         drift=_drift(drift, ground) if drift is not None else "",
         files=_files(engine, claim, given, records),
+        check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
     )
 
 
@@ -96,6 +97,17 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
     """What was done with task files in this attempt, or with versions that do not stand in the conversation; of each name the last."""
     news = {change.name: change for number, change in changes_of(records) if number == claim.attempt or change.version > given}
     return told(tuple(news.values()), Contents(engine.state))
+
+
+def _check(records: Sequence[Record], ended: Sequence[Attempt], live: Session | None) -> VerifyEnded | None:
+    """The newest check, if it failed and the conversation that goes on was not told of it."""
+    last = next((record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None)
+    if last is None or not isinstance(last.event, VerifyEnded):
+        return None
+    outcomes = {attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None}
+    later = [attempt for attempt in ended if attempt.number > last.attempt and live is not None and attempt.session_id == live.id]
+    told = any(attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later)
+    return last.event if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told else None
 
 
 def _workdir(state: WorkdirState) -> str:

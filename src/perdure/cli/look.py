@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FILES = 10
 """Names in a line."""
+SAID = 12
+"""Lines of a check's output."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +69,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
         start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags")
-        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift", "files")
+        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
@@ -107,6 +109,8 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["outcome"]:
         outcome = attempt["outcome"]
         print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
+    for line in _checks(attempt["checks"]):
+        print(f"  check     {line}")
     for effect in attempt["effects"]:
         ended = {True: "done", False: "failed", None: "end not seen"}[effect["ok"]]
         print(f"  effect    {effect['kind']}: {one_line(effect['command'], 160)} ({ended})")
@@ -119,6 +123,22 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     print(f"  receipt   {receipt['verdict']}")
     for reason in receipt["reasons"]:
         print(f"            - {one_line(reason, 200)}")
+
+
+def _checks(checks: list[dict[str, Any]]) -> list[str]:
+    """How the task's own check ended, and the most telling part of what it said."""
+    lines = []
+    for check in checks:
+        how = "passed" if check["code"] == 0 else f"failed with exit code {check['code']}"
+        which = f", round {check['round']} of {check['rounds']}" if 0 < check["round"] <= check["rounds"] else ""
+        lines.append(f"{how}{which}, after {check['seconds']:g} s: {one_line(check['command'], 120)}")
+        said = [line for line in clean(check["output"]).split("\n") if line.strip()] if check["code"] else []
+        lines += [f"  | {one_line(line, 160)}" for line in said[:SAID]]
+        if len(said) > SAID:
+            lines.append(f"  | ... {len(said) - SAID} more line(s)")
+        if check["code"]:
+            lines.append(f"  all of it: {clean(check['log'])}")
+    return lines
 
 
 def _files(changes: list[dict[str, Any]]) -> list[str]:

@@ -35,6 +35,7 @@ from perdure.events import (
     TurnEnded,
     UsageSeen,
     VerifyEnded,
+    VerifyStarted,
     WritesLost,
 )
 from perdure.model import Start, TaskRun
@@ -89,8 +90,10 @@ def line_of(record: Record) -> str:
             return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
         case OutputCapped(stream=stream, limit=limit):
             return f"  {stream}: a line over {limit:,} bytes was cut"
+        case VerifyStarted(command=command):
+            return f"  verify: {one_line(command, 160)}"
         case VerifyEnded(code=code):
-            return "  verify: passed" if code == 0 else f"  verify: failed with exit code {code}"
+            return "  verify: passed" if code == 0 else f"  verify: failed with exit code {code}{_round(record.event)}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
             proof = f"; receipt {receipt.verdict}: {one_line('; '.join(receipt.reasons), 240)}" if receipt else ""
             return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
@@ -104,6 +107,10 @@ def line_of(record: Record) -> str:
             return f"{state}{': ' + one_line(reason, 200) if reason else ''}"
         case _:
             return ""
+
+
+def _round(check: VerifyEnded) -> str:
+    return f", round {check.round} of {check.rounds}" if 0 < check.round <= check.rounds else ""
 
 
 class Progress:

@@ -118,6 +118,8 @@ def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskS
         budget_usd=chosen.budget_usd,
         continuity=chosen.continuity,
         verify="" if permissions is Permissions.READ else chosen.verify,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
         base=chosen.base,
         backend=chosen.backend,
     )

@@ -61,6 +61,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
+    limits.add_argument("--verify-rounds", type=_rounds, help="how often a failed check goes back; uses up no attempt (default 3)")
+    limits.add_argument("--verify-timeout", type=_duration, help="the longest that the check may take (default 30m; 0: no limit)")
     following(parser)
 
 
@@ -110,6 +112,12 @@ def _duration(text: str) -> float:
 def _positive(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError("a whole number from 1 to 1000 is needed")
+    return int(text)
+
+
+def _rounds(text: str) -> int:
+    if not text.isdigit() or int(text) > 100:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 100 is needed")
     return int(text)
 
 
@@ -277,6 +285,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         budget_usd=_dollars(arguments.budget_usd, chosen.budget_usd),
         continuity=ContinuityPolicy(arguments.continuity) if arguments.continuity else chosen.continuity,
         verify=_verify(arguments, chosen),
+        verify_rounds=chosen.verify_rounds if arguments.verify_rounds is None else arguments.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout if arguments.verify_timeout is None else arguments.verify_timeout,
         labels=dict(_pair(text, "--label") for text in arguments.label),
     )
 
