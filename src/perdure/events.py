@@ -69,6 +69,16 @@ class UsageSeen(Event, frozen=True, tag="usage_seen"):
     cumulative: bool = False
 
 
+class ContextSeen(Event, frozen=True, tag="context_seen"):
+    """What a request carried, in tokens (0: only the window is told), and what the model can take (0: not told)."""
+
+    tokens: int = 0
+    window: int = 0
+    model: str = ""
+    compacted: bool = False
+    """The conversation was just made shorter; `tokens` is what is left."""
+
+
 class RetrySeen(Event, frozen=True, tag="retry_seen"):
     """The agent itself tries a request again."""
 
@@ -112,6 +122,7 @@ AgentEvent = (
     | ToolStarted
     | ToolEnded
     | UsageSeen
+    | ContextSeen
     | RetrySeen
     | LimitSeen
     | WritesLost
@@ -173,6 +184,42 @@ class SessionRetired(Event, frozen=True, tag="session_retired"):
     """A conversation will never be chosen again."""
 
     session_id: str
+    cause: str
+
+
+class Compacted(Event, frozen=True, tag="compacted"):
+    """The agent made its conversation shorter. `before` and `after` are what it held, in tokens; `asked`: perdure had told it to."""
+
+    session_id: str
+    before: int
+    after: int
+    times: int = 1
+    asked: bool = False
+
+
+class NotCompacted(Event, frozen=True, tag="not_compacted"):
+    """The agent was told to make its conversation shorter and did not, or not enough."""
+
+    session_id: str
+    tokens: int
+
+
+class Summarised(Event, frozen=True, tag="summarised"):
+    """The agent was asked, in the last turn of a conversation, what the next one has to know. An empty text: it did not say."""
+
+    session_id: str
+    text: str
+    usage: Usage = Usage()
+    reason: str = ""
+    """Why there is no text."""
+
+
+class RolledOver(Event, frozen=True, tag="rolled_over"):
+    """A conversation that is too long gave way to a new one; it stays as it is, and can be forked and restored."""
+
+    session_id: str
+    tokens: int
+    window: int
     cause: str
 
 
@@ -387,6 +434,10 @@ RunEvent = (
     | SessionPinned
     | SessionConfirmed
     | SessionRetired
+    | Compacted
+    | NotCompacted
+    | Summarised
+    | RolledOver
     | CopyRestored
     | TranscriptMended
     | FilesPlanned

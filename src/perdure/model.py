@@ -65,6 +65,16 @@ class ContinuityPolicy(StrEnum):
     FRESH_OK = "fresh-ok"
 
 
+class ContextPolicy(StrEnum):
+    """What happens to a conversation that is nearly too long for its model: what its CLI does by itself; it is compacted, by the CLI's
+    own means; a new one goes on with a summary; nothing, until a person looks."""
+
+    CLI = "cli"
+    COMPACT = "compact"
+    ROLL_OVER = "roll-over"
+    STOP = "stop"
+
+
 class Permissions(StrEnum):
     """What the agent may do without asking: look; change the workdir and run commands; anything."""
 
@@ -177,6 +187,8 @@ class TaskSpec:
     budget_usd: float = 0.0
     """All attempts together; 0 means no limit."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
+    context: str = ""
+    """What happens when the conversation is nearly full (`ContextPolicy`); empty: what the user's settings say."""
     verify: str = ""
     """A shell command, run in the workdir after the agent's success; a non-zero exit is a failure."""
     files: tuple[str, ...] = ()
@@ -280,6 +292,30 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """How full a conversation is: what its newest request carried, and what its model can take, in tokens."""
+
+    tokens: int = 0
+    """Input, cached parts included; after a compaction what the CLI says is left. 0: no request has been made, or nothing tells."""
+    window: int = 0
+    """0: nobody knows."""
+    model: str = ""
+    source: str = ""
+    """Who says what the window is: `agent`, `setting` or `table`."""
+    compactions: int = 0
+    """How often it was made shorter, as its transcript has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactAt:
+    """The fill at which a CLI is told to compact its conversation, in tokens; 0: not known, then `percent` of the window holds."""
+
+    tokens: int = 0
+    window: int = 0
+    percent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How an attempt ended, for certain. `until` (ms) is when a usage limit ends, where the agent said so."""
 
@@ -313,6 +349,10 @@ class Continuation:
     """What perdure changed in the transcript before the agent goes on from it, for the rung `repaired`."""
     checkpoint: int = 0
     """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
+    compact: bool = False
+    """The CLI is told to compact the conversation before it goes on."""
+    rolls_over: bool = False
+    """The conversation before is whole, and too long: it is asked for a summary, and this one goes on in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +439,8 @@ class Launch:
     program: Program
     transcript: str = ""
     """Absolute path of the transcript, for the rung `path`."""
+    compact_at: CompactAt | None = None
+    """Where the CLI is to compact the conversation by itself; None: where it thinks fit."""
     mark: str = ""
     """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller give it a title."""
 
@@ -444,6 +486,8 @@ class Attempt:
     ended: int | None = None
     outcome: Outcome | None = None
     usage: Usage = Usage()
+    fill: Fill | None = None
+    """Of its conversation, when it ended; None where nothing tells."""
     receipt: Receipt | None = None
 
 
@@ -579,6 +623,8 @@ class Session:
     total: Usage = Usage()
     """The CLI's own running total, where it counts over the whole conversation."""
     snapshot: Snapshot | None = None
+    fill: Fill | None = None
+    """As it was when perdure last looked."""
     prompts: tuple[str, ...] = ()
     """SHA-256 (first 16 hex digits) of every prompt that perdure sent into it."""
 

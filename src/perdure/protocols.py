@@ -23,6 +23,7 @@ from perdure.model import (
     Conversation,
     Decision,
     Exit,
+    Fill,
     Given,
     Launch,
     Outcome,
@@ -65,6 +66,8 @@ class Abilities:
     """Longer prompts are refused before the launch; 0 means no limit is known."""
     retries_in_a_row: int = 0
     """An attempt is ended when the agent has asked again so often without an answer; 0: the CLI gives up by itself."""
+    compacts: bool = False
+    """A launch can say at which fill the CLI is to compact the conversation (see `perdure.context_size`)."""
     rewinds: bool = False
     """Its records can take earlier ones back: that the bytes are still there does not say that the conversation goes on from them,
     and `prompts` needs the file from its beginning."""
@@ -245,6 +248,11 @@ class AgentDriver(Protocol):
         """The CLI's own running total as the transcript has it; zero where its counts are not cumulative."""
         ...
 
+    def fill(self, transcript: bytes) -> Fill:
+        """What the newest request in a transcript carried, with the model and its window where the CLI writes them down, and how often
+        the conversation was compacted. Unreadable lines are passed over."""
+        ...
+
     def by_hand(self, launch: Launch) -> Command:
         """What a person types to go on with the conversation in the agent's own program, in the launch's directory."""
         ...
@@ -279,6 +287,7 @@ class Ending:
     decision: Decision
     receipt: Receipt | None = None
     usage: Usage = NO_USAGE
+    fill: Fill | None = None
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
     """The sessions as they are now, retired ones first."""

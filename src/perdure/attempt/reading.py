@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from perdure.events import (
     MAX_TEXT,
     AgentEvent,
+    ContextSeen,
     LimitSeen,
     RetrySeen,
     Said,
@@ -27,13 +28,19 @@ RETRIES_KEPT = 20
 
 @dataclass(slots=True)
 class Joiner:
-    """Joins the pieces of a text to one event. It goes by the events alone and not by time, so a second look gives the same."""
+    """Joins the pieces of a text to one event, and drops a count that is told again with each part of an answer. It goes by the events
+    alone and not by time, so a second look gives the same."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
+    carried: ContextSeen | None = None
 
     def add(self, event: AgentEvent) -> list[AgentEvent]:
         """The events that are whole now, in order."""
+        if isinstance(event, ContextSeen):
+            if event == self.carried:
+                return []
+            self.carried = event
         if not isinstance(event, SaidPart):
             return [*self.rest(), event]
         full = self.rest() if self.length + len(event.text) > MAX_TEXT else []
@@ -63,6 +70,8 @@ class Reading:
     """Since the agent last got a whole answer."""
     counted: Usage = field(default_factory=Usage)
     """The sum of what was reported for this launch alone."""
+    windows: dict[str, int] = field(default_factory=dict)
+    """What the agent says that its models can take, by name."""
     total: Usage | None = None
     """The newest count over the whole conversation, where the agent counts so."""
 
@@ -91,6 +100,8 @@ class Reading:
                     self.total = event.usage
                 else:
                     self.counted = self.counted + event.usage
+            case ContextSeen(window=window, model=model) if window:
+                self.windows[model] = window
             case RetrySeen():
                 self.retries_in_a_row += 1
                 self.retries = [*self.retries, event][-RETRIES_KEPT:]

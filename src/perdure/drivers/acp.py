@@ -29,7 +29,7 @@ from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, lines,
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
-from perdure.model import Command, Continuation, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
@@ -121,6 +121,7 @@ class AcpDriver:
             resume_by_path=False,
             fork_at=False,
             cumulative_usage=False,
+            compacts=native.abilities.compacts and name == "claude",
             retries_in_a_row=self.known.retries,
         )
 
@@ -250,6 +251,9 @@ class AcpDriver:
 
     def retention(self, home: Path) -> Retention | None:
         return self.native.retention(home)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return self.native.fill(transcript)
 
     def total(self, transcript: bytes) -> Usage:
         """Zero: over ACP usage is told for each turn."""

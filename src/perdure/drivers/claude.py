@@ -24,7 +24,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
-from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
@@ -43,6 +43,9 @@ _PERMISSIONS = {
 
 _UNATTENDED = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "3"}
 """Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take minutes): perdure waits better."""
+
+ANSWER = 20_000
+"""Tokens of a window that 2.1.329 keeps free for the answer: with 50 % of 1,000,000 it compacts at 490,000."""
 
 _RESERVED = frozenset(
     {"-c", "--continue", "-r", "--resume", "--session-id", "--fork-session", "--resume-session-at", "--no-session-persistence", "--from-pr"}
@@ -78,6 +81,7 @@ class ClaudeDriver:
         max_prompt_bytes=MAX_PROMPT_BYTES,
         name_fork=True,
         fork_at=True,
+        compacts=True,
     )
     variables = (
         *(
@@ -120,7 +124,7 @@ class ClaudeDriver:
         argv += [f"--settings={SETTINGS}", *_PERMISSIONS[launch.spec.permissions]]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        env = {name: value for name, value in _UNATTENDED.items() if name not in launch.spec.env}
+        env = {name: value for name, value in {**_UNATTENDED, **_compact(launch)}.items() if name not in launch.spec.env}
         return Command(argv=(*argv, *launch.spec.agent_args), stdin=claude_files.sent(launch.prompt).encode(), env=env)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
@@ -143,6 +147,9 @@ class ClaudeDriver:
 
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return claude_files.conversations(home, limit, only)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return claude_files.fill(transcript)
 
     def spoken(self, transcript: bytes) -> Sequence[Spoken]:
         return tuple(claude_files.spoken(transcript))
@@ -189,6 +196,16 @@ def _conversation(launch: Launch) -> list[str]:
             return [f"--resume={checked(asked.session_id)}", "--fork-session", *_fork(launch)]
         case _:
             raise ValueError(f"a continuation {asked.kind} starts nothing")
+
+
+def _compact(launch: Launch) -> dict[str, str]:
+    """The level of the CLI's own compaction, in percent of what it uses of the window."""
+    at = launch.compact_at
+    if at is None:
+        return {}
+    used = at.window - ANSWER
+    percent = at.tokens * 100 // used if at.tokens and used > 0 else at.percent
+    return {"CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": str(min(max(percent, 1), 100))}
 
 
 def _fork(launch: Launch) -> list[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from perdure.drivers import lines
+from perdure.drivers import claude_files, lines
 from perdure.events import (
     AgentEvent,
+    ContextSeen,
     LimitSeen,
     RetrySeen,
     Said,
@@ -74,6 +75,8 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
         case "api_retry":
             status = found.get("error_status")
             return (RetrySeen(lines.whole(status) if status is not None else None, lines.text(found.get("error"), SUMMARY)),)
+        case "compact_boundary":
+            return (ContextSeen(lines.whole(lines.part(found, "compact_metadata", "post_tokens")), compacted=True),)
         case "session_writes_lost":
             lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
             return (WritesLost(lines.text(f"{lines.text(found.get('error_code'))} {lost}".strip(), SUMMARY)),)
@@ -85,6 +88,8 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
     """An API error is no word of the agent, though the CLI prints it as one; the result repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
+    if not found.get("parent_tool_use_id") and (carried := claude_files.carried_by(found)):
+        yield ContextSeen(carried, model=lines.text(lines.part(found, "message", "model"), SUMMARY))
     for block in lines.items(lines.part(found, "message", "content")):
         if block.get("type") == "text" and (said := lines.text(block.get("text"))):
             yield Said(said)
@@ -132,7 +137,15 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
     if not turns:
         return (ended,)
-    return (SessionSeen(lines.text(found.get("session_id"), SUMMARY)), UsageSeen(_usage(found)), ended)
+    return (SessionSeen(lines.text(found.get("session_id"), SUMMARY)), *_windows(found), UsageSeen(_usage(found)), ended)
+
+
+def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """What each model takes; those of subagents are among them."""
+    models = found.get("modelUsage")
+    told = models.items() if isinstance(models, dict) else ()
+    sizes = ((lines.text(name, SUMMARY), lines.whole(lines.part(model, "contextWindow"))) for name, model in told)
+    return tuple(ContextSeen(window=size, model=name) for name, size in sizes if size)
 
 
 def _usage(found: dict[str, Any]) -> Usage:

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation
+from perdure.model import Conversation, Fill
 from perdure.protocols import Prompt, Spoken
 
 _SLUG_LIMIT = 200
@@ -151,6 +151,27 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             said = "\n".join(lines.text(block.get("text")) for block in blocks if block.get("type") == "text")
             if said.strip():
                 yield Spoken(True, said)
+
+
+def fill(content: bytes) -> Fill:
+    """By the usage of the newest answer, or what a compaction after it left over. The window stands in no transcript."""
+    tokens, model, compactions = 0, "", 0
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"usage"' in line or b'"compact_boundary"' in line else None
+        if entry is None or entry.get("isSidechain") or entry.get("isApiErrorMessage"):
+            continue
+        if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary":
+            tokens, compactions = lines.whole(lines.part(entry, "compactMetadata", "postTokens")), compactions + 1
+        elif entry.get("type") == "assistant" and (carried := carried_by(entry)):
+            tokens, model = carried, lines.text(lines.part(entry, "message", "model"))
+    return Fill(tokens=tokens, model=model, compactions=compactions)
+
+
+def carried_by(entry: dict[str, Any]) -> int:
+    """The tokens that an answer's request carried, by its own count; 0 for what the CLI wrote by itself."""
+    used = lines.part(entry, "message", "usage")
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return sum(lines.whole(lines.part(used, name)) for name in names)
 
 
 def end_of_turn(content: bytes, turn: int) -> str:

@@ -19,7 +19,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
-from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
@@ -33,6 +33,8 @@ _ALWAYS = (
 )
 """Without plugins a run looks up no foreign host; without the second switch it waits for ever where the network is gone."""
 
+COMPACT_AT = "model_auto_compact_token_limit"
+
 _RESERVED = frozenset(
     {"--last", "--all", "--ephemeral", "--json", "-C", "--cd", "resume", "fork", "review", "-", "--", "-h", "--help", "-V", "--version"}
 )
@@ -44,7 +46,13 @@ class CodexDriver:
     name = "codex"
     archive = None
     abilities = Abilities(
-        choose_id=False, fork=True, resume_by_path=False, cwd_bound=False, cumulative_usage=True, max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS
+        choose_id=False,
+        fork=True,
+        resume_by_path=False,
+        cwd_bound=False,
+        cumulative_usage=True,
+        max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
+        compacts=True,
     )
     variables = (
         *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),
@@ -75,7 +83,7 @@ class CodexDriver:
         argv = [launch.program.path, "exec", *launch.spec.agent_args, *_ALWAYS, *_sandbox(launch)]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        return Command(argv=(*argv, *_conversation(launch), "-"), stdin=launch.prompt.encode())
+        return Command(argv=(*argv, *_compact(launch), *_conversation(launch), "-"), stdin=launch.prompt.encode())
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return codex_events.parse(line)
@@ -113,6 +121,9 @@ class CodexDriver:
     def retention(self, home: Path) -> Retention | None:
         return None
 
+    def fill(self, transcript: bytes) -> Fill:
+        return codex_files.fill(transcript)
+
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)
 
@@ -138,6 +149,14 @@ def _conversation(launch: Launch) -> list[str]:
             return ["fork", checked(asked.session_id)]
         case _:
             raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
+
+
+def _compact(launch: Launch) -> list[str]:
+    """The level of the CLI's own compaction, unless the user's own arguments have it. It is checked before a turn's first request too."""
+    at = launch.compact_at
+    if at is None or not at.tokens or any(COMPACT_AT in argument for argument in launch.spec.agent_args):
+        return []
+    return ["-c", f"{COMPACT_AT}={at.tokens}"]
 
 
 def _sandbox(launch: Launch) -> list[str]:

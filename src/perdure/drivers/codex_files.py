@@ -15,12 +15,13 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation, Usage
+from perdure.model import Conversation, Fill, Usage
 from perdure.protocols import Prompt, Spoken
 
 _NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
+_TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _OWN_WORDS = (
     *("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>", "<user_shell_command>"),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
@@ -124,6 +125,24 @@ def total(content: bytes) -> Usage:
                 cache_write=lines.whole(lines.part(used, "cache_write_input_tokens")),
             )
     return Usage()
+
+
+def fill(content: bytes) -> Fill:
+    """By the newest count of one request; after a compaction, and after a request that was refused as too long, Codex's own estimate."""
+    tokens, window, model, compactions = 0, 0, "", 0
+    for line in content.split(b"\n"):
+        if not any(mark in line for mark in _TOLD):
+            continue
+        entry = lines.read(line) or {}
+        if entry.get("type") == "compacted":
+            compactions += 1
+        elif entry.get("type") == "turn_context":
+            model = lines.text(lines.part(entry, "payload", "model")) or model
+        elif lines.part(entry, "payload", "type") == "token_count":
+            last = lines.part(entry, "payload", "info", "last_token_usage")
+            tokens = lines.whole(lines.part(last, "input_tokens")) or lines.whole(lines.part(last, "total_tokens")) or tokens
+            window = lines.whole(lines.part(entry, "payload", "info", "model_context_window")) or window
+    return Fill(tokens=tokens, window=window, model=model, compactions=compactions)
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:

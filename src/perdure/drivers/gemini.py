@@ -23,7 +23,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import gemini as gemini_mending
-from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
@@ -128,6 +128,9 @@ class GeminiDriver:
 
     def retention(self, home: Path) -> Retention | None:
         return retention.gemini(home)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return gemini_files.fill(transcript)
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -21,7 +21,7 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation
+from perdure.model import Conversation, Fill
 from perdure.protocols import Prompt, Spoken
 
 _FIRST = 500
@@ -209,6 +209,20 @@ def spoken(content: bytes) -> Iterator[Spoken]:
                 continue
             told.add(key)
             yield Spoken(message.get("type") == "gemini", words.removeprefix(_LABEL) if _COMMAND.match(words) else words)
+
+
+def fill(content: bytes) -> Fill:
+    """By the newest answer that has a count. The window stands in no transcript."""
+    tokens, model, condensed = 0, "", set()
+    for line in content.split(b"\n"):
+        record = lines.read(line) if b'"tokens"' in line or b'"$set"' in line else None
+        given = lines.items(lines.part(record, "$set", "messages"))
+        if (summary := _summary(given)) is not None:
+            condensed.add(summary)
+        for message in [*given, *([record] if record is not None else [])]:
+            if message.get("type") == "gemini" and (carried := lines.whole(lines.part(message, "tokens", "input"))):
+                tokens, model = carried, lines.text(message.get("model")) or model
+    return Fill(tokens=tokens, model=model, compactions=len(condensed))
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

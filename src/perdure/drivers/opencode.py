@@ -22,7 +22,7 @@ from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import opencode as opencode_mending
-from perdure.model import Command, Conversation, Exit, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
@@ -145,6 +145,9 @@ class OpenCodeDriver:
 
     def retention(self, home: Path) -> Retention | None:
         return None
+
+    def fill(self, transcript: bytes) -> Fill:
+        return opencode_archive.fill(transcript)
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -20,7 +20,7 @@ from typing import Any
 from perdure.drivers import lines
 from perdure.drivers.opencode_events import begun
 from perdure.events import AgentEvent
-from perdure.model import Command, Conversation, Program
+from perdure.model import Command, Conversation, Fill, Program
 from perdure.protocols import Prompt, Spoken
 
 PATIENCE_S = 10.0
@@ -188,6 +188,23 @@ def spoken(content: bytes) -> Iterator[Spoken]:
         words = lines.text(lines.part(part, "text"))
         if entry is not None and lines.part(part, "type") == "text" and not lines.part(part, "synthetic") and words.strip():
             yield Spoken(entry.get("role") == "assistant", words)
+
+
+def fill(content: bytes) -> Fill:
+    """By the newest answer that has a count; right after a compaction by the length of its summary. The window stands in no row."""
+    tokens, model, compactions = 0, "", 0
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"tokens"' in line and b'"message"' in line else None
+        if entry is None or entry.get("type") != "message":
+            continue
+        said = entry.get("data")
+        used, summary = lines.part(said, "tokens"), lines.part(said, "summary") is True
+        cached = lines.whole(lines.part(used, "cache", "read")) + lines.whole(lines.part(used, "cache", "write"))
+        carried = lines.whole(lines.part(used, "output")) if summary else lines.whole(lines.part(used, "input")) + cached
+        compactions += summary
+        if carried:
+            tokens, model = carried, lines.text(lines.part(said, "modelID")) or model
+    return Fill(tokens=tokens, model=model, compactions=compactions)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

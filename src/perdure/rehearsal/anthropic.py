@@ -15,7 +15,7 @@ from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
 _SUMMARY = "Your task is to create a detailed summary"
-"""How Claude Code 2.1.329 asks for a compaction."""
+"""How Claude Code 2.1.329 asks for a compaction. A reply without a `<summary>` block is asked for once more."""
 
 _ERRORS = {
     400: ("invalid_request_error", "The request was refused by the rehearsal."),
@@ -28,6 +28,8 @@ _ERRORS = {
     529: ("overloaded_error", "Overloaded"),
 }
 
+_FULL = "prompt is too long: 205000 tokens > 200000 maximum"
+
 
 class Anthropic:
     """POST /v1/messages."""
@@ -38,12 +40,13 @@ class Anthropic:
         messages = [message for raw in items(body, "messages") for message in _messages(raw)]
         tools = [str(tool.get("name", "")) for tool in items(body, "tools")]
         prompts = [message.text for message in messages if message.role == "user"]
-        summary = bool(prompts) and prompts[-1].lstrip().startswith(_SUMMARY)
+        summary = bool(prompts) and _SUMMARY in prompts[-1]
         beside = "claude-cli" in headers.get("user-agent", "") and not tools
         return Conversation(
             tuple(messages),
             session=headers.get("x-claude-code-session-id") or _session(body),
             side=summary or beside,
+            summary="<summary>\n{}\n</summary>" if summary else "",
             streamed=bool(body.get("stream")),
             model=str(body.get("model", "")),
             shell="Bash",
@@ -97,6 +100,8 @@ class Anthropic:
             headers |= _limit_headers(failure, now)
         elif failure.words:
             sentence = failure.words
+        elif isinstance(failure, Fail) and failure.full:
+            sentence = _FULL
         return Refusal(status, {"type": "error", "error": {"type": kind, "message": sentence}, "request_id": request}, headers)
 
 
@@ -184,4 +189,4 @@ def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
 
 
 def _stop(cue: Cue) -> str:
-    return "tool_use" if any(isinstance(action, Run) for action in cue.actions) else "end_turn"
+    return cue.stop or ("tool_use" if any(isinstance(action, Run) for action in cue.actions) else "end_turn")

@@ -24,6 +24,8 @@ _ERRORS = {
     503: ("server_error", None, "The server is currently overloaded. Please try again later."),
 }
 
+_FULL = "This model's maximum context length is 128000 tokens. However, your messages resulted in 205000 tokens."
+
 
 class Chat:
     """POST /v1/chat/completions."""
@@ -83,6 +85,8 @@ class Chat:
             error = {"message": "The usage limit has been reached", "type": "insufficient_quota", "param": None, "code": "usage_limit"}
             return Refusal(429, {"error": error}, {"retry-after": str(int(failure.seconds))})
         kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
+        if failure.full:
+            code, sentence = "context_length_exceeded", _FULL
         return Refusal(failure.status, {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}})
 
 
@@ -111,7 +115,7 @@ def _call(conversation: Conversation, run: Run) -> dict[str, Any]:
 
 
 def _stop(cue: Cue) -> str:
-    return "tool_calls" if any(isinstance(action, Run) for action in cue.actions) else "stop"
+    return cue.stop or ("tool_calls" if any(isinstance(action, Run) for action in cue.actions) else "stop")
 
 
 def _messages(entry: dict[str, Any]) -> Iterator[Message]:

@@ -32,6 +32,8 @@ class Conversation:
     """The CLI's own id of the conversation, from headers or body; empty where it sent none."""
     side: bool = False
     """A call beside the conversation: a title, a summary, a sub-agent."""
+    summary: str = ""
+    """Of a side call that asks for a summary, with which the conversation then goes on: the form that the CLI wants, `{}` the text."""
     streamed: bool = True
     model: str = ""
     shell: str = ""

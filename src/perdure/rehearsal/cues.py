@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perdure.rehearsal.conversation import Conversation
-from perdure.rehearsal.script import Action, Cut, Fail, Hang, Limit, Mark, Reply, Run, Say, Script, Tokens
+from perdure.rehearsal.script import Action, Cut, Fail, Hang, Limit, Mark, Reply, Run, Say, Script, Stop, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Cue:
     @property
     def tokens(self) -> Tokens:
         return next((action for action in reversed(self.actions) if isinstance(action, Tokens)), Tokens())
+
+    @property
+    def stop(self) -> str:
+        """Why the answer ends, in the provider's own word; empty for the usual one."""
+        return next((action.reason for action in reversed(self.actions) if isinstance(action, Stop)), "")
 
 
 DONE: tuple[Action, ...] = (Say("Done."),)
@@ -59,6 +64,11 @@ class Cues:
                 with self._lock:
                     return self._answer(number, script, conversation)
         return Cue()
+
+    def summary(self, conversation: Conversation) -> str:
+        """What is answered where the CLI asks for a summary of this conversation; empty where no script says it."""
+        matching = (each for each in self.scripts if not each.match or any(each.match in prompt for prompt in conversation.prompts))
+        return next((each.summary for each in matching if each.summary), "")
 
     def _answer(self, number: int, script: Script, conversation: Conversation) -> Cue:
         at = position(script.replies, conversation.marks()) if script.by_history else self._next[number]

@@ -26,6 +26,8 @@ _ERRORS = {
     503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
 }
 
+_FULL = "The input token count (1050000) exceeds the maximum number of tokens allowed (1048576)."
+
 
 class Gemini:
     """POST /v1beta/models/MODEL:streamGenerateContent, and :generateContent where it is not streamed."""
@@ -73,6 +75,8 @@ class Gemini:
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         status = 429 if isinstance(failure, Limit) else failure.status
         kind, sentence = _ERRORS.get(status, ("UNKNOWN", f"The rehearsal failed with status {status}."))
+        if isinstance(failure, Fail) and failure.full:
+            sentence = _FULL
         error: dict[str, Any] = {"code": status, "message": sentence, "status": kind}
         if isinstance(failure, Limit):
             error |= _limit(failure)
@@ -134,7 +138,7 @@ def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
         "cachedContentTokenCount": tokens.cached,
         "totalTokenCount": tokens.input + tokens.output,
     }
-    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}
+    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": cue.stop or "STOP", "index": 0}
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "rehearsal"}
 
 

@@ -33,6 +33,8 @@ _ERRORS = {
     503: ("server_error", None, "The server is currently overloaded. Please try again later."),
 }
 
+_FULL = "Your input exceeds the context window of this model. Please adjust your input and try again."
+
 
 class OpenAI:
     """POST /v1/responses."""
@@ -50,6 +52,7 @@ class OpenAI:
         return Conversation(
             tuple(messages),
             session=headers.get("thread-id") or headers.get("session-id") or str(body.get("prompt_cache_key") or ""),
+            summary="{}" if summary else "",
             side=summary or "x-openai-subagent" in headers,
             streamed=bool(body.get("stream")),
             model=str(body.get("model", "")),
@@ -110,6 +113,8 @@ class OpenAI:
             headers = {**used, "x-codex-primary-reset-at": str(times["resets_at"])}
             return Refusal(429, {"error": {**error, **times}}, headers)
         kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
+        if failure.full:
+            code, sentence = "context_length_exceeded", _FULL
         body = {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}}
         return Refusal(failure.status, body, {"x-request-id": _id("req")})
 

@@ -12,15 +12,18 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     cut clean [xK]         the answer ends in good order on the wire, but without the model's last word
     fail STATUS [xK]       an HTTP error with the provider's own error body, then the rest of the reply
     limit SECONDS [xK]     a usage limit that ends that many seconds from now, then the rest of the reply
+    full [xK]              the service refuses the request, because the conversation is too long for the model
+    stop REASON            the provider's own word for why the answer ends, in place of the usual one
     usage in=N out=N cached=N   the tokens reported, word for word (default in=100 out=7 cached=0)
 
 `xK`: so many times (default once), counted over all requests; after that the line is passed over. So a `hang` in a reply
 that is given again (after a kill, `by history`) does not hang again. A reply of which nothing is left to send is passed
-over. `fail` and `limit` stand before everything that the reply sends. After the last reply the model says `Done.`.
+over. `fail`, `limit` and `full` stand before everything that the reply sends. After the last reply the model says `Done.`.
 
 At the top of a script may stand `match TEXT` (this script answers only where TEXT stands in a prompt of the user) and
-`by history` (see `cues`). Several scripts are separated by a line `===`; the first that matches answers. Lines that begin
-with `#` and blank lines are passed over.
+`by history` (see `cues`), and `summary TEXT`: what the model says when the CLI
+asks for a summary of a long conversation. Several scripts are separated by a line `===`; the first that matches answers.
+Lines that begin with `#` and blank lines are passed over.
 """
 
 from __future__ import annotations
@@ -75,6 +78,8 @@ class Fail:
     times: int = 1
     words: str = ""
     """The service's own sentence, where it is not the usual one of the status."""
+    full: bool = False
+    """The conversation is too long for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,12 @@ class Tokens:
     cached: int = 0
 
 
-Action: TypeAlias = Say | Run | Slow | Hang | Cut | Fail | Limit | Tokens
+@dataclass(frozen=True, slots=True)
+class Stop:
+    reason: str
+
+
+Action: TypeAlias = Say | Run | Slow | Hang | Cut | Fail | Limit | Tokens | Stop
 Mark: TypeAlias = tuple[str, str]
 """What a reply leaves in a history: ("say", text) or ("run", command)."""
 
@@ -112,6 +122,8 @@ class Script:
     replies: tuple[Reply, ...]
     match: str = ""
     by_history: bool = False
+    summary: str = ""
+    """What is answered where the CLI asks for a summary."""
 
 
 def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
@@ -153,15 +165,16 @@ class _Draft:
         self.actions: list[Action] = []
         self.match = ""
         self.by_history = False
+        self.summary = ""
 
     def take(self, number: int, line: str) -> None:
         word, _, rest = line.partition(" ")
         rest = rest.strip()
-        if word in ("match", "by"):
+        if word in ("match", "by", "summary"):
             self._heading(number, word, rest)
             return
         if word not in _READERS:
-            raise ScriptError(f"line {number}: unknown action {word!r}", f"One of: {', '.join(_READERS)}, match, by history.")
+            raise ScriptError(f"line {number}: unknown action {word!r}", f"One of: {', '.join(_READERS)}, match, by history, summary.")
         try:
             action = _READERS[word](rest)
         except ValueError as error:
@@ -179,15 +192,15 @@ class _Draft:
     def script(self, number: int) -> Script:
         if self.actions or self.replies:
             self.close(number)
-        return Script(tuple(self.replies), self.match, self.by_history)
+        return Script(tuple(self.replies), self.match, self.by_history, self.summary)
 
     def _heading(self, number: int, word: str, rest: str) -> None:
         if self.actions or self.replies:
             raise ScriptError(f"line {number}: {word} must stand at the top of a script")
-        if word == "match":
+        if word in ("match", "summary"):
             if not rest:
-                raise ScriptError(f"line {number}: match: a text is missing")
-            self.match = rest
+                raise ScriptError(f"line {number}: {word}: a text is missing")
+            setattr(self, word, rest)
         elif rest in ("history", "request"):
             self.by_history = rest == "history"
         else:
@@ -250,5 +263,7 @@ _READERS: dict[str, Callable[[str], Action]] = {
     "cut": _cut,
     "fail": _fail,
     "limit": _limit,
+    "full": lambda rest: Fail(400, _times(rest), full=True),
+    "stop": lambda rest: Stop(_text(rest)),
     "usage": _tokens,
 }

@@ -191,13 +191,16 @@ class Rehearsal:
 
     def _cue(self, conversation: Conversation) -> tuple[Cue, str]:
         if conversation.side:
-            return SIDE, "side"
+            return (Cue((Say(self._summary(conversation)),)) if conversation.summary else SIDE), "side"
         if conversation.waiting:
             return Cue(waits=conversation.waiting), "wait"
         cue = self._cues.next(conversation)
         if cue.script is None:
             return cue, "unmatched"
         return cue, type(cue.failure).__name__.lower() if cue.failure else "reply"
+
+    def _summary(self, conversation: Conversation) -> str:
+        return conversation.summary.replace("{}", self._cues.summary(conversation) or "A rehearsal.")
 
     def _other(self, method: str, path: str) -> None:
         with self._arrived:

@@ -140,7 +140,7 @@ class SqlStore(Plans):
                 write.put_session(session)
             live = [session.id for session in ending.sessions if session.state is not SessionState.RETIRED]
             attempt = replace(
-                attempt, ended=write.now, outcome=ending.outcome, receipt=ending.receipt, usage=ending.usage,
+                attempt, ended=write.now, outcome=ending.outcome, receipt=ending.receipt, usage=ending.usage, fill=ending.fill,
                 agent_version=ending.agent_version or attempt.agent_version, session_id=live[-1] if live else attempt.session_id,
             )  # fmt: skip
             write.put_attempt(attempt)

@@ -1,0 +1,130 @@
+"""How full a conversation is, and what is done about it: the pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure import context_size
+from perdure.context_size import Measure, Rules, can_compact, compact_at, completed, is_full, measure, window_of
+from perdure.model import ContextPolicy, ContinuityPolicy, Fill
+
+FULL = Fill(tokens=170_000, window=200_000)
+ROOMY = Fill(tokens=100_000, window=200_000)
+
+fills = st.builds(Fill, tokens=st.integers(0, 2_000_000), window=st.sampled_from([0, 200_000, 1_000_000]))
+rules = st.builds(Rules, policy=st.sampled_from(ContextPolicy), percent=st.integers(10, 100))
+
+
+@pytest.mark.parametrize(
+    ("policy", "compacts", "in_vain", "expected"),
+    [
+        (ContextPolicy.CLI, True, False, Measure.NONE),
+        (ContextPolicy.COMPACT, True, False, Measure.COMPACT),
+        (ContextPolicy.COMPACT, True, True, Measure.ROLL_OVER),
+        (ContextPolicy.COMPACT, False, False, Measure.NONE),
+        (ContextPolicy.ROLL_OVER, True, False, Measure.ROLL_OVER),
+        (ContextPolicy.STOP, True, False, Measure.STOP),
+    ],
+)
+def test_what_comes_before_the_wall(policy: ContextPolicy, compacts: bool, in_vain: bool, expected: Measure) -> None:
+    """A conversation over the limit is treated as its policy says; a CLI that cannot be told to compact does it by itself."""
+    assert measure(Rules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain) is expected
+    assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain) is Measure.NONE
+
+
+@pytest.mark.parametrize(
+    ("policy", "compacts", "in_vain", "expected"),
+    [
+        (ContextPolicy.CLI, True, False, Measure.COMPACT),
+        (ContextPolicy.CLI, False, False, Measure.ROLL_OVER),
+        (ContextPolicy.COMPACT, True, False, Measure.COMPACT),
+        (ContextPolicy.COMPACT, True, True, Measure.ROLL_OVER),
+        (ContextPolicy.ROLL_OVER, True, False, Measure.ROLL_OVER),
+        (ContextPolicy.STOP, True, False, Measure.STOP),
+    ],
+)
+def test_what_comes_after_it(policy: ContextPolicy, compacts: bool, in_vain: bool, expected: Measure) -> None:
+    """A request that was refused as too long leads to a compaction or to a new conversation, whatever the counts say."""
+    assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain) is expected
+
+
+@given(rules, st.none() | fills, st.booleans(), st.booleans())
+def test_an_exhausted_conversation_never_goes_on_as_it_is(rules: Rules, fill: Fill | None, compacts: bool, in_vain: bool) -> None:
+    """No combination leads to the same resume again; and what was in vain is not tried twice."""
+    found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
+    assert found is not Measure.NONE
+    assert not (in_vain and found is Measure.COMPACT)
+
+
+@given(rules, fills, st.booleans(), st.booleans())
+def test_what_is_not_known_is_left_alone(rules: Rules, fill: Fill, compacts: bool, in_vain: bool) -> None:
+    """Without a window nothing is done; and nothing is done below the limit."""
+    if not is_full(fill, rules):
+        assert measure(rules, fill, compacts=compacts, exhausted=False, in_vain=in_vain) is Measure.NONE
+    assert not is_full(replace(fill, window=0), rules)
+    assert not is_full(None, rules)
+
+
+@given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(ContextPolicy))
+def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: ContextPolicy) -> None:
+    """Told to compact now, a CLI gets a level below what the conversation holds, and far above what a summary leaves."""
+    level = compact_at(Rules(policy=policy), fill, fill.window, now=True)
+    assert level is not None
+    assert fill.tokens // 2 < level.tokens < fill.tokens
+
+
+def test_the_level_of_a_launch_is_the_policys() -> None:
+    """Only where perdure is to compact does a launch change the CLI's own level; without a window it is a percentage alone."""
+    level = compact_at(Rules(percent=70), None, 200_000, now=False)
+    assert level is not None
+    assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
+    unknown = compact_at(Rules(), None, 0, now=False)
+    assert unknown is not None
+    assert (unknown.tokens, unknown.percent) == (0, 80)
+    for policy in set(ContextPolicy) - {ContextPolicy.COMPACT}:
+        assert compact_at(Rules(policy=policy), ROOMY, 200_000, now=False) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "expected"),
+    [
+        ("claude-opus-5-5", 0, (1_000_000, "table")),
+        ("us.anthropic.claude-sonnet-4-5-v1", 0, (200_000, "table")),
+        ("gpt-5.6-sol", 258_400, (258_400, "agent")),
+        ("Gemini-3-pro", 0, (1_048_576, "table")),
+        ("my-model", 0, (0, "")),
+        ("local-7b", 500_000, (32_768, "setting")),
+    ],
+)
+def test_who_says_what_a_model_takes(model: str, told: int, expected: tuple[int, str]) -> None:
+    """The setting goes first, then what the agent says, then the table; else nobody knows."""
+    assert window_of(model, told, Rules(windows={"local-*": 32_768})) == expected
+
+
+def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
+    """A transcript does not repeat the window; of another model it says nothing."""
+    known = Fill(tokens=5, window=1_234, model="a", source="agent")
+    assert completed(Fill(tokens=9, model="a"), known, "", Rules()).window == 1_234
+    assert completed(Fill(tokens=9), known, "", Rules()) == Fill(tokens=9, window=1_234, model="a", source="agent")
+    assert completed(Fill(tokens=9, model="b"), known, "", Rules()).window == 0
+    assert completed(Fill(tokens=9), None, "claude-opus-5", Rules()).source == "table"
+
+
+@pytest.mark.parametrize("following", list(Measure))
+@pytest.mark.parametrize("continuity", list(ContinuityPolicy))
+def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy) -> None:
+    """A strict policy forbids a new conversation and allows a compaction; `stop` always asks."""
+    expected = following is Measure.STOP or (following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT)
+    assert context_size.asks_for_person(Rules(), continuity, following) is expected
+
+
+def test_a_planner_can_ask() -> None:
+    """Whether a conversation can be made shorter is one question, with a plain answer."""
+    assert can_compact(True, ROOMY, in_vain=False)
+    assert not can_compact(False, ROOMY, in_vain=False)
+    assert not can_compact(True, ROOMY, in_vain=True)
+    assert not can_compact(True, None, in_vain=False)
