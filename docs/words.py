@@ -22,6 +22,9 @@ SETTINGS = {
     "verify_rounds": "how often a failed check goes back to the agent, for each version of the instructions; it uses up no attempt",
     "verify_timeout": "the longest that the check may take: it has failed then; 0: no limit",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
+    "session_lifetime": "a [session](../how-to/sessions.md) expires when it was not used for so long; 0: never",
+    "session_expiry": "what follows when a session has expired and its transcript is there: `resume` (it goes on, and that is told) or "
+    "`rebuild` (a new conversation with a brief; not under the policy `strict`)",
     "checkpoint_store": "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought too; empty: none",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
     "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",
@@ -47,6 +50,7 @@ DURATIONS = (
     "gc_trash",
     "checkpoint_every",
     "verify_timeout",
+    "session_lifetime",
 )
 
 VARIABLES = {
@@ -84,6 +88,8 @@ REPORT = {
     "attempts[].rung": "the rung of the ladder: `native`, `path`, `copy`, `repaired`, `rebuilt` or `fresh`; null before that is decided",
     "attempts[].why": "the reason for it, as a sentence",
     "attempts[].lost_session_id": "the conversation that could not go on, where this attempt stands in for it",
+    "attempts[].expired": "time at which the session's lifetime had ended before this attempt; 0: it had not",
+    "attempts[].rebuilt_sessions": "conversations whose lost records were made again for this attempt",
     "attempts[].session_id": "the agent's own id of the conversation",
     "attempts[].agent_version": "the agent's version, where it is known",
     "attempts[].flags": "what is no part of a conversation and is set again on every resume; `account` shows a change of credentials",

@@ -17,19 +17,35 @@ if TYPE_CHECKING:
     from perdure.library import open as open
     from perdure.model import Attempt as Attempt
     from perdure.model import RunState as RunState
+    from perdure.model import Session as Session
     from perdure.model import TaskRun as TaskRun
     from perdure.model import TaskSpec as TaskSpec
     from perdure.model import Verdict as Verdict
+    from perdure.sessions import plan_scope as plan_scope
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     **dict.fromkeys(("AsyncRunner", "Runner", "connect", "open"), "library"),
-    **dict.fromkeys(("Attempt", "RunState", "TaskRun", "TaskSpec", "Verdict"), "model"),
+    **dict.fromkeys(("Attempt", "RunState", "Session", "TaskRun", "TaskSpec", "Verdict"), "model"),
     "PerdureError": "errors",
+    "plan_scope": "sessions",
 }
 
-__all__ = ["AsyncRunner", "Attempt", "PerdureError", "RunState", "Runner", "TaskRun", "TaskSpec", "Verdict", "connect", "open"]
+__all__ = [
+    "AsyncRunner",
+    "Attempt",
+    "PerdureError",
+    "RunState",
+    "Runner",
+    "Session",
+    "TaskRun",
+    "TaskSpec",
+    "Verdict",
+    "connect",
+    "open",
+    "plan_scope",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
-from perdure.model import ContinuityPolicy, Permissions
+from perdure.model import ContinuityPolicy, OnExpiry, Permissions
 
 PROJECT_FILE = "perdure.toml"
 DAY = 86400.0
@@ -71,6 +71,10 @@ class Settings:
     disk_refuse_bytes: int = 2 * 1024**3
     """New work is refused when less than both of these is free."""
     disk_ballast: int = 64 * 1024**2
+    session_lifetime: float = 0.0
+    """A session expires when it was not used for so long."""
+    session_expiry: OnExpiry = OnExpiry.RESUME
+    """What follows then, where the transcript is there."""
     checkpoint_store: str = ""
     """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that another machine can go on."""
     checkpoint_secrets: str = "refuse"
@@ -189,6 +193,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "disk_refuse": _percent,
     "disk_refuse_bytes": _bytes,
     "disk_ballast": _bytes,
+    "session_lifetime": _seconds,
+    "session_expiry": lambda value: OnExpiry(_one_of(*OnExpiry)(value)),
     "checkpoint_store": _store,
     "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
 }
@@ -196,9 +202,9 @@ READERS: dict[str, Callable[[Any], Any]] = {
 TABLES = ("gc", "disk")
 """`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
 
-NOT_FOR_PROJECTS = frozenset({"root", "state", "permissions", "continuity", "ca_file", "checkpoint_store", "checkpoint_secrets"}) | {
-    name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))
-}
+NOT_FOR_PROJECTS = frozenset(
+    {"root", "state", "permissions", "continuity", "ca_file", "session_expiry", "checkpoint_store", "checkpoint_secrets"}
+) | {name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))}
 
 
 LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})

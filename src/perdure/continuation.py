@@ -8,10 +8,22 @@ silence. `prompt` states facts and never says a bare "continue": the agents answ
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perdure.events import VerifyEnded
-from perdure.model import Context, Continuation, ContinuityPolicy, Outcome, OutcomeKind, Rung, Session, SessionState, Snapshot, Start
+from perdure.model import (
+    Context,
+    Continuation,
+    ContinuityPolicy,
+    OnExpiry,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    Session,
+    SessionState,
+    Snapshot,
+    Start,
+)
 
 WRITER_WAIT_MS = 15_000
 
@@ -51,6 +63,8 @@ class Situation:
     """perdure's own copy of it."""
     parent_refused: bool = False
     """The agent said that it cannot fork it."""
+    on_expiry: OnExpiry = OnExpiry.RESUME
+    """What follows when the session's lifetime has passed."""
     handed_over: str = ""
     """The agent that worked on this run before, where it was another one."""
 
@@ -70,7 +84,27 @@ def choose(at: Situation) -> Continuation:
     if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
         # What a kill left of it may be a part of the parent's history, which is no conversation to go on with.
         return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
-    return _by_ladder(at, at.session)
+    if not (at.session.expires and at.session.expires <= at.now):
+        return _by_ladder(at, at.session)
+    return _after_expiry(at, at.session)
+
+
+def _after_expiry(at: Situation, session: Session) -> Continuation:
+    """The end of a lifetime is told, whatever follows. A strict policy never begins anew because of it."""
+    told = f"its lifetime had ended {(at.now - session.expires) / 1000:.0f} s before"
+    if leaves(at):
+        reason = f"conversation {session.id} is left: {told}, and a new one is asked for then"
+        return Continuation(
+            kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, lost_session_id=session.id, reason=reason, expired=session.expires
+        )
+    found = _by_ladder(at, session)
+    return replace(found, reason=f"{found.reason}; {told}", expired=session.expires)
+
+
+def leaves(at: Situation) -> bool:
+    """Whether the conversation is left because its lifetime has passed, although it could go on."""
+    asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
+    return asked and at.session is not None and at.session.attempts > 0 and 0 < at.session.expires <= at.now
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:

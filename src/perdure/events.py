@@ -223,6 +223,20 @@ class RolledOver(Event, frozen=True, tag="rolled_over"):
     cause: str
 
 
+class SessionExpired(Event, frozen=True, tag="session_expired"):
+    """A session's lifetime had passed when the attempt began; `continuation` is what followed."""
+
+    session_id: str
+    expired: int
+    continuation: str
+
+
+class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
+    """Records of conversations were missing in the store and were made again from the attempts and the own copies."""
+
+    sessions: tuple[str, ...]
+
+
 class CopyRestored(Event, frozen=True, tag="copy_restored"):
     """perdure's own copy of a transcript was put back in place."""
 
@@ -438,6 +452,8 @@ RunEvent = (
     | NotCompacted
     | Summarised
     | RolledOver
+    | SessionExpired
+    | SessionsRebuilt
     | CopyRestored
     | TranscriptMended
     | FilesPlanned

@@ -34,6 +34,8 @@ from perdure.lifecycle import FINAL
 from perdure.model import Attempt, Checkpoint, OnEdit, RunState, TaskRun, TaskSpec
 from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
+from perdure.sessions import Sessions
+from perdure.sessions.awaited import AsyncSessions
 from perdure.taskfiles import Asked
 from perdure.wiring import open_engine
 from perdure.worker import drive
@@ -174,6 +176,18 @@ class Runner:
         """The object that `perdure show NAME --json` prints."""
         return report_of(self._engine.store, self.get(ref))
 
+    @property
+    def sessions(self) -> Sessions:
+        """The session service: create, get, update, count, extend, close, statistics, rebuild."""
+        engine = self._engine
+        return Sessions(
+            store=engine.store,
+            driver=engine.driver,
+            home=lambda driver: driver.home(engine.environ),
+            copies=engine.copies,
+            lifetime_s=engine.session_lifetime_s,
+        )
+
     def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         """Records of the run with `seq` greater than `after`, oldest first."""
         return self._engine.store.history(self.get(ref).id, after, limit)
@@ -190,6 +204,11 @@ class AsyncRunner:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await asyncio.to_thread(self._runner.close)
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """The session service, awaited."""
+        return AsyncSessions(self._runner.sessions)
 
     async def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
         """See `Runner.submit`."""

@@ -7,7 +7,7 @@ dollars. A new value comes from `dataclasses.replace`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -117,6 +117,14 @@ class Rung(StrEnum):
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
 """Rungs on which something of perdure's own takes the place of the agent's transcript."""
+
+
+class OnExpiry(StrEnum):
+    """What follows when a session's lifetime has passed and its transcript is there: the conversation goes on all the same, or a new one
+    begins with a brief."""
+
+    RESUME = "resume"
+    REBUILD = "rebuild"
 
 
 class OnEdit(StrEnum):
@@ -353,6 +361,8 @@ class Continuation:
     """The CLI is told to compact the conversation before it goes on."""
     rolls_over: bool = False
     """The conversation before is whole, and too long: it is asked for a summary, and this one goes on in its place."""
+    expired: int = 0
+    """When (ms) the conversation's lifetime had ended; 0: it had not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,6 +637,19 @@ class Session:
     """As it was when perdure last looked."""
     prompts: tuple[str, ...] = ()
     """SHA-256 (first 16 hex digits) of every prompt that perdure sent into it."""
+    tasks: int = 0
+    """The runs whose prompts it was given; further instructions of one run do not count."""
+    lifetime_s: float = 0.0
+    """It expires when it was not used for so long; 0: as the settings say."""
+    expires: int = 0
+    """When (ms) that will be, unless it is used before; 0: never."""
+    revision: int = field(default=0, compare=False)
+    """Counts what was stored for its key; the store sets it. A record with a smaller one is older."""
+
+    def used(self, at: int, usual_s: float = 0.0) -> Session:
+        """The record after a use at this time (ms): its lifetime, or the usual one, begins anew."""
+        lasts_s = self.lifetime_s or usual_s
+        return replace(self, updated=at, expires=at + int(lasts_s * 1000) if lasts_s else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -515,8 +515,26 @@ class SessionStore(Protocol):
         """The newest run with this agent and scope, or None."""
         ...
 
+    def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
+        """All runs with this agent and scope, removed ones too, oldest first."""
+        ...
+
+    def ended(self, since: int, until: int, agent: str = "", scope: str = "") -> Sequence[tuple[SessionKey, Attempt]]:
+        """The attempts that ended in this span (ms, `until` not included), with their runs' keys, oldest first; of one agent, of one
+        scope, where these are given."""
+        ...
+
     def put_session(self, session: Session) -> None:
         """Inserts or replaces the session with this (key, id). Conflict if another one of the key is live."""
+        ...
+
+    def amend_sessions(self, sessions: Sequence[Session]) -> None:
+        """Stores sessions that were read before (`revision` 0: that are new), retired ones first, all or nothing. Raises Conflict where
+        one was stored by somebody else since, or an attempt is at work in its scope."""
+        ...
+
+    def identity(self) -> tuple[str, bytes]:
+        """What tells this store from every other one, and a secret that all of its users share and nobody else knows."""
         ...
 
 

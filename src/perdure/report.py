@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
-from perdure.events import CheckpointMissed, DriftSeen, Record, VerifyEnded
+from perdure.events import CheckpointMissed, DriftSeen, Record, SessionsRebuilt, VerifyEnded
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import RunStore
@@ -78,6 +78,10 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "rung": str(asked.rung) if asked else None,
         "why": asked.reason if asked else "",
         "lost_session_id": asked.lost_session_id if asked else "",
+        "expired": asked.expired if asked else 0,
+        "rebuilt_sessions": [
+            each for r in records if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt) for each in r.event.sessions
+        ],
         "session_id": attempt.session_id,
         "agent_version": attempt.agent_version,
         "flags": attempt.flags,

@@ -54,6 +54,8 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         grace_s=chosen.grace,
         checkpoint_every_s=chosen.checkpoint_every,
         checkpoint_ignored=chosen.checkpoint_ignored,
+        session_lifetime_s=chosen.session_lifetime,
+        on_expiry=chosen.session_expiry,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

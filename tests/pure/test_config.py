@@ -73,7 +73,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "verify_rounds": "2",
         "verify_timeout": "5m",
     }
-    values |= {"ca_file": "/ca.pem"}
+    values |= {"ca_file": "/ca.pem", "session_lifetime": "8h", "session_expiry": "rebuild"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
     values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}

@@ -14,6 +14,7 @@ from perdure.model import (
     Context,
     Continuation,
     ContinuityPolicy,
+    OnExpiry,
     Outcome,
     OutcomeKind,
     Rung,
@@ -172,6 +173,22 @@ def test_the_ladder_is_walked_from_the_top_and_once() -> None:
         at = replace(at, tried=at.tried | {chosen.rung})
     assert walked == LADDER
     assert (chosen.kind, chosen.rung, chosen.lost_session_id) == (Start.REBUILD, Rung.REBUILT, SESSION.id)
+
+
+@given(situations, LIVE, st.sampled_from(OnExpiry), st.integers(1, 2**42))
+def test_the_end_of_a_lifetime_changes_nothing_in_silence(at: Situation, live: Session, then: OnExpiry, expires: int) -> None:
+    """An expired session goes on as any other does, and it is told; or, where that is asked for and not strict, a new conversation with a
+    brief stands in for it. One that has not expired, or never does, is not told of."""
+    at = replace(at, session=live, lost=None, writers=(), forks="")
+    expired = choose(replace(at, session=replace(live, expires=expires), on_expiry=then, now=expires))
+    usual = choose(at)
+    if then is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT and live.attempts:
+        assert (expired.kind, expired.rung, expired.lost_session_id) == (Start.REBUILD, Rung.REBUILT, live.id)
+    else:
+        assert replace(expired, reason="", expired=0) == replace(usual, reason="") and expired.reason.startswith(usual.reason)
+    assert expired.expired == expires and "lifetime" in expired.reason
+    later = replace(at, session=replace(live, expires=expires + 1), on_expiry=then, now=expires)
+    assert choose(later) == choose(replace(at, now=expires)) and not usual.expired
 
 
 def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:

@@ -112,14 +112,24 @@ def _sessions(
             session,
             state=state,
             cause=cause,
-            updated=engine.store.now(),
+            tasks=session.tasks + _is_new_task(engine, opened, session, evidence),
             context_version=opened.attempt.context_version if evidence.prompt_found else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
             cwd=opened.workspace.path if evidence.prompt_found else session.cwd,
             total=watched.reading.total or session.total,
             # What was not judged, or was judged to be changed, is not what perdure knows of the conversation.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
-        ),
+        ).used(engine.store.now(), engine.session_lifetime_s),
+    )
+
+
+def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evidence) -> bool:
+    """The run's prompt stands in this conversation for the first time."""
+    run = opened.claim.run
+    return bool(evidence.prompt_found) and not any(
+        attempt.session_id == session.id and attempt.receipt is not None and attempt.receipt.evidence.prompt_found
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number < opened.attempt.number
     )
 
 

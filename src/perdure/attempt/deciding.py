@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perdure.attempt import repairing
 from perdure.attempt.engine import HISTORY, Engine
-from perdure.continuation import Situation, choose
+from perdure.continuation import Situation, choose, leaves
 from perdure.events import CheckpointRestored, CollisionSeen
 from perdure.model import (
     RESET,
@@ -20,7 +20,6 @@ from perdure.model import (
     OutcomeKind,
     Rung,
     Session,
-    SessionKey,
     SessionState,
     Snapshot,
     Start,
@@ -38,10 +37,9 @@ class NotStarted(Exception):
         self.outcome = outcome
 
 
-def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session | None) -> Continuation:
+def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session | None, lineage: Sequence[Session]) -> Continuation:
     """How the attempt starts. Raises NotStarted where it has to wait, or is refused."""
     run = claim.run
-    lineage = engine.store.lineage(SessionKey(run.spec.agent, run.scope))
     retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
     tried = _rungs_tried(_since_restore(engine, run.id), live.id) if live else frozenset()
     situation = Situation(
@@ -61,9 +59,12 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         writers=tuple(driver.writers(home, live.id)) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
+        on_expiry=engine.on_expiry,
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
     continuation = choose(situation)
+    if leaves(situation):
+        return continuation
     if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.REPAIRED not in situation.tried:
         mended = repairing.mend(engine, claim, driver, home, live.id)
         continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
-from perdure.model import Attempt, Claim, TaskRun
+from perdure.model import Attempt, Claim, OnExpiry, TaskRun
 from perdure.protocols import AgentDriver, PlanStore, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
@@ -64,6 +64,9 @@ class Engine:
     """At least so long between two checkpoints while an agent works; 0: only at the ends of turns and attempts."""
     checkpoint_ignored: str = "small"
     """Which ignored files a checkpoint has: `small`, `all` or `none`."""
+    session_lifetime_s: float = 0.0
+    """A session expires when it was not used for so long; 0: never."""
+    on_expiry: OnExpiry = OnExpiry.RESUME
     publisher: Publisher | None = None
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.continuation import prompt
 from perdure.errors import PerdureError
-from perdure.events import AgentLaunched, CopyRestored, Record, SessionPinned, TranscriptMended
+from perdure.events import AgentLaunched, CopyRestored, Record, SessionExpired, SessionPinned, SessionsRebuilt, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,
@@ -44,6 +45,7 @@ from perdure.model import (
 )
 from perdure.placement import planned_since
 from perdure.protocols import AgentDriver, Begun
+from perdure.sessions import missing
 from perdure.taskfiles import Contents, Place, place
 from perdure.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 
@@ -61,6 +63,8 @@ class Opened:
     process: process.Process | None
     adopted: bool = False
     lock_fd: int | None = None
+    lifetime_s: float = 0.0
+    """Of a session that the agent names only later."""
 
     def __enter__(self) -> Opened:
         return self
@@ -110,15 +114,32 @@ def _open(engine: Engine, claim: Claim) -> Opened:
     lock_fd = engine.workspaces.lock(run.workspace)
     try:
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
-        live = engine.store.session(SessionKey(run.spec.agent, run.scope))
-        continuation = decide(engine, claim, driver, home, live)
-        opened = _begin(engine, claim, driver, program, home, continuation, live, fresh=prepared.created)
+        lineage = _lineage(engine, claim, driver, home)
+        live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
+        continuation = decide(engine, claim, driver, home, live, lineage)
+        lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
+        opened = _begin(engine, claim, driver, program, home, continuation, live, lifetime_s, fresh=prepared.created)
         opened.lock_fd = lock_fd
         _launch(engine, opened, program, prepared.env)
     except BaseException:
         os.close(lock_fd)
         raise
     return opened
+
+
+def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
+    """The conversations of the run's scope; from the store itself, never from a cache. Records that were lost are made again."""
+    key = SessionKey(claim.run.spec.agent, claim.run.scope)
+    lineage = engine.store.lineage(key)
+    if any(session.state is not SessionState.RETIRED for session in lineage):
+        return lineage
+    lost = missing(engine.store, key, driver, home, engine.copies)
+    if not lost:
+        return lineage
+    for session in lost:
+        engine.store.put_session(session)
+    engine.store.record(claim, [SessionsRebuilt(sessions=tuple(session.id for session in lost))])
+    return engine.store.lineage(key)
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
@@ -149,10 +170,12 @@ def _begin(
     home: Path,
     asked: Continuation,
     live: Session | None,
+    lifetime_s: float,
     *,
     fresh: bool,
 ) -> Opened:
-    """Everything up to the launch. `fresh`: the workdir was made anew."""
+    """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its own; `fresh`: the workdir was made
+    anew."""
     run = claim.run
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
@@ -170,6 +193,9 @@ def _begin(
         edits = [engine.redactor.text(edit) for edit in asked.edits]
         engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(place), aside=aside, edits=edits)])
     own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
+    if live is not None and asked.expired:
+        expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
+        engine.store.record(claim, [expired])
     if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
         engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
         live = None
@@ -197,9 +223,10 @@ def _begin(
             home=str(home),
             parent=parent_of(asked),
             total=total_of(driver, before) if asked.kind is Start.FORK else Usage(),
+            lifetime_s=lifetime_s,
         )
     if session is not None:
-        session = replace(session, prompts=(*session.prompts, fingerprint(text)), updated=now)
+        session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(now, engine.session_lifetime_s)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
     attempt = engine.store.begin(
@@ -215,7 +242,16 @@ def _begin(
             workspace=run.workspace,
         ),
     )
-    return Opened(claim=claim, attempt=attempt, driver=driver, workspace=run.workspace, home=home, session=session, process=None)
+    return Opened(
+        claim=claim,
+        attempt=attempt,
+        driver=driver,
+        workspace=run.workspace,
+        home=home,
+        session=session,
+        process=None,
+        lifetime_s=lifetime_s,
+    )
 
 
 def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:

@@ -119,7 +119,8 @@ class _Watch:
             parent=parent_of(asked) or (session.id if session is not None else ""),
             prompts=prompts,
             total=total_of(self.opened.driver, self.opened.attempt.before) if asked.kind is Start.FORK else Usage(),
-        )
+            lifetime_s=self.opened.lifetime_s,
+        ).used(now, self.engine.session_lifetime_s)
         self.pending.append(SessionPinned(session_id=session_id))
         self.flush(self.opened.session)
 

@@ -68,8 +68,9 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
-        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "agent_version", "flags")
-        keep = (*start, "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints", "drift", "files", "checks")
+        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "expired", "rebuilt_sessions")
+        after = ("agent_version", "flags", "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints")
+        keep = (*start, *after, "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
@@ -101,6 +102,10 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
     if attempt["continuation"]:
         print(f"  start     {attempt['continuation']} {attempt['session_id']}: {clean(attempt['why'])}")
+    if attempt["expired"]:
+        print(f"  expired   {clock(attempt['expired'])}: the session had not been used for its whole lifetime; the ladder was run")
+    if attempt["rebuilt_sessions"]:
+        print(f"  rebuilt   lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}")
     print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
     for line in _files(attempt["files"]):
         print(f"  file      {line}")

@@ -28,7 +28,9 @@ from perdure.events import (
     RunQueued,
     RunTakenBack,
     Said,
+    SessionExpired,
     SessionRetired,
+    SessionsRebuilt,
     ToolEnded,
     ToolStarted,
     TranscriptMended,
@@ -86,6 +88,10 @@ def line_of(record: Record) -> str:
             moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
             files = f"{count} file(s) changed since checkpoint {record.event.number}: {one_line(', '.join(paths), 120)}" if count else ""
             return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
+        case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
+            return f"  conversation {session_id}: its lifetime ended {clock(expired)}; what follows: {kind}"
+        case SessionsRebuilt(sessions=sessions):
+            return f"  lost records of {len(sessions)} conversation(s) were made again"
         case SessionRetired(session_id=session_id, cause=cause):
             return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
         case OutputCapped(stream=stream, limit=limit):

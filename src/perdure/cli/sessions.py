@@ -1,4 +1,5 @@
-"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended. Only `mend --write` changes anything."""
+"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted. Only `mend --write` and `rebuild` change
+anything."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ LEAST = 8
 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
-    whats = "ls (default); show: read one; check: what is wrong with these, or all; mend: what would mend one"
-    parser.add_argument("what", nargs="?", choices=["ls", "show", "check", "mend"], default="ls", help=whats)
+    whats = (
+        "ls (default); show: read one; check: what is wrong with these, or all; mend: what would mend one; "
+        "stats: how often conversations went on; rebuild: make lost records again"
+    )
+    parser.add_argument("what", nargs="?", choices=["ls", "show", "check", "mend", "stats", "rebuild"], default="ls", help=whats)
     parser.add_argument("id", nargs="*", metavar="ID", help="a conversation's id, or its beginning")
     parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
     parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
@@ -29,10 +33,20 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write", action="store_true", help="for mend: prove the mended copy and put it in place; the original is moved aside"
     )
+    parser.add_argument("--scope", default="", help="for stats: only of this scope")
+    parser.add_argument("--since", default="", metavar="DURATION", help="for stats: only of attempts that ended within 24h, 7d, ...")
     parser.add_argument("--json", action="store_true")
 
 
 def sessions_verb(arguments: argparse.Namespace) -> int:
+    if arguments.what == "stats":
+        from perdure.cli.records import stats
+
+        return stats(arguments.agent, arguments.scope, arguments.since, as_json=arguments.json)
+    if arguments.what == "rebuild":
+        from perdure.cli.records import rebuild
+
+        return rebuild(as_json=arguments.json)
     chosen = settings()
     store = open_to_read(chosen)
     shelf = shelf_of(store, arguments.agent)

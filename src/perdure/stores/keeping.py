@@ -5,7 +5,7 @@ The half of `SqlStore` that no attempt calls while it works, except for `add_che
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from perdure.lifecycle import FINAL
 from perdure.model import Checkpoint, Claim, RunState, Session, SessionKey, SessionState, TaskRun
 from perdure.stores.dialect import Database
 from perdure.stores.reading import Reading
-from perdure.stores.rows import key_values, noun_of, run_of
+from perdure.stores.rows import key_values, run_of, session_of
 from perdure.stores.rules import at_rest, held, settle
 from perdure.stores.writing import Write
 
@@ -30,6 +30,8 @@ class Keeping(Reading):
     def __init__(self, database: Database, observers: Sequence[Observer] = ()) -> None:
         super().__init__(database)
         self._observers = tuple(observers)
+        self.on_sessions: Callable[[Sequence[Session]], None] | None = None
+        """Told of sessions when they are stored: a cache. What it raises is dropped."""
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
         with self._write(claim) as write:
@@ -86,7 +88,7 @@ class Keeping(Reading):
                 key = SessionKey(run.spec.agent, run.scope)
                 live = write.one("live_session", **key_values(key))
                 if live is not None:
-                    session = noun_of(live["body"], Session)
+                    session = session_of(live)
                     write.put_session(replace(session, state=SessionState.RETIRED, cause=cause, updated=write.now))
                     retired[session.id] = None
                 write.note(run.id, 0, [RunReset(sessions=tuple(retired), cause=cause)])
@@ -116,6 +118,9 @@ class Keeping(Reading):
         with self._database.writing(claimed=claim is not None) as (cursor, now):
             write = Write(cursor, now)
             yield write
+        if write.sessions and self.on_sessions is not None:
+            with suppress(Exception):
+                self.on_sessions(write.sessions)
         for record in write.records:
             for observer in self._observers:
                 with suppress(Exception):

@@ -195,22 +195,49 @@ INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at,
 SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
 
 -- name: live_session
-SELECT id, body FROM sessions WHERE agent = :agent AND scope = :scope AND state <> 'retired';
+SELECT id, body, revision FROM sessions WHERE agent = :agent AND scope = :scope AND state <> 'retired';
 
 -- name: lineage
-SELECT body FROM sessions WHERE agent = :agent AND scope = :scope ORDER BY created, ordinal;
+SELECT body, revision FROM sessions WHERE agent = :agent AND scope = :scope ORDER BY created, ordinal;
 
 -- name: sessions
-SELECT body FROM sessions ORDER BY updated DESC, ordinal DESC LIMIT :limit;
+SELECT body, revision FROM sessions ORDER BY updated DESC, ordinal DESC LIMIT :limit;
 
 -- name: sessions_by_id
-SELECT body FROM sessions WHERE id = :id ORDER BY updated DESC, ordinal DESC;
+SELECT body, revision FROM sessions WHERE id = :id ORDER BY updated DESC, ordinal DESC;
 
 -- name: put_session
-INSERT INTO sessions (agent, scope, id, state, created, updated, body)
-VALUES (:agent, :scope, :id, :state, :created, :updated, :body)
+-- The revision grows with every write of the key, whichever of its conversations it is of.
+INSERT INTO sessions (agent, scope, id, state, created, updated, body, revision)
+VALUES (:agent, :scope, :id, :state, :created, :updated, :body,
+        (SELECT COALESCE(MAX(beside.revision), 0) + 1 FROM sessions AS beside WHERE beside.agent = :agent AND beside.scope = :scope))
 ON CONFLICT (agent, scope, id)
-DO UPDATE SET state = excluded.state, created = excluded.created, updated = excluded.updated, body = excluded.body;
+DO UPDATE SET state = excluded.state, created = excluded.created, updated = excluded.updated, body = excluded.body,
+              revision = excluded.revision
+RETURNING revision;
+
+-- name: session_revision
+-- An update, so that nobody else stores it between the look and the write.
+UPDATE sessions SET revision = revision WHERE agent = :agent AND scope = :scope AND id = :id RETURNING revision;
+
+-- name: running_in_scope
+SELECT * FROM runs WHERE state = 'running' AND agent = :agent AND scope = :scope;
+
+-- name: runs_of_scope
+-- Removed ones too: their attempts tell of the conversation as well.
+SELECT * FROM runs WHERE agent = :agent AND scope = :scope ORDER BY ordinal;
+
+-- name: ended_attempts
+SELECT attempts.body, runs.agent, runs.scope FROM attempts JOIN runs ON runs.id = attempts.run
+WHERE attempts.ended >= :since AND attempts.ended < :until
+  AND (:agent = '' OR runs.agent = :agent) AND (:scope = '' OR runs.scope = :scope)
+ORDER BY attempts.ended, attempts.run, attempts.number;
+
+-- name: identity
+SELECT id, secret FROM identity WHERE one = 1;
+
+-- name: be_identified
+INSERT INTO identity (one, id, secret) VALUES (1, :id, :secret) ON CONFLICT (one) DO NOTHING;
 
 -- name: next_checkpoint
 SELECT COALESCE(MAX(number), 0) + 1 AS number FROM checkpoints WHERE workspace_id = :workspace_id;

@@ -9,7 +9,7 @@ from perdure.errors import NotFound
 from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
 from perdure.stores.dialect import Database
 from perdure.stores.queries import SQL
-from perdure.stores.rows import Row, claim_of, event_of, given_of, key_values, noun_of, placed_of, run_of, run_row_of
+from perdure.stores.rows import Row, claim_of, event_of, given_of, key_values, noun_of, placed_of, run_of, run_row_of, session_of
 
 if TYPE_CHECKING:
     from perdure.events import Record
@@ -94,7 +94,14 @@ class Reading:
 
     def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
         rows = self._rows("sessions_by_id", id=session_id) if session_id else self._rows("sessions", limit=limit)
-        return [noun_of(row["body"], Session) for row in rows]
+        return [session_of(row) for row in rows]
+
+    def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
+        return [run_of(row) for row in self._rows("runs_of_scope", **key_values(key))]
+
+    def ended(self, since: int, until: int, agent: str = "", scope: str = "") -> Sequence[tuple[SessionKey, Attempt]]:
+        rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
+        return [(SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows]
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
         rows = self._rows("newest_of_scope", **key_values(key))
@@ -106,7 +113,7 @@ class Reading:
         return run_of(rows[0]) if rows else None
 
     def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
-        return [noun_of(row["body"], Session) for row in self._rows(statement, **key_values(key))]
+        return [session_of(row) for row in self._rows(statement, **key_values(key))]
 
     def _rows(self, statement: str, **values: Any) -> list[Row]:
         with self._database.reading() as cursor:

@@ -140,6 +140,13 @@ def session_values(session: Session) -> dict[str, Any]:
     }
 
 
+def session_of(row: Row) -> Session:
+    """A row of `sessions` as a session."""
+    from dataclasses import replace
+
+    return replace(noun_of(row["body"], Session), revision=row["revision"])
+
+
 def key_values(key: SessionKey) -> dict[str, str]:
     """A session's key as parameters."""
     return {"agent": key.agent, "scope": key.scope}

@@ -29,7 +29,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.stores.plans import Plans
-from perdure.stores.rows import attempt_values, claim_of, run_of, scope_of
+from perdure.stores.rows import attempt_values, claim_of, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
 if TYPE_CHECKING:
@@ -230,3 +230,22 @@ class SqlStore(Plans):
     def put_session(self, session: Session) -> None:
         with self._write() as write:
             write.put_session(session)
+
+    def amend_sessions(self, sessions: Sequence[Session]) -> None:
+        with self._write() as write:
+            for session in sessions:
+                beside = write.one("running_in_scope", **key_values(session.key))
+                if beside is not None:
+                    raise Conflict(f"{beside['name']} is at work in that conversation", f"perdure stop {beside['name']}")
+                row = write.one("session_revision", **key_values(session.key), id=session.id)
+                if (row["revision"] if row is not None else 0) != session.revision:
+                    raise Conflict(f"The record of conversation {session.id} was changed meanwhile", "read it again, then change it")
+                write.put_session(session)
+
+    def identity(self) -> tuple[str, bytes]:
+        import secrets
+
+        with self._write() as write:
+            write.do("be_identified", id=secrets.token_hex(8), secret=secrets.token_hex(32))
+            row = write.one("identity")
+            return row["id"], bytes.fromhex(row["secret"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import Conflict
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Write:
-    """Valid until its transaction ends. `records` are those written so far: observers see them after the commit."""
+    """Valid until its transaction ends. `records` and `sessions` are those written so far: they are told of after the commit."""
 
     def __init__(self, cursor: Any, now: int) -> None:
         self._cursor = cursor
         self.now = now
         self.records: list[Record] = []
+        self.sessions: list[Session] = []
 
     def one(self, statement: str, **values: Any) -> Row:
         """The first row of a statement, or None."""
@@ -59,7 +61,8 @@ class Write:
         if session.state is not SessionState.RETIRED and live is not None and live["id"] != session.id:
             key = f"{session.key.agent}/{session.key.scope}"
             raise Conflict(f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well", "retire that one first")
-        self.do("put_session", **session_values(session))
+        row = self.one("put_session", **session_values(session))
+        self.sessions.append(replace(session, revision=row["revision"]))
 
     def put_checkpoint(self, run: TaskRun, checkpoint: Checkpoint) -> None:
         """Publishes a checkpoint of the run, and says so in the journal."""

@@ -16,6 +16,7 @@ from perdure.model import (
     Session,
     SessionKey,
     SessionState,
+    TaskSpec,
     Usage,
     Verdict,
 )
@@ -177,3 +178,46 @@ class Sessions:
         store.put_session(two)
         assert store.session(one.key) == one and store.session(two.key) == two
         assert store.session(SessionKey("gemini", "x")) is None and not store.lineage(SessionKey("gemini", "x"))
+
+    def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
+        """Whoever read a record before somebody else stored it is refused, and so is who changes one that an attempt is at work with;
+        several records are stored together or not at all."""
+        run = submit(store, TaskSpec(prompt="do it", scope="talk"))
+        store.put_session(session_of(run, "s-1"))
+        read = store.session(SessionKey("claude", "talk"))
+        assert read is not None and read.revision == 1
+        store.amend_sessions([replace(read, tasks=1)])
+        with pytest.raises(Conflict, match="changed meanwhile"):
+            store.amend_sessions([replace(read, tasks=7)])
+        again = store.session(read.key)
+        assert again is not None and (again.tasks, again.revision) == (1, 2)
+        retired, taken = replace(again, state=SessionState.RETIRED, cause="named anew"), session_of(run, "s-1", SessionState.CONFIRMED)
+        with pytest.raises(Conflict):
+            store.amend_sessions([retired, taken])
+        assert store.session(read.key) == again
+        store.amend_sessions([retired, session_of(run, "s-2")])
+        named = store.session(read.key)
+        assert named is not None and (named.id, named.revision) == ("s-2", 4)
+        claimed(store, run)
+        with pytest.raises(Conflict, match=run.name):
+            store.amend_sessions([replace(named, tasks=2)])
+
+    def test_what_statistics_and_rebuilding_ask(self, store: Store) -> None:
+        """Attempts by when they ended, with their keys; the runs of a scope, oldest first and removed ones too."""
+        first = submit(store, TaskSpec(prompt="do it", scope="talk"))
+        store.finish(claimed(store, first), SUCCESS)
+        store.remove(first.id)
+        second = submit(store, TaskSpec(prompt="do it", scope="talk"))
+        key = SessionKey("claude", "talk")
+        assert [run.id for run in store.runs_of(key)] == [first.id, second.id] and not store.runs_of(SessionKey("codex", "talk"))
+        claimed(store, second)
+        (found,) = store.ended(0, 2**53)
+        assert found[0] == key and (found[1].run, found[1].number) == (first.id, 1)
+        ended = found[1].ended
+        assert ended is not None and not store.ended(0, ended) and store.ended(ended, ended + 1, "claude", "talk") == [found]
+        assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
+
+    def test_a_store_knows_itself(self, store: Store) -> None:
+        """The identity and its secret are made once and stay."""
+        name, secret = store.identity()
+        assert (name, secret) == store.identity() and len(name) >= 16 and len(secret) >= 32

@@ -1,0 +1,87 @@
+"""`sessions stats` and `sessions rebuild`: what perdure's records of conversations add up to, and lost ones made again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import environment, open_engine, open_to_read, settings
+from perdure.cli.text import clean, tokens
+
+if TYPE_CHECKING:
+    from perdure.sessions import Statistics
+
+
+def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
+    """Prints what the attempts of a span say of continuity; of all agents, or of those that are named."""
+    from perdure.config import duration
+    from perdure.errors import UsageError
+    from perdure.sessions import statistics
+
+    store = open_to_read(settings())
+    try:
+        begin = store.now() - int(duration(since) * 1000) if since else 0
+    except ValueError as error:
+        raise UsageError(f"--since {since}: {error}") from error
+    ended = [each for agent in agents or [""] for each in store.ended(begin, store.now() + 1, agent, scope)]
+    found = statistics(ended)
+    if as_json:
+        print(json.dumps(report(found), indent=2, ensure_ascii=False))
+    else:
+        for name, value in _lines(found):
+            print(f"{name:16}  {value}".rstrip())
+    return 0
+
+
+def report(found: Statistics) -> dict[str, object]:
+    """The object that `sessions stats --json` prints."""
+    from perdure.codec import plain
+
+    rate = found.success_rate
+    return {"schema_version": 1, **plain(found), "success_rate": None if rate is None else round(rate, 4)}
+
+
+def _lines(found: Statistics) -> list[tuple[str, str]]:
+    rate = found.success_rate
+    lines = [
+        ("attempts", f"{found.attempts}, of them {found.begun} that began a conversation"),
+        ("were to go on", str(found.to_go_on)),
+        ("went on", f"{found.went_on}" + (f" ({rate:.1%})" if rate is not None else "")),
+    ]
+    lines += [("receipts", ", ".join(f"{count} {verdict}" for verdict, count in found.verdicts.items()))] if found.verdicts else []
+    lines += [("fallback", f"{count} x {cause}") for cause, count in found.fallbacks.items()]
+    lines += [("expired", f"{found.expired} session(s) had outlived their lifetime")] if found.expired else []
+    lines += [("tokens", f"{tokens(found.bought)} bought, {tokens(found.cached)} from the prompt cache")]
+    if found.saved is not None:
+        word = "saved against cold starts" if found.saved >= 0 else "more than cold starts would have taken"
+        lines.append(("", f"{tokens(abs(found.saved))} {word}"))
+    return lines
+
+
+def rebuild(*, as_json: bool) -> int:
+    """Makes lost records again and prints which; 6 if some could not be stored, because an attempt is at work there."""
+    from perdure.sessions import Sessions
+
+    chosen = settings()
+    engine = open_engine(chosen)
+    environ = environment(chosen)
+    service = Sessions(store=engine.store, driver=engine.driver, home=lambda driver: driver.home(environ), copies=engine.copies)
+    done = service.rebuild()
+    if as_json:
+        rows = [
+            {
+                "agent": each.key.agent,
+                "scope": each.key.scope,
+                "sessions": [{"id": session.id, "state": str(session.state)} for session in each.sessions],
+                "problem": each.problem,
+            }
+            for each in done
+        ]
+        print(json.dumps({"schema_version": 1, "rebuilt": rows}, indent=2, ensure_ascii=False))
+    else:
+        for each in done:
+            told = ", ".join(f"{clean(session.id)} ({session.state})" for session in each.sessions)
+            print(f"{each.key.agent}  {clean(each.key.scope)}  {each.problem or told}")
+        if not done:
+            print("no record is missing")
+    return 6 if any(each.problem for each in done) else 0

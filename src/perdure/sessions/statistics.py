@@ -1,0 +1,124 @@
+"""What a span of attempts says of continuity: how often conversations went on, why some did not, what that saved. Pure.
+
+It rests on receipts and usage alone. An attempt *was to go on* if it resumed or forked a conversation, or stands in for one that was
+lost, or was refused because one was lost. Tokens count as bought when they did not come from the prompt cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
+
+WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED})
+
+BY_RUNG = {
+    Rung.PATH: "not found by its id",
+    Rung.COPY: "transcript gone, own copy put back",
+    Rung.REPAIRED: "transcript unusable, mended",
+    Rung.CHECKPOINT: "newest copy unusable, checkpoint put back",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Of the attempts that ended in a span of time."""
+
+    attempts: int
+    """Those that touched a conversation, or should have."""
+    begun: int
+    """First attempts of their conversations, with nothing to go on from."""
+    to_go_on: int
+    went_on: int
+    """Of those: `native`, `forked` or `repaired`."""
+    expired: int
+    """Of those: the session's lifetime had passed."""
+    verdicts: Mapping[str, int]
+    fallbacks: Mapping[str, int]
+    """By cause: whatever kept a conversation from going on from the agent's own transcript."""
+    bought: int
+    """Tokens that the attempts bought, input and output."""
+    cached: int
+    """Tokens that came from the prompt cache."""
+    saved: int | None
+    """Tokens that the successful attempts which went on did not buy, against the mean of the successful first attempts of the same agent;
+    below zero they were dearer. None where there is nothing to compare."""
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the conversations that were to go on, how many did, from 0 to 1; None if there were none."""
+        return self.went_on / self.to_go_on if self.to_go_on else None
+
+
+def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
+    """Adds up attempts that have ended, in any order."""
+    touched = [(key, attempt) for key, attempt in ended if _touched(attempt)]
+    meant = [attempt for _, attempt in touched if _was_to_go_on(attempt)]
+    verdicts = Counter(str(attempt.receipt.verdict) for _, attempt in touched if attempt.receipt is not None)
+    fallbacks = Counter(cause for attempt in meant if (cause := fallback_of(attempt)))
+    return Statistics(
+        attempts=len(touched),
+        begun=len(touched) - len(meant),
+        to_go_on=len(meant),
+        went_on=sum(_went_on(attempt) for attempt in meant),
+        expired=sum(bool(attempt.continuation and attempt.continuation.expired) for attempt in meant),
+        verdicts=dict(verdicts.most_common()),
+        fallbacks=dict(fallbacks.most_common()),
+        bought=sum(_bought(attempt) for _, attempt in touched),
+        cached=sum(attempt.usage.cached for _, attempt in touched),
+        saved=_saved(touched),
+    )
+
+
+def fallback_of(attempt: Attempt) -> str:
+    """Why the conversation did not go on from the agent's own transcript, in a few words; empty if it did."""
+    asked = attempt.continuation
+    if attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN:
+        return "went elsewhere: broken receipt"
+    if asked is None:
+        return "lost, refused by policy"
+    if asked.kind in (Start.REBUILD, Start.FRESH):
+        if asked.expired:
+            return "lifetime passed, new conversation"
+        return "lost, new conversation with a brief" if asked.kind is Start.REBUILD else "lost, new conversation"
+    if attempt.outcome is not None and attempt.outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN):
+        return "refused by the agent"
+    return BY_RUNG.get(asked.rung, "")
+
+
+def _touched(attempt: Attempt) -> bool:
+    """Its agent was asked for a conversation; or a lost one was the reason that it was not."""
+    if attempt.receipt is not None:
+        return True
+    return attempt.outcome is not None and attempt.outcome.kind in (
+        OutcomeKind.CONTINUITY_LOST,
+        OutcomeKind.SESSION_MISSING,
+        OutcomeKind.SESSION_BROKEN,
+    )
+
+
+def _was_to_go_on(attempt: Attempt) -> bool:
+    asked = attempt.continuation
+    return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
+
+
+def _went_on(attempt: Attempt) -> bool:
+    return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
+
+
+def _bought(attempt: Attempt) -> int:
+    return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
+
+
+def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
+    """Cold starts against attempts that went on, agent by agent: one's tokens say nothing of another's."""
+    total: int | None = None
+    done = [(key.agent, attempt) for key, attempt in touched if attempt.outcome is not None and attempt.outcome.ok]
+    for agent in {agent for agent, _ in done}:
+        cold = [_bought(attempt) for name, attempt in done if name == agent and not _was_to_go_on(attempt)]
+        warm = [_bought(attempt) for name, attempt in done if name == agent and _was_to_go_on(attempt) and _went_on(attempt)]
+        if cold and warm:
+            total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
+    return total
