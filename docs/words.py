@@ -25,6 +25,8 @@ SETTINGS = {
     "session_lifetime": "a [session](../how-to/sessions.md) expires when it was not used for so long; 0: never",
     "session_expiry": "what follows when a session has expired and its transcript is there: `resume` (it goes on, and that is told) or "
     "`rebuild` (a new conversation with a brief; not under the policy `strict`)",
+    "database": "`postgresql://USER@HOST/NAME`: a [database for several hosts](../how-to/shared-database.md); empty: SQLite",
+    "lease": "with a shared database: how long a host that is not heard of keeps an attempt; the same on all hosts",
     "checkpoint_store": "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought too; empty: none",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
     "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",

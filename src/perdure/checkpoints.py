@@ -72,16 +72,16 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
         run = engine.store.reassign(run.id, replace(before, agent=agent, model="", agent_args=(), forks="", fork_at=0))
     told = None
     try:
-        told = None if files_only else _conversation(engine, run, driver, home, checkpoint)
+        told = None if files_only else bring_back(engine, run, driver, home, checkpoint)
         engine.workspaces.checkpoints.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
     except (PerdureError, OSError):
         if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
-            _conversation(engine, run, driver, home, undo)
+            bring_back(engine, run, driver, home, undo)
         if agent != before.agent:
             with suppress(Conflict):
                 engine.store.reassign(run.id, before)
         raise
-    sessions = () if files_only else _sessions(engine, run, checkpoint, told, home)
+    sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
     event = CheckpointRestored(
         number=checkpoint.number, attempt=checkpoint.attempt, attempts=0 if files_only else run.attempt, undo=undo.number if undo else 0,
         files_only=files_only,
@@ -160,7 +160,7 @@ def _keepsake(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | No
     return kept
 
 
-def _conversation(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint) -> Path | None:
+def bring_back(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint) -> Path | None:
     """Puts the conversation back and looks at it: it must be exactly what the checkpoint names. None where nothing had been said."""
     if not checkpoint.session_id:
         return None
@@ -177,7 +177,7 @@ def _conversation(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path,
     return path
 
 
-def _sessions(engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path) -> tuple[Session, ...]:
+def sessions_of(engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path) -> tuple[Session, ...]:
     """The conversation of the checkpoint as the run's own, and the one that was, retired."""
     key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
     live, driver = engine.store.session(key), engine.driver(run.spec.agent)

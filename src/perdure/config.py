@@ -79,6 +79,10 @@ class Settings:
     """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that another machine can go on."""
     checkpoint_secrets: str = "refuse"
     """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace what was said), or `allow`."""
+    database: str = ""
+    """postgresql://USER@HOST:PORT/NAME: runs and conversations are kept there, for several hosts, and not in the state directory."""
+    lease: float = 60.0
+    """How long a host that is not heard of keeps an attempt, where the database is shared. All hosts need the same."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -112,6 +116,20 @@ def _store(value: Any) -> str:
     if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
         raise ValueError("a URL such as file:///directory or s3://bucket/prefix is needed, without credentials")
     return text
+
+
+def _database(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:postgresql|postgres)://[^\s\0]*", text):
+        raise ValueError("a URL such as postgresql://user@host/name is needed")
+    return text
+
+
+def _lease(value: Any) -> float:
+    seconds = _seconds(value)
+    if not 3 <= seconds <= 3600:
+        raise ValueError("a duration from 3s to 1h is needed")
+    return seconds
 
 
 def _seconds(value: Any) -> float:
@@ -197,13 +215,29 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "session_expiry": lambda value: OnExpiry(_one_of(*OnExpiry)(value)),
     "checkpoint_store": _store,
     "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
+    "database": _database,
+    "lease": _lease,
 }
+
+SECRET = frozenset({"database"})
+"""Settings that may hold a password: where they cannot be read, their text is not repeated."""
 
 TABLES = ("gc", "disk")
 """`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
 
 NOT_FOR_PROJECTS = frozenset(
-    {"root", "state", "permissions", "continuity", "ca_file", "session_expiry", "checkpoint_store", "checkpoint_secrets"}
+    {
+        "root",
+        "state",
+        "permissions",
+        "continuity",
+        "ca_file",
+        "session_expiry",
+        "checkpoint_store",
+        "checkpoint_secrets",
+        "database",
+        "lease",
+    }
 ) | {name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))}
 
 
@@ -230,7 +264,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
             try:
                 values[key], origin[key] = read(environ[name]), name
             except ValueError as error:
-                problems.append(f"{name}: {error}, not {environ[name]!r}")
+                problems.append(f"{name}: {error}{_not(key, environ[name])}")
     if problems:
         raise ConfigError(problems, "perdure doctor shows what is in force")
     start = Settings(
@@ -278,8 +312,27 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
             try:
                 found.append((key, READERS[key](value), place))
             except ValueError as error:
-                problems.append(f"{place}: {key}: {error}, not {value!r}")
+                problems.append(f"{place}: {key}: {error}{_not(key, value)}")
     return found
+
+
+def _not(key: str, value: Any) -> str:
+    return "" if key in SECRET else f", not {value!r}"
+
+
+def shown(name: str, value: Any) -> Any:
+    """A setting's value as it may be printed: of an address, without its password."""
+    if name not in SECRET:
+        return value
+    return re.sub(r"(://[^/?#\s]*?:)[^/?#\s]*@", r"\1***@", re.sub(r"((?:ssl)?password=)[^&#\s]*", r"\1***", str(value)))
+
+
+def password(address: str) -> str:
+    """The password in an address, or empty."""
+    from urllib.parse import parse_qs, unquote
+
+    found = re.match(r"[a-z]+://[^/?#\s]*?:([^/?#\s]*)@", address)
+    return unquote(found[1]) if found else parse_qs(address.partition("?")[2]).get("password", [""])[0]
 
 
 def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:

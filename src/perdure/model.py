@@ -467,7 +467,7 @@ class Command:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
     """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying`
-    (without end), `flooded` (too much output), `lost` (nobody saw the end)."""
+    (without end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw the end)."""
 
     code: int | None = None
     signal: int | None = None
@@ -589,6 +589,9 @@ class TaskRun:
     finished: int | None = None
     origin: str = ""
     """The run's id on the machine that it came from; empty for one that began here."""
+    host: str = ""
+    """In a shared database: the id of the host on which its workdir and conversation lie; empty where any may begin."""
+    host_name: str = ""
 
     @property
     def scope(self) -> str:
@@ -668,6 +671,24 @@ class Conversation:
     """Its prompts; 0 where the transcript is too long to be counted in passing."""
     parent: str = ""
     """The conversation that it is a fork of, where it says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One of several that share a database: whoever works with one state directory, on one machine."""
+
+    id: str
+    name: str
+    patience_s: float | None = None
+    """How long it leaves a run that is due to the host that has its files; None, for ever, where it could not bring them here."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}/{self.id[:8]}"
+
+
+NOWHERE = Host("", "")
+"""Where the database is nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)

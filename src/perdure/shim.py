@@ -5,6 +5,8 @@ library only) so that it starts in milliseconds and stays small. DIRECTORY is th
 
     launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL; locked by this process while it lives
     stdin       read: what the agent gets as its input
+    lease       read: until when the agent may work without another word of its supervisor, and when it is killed after that (seconds
+                on the boot clock); there only where several hosts share a database
     cause       read: the word for `exit.json`, where a supervisor wrote one before SIGTERM
     shim.json   written before the agent starts: who this process is
     agent.json  written when the agent has started
@@ -116,6 +118,12 @@ def watch(leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: flo
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
         now = boottime()
+        until, end_by = lease(now)
+        if cause != "lapsed" and now >= until:
+            # Another host takes the task over soon: there must be nothing left of it here by then.
+            if kill_at > end_by:
+                os.kill(leader, signal.SIGTERM)
+            cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
             cause = stop_word() if stop_asked else "deadline"
@@ -125,9 +133,22 @@ def watch(leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: flo
             cause, kill_at = "flooded" if cause == "exited" else cause, now
         if now >= kill_at:
             os.kill(leader, signal.SIGKILL)
-        pause = min(max(room / FLOOD_RATE, 0.02), 1.0, max(deadline - now, 0.02), max(kill_at - now, 0.02))
+        look = until if until > now else float("inf")
+        pause = min(max(room / FLOOD_RATE, 0.02), 1.0, *(max(at - now, 0.02) for at in (deadline, kill_at, look)))
         got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, pause)
         stop_asked = stop_asked or (got is not None and got.si_signo == signal.SIGTERM)
+
+
+def lease(now: float) -> tuple[float, float]:
+    """Until when the agent may work, and when it is killed after that; for ever where nobody says so."""
+    try:
+        with open("lease", "rb") as file:
+            until, end_by = map(float, file.read(64).split())
+    except OSError:
+        return float("inf"), float("inf")
+    except ValueError:  # just being written
+        return now + 1.0, now + 1.0
+    return until, end_by
 
 
 def stop_word() -> str:
@@ -240,7 +261,7 @@ def main(directory: str) -> None:
         complain(outputs[1], b"perdure: ended, because its record cannot be written: %s\n" % (error.strerror or str(error)).encode())
     cause, status = watch(leader, outputs, float(deadline_s), float(grace_s), int(cap))
     ended, code = now_ms(), os.waitstatus_to_exitcode(status)
-    killed = sweep(min(ORPHAN_GRACE_S, float(grace_s)) if code != -signal.SIGKILL or cause == "exited" else 0)
+    killed = sweep(0 if cause == "lapsed" else min(ORPHAN_GRACE_S, float(grace_s)) if code != -signal.SIGKILL or cause == "exited" else 0)
     conclude(outputs, code if code >= 0 else None, -code if code < 0 else None, cause, ended, killed)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perdure.config import Settings
+from perdure.config import Settings, password
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
+    from perdure.model import Host
     from perdure.protocols import Observer
     from perdure.stores.sql import SqlStore
 
@@ -23,7 +24,7 @@ def open_to_read(chosen: Settings) -> SqlStore:
     """The store for those who only look; nothing is made or written."""
     from perdure import stores
 
-    return stores.open(chosen.state / DATABASE, read_only=True)
+    return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
 
 
 def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> Engine:
@@ -39,9 +40,10 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     from perdure.workspace import Workspaces
 
     ballast = Ballast(chosen.state, chosen.disk_ballast)
-    redactor = Redactor.of(environ)
+    host = this_host(chosen)
+    redactor = Redactor.of({**environ, "DATABASE_PASSWORD": password(chosen.database)})
     engine = Engine(
-        store=stores.open(chosen.state / DATABASE, observers=observers, ballast=ballast),
+        store=stores.open(chosen.database or chosen.state / DATABASE, observers=observers, ballast=ballast, host=host),
         workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
@@ -50,7 +52,9 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         state=chosen.state,
         environ=environment(chosen.state, dict(environ)),
         homes=Remembered(chosen.state),
-        worker=worker_identity(),
+        worker=worker_identity(host),
+        host=host,
+        lease_s=chosen.lease,
         grace_s=chosen.grace,
         checkpoint_every_s=chosen.checkpoint_every,
         checkpoint_ignored=chosen.checkpoint_ignored,
@@ -70,6 +74,16 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
 
     leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
     return replace(engine, publisher=Publishing(engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)))
+
+
+def this_host(chosen: Settings) -> Host:
+    """Who this is among the hosts that share the database. It leaves runs to the host that has their files for as long as a takeover
+    takes, and for ever where they could not come here."""
+    from perdure import process
+    from perdure.model import NOWHERE
+
+    patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
+    return process.this_host(chosen.state, patience_s) if chosen.database else NOWHERE
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:

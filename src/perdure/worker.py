@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NAP_S = 0.2
 POOL_NAP_S = 1.0
 """So often a pool looks, even if nothing rang: for what becomes due by the clock, and for supervisors that died."""
+MARGIN = 0.25
+"""Of a lease: so much later than at its end an attempt of another host is taken over. Its shim has ended the agent long before."""
 LEFT_ALONE_MS = 5_000
 """A run that was due so long ago has no supervisor that would take it."""
 
@@ -143,9 +145,9 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:
     """Whether the supervisor of a running attempt is dead: seen to be so on this host, by its lease on another."""
-    alive = process.worker_alive(claim.worker)
+    alive = process.worker_alive(claim.worker, engine.host)
     if alive is None:
-        return claim.run.lease_until < engine.store.now()
+        return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()
     return not alive
 
 

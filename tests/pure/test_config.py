@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, duration, load
+from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, duration, load, password, shown
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
 
@@ -73,6 +73,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "verify_rounds": "2",
         "verify_timeout": "5m",
     }
+    values |= {"database": "postgresql://me@db/tasks", "lease": "30s"}
     values |= {"ca_file": "/ca.pem", "session_lifetime": "8h", "session_expiry": "rebuild"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
@@ -229,3 +230,22 @@ def test_relative_xdg_directories_are_ignored(place: Place) -> None:
 def test_a_place_is_absolute(place: Place, name: str) -> None:
     """A relative directory would lie somewhere else after each `cd`."""
     assert "an absolute path is needed" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:hunter%202@db:5432/tasks",
+        "postgresql://db/tasks?user=me&password=hunter%202&sslmode=require",
+        "postgres://:hunter%202@/tasks?host=/run/postgresql",
+    ],
+)
+def test_a_password_is_never_shown(place: Place, address: str) -> None:
+    """The address of a database is shown without its password, which is known for redaction; a bad address is not repeated at all."""
+    settings = place.load(PERDURE_DATABASE=address)
+    assert settings.database == address and "hunter" not in shown("database", address)
+    assert password(address) == "hunter 2"
+    assert shown("database", "postgresql://me@db/tasks") == "postgresql://me@db/tasks" and password("postgresql://me@db/tasks") == ""
+    place.user_file.write_text(f"database = 'mysql://{address}'\n")
+    problems = place.problems(PERDURE_DATABASE=f"mysql://{address}")
+    assert len(problems) == 2 and "hunter" not in str(problems)

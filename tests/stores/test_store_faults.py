@@ -280,7 +280,7 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
     assert read == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert store._database.connection.execute("PRAGMA busy_timeout").fetchone()[0] == 30_000
     plan = store._database.connection.execute(
-        "EXPLAIN QUERY PLAN " + SQL["claim_next"], {"worker": "", "now": 0, "lease_until": 0}
+        "EXPLAIN QUERY PLAN " + SQL["claim_next"], {"worker": "", "now": 0, "lease_until": 0, "host": "", "left_alone": 0}
     ).fetchall()
     assert not [row["detail"] for row in plan if "TEMP B-TREE" in row["detail"] or row["detail"].startswith("SCAN")]
     store.close()

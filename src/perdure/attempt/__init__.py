@@ -2,22 +2,23 @@
 
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
 Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts, stored
-before anything is launched; `deciding` gathers what the choice depends on), `watching` (lines to events, deadlines,
-collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `verifying` (the
-task's own check), `closing` (evidence, receipt, decision).
+before anything is launched; `deciding` gathers what the choice depends on), `beating` (the lease), `watching` (lines to events,
+deadlines, collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `verifying`
+(the task's own check), `closing` (evidence, receipt, decision).
 """
 
 from __future__ import annotations
 
 import sys
 
+from perdure.attempt.beating import beating
 from perdure.attempt.checkpointing import Checkpointing, forget
 from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
 from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
-from perdure.errors import Conflict, GitFailed, PerdureError
+from perdure.errors import Conflict, GitFailed, LostLease, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
 __all__ = ["Engine", "forget_checkpoints", "perform", "take_over"]
@@ -30,8 +31,15 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
     Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's outcome, with its sentence.
     """
+    with beating(engine, claim):
+        return _perform(engine, claim)
+
+
+def _perform(engine: Engine, claim: Claim) -> TaskRun:
     try:
         opened = open_attempt(engine, claim)
+    except LostLease:
+        raise
     except NotStarted as stop:
         return close_unopened(engine, claim, stop.outcome)
     except Conflict as busy:
@@ -51,6 +59,14 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
     Raises LostLease if another supervisor was quicker.
     """
     claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
+    if engine.elsewhere(claim.run):
+        detail = f"nothing was heard of {claim.run.host_name} any more, where it ran"
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
+    with beating(engine, claim):
+        return _take_over(engine, claim)
+
+
+def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     opened = reopen_attempt(engine, claim)
     if opened is None:
         detail = "perdure was ended before it had started the agent"

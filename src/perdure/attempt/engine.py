@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
-from perdure.model import Attempt, Claim, OnExpiry, TaskRun
+from perdure.model import NOWHERE, Attempt, Claim, Host, OnExpiry, TaskRun
 from perdure.protocols import AgentDriver, PlanStore, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
@@ -25,7 +25,6 @@ ORDINARY = (
 )
 """What any program needs of the user's environment; the agent's own variables come from its driver."""
 
-HEARTBEAT_S = 15.0
 HISTORY = 100_000
 """So many records of a run are looked through."""
 NO_LIMITS = Volumes()
@@ -58,6 +57,8 @@ class Engine:
     """Whether the agent goes on from a mended transcript (see `perdure.proving`); None: no transcript is mended."""
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
+    host: Host = NOWHERE
+    """Who this is among the hosts that share the database; `NOWHERE` where it is not shared."""
     lease_s: float = 60.0
     grace_s: float = 10.0
     checkpoint_every_s: float = 20.0
@@ -75,6 +76,10 @@ class Engine:
     def attempt_directory(self, claim: Claim) -> Path:
         """Where the attempt's logs and the marks of its process lie."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
+
+    def elsewhere(self, run: TaskRun) -> bool:
+        """Whether the run's workdir and conversation lie on another host."""
+        return bool(self.host.id) and run.host not in ("", self.host.id)
 
     def moved_to(self, run_id: str) -> Path:
         """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""

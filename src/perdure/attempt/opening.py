@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from perdure import process
+from perdure.attempt.beating import beat
 from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.drift import drift, ground_of
 from perdure.attempt.engine import HISTORY, Engine, mark_of
@@ -197,7 +198,7 @@ def _begin(
         expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
         engine.store.record(claim, [expired])
     if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
-        engine.store.put_session(replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
+        engine.store.record(claim, [], replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
         live = None
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
@@ -339,6 +340,8 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
     refusal = opened.driver.refuse(launch)
     if refusal:
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
+    if engine.host.id:
+        beat(engine, opened.claim)
     command = opened.driver.command(launch)
     own = {**engine.agent_environment(opened.driver, run), **identity}
     opened.process = process.start(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure import process
-from perdure.attempt.engine import HEARTBEAT_S, Engine, is_passed, mark_of
+from perdure.attempt.beating import BEATS, beat
+from perdure.attempt.engine import Engine, is_passed, mark_of
 from perdure.attempt.opening import Opened
 from perdure.errors import PerdureError
 from perdure.events import AnyEvent, VerifyEnded, VerifyStarted
@@ -64,6 +65,8 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
         raise
     if checked.end.cause == "stopped":
         return Outcome(kind=OutcomeKind.CANCELLED, detail="it was stopped on request while its work was checked"), []
+    if checked.end.cause == "lapsed":
+        return Outcome(kind=OutcomeKind.LOST, detail="its host had lost the shared database for too long while its work was checked"), []
     outcome = _judged(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
     earlier = [attempt for attempt in engine.store.attempts(run.id) if attempt.number < opened.claim.attempt]
@@ -130,13 +133,13 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
 
 def _followed(engine: Engine, opened: Opened, running: process.Process) -> Exit:
     """Waits for the end, keeps the lease meanwhile, and hears a stop."""
-    beat, stopped = process.boottime(), False
+    last, stopped = process.boottime(), False
     while (end := running.wait(TICK_S)) is None:
         now = process.boottime()
         wanted = engine.stopping()
-        if now - beat >= HEARTBEAT_S:
-            beat = now
-            wanted = engine.store.renew(opened.claim, engine.lease_s).cancel_requested or wanted
+        if now - last >= engine.lease_s / BEATS:
+            last = now
+            wanted = beat(engine, opened.claim).cancel_requested or wanted
         if wanted and not stopped:
             stopped = True
             running.stop("stopped")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import get_args
 
 from perdure import process
+from perdure.attempt.beating import BEATS, beat
 from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_conversation, sent
-from perdure.attempt.engine import HEARTBEAT_S, Engine, mark_of, redacted
+from perdure.attempt.engine import Engine, mark_of, redacted
 from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
 from perdure.errors import PerdureError
@@ -107,7 +108,8 @@ class _Watch:
         claim = self.opened.claim
         prompts = session.prompts if session is not None else (sent(self.opened),)
         if session is not None:
-            self.engine.store.put_session(replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"))
+            gone = replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead")
+            self.engine.store.record(claim, [], gone)
         self.opened.session = Session(
             key=SessionKey(claim.run.spec.agent, claim.run.scope),
             id=session_id,
@@ -160,9 +162,9 @@ class _Watch:
             self.checkpoints.want("stop")
         if self.checkpoints.displaced:
             self.stop("stopped")
-        if now - self.beat >= HEARTBEAT_S:
+        if now - self.beat >= self.engine.lease_s / BEATS:
             self.beat = now
-            if self.engine.store.renew(self.opened.claim, self.engine.lease_s).cancel_requested:
+            if beat(self.engine, self.opened.claim).cancel_requested:
                 self.stop("stopped")
         patience = self.opened.claim.run.spec.stall_s * (TOOL_PATIENCE if self.reading.open_tools else 1)
         if patience and now - self.heard > patience:

@@ -7,18 +7,17 @@ attempt is stopped: two agents never work on for long. A store that cannot be re
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from perdure import process
 from perdure.attempt import Engine
 from perdure.capsule.exporting import Packing, redactor_of, refuse_secrets
 from perdure.capsule.gathering import Gathering, gather
@@ -57,14 +56,8 @@ class TakenUp(Conflict):
 
 
 def machine(engine: Engine) -> str:
-    """This machine's own id: made once, and kept in the state directory."""
-    place = engine.state / "machine"
-    with suppress(FileExistsError):
-        engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(uuid.uuid4().hex)
-    return place.read_text().strip()
+    """This machine's own id."""
+    return process.machine(engine.state)
 
 
 def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:

@@ -64,10 +64,11 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 def _is_left_alone(run: TaskRun, now: int) -> bool:
     """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none takes it."""
+    from perdure.cli.compose import settings, this_host
     from perdure.process import worker_alive
     from perdure.worker import LEFT_ALONE_MS
 
     if run.state is RunState.RUNNING:
-        alive = worker_alive(run.worker)
+        alive = worker_alive(run.worker, this_host(settings()))
         return run.lease_until < now if alive is None else not alive
     return now - max(run.run_after, run.updated) > LEFT_ALONE_MS

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from perdure import wiring
 from perdure.config import Settings, load
-from perdure.wiring import DATABASE, open_to_read
+from perdure.wiring import DATABASE, open_to_read, this_host
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.protocols import Observer
 
-__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "settings"]
+__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "settings", "this_host"]
 
 
 def settings() -> Settings:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean
-from perdure.config import Settings, load
+from perdure.config import Settings, load, shown
 from perdure.errors import ConfigError, PerdureError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     """Settings that are not defaults: their value and where it came from."""
-    return {name: (str(getattr(chosen, name)), place) for name, place in chosen.origin.items()}
+    return {name: (str(shown(name, getattr(chosen, name))), place) for name, place in chosen.origin.items()}
 
 
 def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
@@ -141,6 +141,9 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
 def _store(chosen: Settings) -> Iterator[Finding]:
     from perdure import stores
 
+    if chosen.database:
+        yield from (Finding("store", state, message) for state, message in stores.examine(chosen.database))
+        return
     checks: list[Callable[[], str]] = [stores.sqlite_warning]
     for check in checks:
         warning = check()

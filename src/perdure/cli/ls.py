@@ -65,11 +65,14 @@ def _state_directory() -> str:
     """Where `config` has it, as long as nothing but the environment says so; else empty. A project's file has no say in it."""
     home = os.environ.get("HOME") or "/"
     given = os.environ.get("PERDURE_STATE", "")
+    if os.environ.get("PERDURE_DATABASE"):
+        return ""
     if given:
         return given if given.startswith("/") else ""
     try:
         with open(f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml", encoding="utf-8") as file:  # noqa: PTH123
-            if "state" in file.read():
+            text = file.read()
+            if "state" in text or "database" in text:
                 return ""
     except FileNotFoundError:
         pass

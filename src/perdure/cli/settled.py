@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean
+from perdure.config import shown
 from perdure.errors import AgentMissing, PerdureError
 from perdure.model import RunState
 
@@ -72,7 +73,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 def config_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     names = [field.name for field in fields(chosen) if field.name != "origin"]
-    found = {name: {"value": _plain(getattr(chosen, name)), "origin": chosen.origin.get(name, DEFAULT)} for name in names}
+    found = {name: {"value": _plain(shown(name, getattr(chosen, name))), "origin": chosen.origin.get(name, DEFAULT)} for name in names}
     if arguments.json:
         print(json.dumps({"schema_version": 1, "settings": found}, indent=2, ensure_ascii=False))
         return 0

@@ -14,11 +14,11 @@ follows; the end comes from `exit.json`. What it guarantees:
 from __future__ import annotations
 
 from perdure.process.child import Process
-from perdure.process.identity import Identity, worker_alive, worker_identity
+from perdure.process.identity import Identity, machine, this_host, worker_alive, worker_identity
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
 from perdure.process.quick import run_quick
-from perdure.process.starting import OUTPUT_CAP, find, start
+from perdure.process.starting import OUTPUT_CAP, find, hold, start
 from perdure.shim import boottime
 
 __all__ = [
@@ -29,11 +29,14 @@ __all__ = [
     "boottime",
     "end_all",
     "find",
+    "hold",
+    "machine",
     "plain",
     "run_quick",
     "start",
     "survivors",
     "tail",
+    "this_host",
     "worker_alive",
     "worker_identity",
 ]

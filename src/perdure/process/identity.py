@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from perdure.model import NOWHERE, Host
 from perdure.shim import stat
 
 
@@ -70,20 +73,37 @@ class Identity:
         return True
 
 
-def worker_identity() -> str:
-    """This process as `host:boot8:pid:starttime`."""
+def machine(state: Path) -> str:
+    """This machine's own id: made once, and kept in the state directory."""
+    place = state / "machine"
+    with suppress(FileExistsError):
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(uuid.uuid4().hex)
+    return place.read_text().strip()
+
+
+def this_host(state: Path, patience_s: float | None) -> Host:
+    """Who this is among the hosts that share a database."""
+    return Host(machine(state), socket.gethostname(), patience_s)
+
+
+def worker_identity(host: Host = NOWHERE) -> str:
+    """This process as `host:boot8:pid:starttime`; among several hosts, the host's own id is a part of its name."""
     known = stat("self")
-    return f"{socket.gethostname()}:{boot_id()[:8]}:{os.getpid()}:{known[3] if known else 0}"
+    name = host.label if host.id else socket.gethostname()
+    return f"{name}:{boot_id()[:8]}:{os.getpid()}:{known[3] if known else 0}"
 
 
-def worker_alive(identity: str) -> bool | None:
+def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
     """Whether the process that called itself so still lives; None if it is on another host, or the text is no identity.
 
-    Two machines (or pid namespaces) with one host name cannot be told apart: the other's workers look dead.
+    Without a shared database, two machines (or pid namespaces) with one host name cannot be told apart: the other's workers look dead.
     """
     match identity.rsplit(":", 3):
-        case [host, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
-            if host != socket.gethostname():
+        case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
+            if name != (host.label if host.id else socket.gethostname()):
                 return None
             return boot == boot_id()[:8] and Identity(boot_id(), int(pid), int(starttime)).alive()
         case _:

@@ -70,6 +70,14 @@ def start(
     return Process(directory, Identity(boot_id(), pid, known[3] if known else 0), mark)
 
 
+def hold(directory: Path, until: float, end_by: float) -> None:
+    """Says how long the attempt's agent may work on without another word, and when it is killed after that (seconds on the boot clock).
+
+    The shim keeps to it, whatever becomes of the one who says it. May come before `start`."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write(directory / "lease", f"{until:.3f} {end_by:.3f}\n".encode(), whole=True)
+
+
 def find(directory: Path) -> Process | None:
     """The attempt's process, alive or ended, whoever started it; None if no agent was ever started from this directory.
 

@@ -8,11 +8,14 @@ The rooms: `sql` (attempts and instructions), `keeping` (checkpoints, removals, 
 
 from __future__ import annotations
 
+from contextlib import closing
+
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from perdure.model import Host
     from perdure.protocols import Observer
     from perdure.stores.sql import SqlStore
     from perdure.volumes import Ballast
@@ -25,12 +28,13 @@ def open(  # noqa: A001 - read as stores.open
     observers: Sequence[Observer] = (),
     allow_network: bool = False,
     ballast: Ballast | None = None,
+    host: Host | None = None,
 ) -> SqlStore:
     """The store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL; made, or brought up to date, where needed.
 
     `read_only` changes nothing, and shows an empty store where there is none. `observers` are called with each committed
-    Record. `allow_network` lets the database lie on a network file system, for people who know theirs to be safe.
-    Raises StoreError with one sentence: not writable, full, damaged, of a newer perdure, on a network file system.
+    Record. `host` is who shares the database. `allow_network` lets the database file lie on a network file system, for people who
+    know theirs to be safe. Raises StoreError with one sentence: not writable, full, damaged, out of reach, of a newer perdure.
     """
     from pathlib import Path
 
@@ -39,7 +43,7 @@ def open(  # noqa: A001 - read as stores.open
     place = str(url_or_path)
     scheme, separator, rest = place.partition("://")
     if separator and scheme in ("postgresql", "postgres"):
-        return _postgres(place, read_only, observers)
+        return _postgres(place, read_only, observers, host)
     from perdure.stores.sql import SqlStore
     from perdure.stores.sqlite import connect
 
@@ -49,14 +53,28 @@ def open(  # noqa: A001 - read as stores.open
     return SqlStore(connect(path, read_only=read_only, allow_network=allow_network, ballast=ballast), observers)
 
 
-def _postgres(url: str, read_only: bool, observers: Sequence[Observer]) -> SqlStore:
+def _postgres(url: str, read_only: bool, observers: Sequence[Observer], host: Host | None) -> SqlStore:
     from perdure.errors import StoreError
+    from perdure.model import NOWHERE
 
     try:
         from perdure.stores.postgres import open_store
     except ModuleNotFoundError as error:
         raise StoreError("A PostgreSQL database needs psycopg, which is not installed", "pip install 'perdure[postgresql]'") from error
-    return open_store(url, read_only=read_only, observers=observers)
+    return open_store(url, read_only=read_only, observers=observers, host=host or NOWHERE)
+
+
+def examine(url: str) -> Iterator[tuple[str, str]]:
+    """What `perdure doctor` says of a database at a `postgresql://` URL: findings as (`ok`, `warn` or `bad`, a sentence)."""
+    from perdure.errors import StoreError
+
+    try:
+        with closing(open(url)) as store:
+            from perdure.stores.postgres.examining import findings
+
+            yield from findings(store)
+    except StoreError as error:
+        yield "bad", f"{error}; {error.hint}" if error.hint else str(error)
 
 
 def sqlite_warning() -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
-from perdure.model import Checkpoint, Claim, RunState, Session, SessionKey, SessionState, TaskRun
+from perdure.model import NOWHERE, Checkpoint, Claim, Host, RunState, Session, SessionKey, SessionState, TaskRun
 from perdure.stores.dialect import Database
 from perdure.stores.reading import Reading
 from perdure.stores.rows import key_values, run_of, session_of
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Keeping(Reading):
     """A `Reading` that can write, too: `_write` is one transaction, whose Records the observers see after the commit."""
 
-    def __init__(self, database: Database, observers: Sequence[Observer] = ()) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE) -> None:
+        super().__init__(database, host)
         self._observers = tuple(observers)
         self.on_sessions: Callable[[Sequence[Session]], None] | None = None
         """Told of sessions when they are stored: a cache. What it raises is dropped."""
@@ -116,7 +116,7 @@ class Keeping(Reading):
     def _write(self, claim: Claim | None = None) -> Iterator[Write]:
         """Under a claim it touches nothing but the claim's own run, workdir and conversation: others may write beside it."""
         with self._database.writing(claimed=claim is not None) as (cursor, now):
-            write = Write(cursor, now)
+            write = Write(cursor, now, self._host)
             yield write
         if write.sessions and self.on_sessions is not None:
             with suppress(Exception):

@@ -2,8 +2,10 @@
 -- (psycopg after one rewriting to `%(name)s`). Nothing here is put together from pieces at run time.
 
 -- name: add_run
-INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attempts_allowed, run_after, created, updated, spec, workspace)
-VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace)
+INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attempts_allowed, run_after, created, updated, spec, workspace,
+                  host, host_name)
+VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace,
+        :host, :host_name)
 RETURNING *;
 
 -- name: take_in_run
@@ -51,6 +53,7 @@ SET state = 'running', attempt = attempt + 1, worker = :worker, lease_until = :l
 WHERE id = (
     SELECT due.id FROM runs AS due
     WHERE due.state = 'queued' AND due.run_after <= :now
+      AND (due.host IN ('', :host) OR due.run_after <= :left_alone)
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
       AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
       AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.workspace_id = due.workspace_id)
@@ -63,6 +66,7 @@ RETURNING *;
 -- name: due
 SELECT due.* FROM runs AS due
 WHERE due.state = 'queued' AND due.run_after <= :now
+  AND (due.host IN ('', :host) OR due.run_after <= :left_alone)
   AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.workspace_id = due.workspace_id)
   AND NOT EXISTS (SELECT 1 FROM runs AS busy WHERE busy.state = 'running' AND busy.agent = due.agent AND busy.scope = due.scope)
   AND NOT EXISTS (SELECT 1 FROM runs AS held WHERE held.opened = 1 AND held.workspace_id = due.workspace_id)
@@ -97,6 +101,15 @@ RETURNING *;
 UPDATE runs SET lease_until = :lease_until
 WHERE id = :id AND state = 'running' AND attempt = :attempt AND worker = :worker
 RETURNING *;
+
+-- name: host_beside
+-- Where the workdir or the conversation of a new run lies already.
+SELECT host, host_name FROM runs WHERE host <> '' AND (workspace_id = :workspace_id OR (agent = :agent AND scope = :scope))
+ORDER BY updated DESC, ordinal DESC LIMIT 1;
+
+-- name: bind_to_host
+-- A workdir and a conversation are in one place, whichever runs they serve.
+UPDATE runs SET host = :host, host_name = :host_name WHERE workspace_id = :workspace_id OR (agent = :agent AND scope = :scope);
 
 -- name: place_run
 UPDATE runs SET workspace_id = :workspace_id, place = :place, workspace = :workspace, updated = :now WHERE id = :id;

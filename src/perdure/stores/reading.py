@@ -6,10 +6,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
-from perdure.model import Attempt, Checkpoint, Claim, Context, RunState, Session, SessionKey, TaskRun
+from perdure.model import NOWHERE, Attempt, Checkpoint, Claim, Context, Host, RunState, Session, SessionKey, TaskRun
 from perdure.stores.dialect import Database
 from perdure.stores.queries import SQL
-from perdure.stores.rows import Row, claim_of, event_of, given_of, key_values, noun_of, placed_of, run_of, run_row_of, session_of
+from perdure.stores.rows import (
+    Row,
+    claim_of,
+    event_of,
+    given_of,
+    host_values,
+    key_values,
+    noun_of,
+    placed_of,
+    run_of,
+    run_row_of,
+    session_of,
+)
 
 if TYPE_CHECKING:
     from perdure.events import Record
@@ -22,8 +34,9 @@ PREFIX = 4
 class Reading:
     """The half of `SqlStore` that looks. The methods are those of `RunStore` and `SessionStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, host: Host = NOWHERE) -> None:
         self._database = database
+        self._host = host
 
     def now(self) -> int:
         return self._database.now()
@@ -55,7 +68,8 @@ class Reading:
         return [run_row_of(row) for row in rows]
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
-        return [run_of(row) for row in self._rows("due", now=self.now(), limit=limit)]
+        now = self.now()
+        return [run_of(row) for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))]
 
     def placed(self) -> Sequence[PlacedRun]:
         return [placed_of(row) for row in self._rows("placed")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import StoreError
-from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Given, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
+from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Given, Host, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent
@@ -58,6 +58,8 @@ def run_of(row: Row) -> TaskRun:
         lease_until=row["lease_until"],
         finished=row["finished"],
         origin=row["origin"],
+        host=row["host"],
+        host_name=row["host_name"],
     )
 
 
@@ -150,6 +152,13 @@ def session_of(row: Row) -> Session:
 def key_values(key: SessionKey) -> dict[str, str]:
     """A session's key as parameters."""
     return {"agent": key.agent, "scope": key.scope}
+
+
+def host_values(host: Host, now: int) -> dict[str, Any]:
+    """Which runs are due on this host, as parameters: its own, any host's, and those that another one has left alone."""
+    if not host.id:
+        return {"host": "", "left_alone": now}
+    return {"host": host.id, "left_alone": -1 if host.patience_s is None else now - int(host.patience_s * 1000)}
 
 
 def event_of(text: str) -> AnyEvent:

@@ -23,13 +23,14 @@ from perdure.model import (
     Given,
     RunState,
     Session,
+    SessionKey,
     SessionState,
     TaskRun,
     TaskSpec,
     Workspace,
 )
 from perdure.stores.plans import Plans
-from perdure.stores.rows import attempt_values, claim_of, key_values, run_of, scope_of
+from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class SqlStore(Plans):
             row = write.one(
                 "add_run", id=run_id, name=name, key=spec.key or None, agent=spec.agent, scope=scope, workspace_id=workspace.id,
                 place=workspace.path, attempts_allowed=spec.attempts, now=write.now, spec=encode(spec), workspace=encode(workspace),
+                **write.host_of(spec, scope, workspace, given),
             )  # fmt: skip
             write.put_context(run_id, Context(1, spec.prompt, write.now, given))
             write.note(run_id, 0, [RunSubmitted()])
@@ -65,7 +67,8 @@ class SqlStore(Plans):
 
         with self._write() as write:
             values = {"worker": worker, "now": write.now, "lease_until": write.now + int(lease_s * 1000)}
-            row = write.one("claim_one", id=ref, **values) if ref else write.one("claim_next", **values)
+            here = host_values(self._host, write.now)
+            row = write.one("claim_one", id=ref, **values) if ref else write.one("claim_next", **values, **here)
             if row is None:
                 return None
             claim = claim_of(row)
@@ -115,6 +118,7 @@ class SqlStore(Plans):
             )  # fmt: skip
             write.put_attempt(attempt)
             write.do("place_run", id=run.id, workspace_id=place.id, place=place.path, workspace=encode(place), now=write.now)
+            write.bind(place.id, SessionKey(run.spec.agent, run.scope))
             if begun.session is not None:
                 write.put_session(begun.session)
             write.note(run.id, claim.attempt, [AttemptStarted(continuation=begun.continuation)])

@@ -7,7 +7,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import Conflict
-from perdure.model import NOTHING_GIVEN, Attempt, Checkpoint, Claim, Context, Session, SessionState, TaskRun
+from perdure.model import (
+    NOTHING_GIVEN,
+    NOWHERE,
+    Attempt,
+    Backend,
+    Checkpoint,
+    Claim,
+    Context,
+    Given,
+    Host,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from perdure.stores.queries import SQL
 from perdure.stores.reading import named
 from perdure.stores.rows import Row, attempt_values, key_values, noun_of, run_of, session_values
@@ -20,8 +36,9 @@ if TYPE_CHECKING:
 class Write:
     """Valid until its transaction ends. `records` and `sessions` are those written so far: they are told of after the commit."""
 
-    def __init__(self, cursor: Any, now: int) -> None:
+    def __init__(self, cursor: Any, now: int, host: Host = NOWHERE) -> None:
         self._cursor = cursor
+        self._host = host
         self.now = now
         self.records: list[Record] = []
         self.sessions: list[Session] = []
@@ -41,6 +58,21 @@ class Write:
     def attempt(self, claim: Claim) -> Attempt:
         """The attempt of a claim."""
         return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
+
+    def host_of(self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given) -> dict[str, str]:
+        """Where a new run begins: beside its workdir or conversation, where what it needs lies on this machine; else anywhere."""
+        values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
+        beside = self.one("host_beside", **values) if self._host.id else None
+        if beside is not None:
+            return {"host": beside["host"], "host_name": beside["host_name"]}
+        local = workspace.backend in (Backend.WORKTREE, Backend.HERE) or (workspace.repo and "://" not in workspace.repo)
+        bound = bool(local or spec.forks or given != NOTHING_GIVEN)
+        return {"host": self._host.id if bound else "", "host_name": self._host.name if bound else ""}
+
+    def bind(self, workspace_id: str, key: SessionKey) -> None:
+        """From now on a workdir and a conversation are on this host, where the database is shared."""
+        if self._host.id:
+            self.do("bind_to_host", host=self._host.id, host_name=self._host.name, workspace_id=workspace_id, **key_values(key))
 
     def put_attempt(self, attempt: Attempt) -> None:
         """Replaces an attempt that has not ended."""
@@ -93,6 +125,7 @@ class Write:
             attempts_allowed=run.attempts_allowed, reason=run.reason, created=run.created, now=self.now, spec=encode(run.spec),
             workspace=encode(run.workspace), conditions=encode(run.conditions), origin=run.origin,
         )  # fmt: skip
+        self.bind(run.workspace.id, SessionKey(run.spec.agent, run.scope))
         for context in arrival.contexts:
             self.put_context(run.id, context)
         for attempt in arrival.attempts:

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from perdure.errors import StoreError
+from perdure.model import NOWHERE, Host
 from perdure.stores.postgres.database import PATIENCE_S, Postgres
 from perdure.stores.postgres.lines import Lines
 from perdure.stores.postgres.schema import migrate
@@ -59,7 +60,7 @@ for _name in dir(SqlStore):
         setattr(PostgresStore, _name, again(getattr(SqlStore, _name)))
 
 
-def open_store(url: str, *, read_only: bool = False, observers: Sequence[Observer] = ()) -> PostgresStore:
+def open_store(url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE) -> PostgresStore:
     """The store in a database of PostgreSQL 14 or later; its tables are made, or brought up to date, where needed. Raises StoreError."""
     database = Postgres(Lines(url), read_only=read_only)
     try:
@@ -67,7 +68,7 @@ def open_store(url: str, *, read_only: bool = False, observers: Sequence[Observe
         while True:
             try:
                 migrate(database)
-                return PostgresStore(database, observers)
+                return PostgresStore(database, observers, host)
             except Again as error:
                 if time.monotonic() > deadline:
                     raise StoreError(str(error), error.hint) from error
