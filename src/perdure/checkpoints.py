@@ -66,7 +66,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     _refuse(engine, run, driver, home, checkpoint, files_only)
     assert run.workspace is not None
     place = run.workspace
-    undo = _keepsake(engine, run, place)
+    undo = keep(engine, run, place, "restore")
     engine.workspaces.prepare(place, agent)
     if agent != before.agent:
         run = engine.store.reassign(run.id, replace(before, agent=agent, model="", agent_args=(), forks="", fork_at=0))
@@ -131,8 +131,9 @@ def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
     return f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone"
 
 
-def _keepsake(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """What is there now, as a checkpoint, with the conversation of the agent that is there now; None where there is no workdir."""
+def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
+    """What is there now, as a checkpoint, with the conversation of the agent that is there now; None where there is no workdir. The
+    caller holds the workdir's lock, and no attempt is at work."""
     if not Path(place.path).is_dir():
         return None
     driver = engine.driver(run.spec.agent)
@@ -149,7 +150,7 @@ def _keepsake(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | No
         number=number,
         attempt=run.attempt,
         at=engine.store.now(),
-        why="restore",
+        why=why,
         workdir=engine.workspaces.checkpoints.save(place, number, ignored=engine.checkpoint_ignored),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,

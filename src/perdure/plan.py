@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -118,6 +118,8 @@ class PlanRun:
     """What the specs of all tasks have in common: repository, the commit to begin at, limits. Its prompt is empty."""
     file: str
     """Where the plan was read from, to be shown."""
+    strands: dict[str, Strand] = field(default_factory=dict)
+    """As they were woven when the plan was begun, by task."""
     state: PlanState = PlanState.OPEN
     reason: str = ""
     verified: bool = False
@@ -335,3 +337,15 @@ class _Loom:
         while task in self._next:
             task = self._next[task]
         return task
+
+
+def joins(strand: Strand) -> str:
+    """How a task joins the conversations, in words."""
+    words = f"goes on after {strand.goes_on}" if strand.goes_on else f"forks {strand.forks}" if strand.forks else "begins a conversation"
+    if strand.instead == "serial":
+        words += ", in the place of a fork"
+    if strand.instead == "brief":
+        words = f"begins with a brief of {strand.forks}, in the place of a fork"
+    if strand.files_of and not strand.forks:
+        words += f" with the files of {strand.files_of}"
+    return words + (f", merges {' and '.join(strand.merges)}" if strand.merges else "")

@@ -33,16 +33,7 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
-    driver = engine.driver(spec.agent)
-    program = driver.locate(engine.environ)
-    check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
-    first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
-    engine.homes.check(driver.name)
-    home = str(driver.home(engine.environ))
-    engine.volumes.check([Path(home)])
-    refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
-    if refusal:
-        raise UsageError(refusal)
+    check_task(engine, spec, cwd)
     if spec.name and not NAME.fullmatch(spec.name):
         raise UsageError(f"{spec.name!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
@@ -60,6 +51,20 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
             tries += 1
             if spec.name or tries > 20 or not _is_taken(engine, name):
                 raise conflict
+
+
+def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
+    """Raises UsageError, AgentMissing, DiskFull for a task that no attempt could begin with."""
+    driver = engine.driver(spec.agent)
+    program = driver.locate(engine.environ)
+    check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
+    first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
+    engine.homes.check(driver.name)
+    home = str(driver.home(engine.environ))
+    engine.volumes.check([Path(home)])
+    refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
+    if refusal:
+        raise UsageError(refusal)
 
 
 def check_prompt(text: str, limit: int) -> None:

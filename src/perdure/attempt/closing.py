@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 from perdure.attempt.checkpointing import Checkpointing
 from perdure.attempt.engine import Engine
 from perdure.attempt.evidence import gather
 from perdure.attempt.opening import Opened
+from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import failed_checks, verify
 from perdure.attempt.watching import Watched
 from perdure.continuity import judge
@@ -52,6 +54,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
     if watched.collided:
         outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
+    if outcome.ok and (lacks := lacking(claim.run.spec, Path(opened.workspace.path))):
+        outcome = Outcome(kind=OutcomeKind.FAILED, detail=lacks, code=0)
     if outcome.ok and claim.run.spec.verify:
         outcome, checked = verify(engine, opened)
         events += checked

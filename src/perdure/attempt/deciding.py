@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perdure.attempt import repairing
@@ -42,17 +42,18 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     run = claim.run
     retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
     tried = _rungs_tried(_since_restore(engine, run.id), live.id) if live else frozenset()
+    forking = _forking(engine, claim, driver, home)
     situation = Situation(
         policy=run.spec.continuity,
         now=engine.store.now(),
         session=live,
         lost=retired[-1] if retired else None,
         forks=run.spec.forks,
-        fork_at=run.spec.fork_at,
+        fork_at=forking.at,
         fork_id=str(uuid.uuid4()) if driver.abilities.name_fork else "",
-        parent=snapshot(driver, locate(driver, home, run.spec.forks, engine.attempt_directory(claim))) if run.spec.forks else None,
-        parent_copy=snapshot(driver, engine.copies.of(driver.name, run.spec.forks)) if run.spec.forks else None,
-        parent_refused=Rung.NATIVE in _rungs_tried(engine.store.attempts(run.id), run.spec.forks),
+        parent=forking.parent,
+        parent_copy=forking.copy,
+        parent_refused=forking.refused,
         transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
         copy=_copy(engine, claim, driver, home, live.id) if live else None,
         tried=tried,
@@ -78,6 +79,31 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     return continuation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Forking:
+    """The conversation that is to be forked, and whether that can be done: `at` is 0 where it stands at that turn now."""
+
+    at: int = 0
+    parent: Snapshot | None = None
+    copy: Snapshot | None = None
+    refused: bool = False
+
+
+def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _Forking:
+    spec = claim.run.spec
+    if not spec.forks:
+        return _Forking()
+    parent = snapshot(driver, locate(driver, home, spec.forks, engine.attempt_directory(claim)))
+    copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
+    stands = parent or copy
+    at = 0 if stands is not None and stands.turns == spec.fork_at else spec.fork_at
+    # A CLI that forks a conversation only as it is would take what was said since then for its own.
+    unable = not driver.abilities.fork or bool(at and not driver.abilities.fork_at)
+    return _Forking(
+        at=at, parent=parent, copy=copy, refused=unable or Rung.NATIVE in _rungs_tried(engine.store.attempts(claim.run.id), spec.forks)
+    )
 
 
 def _copy(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str) -> Snapshot | None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.attempt.drift import NO_GROUND, Ground, standing
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import HISTORY, Engine
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, Start, TaskRun
+from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, SessionKey, Start, TaskRun, TaskSpec
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -46,6 +46,8 @@ def story_of(
     # What a restore took back is no part of the story: its attempts are not in the conversation any more.
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.number in there and attempt.number < claim.attempt]
     done, open_tools = _told(left)
+    if asked.kind is Start.REBUILD and not done and run.spec.forks:
+        done = _told_before(engine, run.spec)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     given = _given(run, ended, live, heard)
@@ -175,6 +177,23 @@ def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
             case _:
                 pass
     return tuple(lines[-BRIEF_LINES:]), left
+
+
+def _told_before(engine: Engine, spec: TaskSpec) -> tuple[str, ...]:
+    """What was said and done in the conversation that was to be forked, up to the turn of the fork."""
+    keys = {session.key for session in engine.store.sessions(spec.forks)}
+    lines: list[str] = []
+    turns = 0
+    for placed in engine.store.placed():
+        if SessionKey(placed.agent, placed.scope) not in keys:
+            continue
+        attempts = engine.store.attempts(placed.id)
+        turns += sum(a.session_id == spec.forks and bool(a.receipt and a.receipt.evidence.prompt_found) for a in attempts)
+        if spec.fork_at and turns > spec.fork_at:
+            break
+        lines += [f"you were asked: {_short(context.text)}" for context in engine.store.contexts(placed.id)]
+        lines += _told(standing(engine.store.history(placed.id, limit=HISTORY)))[0]
+    return tuple(lines[-BRIEF_LINES:])
 
 
 def _short(text: str) -> str:

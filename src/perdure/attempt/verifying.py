@@ -19,7 +19,7 @@ from perdure.attempt.opening import Opened
 from perdure.errors import PerdureError
 from perdure.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.excerpt import excerpt, telling_line
-from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind
+from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
 from perdure.redaction import TELLING
 
 LOG_CAP = 64 * 1024**2
@@ -114,7 +114,7 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
         Command(argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", spec.verify), stdin=b""),
         directory=directory,
         cwd=Path(opened.workspace.path),
-        env=_environment(engine, opened),
+        env=check_environment(engine, opened.claim.run),
         mark=mark_of(opened.attempt),
         deadline_s=spec.verify_timeout_s,
         grace_s=min(engine.grace_s, GRACE_S),
@@ -146,10 +146,10 @@ def _followed(engine: Engine, opened: Opened, running: process.Process) -> Exit:
     return end
 
 
-def _environment(engine: Engine, opened: Opened) -> dict[str, str]:
+def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     """The agent's environment without the credentials that are the agent's own. What the task itself names (--env) stays: a person gave
     it to the task's programs."""
-    run, driver = opened.claim.run, opened.driver
+    driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
     return {

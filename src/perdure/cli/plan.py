@@ -1,4 +1,4 @@
-"""`plan check` and `plan graph`: what a plan file says, before anything of it runs."""
+"""`plan`: what a plan file says (`check`, `graph`), and the plan at work (`run`, `show`, `retry`, `ls`)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from perdure.cli.compose import settings
+from perdure.cli.pool import jobs_of
 from perdure.cli.text import clean, one_line
 from perdure.config import Settings
-from perdure.plan import Plan, Strand, order, weave
+from perdure.errors import UsageError
+from perdure.plan import Forking, Plan, Strand, joins, order, weave
 
 SHOWN = 60
+WHAT = {
+    "check": "is anything wrong with the file",
+    "graph": "who needs whom, and who talks on",
+    "run": "begin the plan in the file, or go on with it",
+    "show": "how it stands, by its name or its file",
+    "retry": "go on with what failed, or with one task of it",
+    "ls": "the plans that were begun",
+}
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=["check", "graph"], help="check: is anything wrong with it; graph: who needs whom, and who talks on"
-    )
-    parser.add_argument("file", help="the plan, in TOML (.toml) or YAML (.yaml, .yml)")
+    parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {words}" for name, words in WHAT.items()))
+    parser.add_argument("file", nargs="?", help="the plan, in TOML (.toml) or YAML (.yaml, .yml); for show and retry also its name")
+    parser.add_argument("task", nargs="?", help="retry: only this task")
+    parser.add_argument("-j", "--jobs", type=jobs_of, default=0, help="how many tasks at once (default: as the plan says, or 1)")
     parser.add_argument("--format", choices=["text", "mermaid"], default="text", help="how graph draws it (default: text)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def plan_verb(arguments: argparse.Namespace) -> int:
-    from perdure.planfile import read
+    if arguments.task is not None and arguments.what != "retry":
+        raise UsageError(f"plan {arguments.what} takes one name, and {arguments.task!r} is a second one")
+    if (arguments.file is None) != (arguments.what == "ls"):
+        wanted = "takes no name" if arguments.what == "ls" else "needs a plan file" if arguments.what != "retry" else "needs a plan's name"
+        raise UsageError(f"plan {arguments.what} {wanted}", "perdure plan --help")
+    if arguments.what in ("check", "graph"):
+        return _look(arguments)
+    if arguments.what in ("show", "ls"):
+        from perdure.cli import plan_show
 
-    plan = read(Path(arguments.file), defaults_of(settings()))
-    _know_agents(plan)
-    strands = weave(plan)
+        return plan_show.ls(arguments) if arguments.what == "ls" else plan_show.show(arguments)
+    from perdure.cli import plan_run
+
+    return plan_run.run(arguments) if arguments.what == "run" else plan_run.retry(arguments)
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    plan = read_plan(Path(arguments.file), settings())
+    strands = weave(plan, _forking)
     if arguments.json:
         print(json.dumps(_as_json(plan, strands), indent=2, ensure_ascii=False))
     elif arguments.what == "graph":
@@ -40,26 +65,23 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def defaults_of(chosen: Settings) -> dict[str, Any]:
-    """What holds where a plan says nothing."""
-    names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
-    return {name: getattr(chosen, name) for name in names}
-
-
-def _know_agents(plan: Plan) -> None:
-    """Raises AgentMissing for an agent that perdure does not know."""
+def read_plan(file: Path, chosen: Settings) -> Plan:
+    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and AgentMissing for an unknown agent."""
     from perdure import drivers
+    from perdure.planfile import read
 
+    names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
+    plan = read(file, {name: getattr(chosen, name) for name in names})
     for agent in sorted({task.agent for task in plan.tasks}):
         drivers.load(agent)
+    return plan
 
 
-def _joins(strand: Strand) -> str:
-    """How a task joins the conversations, in words."""
-    words = f"goes on after {strand.goes_on}" if strand.goes_on else f"forks {strand.forks}" if strand.forks else "begins a conversation"
-    if strand.files_of and not strand.forks:
-        words += f" with the files of {strand.files_of}"
-    return words + (f", merges {' and '.join(strand.merges)}" if strand.merges else "")
+def _forking(agent: str) -> Forking:
+    from perdure import drivers
+    from perdure.plans.beginning import forking
+
+    return forking(drivers.load(agent))
 
 
 def _drawn(plan: Plan, strands: dict[str, Strand]) -> str:
@@ -68,7 +90,7 @@ def _drawn(plan: Plan, strands: dict[str, Strand]) -> str:
     lines = []
     for task in order(plan):
         depth[task.name] = max((depth[need] + 1 for need in task.needs), default=0)
-        lines.append((f"{'  ' * depth[task.name]}{task.name}", task.agent, _joins(strands[task.name])))
+        lines.append((f"{'  ' * depth[task.name]}{task.name}", task.agent, joins(strands[task.name])))
     widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {agent:{widths[1]}}  {how}" for name, agent, how in lines)
 
@@ -94,6 +116,7 @@ def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
             "conversation": strands[task.name].name,
             "goes_on": strands[task.name].goes_on,
             "forks": strands[task.name].forks,
+            "instead": strands[task.name].instead,
             "merges": list(strands[task.name].merges),
         }
         for task in order(plan)

@@ -23,12 +23,12 @@ TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
 def work_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-j", "--jobs", type=_jobs, default=min(4, os.cpu_count() or 1), help="how many attempts at once (default: one a core, at most 4)"
+        "-j", "--jobs", type=jobs_of, default=min(4, os.cpu_count() or 1), help="how many attempts at once (default: one a core, at most 4)"
     )
     parser.add_argument("--once", action="store_true", help="end when nothing is due any more")
 
 
-def _jobs(text: str) -> int:
+def jobs_of(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("a whole number from 1 to 256 is needed")
     return int(text)

@@ -6,7 +6,8 @@ workdir, finishes or clears away what a kill left half-made, or hands it back as
 to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
-secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `removal` takes workdirs away, `trash`
+secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `joining` commits and merges for
+plans, `removal` takes workdirs away, `trash`
 keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`:
 `photograph` saves them (`scanning` reads files, `staging` the index), `restoring` and `placing` put them back, `packing` takes them
 elsewhere. What each backend protects from is in docs/reference/trust.md.
@@ -25,7 +26,7 @@ from typing import Any
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, changes, contents, isolated, places, removal, trash, view, worktree
+from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
@@ -33,12 +34,13 @@ from perdure.workspace.cache import Source, opened
 from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.joining import Joined
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Packed", "PackedFacts", "Prepared", "Restored", "Thing", "WorkdirState", "Workspaces"]
+__all__ = ["Applied", "Credentials", "Joined", "Packed", "PackedFacts", "Prepared", "Restored", "Thing", "WorkdirState", "Workspaces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,21 @@ class Workspaces:
             return applying.apply(self._places, workspace, self._git(), self._pinned(workspace), here, message)
         finally:
             os.close(fd)
+
+    def commit(self, workspace: Workspace, agent: str, text: str) -> str:
+        """Commits, by the agent, what is not committed, ignored files left out; returns HEAD. The caller holds its lock.
+
+        Raises UsageError without git, Conflict while a merge or rebase is in progress, WorkspaceError."""
+        self._ready()
+        message = Message(text=text, env=self._identity(workspace, agent))
+        return joining.commit(self._places, workspace, self._git(), message)
+
+    def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
+        """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts stay marked in the files. The
+        caller holds its lock. Raises as `commit`, and WorkspaceError where a file cannot be put in place."""
+        self._ready()
+        message = Message(text=text, env=self._identity(workspace, agent))
+        return joining.merge(self._places, workspace, self._git(), commit, message)
 
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()

@@ -29,6 +29,7 @@ from perdure.workspace.places import is_real_directory
 from perdure.workspace.view import Looker, looking_alone
 
 SUBMODULE = "160000"
+STAGE = ".perdure-apply-"
 
 Sign = tuple[int, int, int]
 _OURSELVES = {
@@ -66,7 +67,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class Steps:
     """Paths to change: what lies there now, and what is to lie there; None is nothing."""
 
     steps: dict[str, tuple[Entry | None, Entry | None]] = field(default_factory=dict)
@@ -88,16 +89,16 @@ def apply(places: Places, workspace: Workspace, git: Git, pinned: str, here: Wor
         with desk(places, looker, theirs.desk.objects) as made:
             merged, refused = _merge(made, theirs.base, looker.head, theirs.tree)
             before = made.entries(f"{looker.head}^{{tree}}")
-            plan = _planned(made, looker, before, made.entries(merged)) if not refused else _Plan(refused=refused)
+            plan = planned(made, looker, before, made.entries(merged)) if not refused else Steps(refused=refused)
             if message is not None and not plan.refused:
-                plan.refused.extend((name, "it is staged in the index") for name in _staged(looker) if name in plan.steps)
+                plan.refused.extend((name, "it is staged in the index") for name in staged(looker) if name in plan.steps)
             if plan.refused:
                 return Applied(top=str(looker.top), refused=tuple(plan.refused))
-            commit = _commit(made, looker, merged, message) if message is not None and (plan.steps or plan.already) else ""
-            with _placed(made, looker, merged, plan):
+            commit = commit_of(made, looker, merged, message) if message is not None and (plan.steps or plan.already) else ""
+            with placed(made, looker, merged, plan):
                 if commit:
-                    touched = {name: (before.get(name), after) for name, after in _differing(before, made.entries(merged))}
-                    _publish(made, looker, commit, touched)
+                    touched = {name: (before.get(name), after) for name, after in differing(before, made.entries(merged))}
+                    publish(made, looker, commit, touched)
     return Applied(top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit)
 
 
@@ -119,10 +120,10 @@ def _merge(made: Desk, base: str, head: str, theirs: str) -> tuple[str, list[tup
     if result.code == 0:
         return tree, []
     names = rest[: rest.index("")]
-    return tree, [(name, _reason(name, rest[len(names) + 1 :])) for name in dict.fromkeys(names)]
+    return tree, [(name, reason_of(name, rest[len(names) + 1 :])) for name in dict.fromkeys(names)]
 
 
-def _reason(name: str, messages: list[str]) -> str:
+def reason_of(name: str, messages: list[str]) -> str:
     """Messages come as: how many paths, the paths, a stable short type, a sentence (git-merge-tree(1))."""
     at = 0
     while at < len(messages) and messages[at].isdecimal():
@@ -141,17 +142,17 @@ def _commit_tree(made: Desk, tree: str, *parents: str) -> str:
     return made.git.run("commit-tree", *words, "-m", "perdure", oid, env={**_OURSELVES, "GIT_OBJECT_DIRECTORY": str(made.objects)}).text
 
 
-def _differing(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Iterator[tuple[str, Entry | None]]:
+def differing(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Iterator[tuple[str, Entry | None]]:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             yield name, after.get(name)
 
 
-def _planned(made: Desk, looker: Looker, before: Mapping[str, Entry], after: Mapping[str, Entry]) -> _Plan:
+def planned(made: Desk, looker: Looker, before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Steps:
     """Sorts the paths that the merge changes: to do, there already, or not to be touched because they hold other work."""
-    plan = _Plan(signs={name: _sign(looker.top / name) for name, _ in _differing(before, after)})
+    plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
     on_disk = made.entries(made.photograph(looker))
-    for name, new in _differing(before, after):
+    for name, new in differing(before, after):
         old, now = before.get(name), on_disk.get(name)
         if SUBMODULE in ((old or new or ("", ""))[0], (new or old or ("", ""))[0]):
             plan.refused.append((name, "it is a submodule"))
@@ -167,7 +168,7 @@ def _planned(made: Desk, looker: Looker, before: Mapping[str, Entry], after: Map
     return plan
 
 
-def _in_the_way(top: Path, name: str, plan: _Plan) -> str:
+def _in_the_way(top: Path, name: str, plan: Steps) -> str:
     """Why a file cannot be made: a file that git ignores, or something that is no directory on the way to it."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
     if plan.steps[name][0] is None and os.path.lexists(top / name):
@@ -180,7 +181,7 @@ def _in_the_way(top: Path, name: str, plan: _Plan) -> str:
     return ""
 
 
-def _staged(looker: Looker) -> set[str]:
+def staged(looker: Looker) -> set[str]:
     """Paths whose entry in the user's own index is not that of the last commit. Reads no file of the workdir."""
     found = looker.repository.run(
         "diff-index", "--cached", "--name-only", "--no-renames", "--ignore-submodules=all", "-z", looker.head, "--"
@@ -188,16 +189,18 @@ def _staged(looker: Looker) -> set[str]:
     return {name for name in os.fsdecode(found.stdout).split("\0") if name}
 
 
-def _commit(made: Desk, looker: Looker, tree: str, message: Message) -> str:
-    """The commit, with all its objects in the user's repository; no ref names it yet."""
+def commit_of(made: Desk, looker: Looker, tree: str, message: Message, *merged: str) -> str:
+    """The commit, a merge of HEAD and what is `merged`, with all its objects in the user's repository; no ref names it yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
-    commit = made.git.run("commit-tree", "-p", looker.head, "-F", "-", tree, stdin=message.text.encode(), env=own).text
-    pack = made.run("pack-objects", "--revs", "--stdout", "-q", stdin=f"{commit}\n^{looker.head}\n".encode()).stdout
+    words = [word for parent in (looker.head, *merged) for word in ("-p", parent)]
+    commit = made.git.run("commit-tree", *words, "-F", "-", tree, stdin=message.text.encode(), env=own).text
+    there = "".join(f"^{parent}\n" for parent in (looker.head, *merged))
+    pack = made.run("pack-objects", "--revs", "--stdout", "-q", stdin=f"{commit}\n{there}".encode()).stdout
     looker.repository.run("unpack-objects", "-q", stdin=pack)
     return commit
 
 
-def _publish(made: Desk, looker: Looker, commit: str, touched: Mapping[str, tuple[Entry | None, Entry | None]]) -> None:
+def publish(made: Desk, looker: Looker, commit: str, touched: Mapping[str, tuple[Entry | None, Entry | None]]) -> None:
     """Index first, then HEAD, if it is still where it was; else the index goes back."""
     _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
     try:
@@ -218,10 +221,10 @@ def _write_index(made: Desk, looker: Looker, entries: Mapping[str, Entry | None]
 
 
 @contextlib.contextmanager
-def _placed(made: Desk, looker: Looker, tree: str, plan: _Plan) -> Iterator[None]:
+def placed(made: Desk, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
     """Puts the files in place; what the block raises puts everything back."""
     top = looker.top
-    stage = Path(tempfile.mkdtemp(prefix=".perdure-apply-", dir=top))
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
     undo: list[Callable[[], object]] = []
     try:
         made.run("read-tree", tree, index="merged")

@@ -9,7 +9,7 @@ import pytest
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
-from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
+from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd, weave
 from perdure.testing.stores.making import LEASE_S, Store
 
 _numbers = count(1)
@@ -21,7 +21,8 @@ def plan_of(name: str = "") -> PlanRun:
     tasks = (PlanTask(name="a", prompt="Do a.", agent="claude"), PlanTask(name="b", prompt="Do b.", agent="claude", needs=("a",)))
     name = name or f"plan-{number}"
     plan = Plan(name=name, tasks=tasks, verify="true", jobs=2)
-    return PlanRun(id=f"p{number:08x}", name=name, plan=plan, seed=TaskSpec(prompt="", repo="/r", base="c0ffee"), file="/r/plan.toml")
+    seed = TaskSpec(prompt="", repo="/r", base="c0ffee")
+    return PlanRun(id=f"p{number:08x}", name=name, plan=plan, seed=seed, file="/r/plan.toml", strands=weave(plan))
 
 
 class Plans:

@@ -1,0 +1,79 @@
+"""`plan run` and `plan retry`: drive a plan in this process, with a line for each task.
+
+Ctrl-C stops the agents in good order, as `perdure stop` would; `plan run` again goes on where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import Stopper, open_engine, settings
+from perdure.cli.plan import read_plan
+from perdure.cli.plan_progress import PlanProgress
+from perdure.config import Settings
+from perdure.model import TaskSpec
+
+if TYPE_CHECKING:
+    from perdure.attempt import Engine
+    from perdure.plan import PlanRun
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`plan run FILE`."""
+    from perdure import plans
+
+    chosen = settings()
+    file = Path(arguments.file).absolute()
+    plan, seed = read_plan(file, chosen), seed_of(chosen, Path.cwd())
+
+    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
+        return plans.run(engine, plan, seed, file, arguments.jobs, began)
+
+    return _followed(arguments, chosen, work)
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    """`plan retry NAME [TASK]`."""
+    from perdure import plans
+    from perdure.cli.plan_show import name_of
+
+    chosen = settings()
+    name = name_of(arguments.file, chosen)
+
+    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
+        return plans.retry(engine, name, arguments.task or "", arguments.jobs, began)
+
+    return _followed(arguments, chosen, work)
+
+
+def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
+    """What the settings say for every task of a plan."""
+    return TaskSpec(
+        prompt="",
+        repo=str(cwd),
+        base=chosen.base,
+        backend=str(chosen.backend or ""),
+        stall_s=chosen.stall,
+        budget_usd=chosen.budget_usd,
+    )
+
+
+def _followed(arguments: argparse.Namespace, chosen: Settings, work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun]) -> int:
+    from perdure import plans
+
+    progress = None if arguments.quiet else PlanProgress()
+    with Stopper() as stopper:
+        engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
+        with progress or nullcontext():
+            plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
+        report, code = plans.report_of(engine.store, plan, engine.host), plans.exit_code(engine, plan)
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    if progress:
+        progress.conclude(report)
+    return code

@@ -1,0 +1,205 @@
+"""Drives a plan: begins whatever may begin, so many at once, until all is done or nothing can go on. Called by every door.
+
+Each task has a thread, which makes its run, follows it to its end and keeps that end. A task that fails stops what needs it, and
+nothing else. Trouble of perdure's own (a full disk, a workdir in use) begins nothing new, lets what is at work end, and is raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+from perdure import process, service
+from perdure.attempt import Engine
+from perdure.errors import Conflict, LostLease, NotFound
+from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
+from perdure.plan import Plan, PlanRun, PlanState
+from perdure.plans.beginning import begin, take_changes
+from perdure.plans.concluding import conclude
+from perdure.plans.ending import keep_end
+from perdure.plans.following import follow_run
+from perdure.plans.standing import Stand, blocked, ready, standing
+from perdure.plans.starting import scope_of, start
+from perdure.transcripts import locate, snapshot
+from perdure.worker import MARGIN
+
+NAP_S = 0.3
+BEATS = 4
+"""A lease is renewed so many times before it would lapse."""
+
+Began = Callable[[PlanRun], None]
+
+
+def run(engine: Engine, plan: Plan, seed: TaskSpec, file: Path, jobs: int = 0, began: Began = lambda plan: None) -> PlanRun:
+    """Begins the plan, or goes on with it, until it is done, something failed, or perdure is asked to stop. `jobs`: how many tasks at
+    once (0: as many as the plan says). `began` is called once the plan is this process's.
+
+    What was stopped goes on; what failed waits for `retry`. Raises PlanError where the file was changed in a way that cannot be taken
+    in, Conflict while another process runs the plan, and what a task's start raises.
+    """
+    return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
+
+
+def retry(engine: Engine, ref: str, task: str = "", jobs: int = 0, began: Began = lambda plan: None) -> PlanRun:
+    """Goes on with a plan, its failed and stopped tasks included, or with one of them. Raises NotFound, Conflict."""
+    plan = engine.store.plan(ref)
+    if task:
+        _know(engine, plan, task)
+    return _drive(engine, plan, plan.plan, jobs, began, (RunState.CANCELLED, RunState.FAILED), task)
+
+
+def exit_code(engine: Engine, plan: PlanRun) -> int:
+    """0 all succeeded, 130 stopped, 75 something waits, else that of a run that failed: 1, or 3 where a person is needed."""
+    if plan.state is PlanState.SUCCEEDED:
+        return 0
+    runs = [stand.run for stand in standing(engine.store, plan).values() if stand.run is not None and stand.end is None]
+    failed = [service.exit_code(run, service.last_outcome(engine, run)) for run in runs if run.state is RunState.FAILED]
+    if failed or plan.state is PlanState.FAILED:
+        return next((code for code in failed if code != 1), 1)
+    return 130 if any(run.state is RunState.CANCELLED for run in runs) or not runs else 75
+
+
+def _know(engine: Engine, plan: PlanRun, task: str) -> None:
+    stands = standing(engine.store, plan)
+    if task not in stands:
+        raise NotFound(f"The plan {plan.name} has no task {task!r}", f"perdure plan show {plan.name}")
+    if stands[task].end is not None:
+        run = stands[task].run
+        raise Conflict(f"{task} is done: there is nothing to retry", f'perdure update {run.name if run else task} "new instructions"')
+    if not stands[task].failed:
+        raise Conflict(f"{task} has not failed", f"perdure plan run {plan.file} goes on with what may go on")
+
+
+def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began, again: tuple[RunState, ...], task: str = "") -> PlanRun:
+    if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
+        return plan
+    plan = _claimed(engine, plan)
+    lost = Event()
+    engine = replace(engine, stopping=_either(engine.stopping, lost))
+    try:
+        plan = take_changes(engine, plan, wanted)
+        for stand in standing(engine.store, plan).values():
+            if stand.failed and stand.run is not None and stand.run.state in again and task in ("", stand.task.name):
+                service.retry(engine, stand.run.id)
+        if plan.state is PlanState.FAILED and RunState.FAILED in again:
+            plan = engine.store.put_plan(replace(plan, state=PlanState.OPEN, reason=""))
+            for planned in engine.store.planned(plan.id):
+                engine.store.put_planned(plan, replace(planned, checks=0))
+        began(plan)
+        plan = _Driving(engine, plan, jobs or plan.plan.jobs, lost).to_the_end()
+    finally:
+        engine.store.release_plan(plan)
+    return engine.store.plan(plan.id)
+
+
+def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
+    return lambda: stopping() or lost.is_set()
+
+
+def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
+    """The plan under this worker's lease. Raises Conflict while somebody who lives has it."""
+    if plan.worker:
+        alive = process.worker_alive(plan.worker, engine.host)
+        if alive or (alive is None and plan.lease_until + MARGIN * engine.lease_s * 1000 >= engine.store.now()):
+            host, _, pid, _ = plan.worker.rsplit(":", 3)
+            raise Conflict(f"The plan {plan.name} is being run by process {pid} on {host}", f"perdure plan show {plan.name}")
+    held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
+    if held is None:
+        raise Conflict(f"Another process has just begun to run the plan {plan.name}", f"perdure plan show {plan.name}")
+    return held
+
+
+class _Driving:
+    """One process's drive of one plan."""
+
+    def __init__(self, engine: Engine, plan: PlanRun, jobs: int, lost: Event) -> None:
+        self._engine, self._plan, self._jobs, self._lost = engine, plan, jobs, lost
+        self._at_work: dict[Future[None], str] = {}
+        self._troubles: list[BaseException] = []
+        self._beat = time.monotonic()
+
+    def to_the_end(self) -> PlanRun:
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="task") as threads:
+            while True:
+                stands = standing(self._engine.store, self._plan)
+                if not self._troubles and not self._engine.stopping():
+                    self._begin(threads, stands)
+                if not self._at_work:
+                    break
+                self._wait()
+            if self._troubles:
+                raise self._troubles[0]
+            if not self._engine.stopping() and all(stand.end is not None for stand in stands.values()):
+                self._submit(threads, "", lambda: self._conclude(stands))
+                while self._at_work:
+                    self._wait()
+                if self._troubles:
+                    raise self._troubles[0]
+                return self._engine.store.plan(self._plan.id)
+        return self._settled(stands)
+
+    def _begin(self, threads: ThreadPoolExecutor, stands: Mapping[str, Stand]) -> None:
+        for stand in ready(stands):
+            name = stand.task.name
+            if len(self._at_work) >= self._jobs:
+                return
+            if name not in self._at_work.values() and all(self._is_forked(stands[fork], stands) for fork in stand.strand.lets):
+                self._submit(threads, name, lambda stand=stand: self._task(stand, stands))  # type: ignore[misc]
+
+    def _submit(self, threads: ThreadPoolExecutor, name: str, job: Callable[[], None]) -> None:
+        self._at_work[threads.submit(job)] = name
+
+    def _wait(self) -> None:
+        """Until something has ended, or might be looked at again; keeps the lease meanwhile."""
+        ended, _ = wait(self._at_work, NAP_S, FIRST_COMPLETED)
+        for future in ended:
+            del self._at_work[future]
+            if (trouble := future.exception()) is not None:
+                self._troubles.append(trouble)
+        if time.monotonic() - self._beat >= self._engine.lease_s / BEATS:
+            self._beat = time.monotonic()
+            try:
+                self._engine.store.renew_plan(self._plan, self._engine.lease_s)
+            except LostLease as lost:
+                self._lost.set()
+                self._troubles.insert(0, lost)
+
+    def _task(self, stand: Stand, stands: Mapping[str, Stand]) -> None:
+        """One task, from its start or wherever it is, to its end."""
+        run = follow_run(self._engine, start(self._engine, self._plan, stand, stands).id)
+        if run.state is RunState.SUCCEEDED:
+            planned = next(each for each in self._engine.store.planned(self._plan.id) if each.task == stand.task.name)
+            keep_end(self._engine, self._plan, planned, run)
+
+    def _conclude(self, stands: Mapping[str, Stand]) -> None:
+        conclude(self._engine, self._plan, stands)
+
+    def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
+        """Whether the conversation may go on, as far as this fork is concerned: the fork has one of its own by now with its prompt in
+        it, or will not come soon because it failed, or waits for what failed."""
+        if fork.end is not None or fork.failed or blocked(fork, stands):
+            return True
+        return fork.run is not None and _has_begun(self._engine, fork.run, scope_of(self._plan, fork.strand.name))
+
+    def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
+        """What is told of a plan that cannot go on by itself."""
+        failed = [name for name, stand in stands.items() if stand.failed and stand.run and stand.run.state is RunState.FAILED]
+        if not failed:
+            return self._plan
+        waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]
+        reason = f"{', '.join(failed)} failed" + (f"; {len(waiting)} task(s) wait for it" if waiting else "")
+        return self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason))
+
+
+def _has_begun(engine: Engine, run: TaskRun, scope: str) -> bool:
+    session = engine.store.session(SessionKey(run.spec.agent, scope))
+    if session is None or session.state is SessionState.CONFIRMED or not run.spec.forks:
+        return session is not None
+    driver = engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    found = snapshot(driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "fork"))
+    return found is not None and found.turns > 0

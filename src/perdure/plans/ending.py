@@ -1,0 +1,41 @@
+"""Where a task that succeeded left its workdir and conversation: kept once, so that others can begin there while this strand goes on.
+
+What the agent left uncommitted is committed by perdure in the agent's name on the strand's branch, because only commits can be merged
+and forked without a copy of everything; then a checkpoint of both halves is taken, which has the small ignored files as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure import checkpoints
+from perdure.attempt import Engine
+from perdure.model import SessionKey, TaskRun
+from perdure.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.plans.starting import held
+from perdure.transcripts import locate, snapshot
+
+
+def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
+    """Commits, takes the checkpoint and stores both. Done again after a kill. Raises PerdureError."""
+    assert run.workspace is not None
+    first = run.spec.prompt.strip().partition("\n")[0][:72]
+    text = f"{planned.task}: {first}\n\nLeft uncommitted by the agent at the end of the task {planned.task} of the plan {plan.name}.\n"
+    with held(engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}"):
+        commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
+        kept = checkpoints.keep(engine, run, run.workspace, "end")
+        session_id, turns = _conversation(engine, run)
+    end = TaskEnd(commit=commit, checkpoint=kept.number if kept is not None else 0, session_id=session_id, turns=turns)
+    engine.store.put_planned(plan, replace(planned, end=end))
+    return end
+
+
+def _conversation(engine: Engine, run: TaskRun) -> tuple[str, int]:
+    """The run's conversation and how many turns it has now."""
+    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    if session is None:
+        return "", 0
+    driver = engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    found = snapshot(driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "end")) or session.snapshot
+    return session.id, found.turns if found is not None else 0

@@ -1,0 +1,25 @@
+"""Follows a task's run to its end, whoever works on it: this process, a pool that was quicker, or nobody any more."""
+
+from __future__ import annotations
+
+from perdure.attempt import Engine
+from perdure.errors import Conflict
+from perdure.lifecycle import FINAL
+from perdure.model import RunState, TaskRun
+from perdure.worker import drive, follow
+
+
+def follow_run(engine: Engine, run_id: str) -> TaskRun:
+    """The run at its end, or as it is when perdure was asked to stop. Raises Conflict while another run is in its workdir."""
+    while True:
+        run = engine.store.get(run_id)
+        if run.state in FINAL or engine.stopping():
+            return run
+        if run.state is RunState.RUNNING:
+            follow(engine, run_id, lambda record: None)
+            continue
+        try:
+            drive(engine, run_id)
+        except Conflict:
+            if engine.store.get(run_id).state is not RunState.RUNNING:
+                raise

@@ -1,0 +1,168 @@
+"""Makes a task's run: where it works, in whose conversation, with which files. Called by `driving`, once what it needs is done.
+
+The workdir is whole before the run is in the store, because a run that is there may be claimed by anybody. Killed in between, it is
+begun again: a merge that was made is found, and what grew from a checkpoint grows into the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.attempt import Engine
+from perdure.errors import Conflict, NotFound, WorkspaceError
+from perdure.model import Backend, TaskRun, TaskSpec, Workspace
+from perdure.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.plans.standing import Stand
+
+NAME_WIDTH = 63
+PATIENCE_S = 30.0
+"""A shim that is just leaving, or a person's look at the workdir, holds its lock for a moment."""
+
+
+def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> TaskRun:
+    """The task's run, queued, or as it is if it was made before. Raises PerdureError."""
+    with_key = key_of(plan, stand.task.name)
+    try:
+        return engine.store.get(with_key)
+    except NotFound:
+        pass
+    spec, source = _spec(plan, stand, stands)
+    name = _name(engine, spec.name)
+    run_id = stand.planned.run if stand.planned is not None else ""
+    if not run_id or engine.store.history(run_id, limit=1):  # a person took that run off the list
+        run_id = uuid.uuid4().hex
+    place = engine.workspaces.plan(spec, name, Path(spec.repo))
+    planned = PlannedRun(task=stand.task.name, run=run_id)
+    engine.store.put_planned(plan, planned)
+    with held(engine, place, f"perdure plan {plan.name}: {stand.task.name}"):
+        made = engine.workspaces.prepare(place, spec.agent)
+        if source is not None and source.end is not None and made.head == source.end.commit:
+            _grow(engine, source, source.end, place)
+        joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
+        planned = replace(planned, merged=stand.strand.merges, conflicts=joined)
+        if joined:
+            spec = replace(spec, prompt=f"{spec.prompt}\n\n{told(joined)}", conflicts=tuple(file for file, _ in joined))
+        engine.store.put_planned(plan, planned)
+        return engine.store.add(spec, run_id, name, place)
+
+
+def key_of(plan: PlanRun, task: str) -> str:
+    """The key of the task's run."""
+    return f"plan:{plan.id}/{task}"
+
+
+def scope_of(plan: PlanRun, strand: str) -> str:
+    """Whose conversation it is: that of the strand."""
+    return f"plan:{plan.id}/{strand}"
+
+
+def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
+    """What is asked of the task, before it is known where it begins."""
+    task, strand = stand.task, stand.strand
+    return replace(
+        plan.seed,
+        prompt=task.prompt,
+        agent=task.agent,
+        model=task.model,
+        permissions=task.permissions,
+        timeout_s=task.timeout_s,
+        attempts=task.attempts,
+        verify=task.verify,
+        files=task.files,
+        continuity=plan.plan.continuity,
+        name=f"{plan.name}-{task.name}",
+        key=key_of(plan, task.name),
+        scope=scope_of(plan, strand.name),
+        branch=f"perdure/{plan.name}-{strand.name}",
+        labels={"plan": plan.name, "task": task.name},
+    )
+
+
+def _spec(plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> tuple[TaskSpec, Stand | None]:
+    """The whole spec, and the task whose files a new workdir begins with."""
+    spec, strand = spec_of(plan, stand), stand.strand
+    if strand.goes_on:
+        first = stands[strand.name].run
+        return replace(spec, base=first.spec.base if first is not None else spec.base), None
+    if not strand.files_of:
+        return spec, None
+    source = stands[strand.files_of]
+    assert source.end is not None
+    spec = replace(spec, base=source.end.commit)
+    if strand.forks and source.end.session_id:
+        spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
+    return spec, source
+
+
+def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> None:
+    """Brings what no commit has (small ignored files) from the checkpoint at the need's end."""
+    if source.run is None or source.run.workspace is None:
+        return
+    known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
+    kept = known.get(end.checkpoint)
+    if kept is not None and source.run.workspace.backend is Backend.WORKTREE:
+        engine.workspaces.checkpoints.grow(source.run.workspace, kept.workdir.commit, place, ignored=engine.checkpoint_ignored)
+
+
+def merged(engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]) -> tuple[tuple[str, str], ...]:
+    """Merges where other tasks ended into a workdir that the caller holds; returns the conflicts, file and reason."""
+    conflicts: dict[str, str] = {}
+    for name, other in others.items():
+        assert other.end is not None
+        text = f"Merge {name} of the plan {plan.name}\n"
+        conflicts |= dict(engine.workspaces.merge(place, agent, other.end.commit, text).conflicts)
+    return tuple(conflicts.items())
+
+
+def told(conflicts: tuple[tuple[str, str], ...]) -> str:
+    """The conflicts for the agent that has to resolve them. Names are hostile: each stands in quotes, on its own line."""
+    lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
+    return (
+        "The work of other tasks of this plan was merged into this working directory, and there were conflicts. The merge is committed, "
+        "with marks (<<<<<<<, =======, >>>>>>>) where both sides changed the same lines; `git show HEAD^1:FILE` and `git show HEAD^2:FILE` "
+        f"show each side. Resolve them as a part of this task, so that what both sides meant is kept, and leave no marks:\n{lines}"
+    )
+
+
+def _name(engine: Engine, wanted: str) -> str:
+    """A name for the run that is free: the wanted one where that can be."""
+    digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
+    stem = wanted if len(wanted) <= NAME_WIDTH else f"{wanted[: NAME_WIDTH - 7]}-{digest}"
+    taken = {row.name for row in engine.store.find(limit=100_000)}
+    number, name = 1, stem
+    while name in taken:
+        number += 1
+        name = f"{stem[: NAME_WIDTH - 4]}-{number}"
+    return name
+
+
+@contextmanager
+def held(engine: Engine, place: Workspace, holder: str) -> Iterator[None]:
+    """The workdir's lock. Raises Conflict where somebody else has it for long."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fd = engine.workspaces.lock(place, holder)
+            break
+        except Conflict:
+            if time.monotonic() >= end or engine.stopping():
+                raise
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def workdir_of(stand: Stand) -> Workspace:
+    """Where the task worked. Raises WorkspaceError once its run is off the list."""
+    if stand.run is None or stand.run.workspace is None:
+        raise WorkspaceError(f"The run of the task {stand.task.name} is off the list, and its workdir with it", "perdure trash")
+    return stand.run.workspace

@@ -1,0 +1,115 @@
+"""A plan as every `--json` shows it: one stable, versioned object, read from the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perdure import process
+from perdure.attempt.engine import Store
+from perdure.codec import plain
+from perdure.model import NOWHERE, Host, RunState, Usage
+from perdure.plan import PlanRun, PlanState, joins, order
+from perdure.plans.standing import Stand, before, blocked, standing
+
+SCHEMA_VERSION = 1
+
+
+def report_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
+    """The object that `perdure plan run` and `plan show` print with --json."""
+    stands = standing(store, plan)
+    last = stands[order(plan.plan)[-1].name]
+    place = last.run.workspace if last.run is not None else None
+    tasks = [_task(store, stands[task.name], stands) for task in plan.plan.tasks]
+    total = Usage()
+    for stand in stands.values():
+        total = total + _used(store, stand)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": plan.id,
+        "name": plan.name,
+        "state": state_of(store, plan, host),
+        "reason": plan.reason,
+        "file": plan.file,
+        "repo": plan.seed.repo,
+        "base": plan.seed.base,
+        "jobs": plan.plan.jobs,
+        "policy": str(plan.plan.continuity),
+        "verify": plan.plan.verify,
+        "verified": plan.verified,
+        "tasks": tasks,
+        "usage": plain(total),
+        "result": {
+            "task": last.task.name,
+            "path": place.path if place is not None else "",
+            "branch": place.branch if place is not None else "",
+            "commit": last.end.commit if last.end is not None else "",
+        },
+        "created": plan.created,
+        "updated": plan.updated,
+    }
+
+
+def state_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> str:
+    """`running`, `stopped` (nobody is at work on it), `succeeded` or `failed`."""
+    if plan.state is not PlanState.OPEN:
+        return str(plan.state)
+    alive = process.worker_alive(plan.worker, host) if plan.worker else False
+    return "running" if alive or (alive is None and plan.lease_until >= store.now()) else "stopped"
+
+
+def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
+    """How a task stands, in one word: `waits`, `ready`, `blocked`, or the state of its run."""
+    if stand.end is not None:
+        return str(RunState.SUCCEEDED)
+    if stand.run is not None:
+        return str(RunState.RUNNING) if stand.run.state is RunState.SUCCEEDED else str(stand.run.state)
+    if blocked(stand, stands):
+        return "blocked"
+    return "ready" if all(stands[name].end is not None for name in before(stand)) else "waits"
+
+
+def _task(store: Store, stand: Stand, stands: Mapping[str, Stand]) -> dict[str, Any]:
+    run, strand, planned = stand.run, stand.strand, stand.planned
+    attempts = store.attempts(run.id) if run is not None else ()
+    receipt = attempts[-1].receipt if attempts else None
+    place = run.workspace if run is not None else None
+    return {
+        "name": stand.task.name,
+        "agent": stand.task.agent,
+        "needs": list(stand.task.needs),
+        "state": words_of(stand, stands),
+        "reason": run.reason if run is not None else _why(stand, stands),
+        "conversation": strand.name,
+        "how": joins(strand),
+        "instead": strand.instead,
+        "run": run.name if run is not None else "",
+        "run_id": run.id if run is not None else "",
+        "attempts": len(attempts),
+        "session_id": attempts[-1].session_id if attempts else "",
+        "continuation": str(attempts[0].continuation.kind) if attempts and attempts[0].continuation is not None else None,
+        "verdict": str(receipt.verdict) if receipt is not None else None,
+        "usage": plain(_used(store, stand)),
+        "files": list(stand.task.files),
+        "merged": list(planned.merged) if planned is not None else [],
+        "conflicts": [{"file": file, "reason": reason} for file, reason in planned.conflicts] if planned is not None else [],
+        "branch": place.branch if place is not None else "",
+        "path": place.path if place is not None else "",
+        "commit": stand.end.commit if stand.end is not None else "",
+        "started": attempts[0].started if attempts else None,
+        "ended": attempts[-1].ended if attempts else None,
+    }
+
+
+def _why(stand: Stand, stands: Mapping[str, Stand]) -> str:
+    if failed := blocked(stand, stands):
+        return f"{failed} failed"
+    left = [name for name in before(stand) if stands[name].end is None]
+    return f"needs {', '.join(left)}" if left else ""
+
+
+def _used(store: Store, stand: Stand) -> Usage:
+    total = Usage()
+    for attempt in store.attempts(stand.run.id) if stand.run is not None else ():
+        total = total + attempt.usage
+    return total
