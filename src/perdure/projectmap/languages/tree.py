@@ -1,0 +1,109 @@
+"""Walks over a tree of tree-sitter without recursion, and puts a declaration on one line. Used by each language's reader.
+
+Hostile files: a walk ends after so many nodes; the text of a string in a signature is left out, because it can say anything, and a
+comment with it; what is longer than a line is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+MOST_NODES = 5_000
+"""So many declarations of a file, or of a class, are looked at."""
+MOST_TOKENS = 400
+WIDTH = 200
+_STRINGS = ("string", "string_literal", "template_string", "raw_string_literal", "interpreted_string_literal")
+_QUOTES = ("'", '"', "`")
+_PLAIN = re.compile(r"[\w.\[\]|,/@*-]{0,60}")
+"""A string that is kept: the name of a type or a module, and no sentence."""
+
+
+def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
+    """The named nodes right below."""
+    cursor = node.walk()
+    there = cursor.goto_first_child()
+    while there and most:
+        found = cursor.node
+        if found is not None and found.is_named:
+            most -= 1
+            yield found
+        there = cursor.goto_next_sibling()
+
+
+def unfolded(node: Node, *through: str) -> Iterator[Node]:
+    """The nodes below; in place of a node of these kinds (or an ERROR) what is in it, in order."""
+    waiting = [children(node)]
+    left = MOST_NODES
+    while waiting and left:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+        elif (found.type in through or found.type == "ERROR") and len(waiting) < 8:
+            waiting.append(children(found))
+        else:
+            left -= 1
+            yield found
+
+
+def word(node: Node | None) -> str:
+    """The text of a name."""
+    return "" if node is None or node.text is None else node.text[:WIDTH].decode("utf-8", "replace")
+
+
+def field(node: Node, name: str) -> str:
+    """The text of a node's field, empty without one."""
+    return word(node.child_by_field_name(name))
+
+
+def kinds(node: Node) -> set[str]:
+    """The kinds of the tokens and nodes right below, keywords among them."""
+    return {child.type for child in node.children[:40]}
+
+
+def unquoted(node: Node | None) -> str:
+    """The value of a string literal without escapes; empty for another."""
+    text = word(node)
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"`" else ""
+
+
+def one_line(*nodes: Node, before: Node | None = None) -> str:
+    """The nodes' source on one line: up to the node `before`, comments left out, and strings that are more than a name."""
+    parts = [piece for node in nodes for piece in _pieces(node, before.start_byte if before is not None else node.end_byte)]
+    line = re.sub(r"\s+", " ", "".join(parts)).strip()
+    line = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", line).replace(",)", ")").replace(",]", "]")
+    return line if len(line) <= WIDTH else f"{line[:WIDTH]}..."
+
+
+def _pieces(node: Node, end: int) -> Iterator[str]:
+    waiting, at, left = [node], node.start_byte, MOST_TOKENS
+    while waiting and left:
+        found = waiting.pop()
+        if found.start_byte >= end:
+            continue
+        left -= 1
+        if "comment" in found.type:
+            at = found.end_byte
+        elif found.type in _STRINGS and word(found)[-1:] in _QUOTES:
+            yield _blank(at, found) + _string(word(found))
+            at = found.end_byte
+        elif found.child_count and found.child_count <= MOST_TOKENS:
+            waiting.extend(reversed(found.children))
+        else:
+            yield _blank(at, found) + word(found)
+            at = found.end_byte
+    if waiting and left == 0:
+        yield " ..."
+
+
+def _blank(at: int, token: Node) -> str:
+    return " " if token.start_byte > at else ""
+
+
+def _string(text: str) -> str:
+    plain = text[:1] in _QUOTES and _PLAIN.fullmatch(text[1:-1])
+    return text if plain else '"..."'
