@@ -21,6 +21,9 @@ SETTINGS = {
     "verify": "a shell command, run in the workdir after the agent's success; not run with `--permissions read` unless given as a flag",
     "verify_rounds": "how often a failed check goes back to the agent, for each version of the instructions; it uses up no attempt",
     "verify_timeout": "the longest that the check may take: it has failed then; 0: no limit",
+    "map": "which prompts get the [project map](../how-to/project-map.md): `off`; `fallback`, where no conversation carries what it says; "
+    "`first`, also the first prompt of each conversation; `always`",
+    "map_tokens": "the most tokens that a project map takes, estimated as bytes / 3",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
     "session_lifetime": "a [session](../how-to/sessions.md) expires when it was not used for so long; 0: never",
     "session_expiry": "what follows when a session has expired and its transcript is there: `resume` (it goes on, and that is told) or "
@@ -104,6 +107,8 @@ REPORT = {
     "attempts[].missed_checkpoints": "why checkpoints could not be taken",
     "attempts[].checks": "how the task's own check ended, with the most telling part of its output and the file that has all of it",
     "attempts[].drift": "what had become of the workdir since the last checkpoint when it started",
+    "attempts[].map": "the [project map](../how-to/project-map.md) in its prompt: `tokens` (estimated), `files` in it, "
+    "`full` of them with their exports, `left` without room, and why it was `missed`; null where none was due",
     "attempts[].files": "what was done with the task's files when it started",
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",
     "attempts[].effects[].command": "the shell command",

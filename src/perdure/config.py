@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
-from perdure.model import ContinuityPolicy, OnExpiry, Permissions
+from perdure.model import ContinuityPolicy, MapWhen, OnExpiry, Permissions
 
 PROJECT_FILE = "perdure.toml"
 DAY = 86400.0
@@ -51,6 +51,10 @@ class Settings:
     verify_rounds: int = 3
     """So often a failed check goes back to the agent."""
     verify_timeout: float = 1800.0
+    map: MapWhen = MapWhen.FALLBACK
+    """Which prompts get the project map."""
+    map_tokens: int = 2000
+    """The most that it takes, by the estimate of `projectmap.estimate`."""
     ca_file: Path | None = None
     """Certificates that the forge's https is checked against, instead of the system's."""
     gc_workdirs: float = 14 * DAY
@@ -150,6 +154,12 @@ def _rounds(value: Any) -> int:
     return int(value)
 
 
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < 200:
+        raise ValueError("a number of tokens from 200 to 999999 is needed")
+    return int(value)
+
+
 def _percent(value: Any) -> float:
     found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%?", str(value).strip())
     if isinstance(value, bool) or not found:
@@ -202,6 +212,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "verify": _text,
     "verify_rounds": _rounds,
     "verify_timeout": _seconds,
+    "map": lambda value: MapWhen(_one_of(*MapWhen)(value)),
+    "map_tokens": _tokens,
     "ca_file": _path,
     **dict.fromkeys(
         ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds

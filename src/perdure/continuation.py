@@ -65,12 +65,18 @@ class Situation:
     """The agent said that it cannot fork it."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     """What follows when the session's lifetime has passed."""
+    sessions: bool = True
+    """The agent can go on with a conversation."""
+    heard: bool = False
+    """An earlier attempt of this run has reached the model."""
     handed_over: str = ""
     """The agent that worked on this run before, where it was another one."""
 
 
 def choose(at: Situation) -> Continuation:
     """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    if not at.sessions:
+        return _keeping_none(at)
     if at.session is None:
         return _without_session(at)
     if at.writers:
@@ -157,6 +163,14 @@ def _without_session(at: Situation) -> Continuation:
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
 
 
+def _keeping_none(at: Situation) -> Continuation:
+    """An agent whose conversations end with its process: each task begins a new one; what goes on in files is no loss."""
+    if at.heard or at.forks:
+        known = at.session or at.lost
+        return _after_loss(at, at.forks or (known.id if known is not None else ""), "this agent goes on with none")
+    return _begin(at, at.new_id, "this agent goes on with no conversation; each task begins a new one")
+
+
 def _fork(at: Situation, fork_id: str) -> Continuation:
     """The parent is only read: it may be of another run, which goes on with it."""
     there = at.parent is not None and at.parent.turns > 0
@@ -217,6 +231,8 @@ class Story:
     """What was done with the task's files that the agent does not know of."""
     check: VerifyEnded | None = None
     """The failed check of the work that the conversation does not know of yet."""
+    map: str = ""
+    """The project map, where one is due."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
@@ -228,7 +244,7 @@ def prompt(continuation: Continuation, story: Story) -> str:
         parts.append(_brief(story) if continuation.kind is Start.REBUILD else OWN_FILES)
     if story.check is not None:
         parts.append(_failed_check(story.check))
-    parts.append(story.files)
+    parts += [story.files, story.map]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -302,7 +318,7 @@ def _resumed(story: Story) -> str:
         parts.append("Go on with the task from where it stands. Check what was already done before you repeat a command.")
     else:
         parts.append(CHECK_IT)
-    parts.append(story.files)
+    parts += [story.files, story.map]
     return "\n\n".join(part for part in parts if part)
 
 

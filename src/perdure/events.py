@@ -244,6 +244,22 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
     path: str
 
 
+class MapGiven(Event, frozen=True, tag="map_given"):
+    """The prompt holds a project map. `tokens` is an estimate (UTF-8 bytes / 3); `files` are in it, `full` of them with their exports,
+    `left` had no room."""
+
+    tokens: int
+    files: int
+    full: int
+    left: int = 0
+
+
+class MapMissed(Event, frozen=True, tag="map_missed"):
+    """The prompt was to hold a project map, and none could be made; the attempt goes on without."""
+
+    reason: str
+
+
 class FilesPlanned(Event, frozen=True, tag="files_planned"):
     """Task files of a version are about to be put into the workdir. With many files several of these come at once, and a kill before
     `FilesPlaced` leaves them to be completed."""
@@ -456,6 +472,8 @@ RunEvent = (
     | SessionsRebuilt
     | CopyRestored
     | TranscriptMended
+    | MapGiven
+    | MapMissed
     | FilesPlanned
     | FilesPlaced
     | CheckpointTaken

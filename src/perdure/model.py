@@ -83,6 +83,16 @@ class Permissions(StrEnum):
     FULL = "full"
 
 
+class MapWhen(StrEnum):
+    """Which prompts get the project map: none; those of an agent that has no conversation to know the files from, or has lost it; also
+    the first of each conversation; all."""
+
+    OFF = "off"
+    FALLBACK = "fallback"
+    FIRST = "first"
+    ALWAYS = "always"
+
+
 class Backend(StrEnum):
     """How a workdir is made. `task`: a plain directory of a service; `here`: the directory the user stands in."""
 
@@ -208,6 +218,8 @@ class TaskSpec:
     verify_timeout_s: float = 1800.0
     """A check that takes longer is ended and has failed; 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
+    map: str = ""
+    """Which prompts get the project map (see MapWhen); empty: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
-from perdure.events import CheckpointMissed, DriftSeen, Record, SessionsRebuilt, VerifyEnded
+from perdure.events import CheckpointMissed, DriftSeen, MapGiven, MapMissed, Record, SessionsRebuilt, VerifyEnded
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import RunStore
@@ -90,6 +90,7 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "usage": plain(attempt.usage),
         "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
         "files": [plain(change) for number, change in changes_of(records) if number == attempt.number],
+        "map": next((_map(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)), None),
         "checkpoint": asked.checkpoint if asked else 0,
         "checkpoints": [_checkpoint(each) for each in checkpoints if each.attempt == attempt.number],
         "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],
@@ -99,6 +100,13 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "ended": attempt.ended,
         "directory": attempt.directory,
     }
+
+
+def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
+    """The project map of an attempt's prompt; `missed` says why there is none."""
+    if isinstance(event, MapMissed):
+        return {"tokens": 0, "files": 0, "full": 0, "left": 0, "missed": event.reason}
+    return {"tokens": event.tokens, "files": event.files, "full": event.full, "left": event.left, "missed": ""}
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

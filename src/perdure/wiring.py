@@ -60,6 +60,8 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         checkpoint_ignored=chosen.checkpoint_ignored,
         session_lifetime_s=chosen.session_lifetime,
         on_expiry=chosen.session_expiry,
+        map_when=chosen.map,
+        map_tokens=chosen.map_tokens,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

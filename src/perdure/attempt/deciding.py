@@ -61,6 +61,8 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
         on_expiry=engine.on_expiry,
+        sessions=driver.abilities.sessions,
+        heard=any(attempt.receipt is not None for attempt in engine.store.attempts(run.id)),
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
     continuation = choose(situation)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 from perdure.codec import decode_event, encode
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
-from perdure.model import NOWHERE, Attempt, Claim, Host, OnExpiry, TaskRun
+from perdure.model import NOWHERE, Attempt, Claim, Host, MapWhen, OnExpiry, TaskRun
 from perdure.protocols import AgentDriver, PlanStore, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
@@ -68,6 +68,9 @@ class Engine:
     session_lifetime_s: float = 0.0
     """A session expires when it was not used for so long; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
+    map_when: MapWhen = MapWhen.FALLBACK
+    """Which prompts get the project map, where the task does not say."""
+    map_tokens: int = 2000
     publisher: Publisher | None = None
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on

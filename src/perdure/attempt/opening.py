@@ -19,6 +19,7 @@ from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.drift import drift, ground_of
 from perdure.attempt.engine import HISTORY, Engine, mark_of
 from perdure.attempt.flags import flags_of
+from perdure.attempt.mapping import map_for
 from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
@@ -211,7 +212,8 @@ def _begin(
     records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
     between, left = _turns_between(driver, live, before), _came_from(driver, home, asked, live)
     heard = _heard(driver, asked, before)
-    text = prompt(asked, story_of(engine, claim, asked, live, between, left, heard, records=records, ground=ground, drift=seen))
+    story = story_of(engine, claim, asked, live, between, left, heard, records=records, ground=ground, drift=seen)
+    text = prompt(asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts)))
     session = live
     if session is None and own_id:
         session = Session(

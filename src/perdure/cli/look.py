@@ -107,6 +107,9 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["rebuilt_sessions"]:
         print(f"  rebuilt   lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}")
     print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
+    if given := attempt["map"]:
+        about = f"about {tokens(given['tokens'])} tokens, {given['files']} file(s), {given['left']} without room"
+        print(f"  map       {one_line(given['missed'], 200) if given['missed'] else about}")
     for line in _files(attempt["files"]):
         print(f"  file      {line}")
     for change in (*(_drift(previous, attempt) if previous else ()), *map(_moved, attempt["drift"])):

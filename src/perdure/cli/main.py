@@ -44,6 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "gc": ("clean", "take away what nobody needs any more and is saved elsewhere; --dry-run shows it"),
     "trash": ("clean", "list what was taken away, bring it back, or delete it for ever"),
     "du": ("clean", "show how much disk perdure takes, by class, agent and repository"),
+    "map": ("map", "the project map: what the files here export and import, as an agent would be told it"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
     "plan": ("plan", "a plan of many tasks: check it, and draw who needs whom"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),

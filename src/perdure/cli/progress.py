@@ -20,6 +20,8 @@ from perdure.events import (
     DriftSeen,
     FilesPlanned,
     LimitSeen,
+    MapGiven,
+    MapMissed,
     OutputCapped,
     Record,
     RetrySeen,
@@ -76,6 +78,11 @@ def line_of(record: Record) -> str:
         case FilesPlanned(files=changes):
             odd = [f"{change.action} {one_line(change.name, 60)}" for change in changes if change.action not in ("written", "same")]
             return f"  task files: {len(changes)}" + (f" ({one_line(', '.join(odd), 200)})" if odd else "")
+        case MapGiven(tokens=size, files=mapped, left=beyond):
+            more = f", {beyond} had no room" if beyond else ""
+            return f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} file(s){more}"
+        case MapMissed(reason=reason):
+            return f"  no project map could be made: {one_line(reason, 200)}"
         case CopyRestored(session_id=session_id):
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.config import Settings, duration
 from perdure.errors import NotFound, PerdureError, UsageError
-from perdure.model import Backend, ContinuityPolicy, OnEdit, Permissions, RunState, TaskRun, TaskSpec
+from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, TaskSpec
 
 if TYPE_CHECKING:
     from perdure.taskfiles import Asked
@@ -39,6 +39,11 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME[=VALUE]",
         help="a variable for the agent; NAME alone passes your own value on; repeatable",
+    )
+    what.add_argument(
+        "--map",
+        choices=[str(each) for each in MapWhen],
+        help="which prompts get the project map: none, where no conversation carries what it says (default), each first one, all",
     )
     file_arguments(parser)
     where = parser.add_argument_group("where")
@@ -288,6 +293,7 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         verify_rounds=chosen.verify_rounds if arguments.verify_rounds is None else arguments.verify_rounds,
         verify_timeout_s=chosen.verify_timeout if arguments.verify_timeout is None else arguments.verify_timeout,
         labels=dict(_pair(text, "--label") for text in arguments.label),
+        map=arguments.map or "",
     )
 
 

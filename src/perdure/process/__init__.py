@@ -13,6 +13,7 @@ follows; the end comes from `exit.json`. What it guarantees:
 
 from __future__ import annotations
 
+from perdure.process.asking import Asking
 from perdure.process.child import Process
 from perdure.process.identity import Identity, machine, this_host, worker_alive, worker_identity
 from perdure.process.lines import Lines, plain, tail
@@ -23,6 +24,7 @@ from perdure.shim import boottime
 
 __all__ = [
     "OUTPUT_CAP",
+    "Asking",
     "Identity",
     "Lines",
     "Process",

@@ -3,7 +3,7 @@
 For an agent that has no conversation to know them from: one without sessions, one whose conversation was lost, or, where that is
 asked for, the first prompt of any. `attempt.mapping` gives it, `perdure map` shows it, and programs may draw one:
 
-    project = read(directory, names, cache)              # files and their outlines; the only part that looks at the disk
+    project = read(directory, names, parse, cache)       # files and their outlines; the only part that looks at the disk
     ranked = rank(project, "Add a total to the report")  # most relevant first
     drawn = draw(ranked, tokens=2000)                    # within the bound
 
@@ -12,7 +12,9 @@ a name says leaves its place in the map: no newline, no quote, no text of a stri
 """
 
 from perdure.projectmap.drawing import Drawn, draw, estimate
+from perdure.projectmap.outline import Project
+from perdure.projectmap.parsing import ANSWER, Apart
 from perdure.projectmap.ranking import Ranked, rank
-from perdure.projectmap.reading import Project, read
+from perdure.projectmap.reading import read
 
-__all__ = ["Drawn", "Project", "Ranked", "draw", "estimate", "rank", "read"]
+__all__ = ["ANSWER", "Apart", "Drawn", "Project", "Ranked", "draw", "estimate", "rank", "read"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from perdure.projectmap.outline import Outline, Symbol
+from perdure.projectmap.outline import Symbol
 from perdure.projectmap.ranking import Place, Ranked
 
 BYTES_A_TOKEN = 3
@@ -32,7 +32,7 @@ _TAIL = "</project-map>"
 _COUNTED = "(and {} more file(s))\n"
 _UNREAD = "(of these languages only names of files are told, their parsers are not installed: {})\n"
 _PLAIN = re.compile(r"[\w./+@-]+")
-_STEERING = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Drawn:
     shown: tuple[str, ...] = ()
     full: int = 0
     left: int = 0
+    missing: tuple[str, ...] = ()
+    """Languages whose parser is not installed."""
 
 
 def estimate(text: str) -> int:
@@ -75,7 +77,7 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
             break
     left = total - len(shown)
     text = "".join((_HEAD, *parts, _COUNTED.format(left) if left else "", unread, _TAIL))
-    return Drawn(text, estimate(text), tuple(shown), full, left)
+    return Drawn(text, estimate(text), tuple(shown), full, left, tuple(sorted(ranked.missing)))
 
 
 def _ways(place: Place) -> Iterator[tuple[int, str]]:
@@ -83,7 +85,7 @@ def _ways(place: Place) -> Iterator[tuple[int, str]]:
     head = named(place.file.name) + (f" (made by task {named(place.made_by)})" if place.made_by else "")
     outline = place.file.outline
     if outline is not None and (outline.exports or outline.imports):
-        yield 2, "\n".join((f"{head}:", *_exports(outline.exports), *_imports(place, outline), ""))
+        yield 2, "\n".join((f"{head}:", *_exports(outline.exports), *_imports(place), ""))
         if outline.exports:
             names = ", ".join(said(symbol.name) for symbol in outline.exports[:MOST_SYMBOLS])
             yield 1, f"{head}: {names}\n"
@@ -100,11 +102,11 @@ def _exports(symbols: Sequence[Symbol]) -> Iterator[str]:
         yield f"  (and {len(symbols) - MOST_SYMBOLS} more)"
 
 
-def _imports(place: Place, outline: Outline) -> Iterator[str]:
-    listed = [*map(named, place.imports[:MOST_IMPORTS])]
+def _imports(place: Place) -> Iterator[str]:
+    listed = [*map(named, place.imports), *(name if _MODULE.fullmatch(name) else named(name) for name in place.others)]
     if listed:
-        more = len(place.imports) - len(listed)
-        yield f"  imports {', '.join(listed)}{f' and {more} more' if more > 0 else ''}"
+        more = len(listed) - MOST_IMPORTS
+        yield f"  imports {', '.join(listed[:MOST_IMPORTS])}{f' and {more} more' if more > 0 else ''}"
 
 
 def named(name: str) -> str:
@@ -115,4 +117,5 @@ def named(name: str) -> str:
 
 def said(text: str) -> str:
     """A declaration as it may stand on a line of the map: nothing in it ends the line, or the map."""
-    return _STEERING.sub("?", text).replace("</", "< /").replace("<project-map", "< project-map")
+    shown = text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+    return shown.replace("</", "< /").replace("<project-map", "< project-map")

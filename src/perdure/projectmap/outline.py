@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,23 @@ class Outline:
 
 
 NO_OUTLINE = Outline()
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the project. `outline` is None where it was not read; `changed` are nanoseconds."""
+
+    name: str
+    outline: Outline | None = None
+    changed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The files, by their names relative to the directory."""
+
+    files: Mapping[str, File]
+    beyond: int = 0
+    """So many files were not even looked at: there are more than are read."""
+    missing: frozenset[str] = field(default_factory=frozenset)
+    """Languages of files whose grammar is not installed."""

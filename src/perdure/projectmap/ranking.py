@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perdure.projectmap.reading import File, Project
+from perdure.projectmap.outline import File, Project
 from perdure.projectmap.resolving import Resolver
 
 _WORD = re.compile(r"[\w./@-]+")
@@ -36,6 +36,8 @@ class Place:
     """`mentioned`, `near`, `made` or `rest`."""
     imports: tuple[str, ...] = ()
     """The files of the project that it imports."""
+    others: tuple[str, ...] = ()
+    """Modules from elsewhere."""
     made_by: str = ""
 
 
@@ -52,7 +54,8 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
     """`made`: which task made a file, the earliest task's files first."""
     made = made or {}
     resolver = Resolver(project.files)
-    edges = {name: _edges(resolver, file) for name, file in project.files.items()}
+    links = {name: _links(resolver, file) for name, file in project.files.items()}
+    edges = {name: inside for name, (inside, _) in links.items()}
     mentioned = _mentioned(project.files, prompt)
     near = _spread(edges, mentioned) if mentioned else {}
     wanted = Counter(name for targets in edges.values() for name in targets)
@@ -70,14 +73,19 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
 
     kinds = ("mentioned", "near", "made", "rest")
     ordered = sorted(project.files, key=lambda name: (key(name), name))
-    places = tuple(Place(project.files[name], kinds[int(key(name)[0])], edges[name], made.get(name, "")) for name in ordered)
+    places = tuple(Place(project.files[name], kinds[int(key(name)[0])], *links[name], made.get(name, "")) for name in ordered)
     return Ranked(places, project.beyond, project.missing)
 
 
-def _edges(resolver: Resolver, file: File) -> tuple[str, ...]:
-    if file.outline is None:
-        return ()
-    return tuple(dict.fromkeys(name for asked in file.outline.imports for name in resolver.meant(file.name, asked)))
+def _links(resolver: Resolver, file: File) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files of the project that a file imports, and the modules from elsewhere."""
+    inside: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for asked in file.outline.imports if file.outline is not None else ():
+        found = resolver.meant(file.name, asked)
+        inside |= dict.fromkeys(found)
+        others |= {} if found else {asked.module: None}
+    return tuple(inside), tuple(others)
 
 
 def _mentioned(files: Mapping[str, File], prompt: str) -> dict[str, int]:
@@ -118,8 +126,8 @@ def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dic
     for _ in range(ROUNDS):
         after: dict[str, float] = defaultdict(float, {name: share * (1 - DAMPING) for name, share in home.items()})
         for name, share in now.items():
-            targets = beside.get(name) or set(home)
-            for target in targets:
-                after[target] += DAMPING * share / len(targets)
+            around = beside.get(name) or home.keys()
+            for other in around:
+                after[other] += DAMPING * share / len(around)
         now = after
     return now

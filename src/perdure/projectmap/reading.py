@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from perdure.projectmap.languages import language_of, outline_of
-from perdure.projectmap.outline import Outline
+from perdure.projectmap.languages import language_of
+from perdure.projectmap.outline import File, Outline, Project
 
 LARGEST = 512 << 10
-"""Bytes of one file. A second of parsing is then the worst that a hostile one costs."""
+"""Bytes of one file."""
 MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
 """Of all files that are parsed for one map; the others are in it by their names."""
 FORM = 1
 """Of the cache; another one is not read."""
+
+
+Parse = Callable[[str, bytes], Outline | None]
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -42,34 +44,16 @@ class Cache(msgspec.Struct, array_like=True):
     files: dict[str, Known]
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file of the project. `outline` is None where it was not read; `changed` are nanoseconds."""
+def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
+    """The project as it lies there now. `parse` is `Apart`, or `languages.outline_of` for files of one's own.
 
-    name: str
-    outline: Outline | None = None
-    changed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
-    """The files, by their names relative to the directory."""
-
-    files: Mapping[str, File]
-    beyond: int = 0
-    """So many files were not even looked at: there are more than `MOST_FILES`."""
-    missing: frozenset[str] = field(default_factory=frozenset)
-    """Languages of files whose grammar is not installed."""
-
-
-def read(directory: Path, names: Iterable[str], cache: Path | None = None) -> Project:
-    """The project as it lies there now. A name that is gone, or leads out of the directory, is left out. Raises OSError where the
-    directory itself cannot be opened."""
+    A name that is gone, or leads out of the directory, is left out. Raises OSError where the directory itself cannot be opened.
+    """
     wanted = sorted(set(names))
     known = _cached(cache) if cache is not None else {}
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        reader = _Reader(top, known)
+        reader = _Reader(top, known, parse)
         files = {name: file for name in wanted[:MOST_FILES] if (file := reader.file(name)) is not None}
     finally:
         os.close(top)
@@ -81,8 +65,8 @@ def read(directory: Path, names: Iterable[str], cache: Path | None = None) -> Pr
 class _Reader:
     """One look at a directory."""
 
-    def __init__(self, top: int, known: Mapping[str, Known]) -> None:
-        self.top, self.known = top, known
+    def __init__(self, top: int, known: Mapping[str, Known], parse: Parse) -> None:
+        self.top, self.known, self.parse = top, known, parse
         self.outlines: dict[str, Known] = {}
         self.missing: set[str] = set()
         self.parsed = self.bytes = 0
@@ -111,7 +95,7 @@ class _Reader:
             if self.bytes > MOST_BYTES:
                 return None
             content = _content(fd)
-            found = outline_of(language, content) if b"\0" not in content else None
+            found = self.parse(language, content) if b"\0" not in content else None
             if found is None:
                 if b"\0" not in content:
                     self.missing.add(language)

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from perdure.projectmap.languages import language_of
-from perdure.projectmap.outline import Import
-from perdure.projectmap.reading import File
+from perdure.projectmap.outline import File, Import
 
 _SCRIPTS = ("ts", "tsx", "mts", "cts", "d.ts", "js", "jsx", "mjs", "cjs")
 _LEAD = ("@/", "~/", "#/")

@@ -24,11 +24,11 @@ from perdure.workspace.contents import newest
 _RUN = re.compile(r"[0-9a-f]{32}")
 BESIDE = frozenset({"supervisor.log", "open"})
 """What lies beside the attempts of a run."""
-PASSING = ("forks", "taken-in")
-"""Directories of what was read of conversations once: each entry can be made again."""
+PASSING = ("forks", "taken-in", "maps")
+"""Directories of what was read of conversations or files once: each entry can be made again."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json forks
-    taken-in given backups""".split()
+    taken-in given backups maps""".split()
 )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, trash, view, worktree
+from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
@@ -100,6 +100,10 @@ class Workspaces:
             return self._of_repository(spec, Backend.ISOLATED, key.url, key.key, branch, base)
         return self._plan_local(spec, cwd, branch, base)
 
+    def plan_here(self, path: Path) -> Workspace:
+        """A directory of the user's own, as it is. Raises NotFound. Looks, and changes nothing."""
+        return self._plan_here(path)
+
     def plan_new(self, path: Path) -> Workspace:
         """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
         path = path.parent.resolve() / path.name
@@ -145,6 +149,11 @@ class Workspaces:
         """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing else."""
         self._ready()
         return view.rescue(self._places, workspace, why, self._git())
+
+    def sources(self, workspace: Workspace) -> list[str]:
+        """The names of the files that are the project's own: tracked, or new and not ignored. Hostile text. Raises WorkspaceError."""
+        self._ready()
+        return sources.sources(self._places, workspace, self._git())
 
     def diff(self, workspace: Workspace, *, stat: int = 0, binary: bool = False) -> bytes:
         """What was changed since the workdir began, untracked files too, as git's patch: hostile bytes, to be cleaned before they

@@ -88,6 +88,19 @@ class Checkpoints:
         with self._shelf(workspace) as shelf:
             return restoring.drift(shelf, commit, ignored)
 
+    def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
+        """For each of these checkpoints of a workdir, in their order, the files that came with it: the one before, or what the workdir
+        began with, has them not. Where that is not known, none came with the first. Hostile text."""
+        with self._shelf(workspace) as shelf:
+            begun = shelf.pinned or workspace.base
+            before = f"{begun}^{{tree}}" if begun else shelf.put("tree", b"") if workspace.backend is Backend.TASK else ""
+            found = []
+            for commit in commits:
+                after = f"{commit}:worktree"
+                found.append([change.name for change in photograph.changes(shelf, before or after, after) if change.state == "A"])
+                before = after
+            return found
+
     def list_saved(self, workspace: Workspace) -> dict[int, str]:
         """The checkpoints of a workdir, whether or not it is still there: number and commit."""
         return saved.numbers(self._places, workspace, self._git())

@@ -65,7 +65,7 @@ def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
 
 
 def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
-    with _looking(places, workspace, git) as looker:
+    with seen(places, workspace, git) as looker:
         if looker is None:
             found = tuple(itertools.islice(files(Path(workspace.path)), COUNTED))
             return WorkdirState(untracked=len(found), paths=found[:SHOWN])
@@ -87,7 +87,7 @@ def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
 
 def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
-    with _looking(places, workspace, git) as looker:
+    with seen(places, workspace, git) as looker:
         if looker is None:
             raise WorkspaceError(f"{workspace.path} is not in a git repository, so nothing can be rescued into one.", "Copy the directory.")
         listed = looker.eye.run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate").stdout
@@ -135,7 +135,8 @@ class Looker:
 
 
 @contextlib.contextmanager
-def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
+def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
+    """The workdir, looked at as its backend needs it; None without git. Raises WorkspaceError where it is not there."""
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
@@ -169,7 +170,7 @@ def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Lo
 
     None without git. Raises WorkspaceError before the first commit.
     """
-    with _looking(places, workspace, git) as looker:
+    with seen(places, workspace, git) as looker:
         if looker is None or looker.own:
             yield looker
             return

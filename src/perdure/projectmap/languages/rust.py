@@ -59,4 +59,3 @@ def _members(body: Node) -> Iterator[str]:
         if always or (node.type in ("function_item", "field_declaration") and "visibility_modifier" in kinds(node)):
             end = None if node.type == "enum_variant" else node.child_by_field_name("body")
             yield one_line(node, before=end).rstrip(" ;{")
-

@@ -1,0 +1,67 @@
+"""The project map for the prompt of an attempt, where one is due: gathered here, drawn by `projectmap`, told in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.attempt.engine import Engine
+from perdure.errors import PerdureError
+from perdure.events import MapGiven, MapMissed
+from perdure.model import Claim, Context, Continuation, MapWhen, TaskRun, Workspace
+from perdure.process import Asking
+from perdure.projectmap import ANSWER, Apart, Drawn, draw, rank, read
+from perdure.projectmap.giving import is_due
+from perdure.protocols import AgentDriver
+
+
+def map_for(engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, contexts: Sequence[Context]) -> str:
+    """The map, or nothing where none is due or none can be made: an attempt never fails for want of it."""
+    run = claim.run
+    assert run.workspace is not None
+    if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=driver.abilities.sessions):
+        return ""
+    try:
+        drawn = drawn_of(engine, run.workspace, "\n".join(context.text for context in contexts), made_before(engine, run))
+    except (PerdureError, OSError) as error:
+        engine.store.record(claim, [MapMissed(reason=engine.redactor.text(str(error)))])
+        return ""
+    if drawn.text:
+        engine.store.record(claim, [MapGiven(tokens=drawn.tokens, files=len(drawn.shown), full=drawn.full, left=drawn.left)])
+    return engine.redactor.text(drawn.text)
+
+
+def drawn_of(engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0) -> Drawn:
+    """The map of a workdir as it is now. `made`: which task made a file. Raises PerdureError and OSError."""
+    names = engine.workspaces.sources(workspace)
+    with Asking(ANSWER) as child:
+        project = read(Path(workspace.path), names, Apart(child), engine.state / "maps" / workspace.id)
+    return draw(rank(project, prompt, made), tokens or engine.map_tokens)
+
+
+def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
+    """Which file came with which run of the same workdir or the same plan, as their checkpoints tell; the earliest first. A run is
+    called by its task's name, where it has one."""
+    assert run.workspace is not None
+    made: dict[str, str] = {}
+    chains: dict[str, tuple[Workspace, list[tuple[str, str]]]] = {}
+    for other in engine.store.placed():
+        if other.id == run.id or (other.workspace.id != run.workspace.id and _plan(other.scope) != (_plan(run.scope) or None)):
+            continue
+        saved = engine.store.checkpoints(other.id)
+        if saved and other.removed is None:
+            task = engine.store.get(other.id).spec.labels.get("task", other.name)
+            chains.setdefault(other.workspace.id, (other.workspace, []))[1].append((saved[-1].workdir.commit, task))
+    for workspace, ends in chains.values():
+        try:
+            added = engine.workspaces.checkpoints.added(workspace, [commit for commit, _ in ends])
+        except (PerdureError, OSError):
+            continue  # Its workdir or its checkpoints are gone: then nobody knows.
+        for names, (_, task) in zip(added, ends, strict=True):
+            made |= {name: task for name in names if name not in made}
+    return made
+
+
+def _plan(scope: str) -> str:
+    """The plan in the scope of its tasks (`plan:ID/STRAND`), or empty."""
+    return scope.partition("/")[0] if scope.startswith("plan:") else ""

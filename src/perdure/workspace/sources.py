@@ -1,0 +1,43 @@
+"""The files of a workdir that are the project's own: what git tracks, and what is new and not ignored.
+
+Read by the project map. Where there is no git, directories that a build makes again and hidden ones are passed over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.git import Git
+from perdure.model import Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.removal import REBUILDABLE
+from perdure.workspace.view import again, seen
+
+MOST = 200_000
+
+
+def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
+    """Their names below the workdir, as they come: hostile text; some may be gone, or be links. Raises WorkspaceError, GitFailed."""
+    return again(places, workspace, lambda: _sources(places, workspace, git))
+
+
+def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
+    path = Path(workspace.path)
+    with seen(places, workspace, git) as looker:
+        if looker is None:
+            return list(itertools.islice(_walked(path), MOST))
+        listed = looker.eye.run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate").stdout
+        inner = os.path.relpath(path.resolve(), looker.top.resolve())
+    names = [name for name in os.fsdecode(listed).split("\0") if name and not name.endswith("/")]
+    return names if inner == "." else [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
+
+
+def _walked(top: Path) -> Iterator[str]:
+    for directory, folders, names in os.walk(top):
+        folders[:] = sorted(name for name in folders if name not in REBUILDABLE and not name.startswith("."))
+        inner = os.path.relpath(directory, top)
+        yield from (name if inner == "." else posixpath.join(inner, name) for name in sorted(names))
