@@ -41,6 +41,7 @@ from perdure.model import (
 
 if TYPE_CHECKING:
     from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
+    from perdure.forges import Accepted, Arrived, Delivery, DeliveryState, Reading
     from perdure.mending import Mended
     from perdure.plan import PlannedRun, PlanRun
 
@@ -581,6 +582,41 @@ class PlanStore(Protocol):
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
         """The tasks that were begun, in the order in which they were."""
+        ...
+
+
+class InboxStore(Protocol):
+    """What forges delivered. A delivery is known by its source with the forge's id, and by its source with the digest of its body."""
+
+    def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
+        """Keeps the deliveries, all in one durable transaction: `received`, or `ignored` where nothing follows from them. One that is
+        there already, by either key, is only counted."""
+        ...
+
+    def inbox(self, state: DeliveryState | None = None, source: str = "", limit: int = 50, before: int = 0) -> Sequence[Delivery]:
+        """Newest first; `before`: only those with smaller numbers."""
+        ...
+
+    def waiting_deliveries(self, limit: int = 50) -> Sequence[Delivery]:
+        """The `received` ones, oldest first."""
+        ...
+
+    def delivery(self, ref: str) -> tuple[Delivery, str]:
+        """A delivery and its body (empty once it was thinned out), by number, id, or the beginning of an id (at least 4). Raises NotFound,
+        and Conflict where several begin so."""
+        ...
+
+    def settle_delivery(self, number: int, state: DeliveryState, reason: str) -> bool:
+        """Ends a `received` delivery; False where somebody was quicker."""
+        ...
+
+    def replay_delivery(self, number: int, reading: Reading) -> Delivery:
+        """Makes a delivery what it would be if it came now and were read so, whatever became of it. Raises NotFound."""
+        ...
+
+    def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
+        """Empties the bodies, and forgets the rows, of what was settled before these times (ms). What still waits, or failed, stays whole.
+        Returns how many of each. A forgotten delivery that comes again is new."""
         ...
 
 

@@ -303,3 +303,43 @@ ON CONFLICT (plan, task) DO UPDATE SET body = excluded.body;
 
 -- name: planned
 SELECT body FROM planned_runs WHERE plan = :plan ORDER BY ordinal;
+
+-- name: accept_delivery
+-- No row comes back for one that was here before, by its id or by its body.
+INSERT INTO inbox (source, delivery, forge, event, sha256, state, reason, received, updated, size, intent, body)
+VALUES (:source, :delivery, :forge, :event, :sha256, :state, :reason, :now, :now, :size, :intent, :body)
+ON CONFLICT DO NOTHING
+RETURNING number;
+
+-- name: delivery_again
+UPDATE inbox SET times = times + 1, updated = :now WHERE source = :source AND (sha256 = :sha256 OR delivery = :delivery) RETURNING number;
+
+-- name: delivery
+SELECT * FROM inbox WHERE number = :number;
+
+-- name: deliveries_by_id
+SELECT * FROM inbox WHERE delivery >= :ref AND delivery < :above ORDER BY number DESC LIMIT 6;
+
+-- name: inbox
+-- Newest first, below a number. An empty filter lets all pass.
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE number < :before AND (:state = '' OR state = :state) AND (:source = '' OR source = :source)
+ORDER BY number DESC LIMIT :limit;
+
+-- name: waiting_deliveries
+SELECT number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent FROM inbox
+WHERE state = 'received' ORDER BY number LIMIT :limit;
+
+-- name: settle_delivery
+-- Only what is still to be done can be settled: who was slower gets nothing.
+UPDATE inbox SET state = :state, reason = :reason, updated = :now WHERE number = :number AND state = 'received' RETURNING number;
+
+-- name: replay_delivery
+UPDATE inbox SET state = :state, reason = :reason, intent = :intent, updated = :now WHERE number = :number
+RETURNING number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent;
+
+-- name: thin_inbox
+UPDATE inbox SET body = '', kept = 0 WHERE kept = 1 AND state IN ('handled', 'ignored') AND updated < :before RETURNING number;
+
+-- name: forget_deliveries
+DELETE FROM inbox WHERE state IN ('handled', 'ignored') AND updated < :before RETURNING number;

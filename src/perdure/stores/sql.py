@@ -29,7 +29,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.stores.plans import Plans
+from perdure.stores.inbox import Inbox
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Plans):
+class SqlStore(Inbox):
     """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:

@@ -47,6 +47,10 @@ class Write:
         """The first row of a statement, or None."""
         return self._cursor.execute(SQL[statement], values).fetchone()
 
+    def all(self, statement: str, **values: Any) -> list[Row]:
+        """All rows of a statement."""
+        return list(self._cursor.execute(SQL[statement], values).fetchall())
+
     def do(self, statement: str, **values: Any) -> None:
         """Runs a statement that gives no rows."""
         self._cursor.execute(SQL[statement], values)

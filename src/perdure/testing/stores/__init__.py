@@ -4,7 +4,7 @@
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of `perdure.protocols.RunStore`, `SessionStore` or `PlanStore`.
+Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore` or `InboxStore`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from perdure.testing.stores.arriving import Arriving
 from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.checkpoints import Checkpoints
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
+from perdure.testing.stores.inbox import Inbox
 from perdure.testing.stores.opening import Opening
 from perdure.testing.stores.plans import Plans
 from perdure.testing.stores.runs import Adding, Finding, Persons
@@ -20,5 +21,7 @@ from perdure.testing.stores.runs import Adding, Finding, Persons
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans):
-    """Every promise of the three protocols. The fixture `store` must be empty for each test."""
+class StoreConformance(
+    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox
+):  # fmt: skip
+    """Every promise of the four protocols. The fixture `store` must be empty for each test."""

@@ -1,0 +1,92 @@
+"""Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is finer than `X-Gitea-Event`.
+
+Gitea sends the signature's header without a secret too, empty. It does not say which label or assignee is new: all that are there now
+are told. Names as in modules/webhook/type.go of 1.26.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.forges.github import BROKEN, intent
+from perdure.forges.intents import Forge, IntentKind, Reading
+from perdure.forges.payload import Payload
+from perdure.forges.signatures import by_hmac
+
+EVENT = ("x-gitea-event-type", "x-gitea-event")
+DELIVERY = ("x-gitea-delivery",)
+
+KINDS = {
+    "opened": IntentKind.OPENED,
+    "reopened": IntentKind.REOPENED,
+    "closed": IntentKind.CLOSED,
+    "deleted": IntentKind.CLOSED,
+    "assigned": IntentKind.ASSIGNED,
+    "label_updated": IntentKind.LABELLED,
+    "review_requested": IntentKind.REVIEW_REQUESTED,
+}
+THINGS = frozenset({"issues", "issue_assign", "issue_label", "pull_request", "pull_request_assign", "pull_request_label"}) | {
+    "pull_request_review_request"
+}
+
+
+def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
+    """Whether the body is signed by one of the secrets."""
+    return by_hmac(secrets, body, headers.get("x-gitea-signature", ""))
+
+
+def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Reading:
+    """What the event comes to."""
+    action = payload.name("action")
+    pull = payload.at("pull_request")
+    match event:
+        case _ if event in THINGS:
+            return _thing(forge, payload, pull or payload.at("issue"), action, pull=bool(pull))
+        case "issue_comment" | "pull_request_comment" if action == "created":
+            comment = payload.at("comment")
+            is_pull = payload.yes("is_pull") or bool(payload.at("issue", "pull_request")) or event == "pull_request_comment"
+            thing = payload.at("issue") or pull
+            return intent(
+                forge, payload, IntentKind.COMMENTED, thing, pull=is_pull, text=comment.text("body"), url=comment.url("html_url"),
+                branch=pull.name("head", "ref"),
+            )  # fmt: skip
+        case "pull_request_review_rejected" | "pull_request_rejected":
+            return intent(forge, payload, IntentKind.CHANGES_REQUESTED, pull, pull=True, text=payload.text("review", "content"))
+        case "pull_request_review_comment" | "pull_request_comment" if payload.at("review"):
+            return intent(forge, payload, IntentKind.LINE_COMMENTED, pull, pull=True, text=payload.text("review", "content"))
+        case "status" if payload.name("state") in BROKEN:
+            branch = next((each.name("name") for each in payload.all("branches")), "")
+            return intent(
+                forge, payload, IntentKind.CI_FAILED, text=payload.name("context"), commit=payload.name("sha"), branch=branch,
+                url=payload.url("target_url"),
+            )  # fmt: skip
+        case "workflow_run" if payload.name("workflow_run", "conclusion") in BROKEN:
+            return _failed(forge, payload, payload.at("workflow_run"))
+        case "action_run_failure":
+            return _failed(forge, payload, payload.at("run"))
+        case "delete" if payload.name("ref_type") == "branch":
+            return intent(forge, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref").removeprefix("refs/heads/"))
+    return Reading(None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200])
+
+
+def _thing(forge: Forge, payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
+    kind = KINDS.get(action)
+    if kind is None:
+        return Reading(None, f"nothing follows from {'a pull request' if pull else 'an issue'} that was {action}"[:200])
+    if kind is IntentKind.CLOSED and thing.yes("merged"):
+        kind = IntentKind.MERGED
+    new = kind in (IntentKind.OPENED, IntentKind.ASSIGNED)
+    whom = [each.name("login") for each in thing.all("assignees")] if new else []
+    if kind is IntentKind.REVIEW_REQUESTED:
+        whom = [payload.name("requested_reviewer", "login")]
+    labels = [each.name("name") for each in thing.all("labels")] if kind in (IntentKind.OPENED, IntentKind.LABELLED) else []
+    text = thing.text("body") if kind is IntentKind.OPENED else ""
+    return intent(forge, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text)
+
+
+def _failed(forge: Forge, payload: Payload, run: Payload) -> Reading:
+    return intent(
+        forge, payload, IntentKind.CI_FAILED, text=run.name("display_title") or run.name("name") or run.name("title"),
+        branch=run.name("head_branch") or run.name("prettyref"), commit=run.name("head_sha") or run.name("commit_sha"),
+        url=run.url("html_url"),
+    )  # fmt: skip

@@ -1,0 +1,144 @@
+"""GitHub (also Enterprise Server): `X-Hub-Signature-256`, and events by `X-GitHub-Event` with the body's `action`.
+
+Names as in the webhook reference of docs.github.com and in the recorded payloads of `@octokit/webhooks-examples` 7.6.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.forges.intents import Forge, Intent, IntentKind, Reading
+from perdure.forges.payload import Payload, mentioned
+from perdure.forges.signatures import by_hmac
+
+EVENT = ("x-github-event",)
+DELIVERY = ("x-github-delivery",)
+
+BROKEN = frozenset({"failure", "timed_out", "startup_failure", "error"})
+SIMPLE = {
+    "opened": IntentKind.OPENED,
+    "reopened": IntentKind.REOPENED,
+    "deleted": IntentKind.CLOSED,
+    "transferred": IntentKind.CLOSED,
+    "closed": IntentKind.CLOSED,
+}
+
+
+def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
+    """Whether the body is signed by one of the secrets. SHA-1 alone is not enough."""
+    kind, _, digest = headers.get("x-hub-signature-256", "").partition("=")
+    return kind == "sha256" and by_hmac(secrets, body, digest)
+
+
+def translate(event: str, payload: Payload) -> Reading:
+    """What the event comes to."""
+    action = payload.name("action")
+    match event:
+        case "issues":
+            return _thing(payload, payload.at("issue"), action, pull=False)
+        case "pull_request":
+            return _thing(payload, payload.at("pull_request"), action, pull=True)
+        case "issue_comment" if action == "created":
+            issue = payload.at("issue")
+            return _said(payload, IntentKind.COMMENTED, issue, payload.at("comment"), pull=bool(issue.at("pull_request")))
+        case "pull_request_review_comment" if action == "created":
+            return _said(payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), payload.at("comment"), pull=True)
+        case "pull_request_review" if action == "submitted":
+            return _review(payload)
+        case "check_run" | "check_suite" | "workflow_run" if action == "completed":
+            return _check(payload, payload.at(event))
+        case "status":
+            return _status(payload)
+        case "delete" if payload.name("ref_type") == "branch":
+            return intent(Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref"))
+        case "push" if payload.yes("deleted") and payload.name("ref").startswith("refs/heads/"):
+            return intent(Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref").removeprefix("refs/heads/"))
+    return Reading(None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200])
+
+
+def intent(
+    forge: Forge, payload: Payload, kind: IntentKind, thing: Payload | None = None, *, pull: bool = False, branch: str = "",
+    whom: Sequence[str] = (), labels: Sequence[str] = (), text: str = "", url: str = "", commit: str = "", number: int = 0,
+) -> Reading:  # fmt: skip
+    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo."""
+    thing = thing or Payload(None)
+    repository = payload.repository("repository", "full_name")
+    if not repository:
+        return Reading(None, "it names no repository")
+    number = number or thing.number("number")
+    if kind not in (IntentKind.BRANCH_DELETED, IntentKind.CI_FAILED) and not number:
+        return Reading(None, "it names no issue and no pull request")
+    sender = payload.at("sender")
+    found = Intent(
+        kind=kind,
+        forge=forge,
+        repository=repository,
+        number=number,
+        pull=pull,
+        author=sender.name("login") or sender.name("username"),
+        whom=tuple(filter(None, whom)),
+        labels=tuple(filter(None, labels)),
+        mentions=mentioned(text),
+        title=thing.name("title"),
+        text=text,
+        branch=branch or thing.name("head", "ref"),
+        commit=commit or thing.name("head", "sha"),
+        url=url or thing.url("html_url"),
+        clone_url=payload.url("repository", "clone_url"),
+    )
+    return Reading(found)
+
+
+def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
+    kind, whom, labels, text = SIMPLE.get(action), [""], [""], ""
+    if kind is IntentKind.OPENED:
+        whom = [each.name("login") for each in thing.all("assignees")]
+        labels = [each.name("name") for each in thing.all("labels")]
+        text = thing.text("body")
+    elif pull and action == "closed" and thing.yes("merged"):
+        kind = IntentKind.MERGED
+    elif action == "assigned":
+        kind, whom = IntentKind.ASSIGNED, [payload.name("assignee", "login")]
+    elif action == "labeled":
+        kind, labels = IntentKind.LABELLED, [payload.name("label", "name")]
+    elif action == "review_requested":
+        kind, whom = IntentKind.REVIEW_REQUESTED, [payload.name("requested_reviewer", "login")]
+    if kind is None:
+        return Reading(None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200])
+    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text)
+
+
+def _said(payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool) -> Reading:
+    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, text=comment.text("body"), url=comment.url("html_url"))
+
+
+def _review(payload: Payload) -> Reading:
+    review = payload.at("review")
+    state = review.name("state").lower()
+    if state == "changes_requested":
+        return _said(payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True)
+    if state == "commented" and review.text("body").strip():
+        return _said(payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True)
+    return Reading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
+
+
+def _check(payload: Payload, check: Payload) -> Reading:
+    """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come from a fork."""
+    if check.name("conclusion").lower() not in BROKEN:
+        return Reading(None, "the check has not failed")
+    number = next((pull.number("number") for pull in check.all("pull_requests")), 0)
+    return intent(
+        Forge.GITHUB, payload, IntentKind.CI_FAILED, number=number, pull=bool(number), text=check.name("name"),
+        branch=check.name("head_branch") or check.name("check_suite", "head_branch"), commit=check.name("head_sha"),
+        url=check.url("html_url"),
+    )  # fmt: skip
+
+
+def _status(payload: Payload) -> Reading:
+    if payload.name("state") not in BROKEN:
+        return Reading(None, "the check has not failed")
+    branch = next((each.name("name") for each in payload.all("branches")), "")
+    return intent(
+        Forge.GITHUB, payload, IntentKind.CI_FAILED, text=payload.name("context"), branch=branch, commit=payload.name("sha"),
+        url=payload.url("target_url"),
+    )  # fmt: skip

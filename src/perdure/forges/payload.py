@@ -1,0 +1,126 @@
+"""A payload of JSON, read as if somebody wished us ill: no field is there for certain, or of the type that it should have.
+
+Nothing here raises but `parsed`, which raises ValueError for what is no JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+DEEPEST = 64
+"""No forge nests deeper than 12."""
+TEXT_MOST = 60_000
+NAME_MOST = 255
+LIST_MOST = 100
+
+_REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+_URL = re.compile(r"https?://[^\s\x00-\x20\x7f\"'<>\\^`{|}]+")
+_MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def parsed(body: bytes) -> Payload:
+    """The object in a raw body. Raises ValueError, with a few words, for anything else: other JSON, NaN, a key twice, no UTF-8."""
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON: {error.msg} at {error.pos}") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if _is_deep(value):
+        raise ValueError("nested too deeply")
+    return Payload(value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _is_deep(value: object) -> bool:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [one for each in inner for one in each if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+class Payload:
+    """An object of JSON. `at("issue", "user")` goes down and is an empty object where there is nothing."""
+
+    def __init__(self, value: object) -> None:
+        self._value: dict[str, Any] = value if isinstance(value, dict) else {}
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def _get(self, keys: tuple[str, ...]) -> Any:
+        value: Any = self._value
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def at(self, *keys: str) -> Payload:
+        """The object there."""
+        return Payload(self._get(keys))
+
+    def all(self, *keys: str) -> Iterator[Payload]:
+        """The objects of the list there, the first `LIST_MOST`."""
+        value = self._get(keys)
+        return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
+
+    def text(self, *keys: str) -> str:
+        """The text there, whole lines of prose: at most `TEXT_MOST` characters, valid Unicode, without NUL."""
+        value = self._get(keys)
+        return _valid(value[:TEXT_MOST]) if isinstance(value, str) else ""
+
+    def name(self, *keys: str) -> str:
+        """The short text there (a login, a label, a title, a branch): on one line, at most `NAME_MOST` characters."""
+        value = self._get(keys)
+        return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip() if isinstance(value, str) else ""
+
+    def number(self, *keys: str) -> int:
+        """The number there, from 1 to 2^53; else 0."""
+        value = self._get(keys)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else 0
+
+    def yes(self, *keys: str) -> bool:
+        """Whether there is a `true`."""
+        return self._get(keys) is True
+
+    def repository(self, *keys: str) -> str:
+        """`owner/name` there, or empty."""
+        value = self.name(*keys)
+        plain = _REPOSITORY.fullmatch(value) and not {".", ".."} & set(value.split("/"))
+        return value if plain else ""
+
+    def url(self, *keys: str) -> str:
+        """The http(s) address there, without userinfo; else empty."""
+        value = self._get(keys)
+        if not isinstance(value, str) or len(value) > 2000 or not _URL.fullmatch(value):
+            return ""
+        return "" if "@" in value.split("/")[2] else _valid(value)
+
+
+def mentioned(text: str) -> tuple[str, ...]:
+    """The logins that a text mentions, each once, in order."""
+    return tuple(dict.fromkeys(found.rstrip(".-_") for found in _MENTION.findall(text)))[:LIST_MOST]
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -1,0 +1,105 @@
+"""What each forge's webhooks come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure.forges import Forge, IntentKind, parsed, read
+from tests.forges import payloads as p
+
+GITHUB, GITEA, FORGEJO, GITLAB = Forge.GITHUB, Forge.GITEA, Forge.FORGEJO, Forge.GITLAB
+
+WANTED: list[tuple[Forge, str, bytes, str, dict[str, Any]]] = [
+    (GITHUB, "issues", p.raw("github", "issues_assigned"), "assigned", {"number": 1, "pull": False, "whom": ("Codertocat",)}),
+    (GITHUB, "issues", p.raw("github", "issues_labeled"), "labelled", {"number": 1, "labels": ("bug",), "author": "Codertocat"}),
+    (GITHUB, "issues", p.raw("github", "issues_opened"), "opened", {"labels": ("bug",), "whom": ("Codertocat",)}),
+    (GITHUB, "issues", p.raw("github", "issues_reopened"), "reopened", {"number": 1}),
+    (GITHUB, "issues", p.derived("github", "issues_reopened", lambda b: b.update(action="closed")), "closed", {"pull": False}),
+    (GITHUB, "issues", p.derived("github", "issues_reopened", lambda b: b.update(action="transferred")), "closed", {"number": 1}),
+    (GITHUB, "issue_comment", p.raw("github", "issue_comment_created"), "commented", {"pull": False, "text": p.recorded(
+        "github", "issue_comment_created")["comment"]["body"]}),
+    (GITHUB, "issue_comment", p.derived("github", "issue_comment_created", p.on_a_pull), "commented", {
+        "pull": True, "mentions": ("octo-bot", "Other")}),
+    (GITHUB, "pull_request", p.raw("github", "pull_request_opened"), "opened", {"number": 2, "pull": True, "branch": "changes"}),
+    (GITHUB, "pull_request", p.raw("github", "pull_request_closed"), "closed", {"pull": True, "branch": "changes"}),
+    (GITHUB, "pull_request", p.derived("github", "pull_request_closed", p.merged), "merged", {"pull": True}),
+    (GITHUB, "pull_request", p.raw("github", "pull_request_review_requested"), "review_requested", {"whom": ("octocat",)}),
+    (GITHUB, "pull_request_review", p.derived("github", "pull_request_review_submitted", p.wants_changes), "changes_requested", {
+        "text": "Round half to even.", "pull": True}),
+    (GITHUB, "pull_request_review_comment", p.raw("github", "pull_request_review_comment_created"), "line_commented", {"number": 2}),
+    (GITHUB, "check_run", p.raw("github", "check_run_completed"), "ci_failed", {"number": 2, "pull": True, "branch": "changes"}),
+    (GITHUB, "delete", p.raw("github", "branch_delete"), "branch_deleted", {"branch": "feature-branch", "number": 0}),
+    (GITHUB, "push", p.raw("github", "push_branch_delete"), "branch_deleted", {"branch": "feature-branch"}),
+    (GITEA, "issues", p.raw("gitea", "issues_opened"), "opened", {"number": 1, "text": "Found a bug", "title": "Problem"}),
+    (GITEA, "issues", p.raw("gitea", "issues_closed"), "closed", {"number": 1, "pull": False}),
+    (GITEA, "issue_label", p.derived("gitea", "issues_opened", p.gitea_labels), "labelled", {"labels": ("agent", "bug")}),
+    (GITEA, "issue_assign", p.derived("gitea", "issues_opened", p.gitea_assigned), "assigned", {"whom": ("dev", "ann")}),
+    (GITEA, "issue_comment", p.raw("gitea", "issue_comment_created"), "commented", {"pull": False, "text": "Got it"}),
+    (GITEA, "pull_request_comment", p.raw("gitea", "pull_request_comment_created"), "commented", {"pull": True, "number": 2}),
+    (GITEA, "pull_request", p.raw("gitea", "pull_request_opened"), "opened", {"pull": True, "branch": "feature"}),
+    (GITEA, "pull_request", p.raw("gitea", "pull_request_merged"), "merged", {"number": 1}),
+    (GITEA, "pull_request", p.raw("gitea", "pull_request_closed"), "closed", {"number": 1, "pull": True}),
+    (GITEA, "pull_request", p.raw("gitea", "pull_request_reopened"), "reopened", {"pull": True}),
+    (GITEA, "pull_request_review_rejected", p.derived("gitea", "pull_request_opened", p.gitea_rejected), "changes_requested", {
+        "text": "Round half to even.", "branch": "feature"}),
+    (GITEA, "pull_request_rejected", p.derived("gitea", "pull_request_opened", p.gitea_rejected), "changes_requested", {"number": 1}),
+    (GITEA, "pull_request_review_comment", p.derived("gitea", "pull_request_opened", p.gitea_rejected), "line_commented", {"number": 1}),
+    (GITEA, "status", p.derived("gitea", "push", p.gitea_status), "ci_failed", {"branch": "fix", "commit": "c0ffee", "number": 0}),
+    (GITEA, "workflow_run", p.derived("gitea", "push", p.gitea_workflow), "ci_failed", {"branch": "fix", "text": "test"}),
+    (GITEA, "delete", p.raw("gitea", "branch_delete"), "branch_deleted", {"branch": "feature"}),
+    (FORGEJO, "issue_label", p.derived("gitea", "issues_opened", p.gitea_labels), "labelled", {"forge": FORGEJO}),
+    (FORGEJO, "action_run_failure", p.derived("gitea", "push", p.forgejo_run), "ci_failed", {"commit": "c0ffee", "branch": "fix"}),
+    (GITLAB, "Issue Hook", p.raw("gitlab", "issue_create"), "opened", {"number": 1, "text": "everything is broken"}),
+    (GITLAB, "Issue Hook", p.raw("gitlab", "issue_labeled"), "labelled", {"labels": ("critical",), "author": "sytses"}),
+    (GITLAB, "Issue Hook", p.derived("gitlab", "issue_labeled", p.gitlab_assigned), "assigned", {"whom": ("dev",)}),
+    (GITLAB, "Issue Hook", p.raw("gitlab", "issue_closed"), "closed", {"number": 1}),
+    (GITLAB, "Issue Hook", p.raw("gitlab", "issue_reopen"), "reopened", {"number": 1}),
+    (GITLAB, "Note Hook", p.raw("gitlab", "issue_comment_create"), "commented", {"pull": False, "number": 1, "text": "bump"}),
+    (GITLAB, "Note Hook", p.raw("gitlab", "merge_request_comment_create"), "commented", {"pull": True, "branch": "feature"}),
+    (GITLAB, "Note Hook", p.raw("gitlab", "review_comment_create"), "line_commented", {"text": "check spelling"}),
+    (GITLAB, "Merge Request Hook", p.raw("gitlab", "pull_request_create"), "opened", {"pull": True, "branch": "feature"}),
+    (GITLAB, "Merge Request Hook", p.raw("gitlab", "pull_request_merge"), "merged", {"number": 1, "pull": True}),
+    (GITLAB, "Merge Request Hook", p.raw("gitlab", "pull_request_close"), "closed", {"number": 1, "pull": True}),
+    (GITLAB, "Merge Request Hook", p.derived("gitlab", "pull_request_create", p.gitlab_reviewer), "review_requested", {"whom": ("dev",)}),
+    (GITLAB, "Push Hook", p.raw("gitlab", "branch_delete"), "branch_deleted", {"branch": "feature", "number": 0}),
+    (GITLAB, "Pipeline Hook", p.derived("gitlab", "push", p.gitlab_pipeline), "ci_failed", {"number": 4, "pull": True, "branch": "fix"}),
+]  # fmt: skip
+
+DULL = [
+    (GITHUB, "ping", p.raw("github", "ping")),
+    (GITHUB, "push", p.raw("github", "push")),
+    (GITHUB, "issues", p.raw("github", "issues_edited")),
+    (GITHUB, "pull_request_review", p.raw("github", "pull_request_review_submitted")),
+    (GITHUB, "workflow_run", p.raw("github", "workflow_run_completed")),
+    (GITHUB, "no such event", p.raw("github", "push")),
+    (GITEA, "push", p.raw("gitea", "push")),
+    (GITEA, "pull_request_review_approved", p.derived("gitea", "pull_request_opened", p.gitea_rejected)),
+    (GITEA, "issue_label", p.derived("gitea", "issues_opened", lambda b: b.update(action="label_cleared"))),
+    (GITLAB, "Push Hook", p.raw("gitlab", "push")),
+    (GITLAB, "Issue Hook", p.derived("gitlab", "issue_labeled", p.gitlab_nothing_new)),
+    (GITLAB, "Note Hook", p.derived("gitlab", "issue_comment_create", p.gitlab_system)),
+    (GITHUB, "issues", b"{}"),
+    (GITLAB, "Push Hook", b'{"object_kind": "push"}'),
+]
+
+
+@pytest.mark.parametrize(("forge", "event", "body", "kind", "fields"), WANTED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_webhook_comes_to(forge: Forge, event: str, body: bytes, kind: str, fields: dict[str, Any]) -> None:
+    """Each payload that is of interest becomes an intent with its repository, who did it, where it is, and what else it says."""
+    reading = read(forge, event, parsed(body))
+    assert reading.intent is not None, reading.reason
+    found = reading.intent
+    assert (found.kind, found.forge) == (IntentKind(kind), forge)
+    assert found.repository in ("Codertocat/Hello-World", "bradrydzewski/drone-test-go", "gogits/hello-world", "jcitizen/my-repo",
+                                "gitlab-org/hello-world", "gogits/hello-world")  # fmt: skip
+    assert found.author and found.clone_url.startswith("http")
+    assert {name: getattr(found, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(("forge", "event", "body"), DULL, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
+    """Everything else says in a few words why nothing follows from it."""
+    reading = read(forge, event, parsed(body))
+    assert reading.intent is None and reading.reason
