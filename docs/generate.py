@@ -131,7 +131,8 @@ def settings() -> Iterator[str]:
         "`s`, `m`, `h` or `d`.",
         "",
     )
-    defaults = {field.name: field.default for field in dataclasses.fields(config.Settings)}
+    fields = dataclasses.fields(config.Settings)
+    defaults = {each.name: "" if each.default is dataclasses.MISSING else each.default for each in fields}
     rows = []
     for name, meaning in SETTINGS.items():
         default = PLACES.get(name) or (shown(name, defaults[name]) if defaults[name] != "" else "")

@@ -15,6 +15,7 @@ SETTINGS = {
     "grace": "the time between the polite and the final end of an agent",
     "checkpoint_every": "the least time between two checkpoints while an agent works; 0: only at the ends of turns and attempts",
     "checkpoint_ignored": "which ignored files a checkpoint has: `small` (each up to 10 MiB, not what a build makes), `all`, `none`",
+    "account_jobs": "how many runs may be at work on one account at once: `2`, or by agent `claude=2,codex=1`; empty: any number",
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
     "backend": "`worktree` or `isolated`; empty: `worktree` for a local repository, `isolated` for a URL",
     "base": "the branch, tag or commit that new workdirs begin at; empty: where the repository stands",

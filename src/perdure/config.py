@@ -45,6 +45,8 @@ class Settings:
     checkpoint_ignored: str = "small"
     """Which ignored files a checkpoint has."""
     budget_usd: float = 0.0
+    account_jobs: Mapping[str, int] = field(default_factory=dict)
+    """How many runs may be at work on one account at once, by agent."""
     backend: str = ""
     base: str = ""
     verify: str = ""
@@ -148,6 +150,21 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _by_agent(value: Any) -> dict[str, int]:
+    """`2` for every agent, `claude=2,codex=1`, or a table of the same."""
+    pairs = (
+        value
+        if isinstance(value, dict)
+        else dict(each.partition("=")[::2] for each in str(value).split(","))
+        if "=" in str(value)
+        else {"*": value}
+    )
+    found = {str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0 for name, jobs in pairs.items()}
+    if not all(name and jobs for name, jobs in found.items()):
+        raise ValueError("a number, or numbers by agent such as claude=2,codex=1, are needed")
+    return found
+
+
 def _rounds(value: Any) -> int:
     if isinstance(value, bool) or not str(value).isdigit() or int(value) > 100:
         raise ValueError("a whole number from 0 to 100 is needed")
@@ -207,6 +224,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint_every": _seconds,
     "checkpoint_ignored": _one_of("small", "all", "none"),
     "budget_usd": _money,
+    "account_jobs": _by_agent,
     "backend": _one_of("worktree", "isolated"),
     "base": _text,
     "verify": _text,
@@ -239,6 +257,7 @@ TABLES = ("gc", "disk")
 
 NOT_FOR_PROJECTS = frozenset(
     {
+        "account_jobs",
         "root",
         "state",
         "permissions",

@@ -95,6 +95,8 @@ class Tally:
     """Failed checks of the newest instructions, this one included."""
     rounds_allowed: int = 0
     """So many of them go back to the agent."""
+    loop: str = ""
+    """That the newest attempts crash and crash again, and nothing comes of them, in a sentence; empty where they do not."""
 
 
 def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5) -> Decision:
@@ -116,6 +118,8 @@ def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, j
         return Decision(state=RunState.FAILED, reason=f"{kind} {tally.free} times in a row: {outcome.detail}")
     if kind not in UNCOUNTED and tally.counted >= tally.allowed:
         return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {tally.counted} of {tally.allowed} attempts used")
+    if tally.loop and kind not in UNCOUNTED:
+        return _ask(outcome, f"{tally.loop}: mend the cause, then perdure retry", now)
     return Decision(state=RunState.QUEUED, run_after=_when(outcome, tally, now, jitter), reason=_say(outcome))
 
 

@@ -604,6 +604,8 @@ class TaskRun:
     host: str = ""
     """In a shared database: the id of the host on which its workdir and conversation lie; empty where any may begin."""
     host_name: str = ""
+    account: str = ""
+    """Whose limits its newest attempt drew on; empty where nobody has said so."""
 
     @property
     def scope(self) -> str:
@@ -683,6 +685,29 @@ class Conversation:
     """Its prompts; 0 where the transcript is too long to be counted in passing."""
     parent: str = ""
     """The conversation that it is a fork of, where it says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A place among the runs that may be at work on one account."""
+
+    account: str
+    """Agent and credentials, as far as they can be told apart without reading a secret; see `attempt.accounts`."""
+    agent: str
+    model: str = ""
+    jobs: int = 0
+    """So many runs of the account may be at work at once; 0: any number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """Nothing is launched on `what` (an account, or an agent) before `until`. `model`: only for runs of this model; empty: for all."""
+
+    what: str
+    until: int
+    reason: str
+    model: str = ""
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

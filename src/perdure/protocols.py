@@ -27,9 +27,11 @@ from perdure.model import (
     Given,
     Launch,
     Outcome,
+    Parking,
     Program,
     Receipt,
     RunState,
+    Seat,
     Session,
     SessionKey,
     Snapshot,
@@ -295,6 +297,8 @@ class Ending:
     sessions: tuple[Session, ...] = ()
     """The sessions as they are now, retired ones first."""
     events: tuple[AnyEvent, ...] = ()
+    parkings: tuple[Parking, ...] = ()
+    """What nobody is to be launched on for a while, after what this attempt met with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,7 @@ class RunRow:
     created: int
     place: str
     worker: str
+    run_after: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,9 +373,34 @@ class RunStore(Protocol):
         """Newest first."""
         ...
 
-    def claim(self, worker: str, lease_s: float, ref: str = "") -> Claim | None:
+    def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:
         """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the attempt, in one step.
-        None if nothing is due, or its session or workspace is in use by another running run."""
+        None if nothing is due, or its session or workspace is in use by another running run; with a seat also if its account or
+        agent is parked, or as many of the account's runs are at work as the seat allows."""
+        ...
+
+    def parked(self) -> Sequence[Parking]:
+        """What is parked now."""
+        ...
+
+    def park(self, parking: Parking) -> None:
+        """Nothing is claimed with a seat there until its time; what is parked already gets the new time."""
+        ...
+
+    def unpark(self, *what: str) -> None:
+        """The accounts or agents are free again, for all models."""
+        ...
+
+    def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
+        """A queued run waits until then, and uses up no attempt. None if it is not queued any more."""
+        ...
+
+    def seats_taken(self, account: str) -> int:
+        """How many runs are at work on an account."""
+        ...
+
+    def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
+        """The ended attempts of an agent that began last, of all runs, the newest first."""
         ...
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:

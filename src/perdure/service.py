@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure import process
-from perdure.attempt import Engine
+from perdure.attempt import Engine, what_may_be_parked
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lifecycle import FINAL
 from perdure.model import NOTHING_GIVEN, Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
@@ -106,6 +106,8 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
     if agent and agent != run.spec.agent:
         engine.driver(agent).locate(engine.environ)
         engine.store.reassign(run.id, replace(run.spec, agent=agent, model="", agent_args=(), forks="", fork_at=0))
+    # A person's word goes before what perdure believes of a limit: should it still hold, the next attempt parks the account again.
+    engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
     return engine.store.requeue(run.id, "asked for by a person")
 
 

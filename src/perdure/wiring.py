@@ -62,6 +62,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         on_expiry=chosen.session_expiry,
         map_when=chosen.map,
         map_tokens=chosen.map_tokens,
+        account_jobs=chosen.account_jobs,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

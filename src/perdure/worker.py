@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from perdure import process
-from perdure.attempt import Engine, perform, take_over
+from perdure.attempt import Engine, perform, seat_of, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError
 from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, TaskRun
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from perdure.events import Record
 
 NAP_S = 0.2
+FEW, MANY = 50, 1000
+"""So many due runs are looked at; more only where all of the first ones have to wait for their accounts."""
 POOL_NAP_S = 1.0
 """So often a pool looks, even if nothing rang: for what becomes due by the clock, and for supervisors that died."""
 MARGIN = 0.25
@@ -47,7 +49,13 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
         engine.volumes.check([_home(engine, run)])
-        claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
+        seat = seat_of(engine, run)
+        if run.state is RunState.QUEUED and wait_for(engine, run, seat):
+            time.sleep(NAP_S)
+            continue
+        claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
+        if claim is None and wait_for(engine, run, seat):
+            continue
         if claim is None:
             raise _in_use(engine, run_id)
         perform(engine, claim)
@@ -116,15 +124,26 @@ def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, 
             return claim, take_over
     if engine.volumes.crowded():
         return None
-    for run in engine.store.due():
-        # A full home holds up its own agent's runs; the others go on.
-        with suppress(PerdureError):
-            if engine.volumes.crowded([_home(engine, run)]):
-                continue
-        due = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
-        if due is not None:
-            return due, perform
+    for limit in (FEW, MANY):
+        due = engine.store.due(limit)
+        for run in due:
+            if (taken := _claimed(engine, run)) is not None:
+                return taken, perform
+        if len(due) < limit:
+            break
     return None
+
+
+def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
+    """The claim on a due run, unless its agent's home is full or its account has to wait; the others go on."""
+    seat = None
+    with suppress(PerdureError):
+        if engine.volumes.crowded([_home(engine, run)]):
+            return None
+        seat = seat_of(engine, run)
+    if seat is not None and wait_for(engine, run, seat):
+        return None
+    return engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
 
 
 def _home(engine: Engine, run: TaskRun) -> Path:

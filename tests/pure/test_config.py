@@ -70,6 +70,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "backend": "isolated",
         "base": "main",
         "verify": "make",
+        "account_jobs": "claude=2,codex=1",
         "verify_rounds": "2",
         "verify_timeout": "5m",
     }
@@ -250,3 +251,24 @@ def test_a_password_is_never_shown(place: Place, address: str) -> None:
     place.user_file.write_text(f"database = 'mysql://{address}'\n")
     problems = place.problems(PERDURE_DATABASE=f"mysql://{address}")
     assert len(problems) == 2 and "hunter" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [("3", {"*": 3}), ("claude=2, codex=1", {"claude": 2, "codex": 1}), ("*=4,claude=1", {"*": 4, "claude": 1})],
+)
+def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int]) -> None:
+    """One number for all agents, or a number for each; in a file also as a table."""
+    assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == found
+    place.user_file.write_text("[account_jobs]\n" + "".join(f'"{name}" = {jobs}\n' for name, jobs in found.items()))
+    assert place.load().account_jobs == found
+
+
+@pytest.mark.parametrize("said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""])
+def test_no_number_of_runs(place: Place, said: str) -> None:
+    """What is no number is told; an empty text is no setting."""
+    if not said:
+        assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == {}
+        return
+    with pytest.raises(ConfigError, match="ACCOUNT_JOBS"):
+        place.load(PERDURE_ACCOUNT_JOBS=said)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sys
 
+from perdure.attempt.accounts import names as what_may_be_parked
+from perdure.attempt.accounts import seat_of, wait_for
 from perdure.attempt.beating import beating
 from perdure.attempt.checkpointing import Checkpointing, forget
 from perdure.attempt.closing import close, close_unopened
@@ -21,7 +23,7 @@ from perdure.attempt.watching import watch
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
-__all__ = ["Engine", "forget_checkpoints", "perform", "take_over"]
+__all__ = ["Engine", "forget_checkpoints", "perform", "seat_of", "take_over", "wait_for", "what_may_be_parked"]
 
 forget_checkpoints = forget
 

@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.attempt.accounts import parkings
 from perdure.attempt.checkpointing import Checkpointing
 from perdure.attempt.engine import Engine
 from perdure.attempt.evidence import gather
@@ -17,6 +18,7 @@ from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import failed_checks, verify
 from perdure.attempt.watching import Watched
 from perdure.continuity import judge
+from perdure.crashes import loop
 from perdure.errors import PerdureError
 from perdure.events import AnyEvent, CollisionSeen, SessionRetired
 from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
@@ -162,12 +164,21 @@ def _finish(
     spent = usage or Usage()
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
-    earlier = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number < claim.attempt]
-    decision = decide(outcome, tally(claim, earlier, outcome, spent), claim.run.spec.continuity, now, random.random())
+    *earlier, attempt = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number <= claim.attempt]
+    ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now)
+    counted = replace(tally(claim, earlier, outcome, spent), loop=loop([*earlier, ended]))
+    decision = decide(outcome, counted, claim.run.spec.continuity, now, random.random())
     if collision and decision.condition is None:
         decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
     ending = Ending(
-        outcome=outcome, decision=decision, receipt=receipt, usage=spent, agent_version=version, sessions=sessions, events=events
+        outcome=outcome,
+        decision=decision,
+        receipt=receipt,
+        usage=spent,
+        agent_version=version,
+        sessions=sessions,
+        events=events,
+        parkings=parkings(engine, claim.run, ended, now),
     )
     return engine.store.finish(claim, ending)
 

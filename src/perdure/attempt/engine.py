@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -71,6 +71,8 @@ class Engine:
     map_when: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map, where the task does not say."""
     map_tokens: int = 2000
+    account_jobs: Mapping[str, int] = field(default_factory=dict)
+    """How many runs may be at work on one account, by agent; `*` for those that are not named."""
     publisher: Publisher | None = None
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import DATABASE, environment, settings
-from perdure.cli.text import clean
+from perdure.cli.text import clean, clock
 from perdure.config import Settings, load, shown
 from perdure.errors import ConfigError, PerdureError
 
@@ -151,8 +152,12 @@ def _store(chosen: Settings) -> Iterator[Finding]:
             yield Finding("sqlite", "warn", warning)
     try:
         there = (chosen.state / DATABASE).exists()
-        stores.open(chosen.state / DATABASE, read_only=True).close()
+        with closing(stores.open(chosen.state / DATABASE, read_only=True)) as store:
+            parked = store.parked() if there else ()
         yield Finding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
+        for parking in parked:
+            which = f" for model {parking.model}" if parking.model else ""
+            yield Finding("parked", "warn", f"{parking.reason}{which}; until {clock(parking.until)} nothing is launched on {parking.what}")
     except PerdureError as error:
         yield Finding("store", "bad", str(error))
 

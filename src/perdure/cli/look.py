@@ -72,9 +72,14 @@ def why_verb(arguments: argparse.Namespace) -> int:
         after = ("agent_version", "flags", "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints")
         keep = (*start, *after, "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
-        print(json.dumps({"schema_version": 1, "name": report["name"], "attempts": attempts}, indent=2, ensure_ascii=False))
+        waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions")}
+        print(json.dumps({"schema_version": 1, "name": report["name"], **waits, "attempts": attempts}, indent=2, ensure_ascii=False))
         return 0
     print(f"{report['name']}: {report['state']}; policy {report['policy']}, conversation of {clean(report['scope'])}")
+    if report["state"] == "queued" and report["reason"]:
+        print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
+    for condition in report["conditions"]:
+        print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
     previous: dict[str, Any] | None = None
     for attempt in report["attempts"]:
         _explain(attempt, previous)

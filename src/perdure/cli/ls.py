@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from perdure.cli.text import age, columns, cut, one_line
+from perdure.cli.text import age, clock, columns, cut, one_line
 
 TYPE_CHECKING = False  # typing would be a tenth of the whole
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
-SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place")
+SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "run_after")
 Row = dict[str, "str | int"]
 
 
@@ -88,6 +88,8 @@ def _xdg(name: str, default: str) -> str:
 
 def _line(row: Row, now: int) -> tuple[str, ...]:
     reason = one_line(str(row["reason"]), 200)
+    if row["state"] == "queued" and int(row["run_after"]) > now:
+        reason = f"until {clock(int(row['run_after']))}: {reason}"
     return (str(row["name"]), str(row["state"]), str(row["agent"]), str(row["attempt"]), age(int(row["updated"]), now), reason)
 
 

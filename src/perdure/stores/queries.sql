@@ -40,11 +40,11 @@ WHERE state = 'running' AND id <> :id AND (workspace_id = :workspace_id OR (agen
 LIMIT 1;
 
 -- name: newest
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after
 FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after
 FROM runs WHERE state = :state AND removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: claim_next
@@ -343,3 +343,31 @@ UPDATE inbox SET body = '', kept = 0 WHERE kept = 1 AND state IN ('handled', 'ig
 
 -- name: forget_deliveries
 DELETE FROM inbox WHERE state IN ('handled', 'ignored') AND updated < :before RETURNING number;
+
+-- name: seats_taken
+SELECT COUNT(*) AS taken FROM runs WHERE state = 'running' AND account = :account;
+
+-- name: take_seat
+UPDATE runs SET account = :account WHERE id = :id RETURNING *;
+
+-- name: parked
+SELECT * FROM parked WHERE until_ms > :now ORDER BY what, model;
+
+-- name: parked_for
+SELECT what FROM parked WHERE (what = :account OR what = :agent) AND (model = '' OR model = :model) AND until_ms > :now LIMIT 1;
+
+-- name: park
+INSERT INTO parked (what, model, since, until_ms, reason) VALUES (:what, :model, :since, :until_ms, :reason)
+ON CONFLICT (what, model) DO UPDATE SET since = excluded.since, until_ms = excluded.until_ms, reason = excluded.reason;
+
+-- name: unpark
+DELETE FROM parked WHERE what = :what;
+
+-- name: defer
+-- Only while nobody works on it, and no person has said anything else meanwhile.
+UPDATE runs SET run_after = :run_after, reason = :reason, updated = :now WHERE id = :id AND state = 'queued' RETURNING *;
+
+-- name: latest_attempts
+SELECT attempts.body AS body FROM attempts JOIN runs ON runs.id = attempts.run
+WHERE runs.agent = :agent AND attempts.ended IS NOT NULL
+ORDER BY attempts.started DESC LIMIT :limit;

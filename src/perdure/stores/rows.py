@@ -60,6 +60,7 @@ def run_of(row: Row) -> TaskRun:
         origin=row["origin"],
         host=row["host"],
         host_name=row["host_name"],
+        account=row["account"],
     )
 
 
@@ -88,6 +89,7 @@ def run_row_of(row: Row) -> RunRow:
         created=row["created"],
         place=row["place"],
         worker=row["worker"],
+        run_after=row["run_after"],
     )
 
 

@@ -22,6 +22,7 @@ from perdure.model import (
     Context,
     Given,
     RunState,
+    Seat,
     Session,
     SessionKey,
     SessionState,
@@ -30,6 +31,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.stores.inbox import Inbox
+from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Inbox):
+class SqlStore(Inbox, Accounts):
     """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:
@@ -62,15 +64,18 @@ class SqlStore(Inbox):
             write.note(run_id, 0, [RunSubmitted()])
             return run_of(row)
 
-    def claim(self, worker: str, lease_s: float, ref: str = "") -> Claim | None:
+    def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:
         from perdure.events import AttemptClaimed
 
         with self._write() as write:
+            if seat is not None and no_seat(write, seat):
+                return None
             values = {"worker": worker, "now": write.now, "lease_until": write.now + int(lease_s * 1000)}
             here = host_values(self._host, write.now)
             row = write.one("claim_one", id=ref, **values) if ref else write.one("claim_next", **values, **here)
             if row is None:
                 return None
+            row = write.one("take_seat", id=row["id"], account=seat.account) if seat is not None else row
             claim = claim_of(row)
             attempt = Attempt(
                 run=claim.run.id, number=claim.attempt, context_version=claim.run.context_version, worker=worker, started=write.now
@@ -150,6 +155,8 @@ class SqlStore(Inbox):
             write.put_attempt(attempt)
             ended = AttemptEnded(outcome=ending.outcome, receipt=ending.receipt)
             write.note(run.id, claim.attempt, [*write.told_by_callers(ending.events), ended])
+            for parking in ending.parkings:
+                put(write, parking)
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)
 
     def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:

@@ -9,6 +9,7 @@ Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanS
 
 from __future__ import annotations
 
+from perdure.testing.stores.accounts import Accounts
 from perdure.testing.stores.arriving import Arriving
 from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.checkpoints import Checkpoints
@@ -22,6 +23,6 @@ __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox
+    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox, Accounts
 ):  # fmt: skip
     """Every promise of the four protocols. The fixture `store` must be empty for each test."""

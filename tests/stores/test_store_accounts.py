@@ -1,0 +1,72 @@
+"""The seats of an account under real concurrency: many connections, and never one run too many at work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure import stores
+from perdure.model import Parking, RunState, Seat
+from perdure.stores.sql import SqlStore
+from perdure.testing.stores.making import LEASE_S, SUCCESS, submit
+from tests.servers.postgres import Server
+
+SEAT = Seat(account="claude/1", agent="claude", jobs=2)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlStore]]:
+    """Opens the one database, each time by a connection of its own."""
+    server: Server = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    place = server.database(migrated=True) if server else tmp_path / "perdure.db"
+    made: list[SqlStore] = []
+
+    def again() -> SqlStore:
+        made.append(stores.open(place))
+        return made[-1]
+
+    yield again
+    for store in made:
+        store.close()
+
+
+def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
+    """Six workers with connections of their own take and finish 36 runs of one account: never more than two at once, and all are done."""
+    store = opened()
+    runs = [submit(store) for _ in range(36)]
+    most: list[int] = []
+    wrong: list[BaseException] = []
+
+    def work(mine: SqlStore, name: str) -> None:
+        try:
+            while mine.find([RunState.QUEUED], limit=1):
+                claim = mine.claim(name, LEASE_S, seat=SEAT)
+                if claim is not None:
+                    most.append(len(mine.claims()))
+                    mine.finish(claim, SUCCESS)
+        except BaseException as error:
+            wrong.append(error)
+
+    workers = [threading.Thread(target=work, args=(opened(), f"worker-{n}")) for n in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+    assert max(most) <= 2
+    assert [store.get(run.id).state for run in runs] == [RunState.SUCCEEDED] * len(runs)
+
+
+def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
+    """Another process, and perdure begun again, know of it."""
+    first = opened()
+    until = first.now() + 3_600_000
+    first.park(Parking(what="claude/1", until=until, reason="limited"))
+    run = submit(first)
+    first.close()
+    second = opened()
+    assert [(parking.what, parking.until) for parking in second.parked()] == [("claude/1", until)]
+    assert second.claim("bob", LEASE_S, run.id, SEAT) is None
