@@ -6,6 +6,7 @@ What was said is asserted on the messages that reached the model.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,10 @@ say The third file is written.
 def agent(request: pytest.FixtureRequest) -> str:
     """The CLIs that fork."""
     return str(request.param)
+
+
+on_claude = pytest.mark.parametrize("agent", ["claude"], indirect=True)
+on_codex = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 
 
 def write(one: Stage, *tasks: str, head: str = "") -> Path:
@@ -89,4 +94,237 @@ def test_a_line_is_one_conversation(stage: MakeStage) -> None:
     again = one.perdure("plan", "run", str(plan), "--json")
     assert (again.code, again.json["state"], len(one.rehearsal.requests)) == (0, "succeeded", requests)
     assert one.perdure("plan", "show", "shop").code == 0
+    one.nothing_survives()
+
+
+DIAMOND = ("a:: Do the root. The magic word is quercus.", "b:a: Do branch B.", "c:a: Do branch C.", "d:b c: Do the rest.")
+
+
+def script(**parts: str) -> str:
+    """A script for each prompt, the last task first: a conversation has the prompts of those before it, too."""
+    return "\n===\n".join(f"match {prompt.replace('_', ' ')}\nby history\n{replies}" for prompt, replies in reversed(parts.items()))
+
+
+def meets(one_side: str, other: str, directory: str) -> str:
+    """A reply whose command ends when the other branch has come as far: both are at work at the same time, or neither ever ends."""
+    return f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e {directory}/{other} ]; do sleep 0.05; done"
+
+
+def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
+    """The branch is a fork with a workdir of its own, at work beside the strand that goes on; each knows what was said before the
+    fork, and nothing of the other; the last task has the files of both."""
+    one = stage(
+        script(
+            Do_the_root="run echo a > a.txt; echo small > .env; echo .env > .gitignore\n---\nsay The root is done.",
+            Do_branch_B=f"{meets('b', 'c', str(tmp_path))}\n---\nsay B is done.",
+            Do_branch_C=f"{meets('c', 'b', str(tmp_path))}\n---\nsay C is done.",
+            Do_the_rest="run cat a.txt b.txt c.txt > d.txt\n---\nsay All is done.",
+        )
+    )
+    done = one.perdure("plan", "run", str(write(one, *DIAMOND)), "--jobs", "2", "--json")
+    assert done.code == 0, done.err
+    tasks = tasks_of(done)
+    assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], done.err
+    assert tasks["a"]["session_id"] == tasks["b"]["session_id"] == tasks["d"]["session_id"] != tasks["c"]["session_id"]
+    assert tasks["c"]["path"] != tasks["b"]["path"] == tasks["d"]["path"]
+    assert (tasks["d"]["merged"], tasks["d"]["conflicts"]) == (["c"], [])
+    assert (Path(done.json["result"]["path"]) / "d.txt").read_text() == "a\nb\nc\n"
+    assert (Path(tasks["c"]["path"]) / ".env").read_text() == "small\n"
+    shown = {
+        prompt: said(request.messages)
+        for request in one.rehearsal.requests
+        for prompt in DIAMOND_PROMPTS
+        if prompt in said(request.messages)
+    }
+    assert "quercus" in shown["Do branch C."] and "The root is done." in shown["Do branch C."]
+    assert "Do branch B." not in shown["Do branch C."] and "Do branch C." not in shown["Do the rest."]
+    one.nothing_survives()
+
+
+DIAMOND_PROMPTS = [text.split(": ", 1)[1] for text in DIAMOND[2:]]
+
+
+def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
+    """Both branches changed the same line: the marks stand in the file, the last task is told of them, and is not done before they
+    are gone; `plan show` names the file."""
+    one = stage(
+        script(
+            Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
+            Do_branch_B="run echo 'b = 1' > greet.py\n---\nsay B is done.",
+            Do_branch_C="run echo 'c = 1' > greet.py\n---\nsay C is done.",
+            Do_the_rest="say I looked away.\n---\nrun printf 'b = 1\\nc = 1\\n' > greet.py\n---\nsay Resolved.",
+        )
+    )
+    done = one.perdure("plan", "run", str(write(one, *DIAMOND)), "--jobs", "2", "--json")
+    assert done.code == 0, done.err
+    task = tasks_of(done)["d"]
+    assert task["conflicts"] == [{"file": "greet.py", "reason": "both changed the same lines"}]
+    assert task["attempts"] == 2
+    first, second = [prompt for prompt in one.rehearsal.prompts() if "greet.py" in prompt]
+    assert first.startswith("Do the rest.") and "git show HEAD^2:FILE" in first
+    assert "conflict marks of a merge are still in 'greet.py'" in second
+    assert (Path(task["path"]) / "greet.py").read_text() == "b = 1\nc = 1\n"
+    assert "conflict      greet.py: both changed the same lines" in one.perdure("plan", "show", "shop").out
+    one.nothing_survives()
+
+
+# --- killed, stopped, failed ---------------------------------------------------------------------------------------
+
+
+def begun(one: Stage, prompt: str) -> int:
+    """How many requests began a turn with this prompt."""
+    return sum(prompt in text for text in one.rehearsal.prompts())
+
+
+HANGS = LINE.replace("say The second file is written.", "hang\nsay The second file is written.")
+
+
+def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
+    """Everything is killed while the second task is at work: run again, it goes on in its conversation, and nothing is done twice."""
+    one = stage(HANGS)
+    plan = write(one, *THREE)
+    started = one.start("plan", "run", str(plan))
+    one.rehearsal.wait_for(4)
+    one.lose_machine(started)
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 0, done.err
+    tasks = tasks_of(done)
+    assert [(tasks[name]["attempts"], tasks[name]["verdict"]) for name in "abc"] == [(1, "fresh"), (2, "native"), (1, "native")]
+    assert [begun(one, text.split(": ", 1)[1]) for text in THREE] == [1, 1, 1]
+    workdir = Path(done.json["result"]["path"])
+    assert [(workdir / f"{name}.txt").read_text() for name in ("one", "two", "three")] == ["one\n", "two\n", "three\n"]
+    one.nothing_survives()
+
+
+@on_claude
+def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage) -> None:
+    """SIGKILL of `plan run` alone: who runs the plan again follows the agent that still works, in the same attempt."""
+    one = stage(LINE.replace("say The second file is written.", "slow 3\nsay The second file is written."))
+    plan = write(one, *THREE)
+    started = one.start("plan", "run", str(plan))
+    one.rehearsal.wait_for(4)
+    started.kill()
+    one.finish(started)
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 0, done.err
+    assert [task["attempts"] for task in tasks_of(done).values()] == [1, 1, 1]
+    one.nothing_survives()
+
+
+@on_claude
+def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeStage) -> None:
+    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent (130), and run again it goes on."""
+    one = stage(HANGS)
+    plan = write(one, *THREE)
+    started = one.start("plan", "run", str(plan))
+    one.rehearsal.wait_for(4)
+    second = one.perdure("plan", "run", str(plan))
+    assert (second.code, f"is being run by process {started.pid}" in second.err) == (6, True), second.err
+    started.send_signal(signal.SIGINT)
+    stopped = one.finish(started)
+    assert (stopped.code, "goes on" in stopped.err) == (130, True), stopped.err
+    one.nothing_survives()
+    shown = one.perdure("plan", "show", "shop", "--json").json
+    assert (shown["state"], [task["state"] for task in shown["tasks"]]) == ("stopped", ["succeeded", "cancelled", "waits"])
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 0, done.err
+    assert [task["verdict"] for task in tasks_of(done).values()] == ["fresh", "native", "native"]
+
+
+@on_codex
+def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> None:
+    """A task that did not make its file has failed; its sibling is done all the same; `plan run` leaves it, `plan retry` goes on in
+    its conversation."""
+    one = stage(
+        script(
+            Do_the_root="say The root is done.",
+            Do_branch_B="say I made nothing.\n---\nrun echo b > b.txt\n---\nsay B is done.",
+            Do_branch_C="run echo c > c.txt\n---\nsay C is done.",
+            Do_the_rest="say All is done.",
+        )
+    )
+    root, left, right, rest = DIAMOND
+    plan = write(one, root, f'{left}\nfiles = ["b.txt"]\nattempts = 1', right, rest)
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 1
+    tasks = tasks_of(done)
+    assert {name: task["state"] for name, task in tasks.items()} == {"a": "succeeded", "b": "failed", "c": "succeeded", "d": "blocked"}
+    assert "there is no such file" in tasks["b"]["reason"] and tasks["d"]["reason"] == "b failed"
+    requests = len(one.rehearsal.requests)
+    again = one.perdure("plan", "run", str(plan))
+    assert (again.code, len(one.rehearsal.requests)) == (1, requests)
+    assert one.perdure("plan", "retry", "shop", "a").code == 6
+    retried = one.perdure("plan", "retry", "shop", "b", "--json")
+    assert retried.code == 0, retried.err
+    tasks = tasks_of(retried)
+    assert (tasks["b"]["attempts"], tasks["b"]["verdict"], tasks["d"]["state"]) == (2, "native", "succeeded")
+    assert begun(one, "the task was to make 'b.txt', and there is no such file") == 1
+    one.nothing_survives()
+
+
+@on_claude
+def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeStage) -> None:
+    """Branches that no task brings together are merged into the last task's workdir; their conflict, and then the plan's check, go
+    to its conversation."""
+    one = stage(
+        script(
+            Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
+            Do_branch_B="run echo 'b = 1' > greet.py\n---\nsay B is done.",
+            Do_branch_C="run echo 'c = 1' > greet.py\n---\nsay C.\n---\nrun echo 'c = 2' > greet.py\n---\nsay Resolved.\n---\n"
+            "run touch checked\n---\nsay Right now.",
+        )
+    )
+    plan = write(one, *DIAMOND[:3], head='verify = "test -e checked || { echo the mark is missing; exit 3; }"')
+    done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["result"]["task"], done.json["verified"]) == ("c", True)
+    task = tasks_of(done)["c"]
+    assert (task["merged"], task["attempts"], task["verdict"]) == (["b"], 3, "native")
+    last = one.rehearsal.prompts()[-1]
+    assert "fails with exit code 3" in last and "the mark is missing" in last
+    assert git(one, "show", f"{done.json['result']['branch']}:greet.py") == "c = 2"
+    one.nothing_survives()
+
+
+# --- files that change, agents that cannot -------------------------------------------------------------------------
+
+
+@on_codex
+def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
+    """What has not begun may change; a done task's prompt may not, and the sentence says what to do instead; everything wrong is told
+    at once, and nothing is changed."""
+    one = stage(LINE)
+    plan = write(one, *THREE[:2])
+    assert one.perdure("plan", "run", str(plan)).code == 0
+    write(one, THREE[0].replace("first", "1st"), "b:: Write the second file.", THREE[2])
+    refused = one.perdure("plan", "run", str(plan))
+    assert refused.code == 2
+    assert "the prompt of 'a' was changed after it was done: perdure update shop-a" in refused.err
+    assert "needs of 'b' changed after it had begun" in refused.err
+    write(one, *THREE)
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 0, done.err
+    assert [task["verdict"] for task in tasks_of(done).values()] == ["fresh", "native", "native"]
+    one.nothing_survives()
+
+
+def test_a_fork_that_cannot_be_made_begins_with_a_brief(stage: MakeStage) -> None:
+    """A branch that waits for its own strand cannot be forked by Codex any more: by the plan's word it begins with a brief of what
+    was said up to there, and the receipt says so; Claude Code forks at the turn, and needs none."""
+    one = stage(
+        script(
+            Do_the_root="run echo a > a.txt\n---\nsay The root is quercus.",
+            Do_the_second="run echo b > b.txt\n---\nsay The second is fagus.",
+            Do_the_third="run echo c > c.txt\n---\nsay The third is tilia.",
+            Do_the_late="run cat a.txt b.txt > d.txt\n---\nsay All is done.",
+        )
+    )
+    plan = write(one, "a:: Do the root.", "b:a: Do the second.", "c:b: Do the third.", "d:a b: Do the late.", head='unforkable = "brief"')
+    done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
+    assert done.code == 0, done.err
+    task = tasks_of(done)["d"]
+    assert (task["verdict"], task["instead"]) == (("forked", "") if one.agent == "claude" else ("rebuilt", "brief"))
+    assert (Path(task["path"]) / "d.txt").read_text() == "a\nb\n"
+    shown = next(said(request.messages) for request in one.rehearsal.requests if "Do the late." in said(request.messages))
+    assert "quercus" in shown and "fagus" not in shown and "tilia" not in shown
     one.nothing_survives()

@@ -85,7 +85,8 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Forking:
-    """The conversation that is to be forked, and whether that can be done: `at` is 0 where it stands at that turn now."""
+    """The conversation that is to be forked, and whether that can be done. `at` is 0 for a CLI that forks a conversation only as it
+    stands, where it stands at that turn; for others it stays, because the parent may go on before the CLI has read it."""
 
     at: int = 0
     parent: Snapshot | None = None
@@ -100,7 +101,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     parent = snapshot(driver, locate(driver, home, spec.forks, engine.attempt_directory(claim)))
     copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
     stands = parent or copy
-    at = 0 if stands is not None and stands.turns == spec.fork_at else spec.fork_at
+    at = 0 if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at else spec.fork_at
     # A CLI that forks a conversation only as it is would take what was said since then for its own.
     unable = not driver.abilities.fork or bool(at and not driver.abilities.fork_at)
     return _Forking(

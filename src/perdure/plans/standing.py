@@ -60,7 +60,7 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
     seen, left = set[str](), list(before(stand))
     while left:
         name = left.pop(0)
-        if stands[name].failed:
+        if stands[name].failed and (run := stands[name].run) is not None and run.state is RunState.FAILED:
             return name
         if name not in seen:
             seen.add(name)
