@@ -10,7 +10,8 @@ The language of the scripts is described in `script`, the choice of the reply in
 from __future__ import annotations
 
 from perdure.rehearsal.conversation import Message
+from perdure.rehearsal.cues import Cue, Player
 from perdure.rehearsal.script import Script, ScriptError, parse
 from perdure.rehearsal.server import Rehearsal, Request
 
-__all__ = ["Message", "Rehearsal", "Request", "Script", "ScriptError", "parse"]
+__all__ = ["Cue", "Message", "Player", "Rehearsal", "Request", "Script", "ScriptError", "parse"]

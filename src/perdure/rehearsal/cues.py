@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.script import Action, Cut, Fail, Hang, Limit, Mark, Reply, Run, Say, Script, Stop, Tokens
@@ -46,6 +47,18 @@ class Cue:
 
 
 DONE: tuple[Action, ...] = (Say("Done."),)
+
+
+class Player(Protocol):
+    """Whatever says what comes next: scripts (`Cues`), or a model of one's own that looks at what reached it. Safe for many threads."""
+
+    def next(self, conversation: Conversation) -> Cue:
+        """The answer to this request; a `Cue` with a `script`, or the request is not answered."""
+        ...
+
+    def summary(self, conversation: Conversation) -> str:
+        """What is answered where the CLI asks for a summary of this conversation; empty for the usual."""
+        ...
 
 
 class Cues:

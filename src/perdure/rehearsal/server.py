@@ -22,7 +22,7 @@ from perdure.rehearsal import agents, rules
 from perdure.rehearsal.anthropic import Anthropic
 from perdure.rehearsal.chat import Chat
 from perdure.rehearsal.conversation import Conversation, Message
-from perdure.rehearsal.cues import Cue, Cues
+from perdure.rehearsal.cues import Cue, Cues, Player
 from perdure.rehearsal.desk import Desk
 from perdure.rehearsal.gemini import Gemini
 from perdure.rehearsal.openai import OpenAI
@@ -82,15 +82,16 @@ class Request:
 class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
-    `script`: the text of a script, or parsed ones. `port` 0 lets the system choose. `record`: a file to which every request
+    `script`: the text of a script, parsed ones, or a `Player` that answers as it likes.
+    `port` 0 lets the system choose. `record`: a file to which every request
     is appended as a line of JSON, flushed before it is answered. `strict`: a history that the real service refuses is refused.
     """
 
     def __init__(
-        self, script: str | Script | Sequence[Script] = "", *, port: int = 0, record: Path | None = None, strict: bool = False
+        self, script: str | Script | Sequence[Script] | Player = "", *, port: int = 0, record: Path | None = None, strict: bool = False
     ) -> None:
         scripts = parse(script) if isinstance(script, str) else (script,) if isinstance(script, Script) else script
-        self._cues = Cues(scripts)
+        self._cues: Player = Cues(scripts) if isinstance(scripts, Sequence) else scripts
         self._wanted_port = port
         self._record = record
         self._strict = strict
