@@ -48,24 +48,30 @@ class Part:
     function: bool = False
 
 
-PARTS = {
-    "money": Part("an amount of money", "money currency amounts cash", "Money Amount Cash Sum", "cents value units pence"),
-    "product": Part("a product on sale", "product article goods wares", "Product Article Good Ware", "price cost worth rate", ("money",)),
-    "stock": Part("what is in stock", "stock inventory depot warehouse", "Stock Inventory Depot Warehouse", "count pieces held left", ("product",)),
-    "customer": Part("a customer", "customer client buyer patron", "Customer Client Buyer Patron", "number ident key code"),
-    "cart": Part("a cart", "cart basket trolley bag", "Cart Basket Trolley Bag", "lines rows entries items", ("product", "money")),
-    "discount": Part(
-        "a discount", "discount rebate reduction saving", "discounted rebated reduced lowered", "percent share part off", ("cart", "money"), True
-    ),
-    "order": Part("an order", "order purchase deal sale", "Order Purchase Deal Sale", "total sum whole gross", ("customer", "cart")),
-    "payment": Part("a payment", "payment settling charging billing", "pay settle charge bill", "due owed open claim", ("order", "money"), True),
-    "shipment": Part("a shipment", "shipment delivery parcel dispatch", "Shipment Delivery Parcel Dispatch", "weight grams load mass", ("order", "stock")),
-    "invoice": Part("an invoice", "invoice voucher receipt statement", "Invoice Voucher Receipt Statement", "serial page sheet note", ("order", "payment")),
-    "report": Part("a report of sales", "report summary digest overview", "reported summarised digested overlooked", "days span period weeks", ("order", "stock"), True),
-    "app": Part(
-        "the whole shop", "app main shop program", "run start launch begin", "rounds turns times laps", ("invoice", "shipment", "report", "discount"), True
-    ),
-}  # fmt: skip
+PLAN = """
+money | an amount of money | money currency amounts cash | Money Amount Cash Sum | cents value units pence |
+product | a product on sale | product article goods wares | Product Article Good Ware | price cost worth rate | money
+stock | what is in stock | stock inventory depot warehouse | Stock Inventory Depot Warehouse | count pieces held left | product
+customer | a customer | customer client buyer patron | Customer Client Buyer Patron | number ident key code |
+cart | a cart | cart basket trolley bag | Cart Basket Trolley Bag | lines rows entries items | product money
+discount | a discount | discount rebate reduction saving | discounted rebated reduced lowered | percent share part off | cart money
+order | an order | order purchase deal sale | Order Purchase Deal Sale | total sum whole gross | customer cart
+payment | a payment | payment settling charging billing | pay settle charge bill | due owed open claim | order money
+shipment | a shipment | shipment delivery parcel dispatch | Shipment Delivery Parcel Dispatch | weight grams load mass | order stock
+invoice | an invoice | invoice voucher receipt statement | Invoice Voucher Receipt Statement | serial page sheet note | order payment
+report | a report | report summary digest overview | reported summarised digested overlooked | days span period weeks | order stock
+app | the whole shop | app main shop program | run start launch begin | rounds turns times laps | invoice shipment report discount
+"""
+"""A part a line: key, what it is, its file, its name (small: a function), its parameter, the parts that it needs."""
+
+
+def _parts() -> Iterator[tuple[str, Part]]:
+    for line in PLAN.strip().split("\n"):
+        key, what, files, names, fields, needs = (cell.strip() for cell in line.split("|"))
+        yield key, Part(what, files, names, fields, tuple(needs.split()), function=names.islower())
+
+
+PARTS = dict(_parts())
 
 
 @dataclass(frozen=True)

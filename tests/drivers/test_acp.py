@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,31 @@ def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list
     session = "ses_e02d74f19ffeNc6A2Emub9haj6"
     copy = json.dumps({"type": "session", "id": session, "directory": "/w", "created": 1}).encode() + b"\n"
     assert list(archive.restore(Program(path=command), session, copy).argv) == [*own, "import", "/dev/stdin"]
+
+
+def test_any_other_agent_is_driven_without_sessions(tmp_path: Path) -> None:
+    """Its command comes from a variable of its name; without one, or with a program that is not there, that is told. It says that it has
+    no sessions, goes on with no conversation, and is refused what nothing holds it to."""
+    driver = drivers.load("acp-my-own")
+    command = f"{sys.executable} {AGENT} plain"
+    program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})
+    assert program.path == command
+    for environ, words in (({}, "PERDURE_ACP_MY_OWN=COMMAND"), ({"PERDURE_ACP_MY_OWN": "/no/such/program"}, "")):
+        with pytest.raises(AgentMissing) as told:
+            driver.locate(environ)
+        assert words in told.value.hint
+    with pytest.raises(AgentMissing):
+        drivers.load("acp-no/name")
+    spec = TaskSpec(prompt="hello", agent=driver.name)
+    launch = Launch(
+        spec=spec, continuation=Continuation(kind=Start.FRESH), prompt="hello", cwd=str(tmp_path), home=str(tmp_path), program=program
+    )
+    assert driver.abilities.sessions is False
+    assert driver.refuse(launch) == ""
+    assert "only asks" in driver.refuse(replace(launch, spec=replace(spec, permissions=Permissions.READ)))
+    with pytest.raises(ValueError, match="no conversation"):
+        driver.command(replace(launch, continuation=Continuation(kind=Start.RESUME, session_id="one")))
+    asked = driver.command(launch)
+    done = subprocess.run(asked.argv, input=asked.stdin, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=60)
+    events = [event for line in done.stdout.split(b"\n") for event in driver.parse(line)]
+    assert (said(events), driver.outcome(Exit(code=done.returncode), events).kind) == ("The answer.", OutcomeKind.SUCCEEDED)

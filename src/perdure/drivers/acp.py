@@ -5,7 +5,7 @@ The command of the agent is the one in `KNOWN`, or the words of the variable PER
 
 What the protocol says of a conversation is no evidence of it, and the agent keeps the same conversation under the same id as its own
 command line: so transcripts, copies, prompts, writers and the words of its failures are left to the agent's native driver. An agent
-that has none cannot be driven.
+that has none is driven without sessions, by `acp_any`.
 
 Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond that is refused), OpenCode and
 Gemini CLI as on their command lines. Claude Code has only its questions, which are answered by the level; so `read` is refused.
@@ -34,6 +34,8 @@ from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
 """A prompt that begins so gets the label before it: agents take `/word` for a command of their own."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
@@ -281,10 +283,15 @@ def _bridges(home: Path, session_id: str) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def make(name: str) -> AcpDriver:
-    """The driver of `acp-NAME`. Raises AgentMissing where no native driver can read its conversations."""
+def make(name: str) -> AgentDriver:
+    """The driver of `acp-NAME`: with sessions, where a native driver can read its conversations. Raises AgentMissing for what can be no
+    name."""
     from perdure.drivers import load
 
-    if name not in KNOWN:
+    if name in KNOWN:
+        return AcpDriver(name, load(name))
+    if not _NAME.fullmatch(name):
         raise AgentMissing(f"There is no agent named 'acp-{name}'.", f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.")
-    return AcpDriver(name, load(name))
+    from perdure.drivers.acp_any import AnyAcpDriver
+
+    return AnyAcpDriver(name)
