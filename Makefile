@@ -6,7 +6,7 @@ JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults home-kills bench docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults home-kills bench docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ home-kills: install ## the moving of homes killed before every single change it 
 
 faults: install agents ## N full disks and N/4 power cuts (N=200; 40 for a pull request), with the counts; Linux, cuts as root
 	$(BIN)/python -m tests.faults all $(N)
+
+redis-faults: tools install ## Redis restarted, emptied, expired, evicted and stalled at N points (N=200), with the counts
+	$(BIN)/python -m tests.sessions.losing $(N)
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

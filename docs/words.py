@@ -31,6 +31,8 @@ SETTINGS = {
     "`rebuild` (a new conversation with a brief; not under the policy `strict`)",
     "database": "`postgresql://USER@HOST/NAME`: a [database for several hosts](../how-to/shared-database.md); empty: SQLite",
     "lease": "with a shared database: how long a host that is not heard of keeps an attempt; the same on all hosts",
+    "session_cache": "a Redis in front of the session records, for "
+    "[lookups by many processes](../how-to/sessions.md#a-cache-that-may-be-lost); its password is never shown; empty: none",
     "checkpoint_store": "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought too; empty: none",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
     "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",

@@ -81,6 +81,8 @@ class Settings:
     """A session expires when it was not used for so long."""
     session_expiry: OnExpiry = OnExpiry.RESUME
     """What follows then, where the transcript is there."""
+    session_cache: str = ""
+    """A Redis in front of the sessions' table, for those who look them up."""
     checkpoint_store: str = ""
     """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that another machine can go on."""
     checkpoint_secrets: str = "refuse"
@@ -99,6 +101,12 @@ def duration(text: str) -> float:
     if not match:
         raise ValueError("a duration such as 90s, 15m or 2h is needed")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown: without user, password and parameters."""
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def _path(value: Any) -> Path:
@@ -136,6 +144,13 @@ def _lease(value: Any) -> float:
     if not 3 <= seconds <= 3600:
         raise ValueError("a duration from 3s to 1h is needed")
     return seconds
+
+
+def _cache(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:rediss?://[^/?#\s]+(?:/\d{0,4})?|unix://[^?#\s]*/[^?#\s]+)(?:\?[\w=&.%-]*)?", text):
+        raise ValueError("an address such as redis://host:6379/0 or unix:///path is needed")
+    return text
 
 
 def _seconds(value: Any) -> float:
@@ -243,13 +258,14 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "disk_ballast": _bytes,
     "session_lifetime": _seconds,
     "session_expiry": lambda value: OnExpiry(_one_of(*OnExpiry)(value)),
+    "session_cache": _cache,
     "checkpoint_store": _store,
     "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
     "database": _database,
     "lease": _lease,
 }
 
-SECRET = frozenset({"database"})
+SECRET = frozenset({"database", "session_cache"})
 """Settings that may hold a password: where they cannot be read, their text is not repeated."""
 
 TABLES = ("gc", "disk")
@@ -264,6 +280,7 @@ NOT_FOR_PROJECTS = frozenset(
         "continuity",
         "ca_file",
         "session_expiry",
+        "session_cache",
         "checkpoint_store",
         "checkpoint_secrets",
         "database",

@@ -536,6 +536,10 @@ class SessionStore(Protocol):
         """The live one, or None."""
         ...
 
+    def look_up(self, key: SessionKey) -> Session | None:
+        """The live one, or None, for those who only look: it may come from a cache and be a little late."""
+        ...
+
     def lineage(self, key: SessionKey) -> Sequence[Session]:
         """All of the key, oldest first, retired ones included."""
         ...

@@ -5,6 +5,7 @@ Called by the command line (`perdure.cli`) and by `perdure.open`. Everything hea
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -41,9 +42,15 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
 
     ballast = Ballast(chosen.state, chosen.disk_ballast)
     host = this_host(chosen)
-    redactor = Redactor.of({**environ, "DATABASE_PASSWORD": password(chosen.database)})
+    passwords = {"DATABASE_PASSWORD": password(chosen.database), "CACHE_PASSWORD": password(chosen.session_cache)}
+    redactor = Redactor.of({**environ, **passwords})
+    store = stores.open(chosen.database or chosen.state / DATABASE, observers=observers, ballast=ballast, host=host)
+    if chosen.session_cache:
+        from perdure.stores import sessioncache
+
+        store.cache = sessioncache.open(chosen.session_cache, store.identity(), _tell)
     engine = Engine(
-        store=stores.open(chosen.database or chosen.state / DATABASE, observers=observers, ballast=ballast, host=host),
+        store=store,
         workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
@@ -87,6 +94,10 @@ def this_host(chosen: Settings) -> Host:
 
     patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
     return process.this_host(chosen.state, patience_s) if chosen.database else NOWHERE
+
+
+def _tell(what: str) -> None:
+    print(f"perdure: {what}", file=sys.stderr, flush=True)
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:

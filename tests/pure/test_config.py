@@ -77,6 +77,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values |= {"database": "postgresql://me@db/tasks", "lease": "30s"}
     values |= {"ca_file": "/ca.pem", "session_lifetime": "8h", "session_expiry": "rebuild"}
     values |= {"map": "first", "map_tokens": "1500"}
+    values |= {"session_cache": "redis://:word@cache:6379/0"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
     values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean, clock
-from perdure.config import Settings, load, shown
+from perdure.config import Settings, load, shown, without_password
 from perdure.errors import ConfigError, PerdureError
 
 if TYPE_CHECKING:
@@ -77,6 +77,19 @@ def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory, chosen)
     yield from _store(chosen)
+    if chosen.session_cache:
+        yield _session_cache(chosen)
+
+
+def _session_cache(chosen: Settings) -> Finding:
+    """A cache that is away is no reason for a run to fail."""
+    place = without_password(chosen.session_cache)
+    try:
+        from perdure.stores.sessioncache.redis import problem
+    except ImportError:
+        return Finding("session cache", "bad", "the library redis is not installed: pip install 'perdure[redis]'")
+    found = problem(chosen.session_cache)
+    return Finding("session cache", "warn" if found else "ok", f"{place}: {found}; the database is asked instead" if found else place)
 
 
 def _git() -> Iterator[Finding]:

@@ -48,8 +48,6 @@ class Sessions:
     copies: Copies
     lifetime_s: float = 0.0
     """Of new sessions, where none is given; 0: they never expire."""
-    look_up: Callable[[SessionKey], Session | None] | None = None
-    """A quicker way to the live session of a key, which may be a little late."""
 
     def create(self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None) -> Session:
         """A session for runs to come with this agent and scope: the first of them begins its conversation. For a plan, the scope is
@@ -72,8 +70,7 @@ class Sessions:
 
     def get(self, agent: str, scope: str) -> Session | None:
         """The live session of a scope, or None."""
-        key = SessionKey(agent, scope)
-        return self.look_up(key) if self.look_up is not None else self.store.session(key)
+        return self.store.look_up(SessionKey(agent, scope))
 
     def lineage(self, agent: str, scope: str) -> tuple[Session, ...]:
         """All sessions that a scope had, oldest first, retired ones included."""

@@ -5,7 +5,7 @@ The half of `SqlStore` that no attempt calls while it works, except for `add_che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from perdure.stores.writing import Write
 if TYPE_CHECKING:
     from perdure.events import CheckpointRestored
     from perdure.protocols import Arrival, Observer
+    from perdure.stores.sessioncache import Lookups
 
 
 class Keeping(Reading):
@@ -30,8 +31,16 @@ class Keeping(Reading):
     def __init__(self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE) -> None:
         super().__init__(database, host)
         self._observers = tuple(observers)
-        self.on_sessions: Callable[[Sequence[Session]], None] | None = None
-        """Told of sessions when they are stored: a cache. What it raises is dropped."""
+        self.cache: Lookups | None = None
+        """Answers `look_up`, and is told of sessions when they are stored."""
+
+    def close(self) -> None:
+        if self.cache is not None:
+            self.cache.close()
+        super().close()
+
+    def look_up(self, key: SessionKey) -> Session | None:
+        return self.cache.session(key, self.session) if self.cache is not None else self.session(key)
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
         with self._write(claim) as write:
@@ -118,9 +127,9 @@ class Keeping(Reading):
         with self._database.writing(claimed=claim is not None) as (cursor, now):
             write = Write(cursor, now, self._host)
             yield write
-        if write.sessions and self.on_sessions is not None:
+        if write.sessions and self.cache is not None:
             with suppress(Exception):
-                self.on_sessions(write.sessions)
+                self.cache.stored(write.sessions)
         for record in write.records:
             for observer in self._observers:
                 with suppress(Exception):

@@ -1,0 +1,15 @@
+"""One Redis for all tests of a worker; who kills or stalls one has a server of his own. Keys of two stores never meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.redis import RedisServer, server
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    with server() as made:
+        yield made

@@ -1,0 +1,227 @@
+"""Sessions looked up through a real Redis: what others write is seen, what is lost or hostile is not believed, nobody waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure import stores
+from perdure.errors import ConfigError
+from perdure.model import Session, SessionKey, SessionState
+from perdure.stores import sessioncache
+from perdure.stores.sessioncache.records import LARGEST, SURE_S, Records
+from perdure.stores.sql import SqlStore
+from perdure.testing.stores import StoreConformance
+from tests.servers.redis import PATIENCE_S, RedisServer, server
+
+KEY = SessionKey("claude", "plan:shop/main")
+SESSION = Session(key=KEY, id="s-1", state=SessionState.CONFIRMED, created=1, updated=1, prompts=("00ff",))
+
+
+@contextmanager
+def cached(path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float) -> Iterator[SqlStore]:
+    """A store as one process has it."""
+    with closing(stores.open(path)) as store:
+        store.cache = sessioncache.open(redis.url, store.identity(), (told if told is not None else []).append, **settings)
+        yield store
+
+
+@pytest.fixture
+def two(tmp_path: Path, shared_redis: RedisServer) -> Iterator[tuple[SqlStore, SqlStore]]:
+    """Two processes' stores on one database and one Redis."""
+    with cached(tmp_path / "perdure.db", shared_redis) as one, cached(tmp_path / "perdure.db", shared_redis) as other:
+        yield one, other
+
+
+def records(redis: RedisServer) -> list[bytes]:
+    with redis.client() as client:
+        return sorted(client.keys("perdure:*:session:*"))
+
+
+def until(met: Callable[[], bool]) -> None:
+    ended = threading.Event()
+    for _ in range(int(PATIENCE_S * 100)):
+        if met():
+            return
+        ended.wait(0.01)
+    raise AssertionError("it never came")
+
+
+def answers(store: SqlStore) -> bool:
+    """Whether a lookup is answered by the cache: the store's table is not asked."""
+    asked: list[SessionKey] = []
+    assert store.cache is not None
+
+    def ask(key: SessionKey) -> Session | None:
+        asked.append(key)
+        return store.session(key)
+
+    store.cache.session(KEY, ask)
+    return not asked
+
+
+class LookedUp(SqlStore):
+    """A store whose `session` is a lookup, to be held to the promises of the store itself."""
+
+    def session(self, key: SessionKey) -> Session | None:
+        assert self.cache is not None
+        return self.cache.session(key, super().session)
+
+
+class TestLookedUp(StoreConformance):
+    """The public suite, with every live session looked up through the cache."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, shared_redis: RedisServer) -> Iterator[SqlStore]:
+        with closing(stores.open(tmp_path / "perdure.db")) as plain:
+            store = LookedUp(plain._database)
+            store.cache = sessioncache.open(shared_redis.url, store.identity(), pytest.fail)
+            yield store
+            store.cache.close()
+
+
+def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
+    """A record that one process stores is answered to another from the cache, with what it says now; also from that one's memory, which is
+    told when a third word comes."""
+    one, other = two
+    assert other.look_up(KEY) is None
+    one.put_session(SESSION)
+    assert answers(other) and other.look_up(KEY) == SESSION
+    for number in range(5):
+        newer = replace(SESSION, tasks=number)
+        one.put_session(newer)
+        until(lambda newer=newer: other.look_up(KEY) == newer)  # type: ignore[misc]
+    one.put_session(replace(SESSION, state=SessionState.RETIRED, cause="lost"))
+    until(lambda: other.look_up(KEY) is None)
+    one.put_session(replace(SESSION, id="s-2"))
+    until(lambda: (other.look_up(KEY) or SESSION).id == "s-2")
+
+
+def test_memory_answers_while_it_is_kept_in_step(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
+    """Once a process listens, its second lookups are answered although the record in Redis is gone; what is written there is forgotten."""
+    one, other = two
+    one.put_session(SESSION)
+
+    def from_memory() -> bool:
+        other.look_up(KEY)
+        with shared_redis.client() as client:
+            client.flushall()
+        return answers(other)
+
+    until(from_memory)
+    one.put_session(replace(SESSION, tasks=3))
+    until(lambda: (other.look_up(KEY) or SESSION).tasks == 3)
+
+
+def test_an_older_record_never_wins(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
+    """Records that reach Redis in the wrong order leave the newest; of two with one revision that differ, neither stays."""
+    one, _ = two
+    one.put_session(SESSION)
+    one.put_session(replace(SESSION, tasks=2))
+    assert one.cache is not None
+    one.cache.stored([replace(SESSION, tasks=1, revision=1)])
+    assert answers(one) and (one.look_up(KEY) or SESSION).tasks == 2
+    one.cache.stored([replace(SESSION, tasks=9, revision=2)])
+    assert not answers(one) and (one.look_up(KEY) or SESSION).tasks == 2
+
+
+def test_the_time_to_live_begins_anew_with_each_use(tmp_path: Path, shared_redis: RedisServer) -> None:
+    """A record that is asked for stays, one that nobody asks for goes: and the store is asked."""
+    with cached(tmp_path / "perdure.db", shared_redis, ttl_s=100.0) as store, shared_redis.client() as client:
+        store.put_session(SESSION)
+        (name,) = client.keys(f"perdure:{store.identity()[0]}:*")
+        client.pexpire(name, 20_000)
+        assert answers(store) and 90_000 < int(client.pttl(name)) <= 100_000
+        client.pexpire(name, 1)
+        until(lambda: not client.exists(name))
+        assert not answers(store) and store.look_up(KEY) == SESSION
+
+
+@pytest.mark.parametrize("what", ["text", "forged", "moved", "list", "huge", "other store"])
+def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -> None:
+    """Anything that this store did not sign is removed, told once, and the store is asked."""
+    told: list[str] = []
+    with server() as redis, cached(tmp_path / "perdure.db", redis, told) as store, redis.client() as client:
+        store.put_session(SESSION)
+        (name,) = records(redis)
+        good = bytes(client.get(name) or b"")
+        forged = Records(store.identity()[0], b"x" * 32)
+        stranger = replace(SESSION, id="s-evil", revision=2**52)
+        elsewhere = Records(*store.identity()).write(replace(stranger, key=SessionKey("codex", "x")), 2**52)
+        content = {"text": b"nonsense", "forged": forged.write(stranger, 2**52), "moved": elsewhere, "huge": b"9" * (LARGEST + 1)}
+        client.delete(name)
+        if what == "list":
+            client.rpush(name, "a", "b")
+        elif what == "other store":
+            client.set(name, good.replace(b"s-1", b"s-2"))
+        else:
+            client.set(name, content[what])
+        for _ in range(3):
+            assert store.look_up(KEY) == SESSION
+        assert len(told) == 1 and "removed" in told[0], told
+        assert answers(store)
+
+
+def test_a_record_is_sure_for_a_while_only() -> None:
+    """What was read from the store too long ago, or in the future, is not believed, however it is signed."""
+    signed = Records("x", b"k" * 32)
+    record = signed.write(SESSION, 10**12)
+    assert signed.read(KEY, record, 10**12 + 1000) == SESSION
+    for now in (10**12 + int(SURE_S * 1000) + 1, 10**12 - int(SURE_S * 1000) - 1):
+        assert signed.read(KEY, record, now) is None
+    with pytest.raises(ValueError, match="signed"):
+        signed.read(KEY, record.replace(b"1000000000000", b"1000000000001"), 10**12)
+
+
+def test_what_is_too_old_is_read_anew(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
+    """A record that was used all the time, and never read from the store again, gives way to what the store holds."""
+    one, _ = two
+    one.put_session(SESSION)
+    signed = Records(*one.identity())
+    with shared_redis.client() as client:
+        client.set(signed.name(KEY), signed.write(replace(SESSION, id="s-old", revision=1), 10**12))
+    assert one.look_up(KEY) == SESSION
+    one.look_up(KEY)
+    assert answers(one) and one.look_up(KEY) == SESSION
+
+
+@pytest.mark.parametrize("fault", ["stalled", "dead"])
+def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Path) -> None:
+    """Lookups and writes go on from the database while Redis does not answer, and what was written meanwhile is in Redis afterwards; the
+    trouble is told once, without the password."""
+    told: list[str] = []
+    with ExitStack() as stack:
+        redis = stack.enter_context(server(requirepass="open-sesame"))
+        one, other = (stack.enter_context(cached(tmp_path / "perdure.db", redis, told)) for _ in range(2))
+        one.put_session(SESSION)
+        assert answers(one)
+        redis.stall() if fault == "stalled" else redis.kill()
+        for number in range(1, 40):
+            one.put_session(replace(SESSION, tasks=number))
+            assert (one.look_up(KEY) or SESSION).tasks == number
+            assert other.session(KEY) == one.session(KEY)
+        assert len(told) == 1 and "does not answer" in told[0] and "sesame" not in told[0], told
+        redis.wake() if fault == "stalled" else redis.start()
+        until(lambda: (one.look_up(KEY) or SESSION).tasks == 39 and (other.look_up(KEY) or SESSION).tasks == 39)
+        until(lambda: answers(one))
+        until(lambda: answers(other))
+
+
+def test_two_stores_share_one_redis(tmp_path: Path, shared_redis: RedisServer) -> None:
+    """The same scope of another database is another conversation."""
+    with cached(tmp_path / "a.db", shared_redis) as one, cached(tmp_path / "b.db", shared_redis) as other:
+        one.put_session(SESSION)
+        other.put_session(replace(SESSION, id="s-9"))
+        assert (one.look_up(KEY), other.look_up(KEY)) == (SESSION, replace(SESSION, id="s-9"))
+
+
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    """What redis-py does not take is a sentence without the password."""
+    with pytest.raises(ConfigError) as refused:
+        sessioncache.open("redis://:sesame@host:port/0", ("x", b"k"), print)
+    assert "sesame" not in str(refused.value)
