@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
-from perdure.model import ContinuityPolicy, MapWhen, OnExpiry, Permissions
+from perdure.model import ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
 
 PROJECT_FILE = "perdure.toml"
 DAY = 86400.0
@@ -47,6 +47,12 @@ class Settings:
     budget_usd: float = 0.0
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account at once, by agent."""
+    when_full: WhenFull = WhenFull.COMPACT
+    """What happens when a conversation is nearly too long for its model."""
+    full_at: float = 80.0
+    """Percent of the model's window at which it is."""
+    windows: str = ""
+    """What models take, in tokens, where perdure is to know better: `my-model*=32000, other=200000`."""
     backend: str = ""
     base: str = ""
     verify: str = ""
@@ -199,6 +205,29 @@ def _percent(value: Any) -> float:
     return float(found[1])
 
 
+def _level(value: Any) -> float:
+    percent = _percent(value)
+    if percent < 10:
+        raise ValueError("a percentage from 10 to 99 is needed")
+    return percent
+
+
+def _windows(value: Any) -> str:
+    sizes(_text(value))
+    return str(value)
+
+
+def sizes(text: str) -> dict[str, int]:
+    """Tokens by the pattern of a model's name, from `pattern=32000, other=200000`. Raises ValueError."""
+    found = {}
+    for pair in filter(None, (each.strip() for each in text.split(","))):
+        name, _, number = (part.strip() for part in pair.rpartition("="))
+        if not name or not number.isdecimal() or not 1000 <= int(number) <= 10**9:
+            raise ValueError("pairs such as my-model*=32000, separated by commas, are needed")
+        found[name] = int(number)
+    return found
+
+
 def _bytes(value: Any) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(kB|KB|MB|GB|TB)?", str(value).strip())
     if isinstance(value, bool) or not found:
@@ -240,6 +269,9 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint_ignored": _one_of("small", "all", "none"),
     "budget_usd": _money,
     "account_jobs": _by_agent,
+    "when_full": lambda value: WhenFull(_one_of(*WhenFull)(value)),
+    "full_at": _level,
+    "windows": _windows,
     "backend": _one_of("worktree", "isolated"),
     "base": _text,
     "verify": _text,

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from perdure.model import CompactAt, ContextPolicy, ContinuityPolicy, Fill
+from perdure.model import CompactAt, ContinuityPolicy, Fill, Measure, WhenFull
 
 WINDOWS: tuple[tuple[str, int], ...] = (
     # modelUsage.contextWindow of Claude Code 2.1.329, one run for each model, 2026-11-21.
@@ -38,27 +37,18 @@ WINDOWS: tuple[tuple[str, int], ...] = (
 """The first pattern that fits a model's name. Only for what the CLI itself does not tell."""
 
 
-class Measure(StrEnum):
-    """What comes before the next attempt."""
-
-    NONE = "none"
-    COMPACT = "compact"
-    ROLL_OVER = "roll-over"
-    STOP = "stop"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What the user has set. `percent` of the window is full."""
 
-    policy: ContextPolicy = ContextPolicy.COMPACT
+    policy: WhenFull = WhenFull.COMPACT
     percent: int = 80
     windows: Mapping[str, int] | None = None
     """Tokens by pattern of a model's name; they go before everything else."""
 
     def named(self, policy: str) -> Rules:
         """The same with a task's own policy, where it names one."""
-        return replace(self, policy=ContextPolicy(policy)) if policy else self
+        return replace(self, policy=WhenFull(policy)) if policy else self
 
 
 def window_of(model: str, told: int, rules: Rules) -> tuple[int, str]:
@@ -93,30 +83,31 @@ def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
 
 def measure(rules: Rules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool) -> Measure:
     """What comes before the conversation goes on. `exhausted`: its newest request was refused as too long."""
-    if not exhausted and (rules.policy is ContextPolicy.CLI or not is_full(fill, rules)):
+    if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
-    if rules.policy is ContextPolicy.STOP:
+    if rules.policy is WhenFull.STOP:
         return Measure.STOP
-    if rules.policy is not ContextPolicy.ROLL_OVER and can_compact(compacts, fill, in_vain=in_vain):
+    if rules.policy is not WhenFull.ROLL_OVER and can_compact(compacts, fill, in_vain=in_vain):
         return Measure.COMPACT
-    if rules.policy is ContextPolicy.COMPACT and not exhausted and not compacts:
+    if rules.policy is WhenFull.COMPACT and not exhausted and not compacts:
         return Measure.NONE
     return Measure.ROLL_OVER
 
 
-def asks_for_person(rules: Rules, continuity: ContinuityPolicy, following: Measure) -> bool:
+def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
     """Whether a conversation that is too long has to wait for a person: it may not be compacted, nor give way to a new one."""
     return following is Measure.STOP or (following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT)
 
 
-def compact_at(rules: Rules, fill: Fill | None, window: int, *, now: bool) -> CompactAt | None:
+def compact_at(rules: Rules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
     """The level that a launch tells its CLI; None: the CLI's own. `now`: below what the conversation holds, so that it begins with it."""
-    if now and fill is not None:
-        tokens = fill.tokens - 1 - fill.tokens // 50
-        return CompactAt(tokens=max(1, tokens), window=fill.window or window, percent=rules.percent)
-    if rules.policy is not ContextPolicy.COMPACT:
+    if not now and rules.policy is not WhenFull.COMPACT:
         return None
-    return CompactAt(tokens=window * rules.percent // 100, window=window, percent=rules.percent)
+    window, source = (fill.window, fill.source) if fill is not None and fill.window else window_of(model, 0, rules)
+    tokens = window * rules.percent // 100
+    if now and fill is not None:
+        tokens = max(1, fill.tokens - 1 - fill.tokens // 50)
+    return CompactAt(tokens=tokens, window=window, percent=rules.percent, given=source == "setting")
 
 
 def told(fill: Fill) -> str:

@@ -15,6 +15,7 @@ from perdure.model import (
     Context,
     Continuation,
     ContinuityPolicy,
+    Measure,
     OnExpiry,
     Outcome,
     OutcomeKind,
@@ -69,6 +70,10 @@ class Situation:
     """The agent can go on with a conversation."""
     heard: bool = False
     """An earlier attempt of this run has reached the model."""
+    measure: Measure = Measure.NONE
+    """What has to come before the conversation goes on, by its size."""
+    size: str = ""
+    """How full it is, for a sentence."""
     handed_over: str = ""
     """The agent that worked on this run before, where it was another one."""
 
@@ -116,6 +121,8 @@ def leaves(at: Situation) -> bool:
 def _by_ladder(at: Situation, session: Session) -> Continuation:
     began = at.transcript is not None and at.transcript.turns > 0
     copied = at.copy is not None and at.copy.turns > 0
+    if began and Rung.NATIVE not in at.tried and at.measure is not Measure.NONE:
+        return _too_long(at, session)
     if began and Rung.NATIVE not in at.tried:
         return Continuation(kind=Start.RESUME, session_id=session.id, reason="its transcript is on disk")
     if began and at.resume_by_path and Rung.PATH not in at.tried:
@@ -136,6 +143,22 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
     if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
         return _never_began(at, session)
     return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
+
+
+def _too_long(at: Situation, session: Session) -> Continuation:
+    """A whole conversation that does not go on as it is, because of its size."""
+    if at.measure is Measure.COMPACT:
+        reason = f"its transcript is on disk; it holds {at.size}, and is compacted before it goes on"
+        return Continuation(kind=Start.RESUME, session_id=session.id, compact=True, reason=reason)
+    if at.measure is Measure.ROLL_OVER and at.policy is not ContinuityPolicy.STRICT:
+        reason = f"rolled over at {at.size}"
+        return Continuation(
+            kind=Start.REBUILD, session_id=at.new_id, rung=Rung.REBUILT, lost_session_id=session.id, rolls_over=True, reason=reason
+        )
+    why = "it is not to go on by itself" if at.measure is Measure.STOP else "a strict policy allows no new conversation in its place"
+    return Continuation(
+        kind=Start.REFUSE, session_id=session.id, lost_session_id=session.id, reason=f"conversation {session.id} holds {at.size}; {why}"
+    )
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
@@ -221,6 +244,10 @@ class Story:
     left: str = ""
     """The directory in which this conversation was before, where that is another one; somebody else may work there."""
     cwd: str = ""
+    summary: str = ""
+    """What the conversation before said of itself in its last turn, when it gave way to a new one."""
+    earlier: tuple[str, ...] = ()
+    """What was said in the conversation before this run came into it, oldest first."""
     effects: tuple[str, ...] = ()
     """What earlier attempts did to the world outside the workdir."""
     restored: str = ""
@@ -360,8 +387,11 @@ def _effects(story: Story) -> str:
 
 
 def _brief(story: Story) -> str:
-    lines = [OWN_FILES, "The earlier conversation cannot be continued. This is what is known of it:"]
-    lines += [f"- {line}" for line in story.done] or ["- nothing was recorded"]
+    if story.summary:
+        lines = [OWN_FILES, "The conversation before this one became too long. At its end you wrote down for this one:", story.summary]
+    else:
+        lines = [OWN_FILES, "The earlier conversation cannot be continued. This is what is known of it:"]
+        lines += [f"- {line}" for line in (*story.earlier, *story.done)] or ["- nothing was recorded"]
     if _was_interrupted(story):
         lines.append(_interruption(story))
     elif story.workdir:

@@ -110,6 +110,8 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
         grounds.append("resumed by the path of the transcript")
     if evidence.turns_between:
         grounds.append(f"{evidence.turns_between} prompt(s) of somebody else were added between perdure's attempts")
+    if evidence.compactions:
+        grounds.append(f"the agent compacted the conversation {evidence.compactions} time(s); what it held is still in the transcript")
     if evidence.cached_tokens:
         grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
     return grounds

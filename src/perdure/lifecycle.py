@@ -51,6 +51,7 @@ def advance(state: RunState, trigger: Trigger) -> RunState:
 
 FREE = frozenset(
     {
+        OutcomeKind.CONTEXT_EXHAUSTED,
         OutcomeKind.RATE_LIMITED,
         OutcomeKind.OVERLOADED,
         OutcomeKind.SESSION_MISSING,
@@ -73,8 +74,14 @@ NEEDS_PERSON = {
     OutcomeKind.NEEDS_INPUT: "the agent asks a question: answer it with perdure update",
 }
 
-AT_ONCE = frozenset({OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
+AT_ONCE = frozenset({OutcomeKind.CONTEXT_EXHAUSTED, OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
+
+NOT_ON = "the conversation did not go on, and the policy is strict: see perdure why"
+TOO_LONG = (
+    "the conversation is too long for its model, and nothing may be done about it by itself: perdure why tells its size; "
+    "PERDURE_WHEN_FULL=compact perdure retry has the agent shorten it, perdure open lets you do it by hand"
+)
 
 _BACKOFF_S = {OutcomeKind.OVERLOADED: 30.0, OutcomeKind.RATE_LIMITED: 900.0, OutcomeKind.WRITER_CONFLICT: 15.0}
 _BACKOFF_CAP_S = 900.0
@@ -109,7 +116,7 @@ def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, j
     if kind in NEEDS_PERSON:
         return _ask(outcome, NEEDS_PERSON[kind], now)
     if kind in LOST_CONVERSATION and policy is ContinuityPolicy.STRICT:
-        return _ask(outcome, "the conversation did not go on, and the policy is strict: see perdure why", now)
+        return _ask(outcome, TOO_LONG if kind is OutcomeKind.CONTEXT_EXHAUSTED else NOT_ON, now)
     if tally.budget_usd and tally.spent_usd >= tally.budget_usd:
         return _ask(outcome, NEEDS_PERSON[OutcomeKind.BUDGET_SPENT], now)
     if kind is OutcomeKind.VERIFY_FAILED:

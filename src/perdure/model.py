@@ -65,11 +65,20 @@ class ContinuityPolicy(StrEnum):
     FRESH_OK = "fresh-ok"
 
 
-class ContextPolicy(StrEnum):
+class WhenFull(StrEnum):
     """What happens to a conversation that is nearly too long for its model: what its CLI does by itself; it is compacted, by the CLI's
     own means; a new one goes on with a summary; nothing, until a person looks."""
 
     CLI = "cli"
+    COMPACT = "compact"
+    ROLL_OVER = "roll-over"
+    STOP = "stop"
+
+
+class Measure(StrEnum):
+    """What comes before a conversation goes on, that is nearly too long or was refused as too long."""
+
+    NONE = "none"
     COMPACT = "compact"
     ROLL_OVER = "roll-over"
     STOP = "stop"
@@ -205,8 +214,8 @@ class TaskSpec:
     budget_usd: float = 0.0
     """All attempts together; 0 means no limit."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
-    context: str = ""
-    """What happens when the conversation is nearly full (`ContextPolicy`); empty: what the user's settings say."""
+    when_full: str = ""
+    """What happens when the conversation is nearly full (`WhenFull`); empty: what the user's settings say."""
     verify: str = ""
     """A shell command, run in the workdir after the agent's success; a non-zero exit is a failure."""
     files: tuple[str, ...] = ()
@@ -324,6 +333,9 @@ class Fill:
     """Who says what the window is: `agent`, `setting` or `table`."""
     compactions: int = 0
     """How often it was made shorter, as its transcript has it."""
+    held: int = 0
+    """What it held before it was made shorter last, and then; both in tokens."""
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +345,8 @@ class CompactAt:
     tokens: int = 0
     window: int = 0
     percent: int = 0
+    given: bool = False
+    """The window is the user's own word: the CLI has to be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,6 +443,8 @@ class Evidence:
     answered: bool = False
     """The agent said or did something in this attempt."""
     cached_tokens: int = 0
+    compactions: int = 0
+    """How often the agent made the conversation shorter in this attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,25 @@ from typing import Any
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
-from perdure.events import CheckpointMissed, DriftSeen, MapGiven, MapMissed, Record, SessionsRebuilt, VerifyEnded
+from perdure.events import (
+    CheckpointMissed,
+    Compacted,
+    DriftSeen,
+    MapGiven,
+    MapMissed,
+    NotCompacted,
+    Record,
+    RolledOver,
+    SessionsRebuilt,
+    Summarised,
+    VerifyEnded,
+)
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import RunStore
 
 SCHEMA_VERSION = 1
+SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
 def report_of(store: RunStore, run: TaskRun) -> dict[str, Any]:
@@ -61,6 +74,8 @@ def run_report(
         "attempts_allowed": run.attempts_allowed,
         "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],
         "usage": plain(total),
+        "fill": next((plain(each.fill) for each in reversed(attempts) if each.fill is not None), None),
+        "when_full": run.spec.when_full,
         "conditions": [plain(condition) for condition in run.conditions],
         "created": run.created,
         "updated": run.updated,
@@ -88,6 +103,8 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "outcome": plain(attempt.outcome) if attempt.outcome else None,
         "receipt": plain(attempt.receipt) if attempt.receipt else None,
         "usage": plain(attempt.usage),
+        "fill": plain(attempt.fill) if attempt.fill else None,
+        "sizes": [_size(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, SIZES)],
         "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
         "files": [plain(change) for number, change in changes_of(records) if number == attempt.number],
         "map": next((_map(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)), None),
@@ -107,6 +124,11 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
     if isinstance(event, MapMissed):
         return {"tokens": 0, "files": 0, "full": 0, "left": 0, "missed": event.reason}
     return {"tokens": event.tokens, "files": event.files, "full": event.full, "left": event.left, "missed": ""}
+
+
+def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
+    """What happened to the size of a conversation, under the event's own name."""
+    return {"event": str(event.__struct_config__.tag), **plain(event)}
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
+    from perdure.config import sizes
+    from perdure.context_size import Rules
     from perdure.homes.remembered import Remembered, environment
     from perdure.process import worker_identity
     from perdure.proving import prover
@@ -70,6 +72,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         map_when=chosen.map,
         map_tokens=chosen.map_tokens,
         account_jobs=chosen.account_jobs,
+        context=Rules(policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)),
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

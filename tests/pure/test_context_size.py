@@ -9,28 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import context_size
-from perdure.context_size import Measure, Rules, can_compact, compact_at, completed, is_full, measure, window_of
-from perdure.model import ContextPolicy, ContinuityPolicy, Fill
+from perdure.context_size import Rules, can_compact, compact_at, completed, is_full, measure, window_of
+from perdure.model import ContinuityPolicy, Fill, Measure, WhenFull
 
 FULL = Fill(tokens=170_000, window=200_000)
 ROOMY = Fill(tokens=100_000, window=200_000)
 
 fills = st.builds(Fill, tokens=st.integers(0, 2_000_000), window=st.sampled_from([0, 200_000, 1_000_000]))
-rules = st.builds(Rules, policy=st.sampled_from(ContextPolicy), percent=st.integers(10, 100))
+rules = st.builds(Rules, policy=st.sampled_from(WhenFull), percent=st.integers(10, 100))
 
 
 @pytest.mark.parametrize(
     ("policy", "compacts", "in_vain", "expected"),
     [
-        (ContextPolicy.CLI, True, False, Measure.NONE),
-        (ContextPolicy.COMPACT, True, False, Measure.COMPACT),
-        (ContextPolicy.COMPACT, True, True, Measure.ROLL_OVER),
-        (ContextPolicy.COMPACT, False, False, Measure.NONE),
-        (ContextPolicy.ROLL_OVER, True, False, Measure.ROLL_OVER),
-        (ContextPolicy.STOP, True, False, Measure.STOP),
+        (WhenFull.CLI, True, False, Measure.NONE),
+        (WhenFull.COMPACT, True, False, Measure.COMPACT),
+        (WhenFull.COMPACT, True, True, Measure.ROLL_OVER),
+        (WhenFull.COMPACT, False, False, Measure.NONE),
+        (WhenFull.ROLL_OVER, True, False, Measure.ROLL_OVER),
+        (WhenFull.STOP, True, False, Measure.STOP),
     ],
 )
-def test_what_comes_before_the_wall(policy: ContextPolicy, compacts: bool, in_vain: bool, expected: Measure) -> None:
+def test_what_comes_before_the_wall(policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure) -> None:
     """A conversation over the limit is treated as its policy says; a CLI that cannot be told to compact does it by itself."""
     assert measure(Rules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain) is expected
     assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain) is Measure.NONE
@@ -39,15 +39,15 @@ def test_what_comes_before_the_wall(policy: ContextPolicy, compacts: bool, in_va
 @pytest.mark.parametrize(
     ("policy", "compacts", "in_vain", "expected"),
     [
-        (ContextPolicy.CLI, True, False, Measure.COMPACT),
-        (ContextPolicy.CLI, False, False, Measure.ROLL_OVER),
-        (ContextPolicy.COMPACT, True, False, Measure.COMPACT),
-        (ContextPolicy.COMPACT, True, True, Measure.ROLL_OVER),
-        (ContextPolicy.ROLL_OVER, True, False, Measure.ROLL_OVER),
-        (ContextPolicy.STOP, True, False, Measure.STOP),
+        (WhenFull.CLI, True, False, Measure.COMPACT),
+        (WhenFull.CLI, False, False, Measure.ROLL_OVER),
+        (WhenFull.COMPACT, True, False, Measure.COMPACT),
+        (WhenFull.COMPACT, True, True, Measure.ROLL_OVER),
+        (WhenFull.ROLL_OVER, True, False, Measure.ROLL_OVER),
+        (WhenFull.STOP, True, False, Measure.STOP),
     ],
 )
-def test_what_comes_after_it(policy: ContextPolicy, compacts: bool, in_vain: bool, expected: Measure) -> None:
+def test_what_comes_after_it(policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure) -> None:
     """A request that was refused as too long leads to a compaction or to a new conversation, whatever the counts say."""
     assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain) is expected
 
@@ -69,24 +69,24 @@ def test_what_is_not_known_is_left_alone(rules: Rules, fill: Fill, compacts: boo
     assert not is_full(None, rules)
 
 
-@given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(ContextPolicy))
-def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: ContextPolicy) -> None:
+@given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(WhenFull))
+def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: WhenFull) -> None:
     """Told to compact now, a CLI gets a level below what the conversation holds, and far above what a summary leaves."""
-    level = compact_at(Rules(policy=policy), fill, fill.window, now=True)
+    level = compact_at(Rules(policy=policy), fill, "", now=True)
     assert level is not None
     assert fill.tokens // 2 < level.tokens < fill.tokens
 
 
 def test_the_level_of_a_launch_is_the_policys() -> None:
     """Only where perdure is to compact does a launch change the CLI's own level; without a window it is a percentage alone."""
-    level = compact_at(Rules(percent=70), None, 200_000, now=False)
+    level = compact_at(Rules(percent=70), None, "claude-sonnet-4-5", now=False)
     assert level is not None
     assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
-    unknown = compact_at(Rules(), None, 0, now=False)
+    unknown = compact_at(Rules(), None, "unheard-of", now=False)
     assert unknown is not None
     assert (unknown.tokens, unknown.percent) == (0, 80)
-    for policy in set(ContextPolicy) - {ContextPolicy.COMPACT}:
-        assert compact_at(Rules(policy=policy), ROOMY, 200_000, now=False) is None
+    for policy in set(WhenFull) - {WhenFull.COMPACT}:
+        assert compact_at(Rules(policy=policy), ROOMY, "", now=False) is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
 def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy) -> None:
     """A strict policy forbids a new conversation and allows a compaction; `stop` always asks."""
     expected = following is Measure.STOP or (following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT)
-    assert context_size.asks_for_person(Rules(), continuity, following) is expected
+    assert context_size.asks_for_person(continuity, following) is expected
 
 
 def test_a_planner_can_ask() -> None:

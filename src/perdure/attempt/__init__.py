@@ -18,6 +18,7 @@ from perdure.attempt.checkpointing import Checkpointing, forget
 from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
+from perdure.attempt.handing_over import end_unheard
 from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError
@@ -71,6 +72,7 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     opened = reopen_attempt(engine, claim)
     if opened is None:
+        end_unheard(engine, claim)
         detail = "perdure was ended before it had started the agent"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
     return _follow(engine, opened)

@@ -29,7 +29,7 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
     run = engine.store.renew(claim, engine.lease_s)
     if engine.host.id:
         directory = engine.attempt_directory(claim)
-        for at_work in (directory, *directory.glob("verify-*")):
+        for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
             process.hold(at_work, asked + engine.lease_s * UNTIL, asked + engine.lease_s * END_BY)
     return run
 
@@ -62,7 +62,7 @@ def end_here(engine: Engine, claim: Claim) -> None:
     except PerdureError:
         pass
     directory = engine.attempt_directory(claim)
-    for at_work in (directory, *directory.glob("verify-*")):
+    for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
         agent = process.find(at_work)
         if agent is not None and agent.alive():
             agent.kill("lapsed")

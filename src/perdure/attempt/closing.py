@@ -11,24 +11,29 @@ from pathlib import Path
 
 from perdure.attempt.accounts import parkings
 from perdure.attempt.checkpointing import Checkpointing
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.evidence import gather
+from perdure.attempt.filling import Sized, changes, size_after
 from perdure.attempt.opening import Opened
 from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import failed_checks, verify
 from perdure.attempt.watching import Watched
+from perdure.context_size import asks_for_person
 from perdure.continuity import judge
 from perdure.crashes import loop
 from perdure.errors import PerdureError
-from perdure.events import AnyEvent, CollisionSeen, SessionRetired
+from perdure.events import AnyEvent, CollisionSeen, RolledOver, SessionRetired, Summarised
 from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.model import (
     PUT_BACK,
     Attempt,
     Claim,
     Condition,
+    ContinuityPolicy,
     Decision,
     Evidence,
+    Fill,
+    Measure,
     Outcome,
     OutcomeKind,
     Receipt,
@@ -49,7 +54,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     outcome = opened.driver.outcome(watched.exit, watched.reading.for_classifier())
     for name in ("stdout", "stderr"):
         engine.redactor.file(opened.directory / name)
-    evidence = gather(opened, watched)
+    sized = size_after(engine, opened, watched.session, watched.reading.windows, answered=watched.reading.answered)
+    evidence = replace(gather(opened, watched), compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
     if receipt is not None and receipt.verdict is Verdict.BROKEN:
@@ -61,11 +67,17 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     if outcome.ok and claim.run.spec.verify:
         outcome, checked = verify(engine, opened)
         events += checked
-    usage = watched.reading.usage(opened.session.total if opened.session else Usage())
+    usage = watched.reading.usage(opened.session.total if opened.session else Usage()) + spent_on_summary(engine, claim)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
     for path in opened.directory.glob("conversation-*"):
         engine.redactor.file(path)
+    for session in sessions:
+        events += changes(opened.asked, session.id, sized.was, sized.now, answered=evidence.answered)
+        if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED and session.state is SessionState.RETIRED and sized.now is not None:
+            gone = RolledOver(session_id=session.id, tokens=sized.now.tokens, window=sized.now.window, cause=session.cause)
+            events.append(gone)
     events += [SessionRetired(session_id=s.id, cause=s.cause) for s in sessions if s.state is SessionState.RETIRED]
     collision = _collision(opened, evidence)
     if collision and not watched.other_writers:
@@ -81,12 +93,14 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         events=tuple(events),
         version=watched.reading.version,
         collision=collision,
+        fill=sized.now,
+        following=sized.following,
     )
 
 
 def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
     """Stores the end of an attempt that never launched its agent."""
-    return _finish(engine, claim, outcome)
+    return _finish(engine, claim, outcome, following=Measure.STOP)
 
 
 def _sessions(
@@ -106,9 +120,7 @@ def _sessions(
             found = session.snapshot
     confirmed = session.state is SessionState.CONFIRMED or bool(evidence.prompt_found and session.id in (evidence.returned, evidence.asked))
     cause = ""
-    if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
-        cause = "its context is exhausted"
-    elif receipt is not None and receipt.verdict is Verdict.BROKEN and opened.asked.kind is Start.FORK:
+    if receipt is not None and receipt.verdict is Verdict.BROKEN and opened.asked.kind is Start.FORK:
         cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
     elif receipt is not None and receipt.verdict is Verdict.BROKEN and evidence.prefix_kept is False:
         cause = "its history was changed or lost"
@@ -139,6 +151,21 @@ def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evi
     )
 
 
+def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Session:
+    """With its fill; retired where it is too long and gives way to a new one."""
+    cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
+    return replace(session, fill=sized.now or session.fill, cause=cause, state=SessionState.RETIRED if cause else session.state)
+
+
+def spent_on_summary(engine: Engine, claim: Claim) -> Usage:
+    """What the last turn of the conversation before cost, in this attempt."""
+    spent = Usage()
+    for record in engine.store.history(claim.run.id, limit=HISTORY):
+        if record.attempt == claim.attempt and isinstance(record.event, Summarised):
+            spent = spent + record.event.usage
+    return spent
+
+
 def _collision(opened: Opened, evidence: Evidence) -> str:
     if evidence.foreign_turns:
         return f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation during attempt {opened.attempt.number}"
@@ -160,6 +187,8 @@ def _finish(
     events: tuple[AnyEvent, ...] = (),
     version: str = "",
     collision: str = "",
+    fill: Fill | None = None,
+    following: Measure = Measure.NONE,
 ) -> TaskRun:
     spent = usage or Usage()
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
@@ -167,7 +196,11 @@ def _finish(
     *earlier, attempt = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number <= claim.attempt]
     ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now)
     counted = replace(tally(claim, earlier, outcome, spent), loop=loop([*earlier, ended]))
-    decision = decide(outcome, counted, claim.run.spec.continuity, now, random.random())
+    policy = claim.run.spec.continuity
+    if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
+        # What a strict policy forbids is a new conversation: a shorter one is still the same.
+        policy = ContinuityPolicy.STRICT if asks_for_person(policy, following) else ContinuityPolicy.DISCLOSE
+    decision = decide(outcome, counted, policy, now, random.random())
     if collision and decision.condition is None:
         decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
     ending = Ending(
@@ -175,6 +208,7 @@ def _finish(
         decision=decision,
         receipt=receipt,
         usage=spent,
+        fill=fill,
         agent_version=version,
         sessions=sessions,
         events=events,

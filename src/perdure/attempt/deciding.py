@@ -9,6 +9,8 @@ from pathlib import Path
 
 from perdure.attempt import repairing
 from perdure.attempt.engine import HISTORY, Engine
+from perdure.attempt.filling import UNKNOWN, size_before
+from perdure.context_size import told
 from perdure.continuation import Situation, choose, leaves
 from perdure.events import CheckpointRestored, CollisionSeen
 from perdure.model import (
@@ -16,6 +18,7 @@ from perdure.model import (
     Attempt,
     Claim,
     Continuation,
+    Measure,
     Outcome,
     OutcomeKind,
     Rung,
@@ -65,19 +68,26 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         heard=any(attempt.receipt is not None for attempt in engine.store.attempts(run.id)),
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
+    size = size_before(engine, driver, run, live, situation.transcript) if live else UNKNOWN
+    if size.fill is not None:
+        situation = replace(situation, measure=size.measure, size=told(size.fill))
     continuation = choose(situation)
     if leaves(situation):
         return continuation
-    if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.REPAIRED not in situation.tried:
+    too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and Rung.NATIVE not in tried
+    lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
+    if live and lost and Rung.REPAIRED not in situation.tried:
         mended = repairing.mend(engine, claim, driver, home, live.id)
         continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation
-    if live and continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and Rung.CHECKPOINT not in tried:
+    if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
         continuation = choose(replace(situation, checkpoint=older)) if older else continuation
     if continuation.kind is Start.WAIT:
         assert live is not None
         engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=continuation.reason))
+    if continuation.kind is Start.REFUSE and too_long:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONTEXT_EXHAUSTED, detail=continuation.reason))
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     return continuation

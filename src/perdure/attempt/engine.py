@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from perdure.codec import decode_event, encode
+from perdure.context_size import Rules
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
 from perdure.model import NOWHERE, Attempt, Claim, Host, MapWhen, OnExpiry, TaskRun
@@ -28,6 +29,7 @@ ORDINARY = (
 HISTORY = 100_000
 """So many records of a run are looked through."""
 NO_LIMITS = Volumes()
+AS_USUAL = Rules()
 
 EventT = TypeVar("EventT", bound=AnyEvent)
 
@@ -73,6 +75,8 @@ class Engine:
     map_tokens: int = 2000
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account, by agent; `*` for those that are not named."""
+    context: Rules = AS_USUAL
+    """What happens before a conversation is too long for its model."""
     publisher: Publisher | None = None
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on
@@ -115,4 +119,9 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
 
 def mark_of(attempt: Attempt) -> str:
     """The mark that all processes of an attempt carry in their environment."""
-    return f"{attempt.run}.{attempt.number}"
+    return mark_of_number(attempt.run, attempt.number)
+
+
+def mark_of_number(run_id: str, number: int) -> str:
+    """The same, before the attempt has begun."""
+    return f"{run_id}.{number}"

@@ -18,11 +18,14 @@ from perdure.attempt.beating import beat
 from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.drift import drift, ground_of
 from perdure.attempt.engine import HISTORY, Engine, mark_of
+from perdure.attempt.filling import fill_of, rolled_over, rules_of
 from perdure.attempt.flags import flags_of
+from perdure.attempt.handing_over import ask, told_before
 from perdure.attempt.mapping import map_for
 from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
+from perdure.context_size import compact_at
 from perdure.continuation import prompt
 from perdure.errors import PerdureError
 from perdure.events import AgentLaunched, CopyRestored, Record, SessionExpired, SessionPinned, SessionsRebuilt, TranscriptMended
@@ -31,6 +34,7 @@ from perdure.model import (
     PUT_BACK,
     Attempt,
     Claim,
+    CompactAt,
     Continuation,
     Launch,
     Outcome,
@@ -120,6 +124,9 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
         continuation = decide(engine, claim, driver, home, live, lineage)
         lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
+        if continuation.rolls_over and live is not None and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None:
+            own = {**engine.agent_environment(driver, run), **prepared.env}
+            live = ask(engine, claim, driver, program, home, live, own, lock_fd)
         opened = _begin(engine, claim, driver, program, home, continuation, live, lifetime_s, fresh=prepared.created)
         opened.lock_fd = lock_fd
         _launch(engine, opened, program, prepared.env)
@@ -199,7 +206,8 @@ def _begin(
         expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
         engine.store.record(claim, [expired])
     if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
-        engine.store.record(claim, [], replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
+        gone = rolled_over(engine, driver, run, live, asked.reason) if asked.rolls_over else []
+        engine.store.record(claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
         live = None
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
@@ -327,6 +335,14 @@ def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot |
     return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
 
 
+def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
+    """Where this launch has its CLI compact the conversation."""
+    run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
+    known = opened.session.fill if opened.session is not None else None
+    fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
+    return compact_at(rules, fill, run.spec.model, now=opened.asked.compact) if opened.driver.abilities.compacts else None
+
+
 def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str, str]) -> None:
     run, attempt, asked = opened.claim.run, opened.attempt, opened.asked
     launch = Launch(
@@ -337,6 +353,7 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
         home=str(opened.home),
         program=program,
         transcript=attempt.before.path if attempt.before else "",
+        compact_at=_compact_at(engine, opened),
         mark=mark_of(attempt),
     )
     refusal = opened.driver.refuse(launch)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from perdure.attempt.drift import NO_GROUND, Ground, standing
 from perdure.attempt.engine import HISTORY, Engine
+from perdure.attempt.handing_over import told_before
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
@@ -20,6 +21,7 @@ from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
 BRIEF_WIDTH = 300
+EARLIER_LINES = 40
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -62,11 +64,31 @@ def story_of(
         left=came_from if came_from != run.workspace.path else "",
         cwd=run.workspace.path,
         effects=tuple(_effect(effect) for effect in ledger(records)),
+        summary=summary.text if (summary := told_before(records, asked.lost_session_id)) is not None else "",
+        earlier=_earlier(engine, run, ended, asked),
         restored=_restored(ground),
         drift=_drift(drift, ground) if drift is not None else "",
         files=_files(engine, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
     )
+
+
+def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation) -> tuple[str, ...]:
+    """What was said in a shared conversation before this run came into it: this run's journal knows nothing of that."""
+    if asked.kind is not Start.REBUILD or not asked.lost_session_id:
+        return ()
+    driver = engine.driver(run.spec.agent)
+    try:
+        spoken = driver.spoken(engine.copies.of(driver.name, asked.lost_session_id).read_bytes())
+    except OSError:
+        return ()
+    own = {_prompt(attempt) for attempt in ended if attempt.session_id == asked.lost_session_id}
+    lines = []
+    for each in spoken:
+        if not each.by_agent and fingerprint(each.text) in own:
+            break
+        lines.append(f"{'you said' if each.by_agent else 'you were asked'}: {_short(each.text)}")
+    return tuple(lines[-EARLIER_LINES:])
 
 
 def _restored(ground: Ground) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import environment, open_to_read, settings
-from perdure.cli.text import clean, clock, one_line, tokens
+from perdure.cli.text import clean, clock, filled, one_line, tokens
 from perdure.errors import NotFound
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def show_verb(arguments: argparse.Namespace) -> int:
         print(f"  branch    {clean(place['branch'])}")
     used = report["usage"]
     print(f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+    if report["fill"]:
+        print(f"  fill      {filled(report['fill'])}")
     for condition in report["conditions"]:
         print(f"  {condition['type']}: {one_line(condition['message'], 160)}")
     for attempt in report["attempts"]:
@@ -68,7 +70,7 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
-        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "expired", "rebuilt_sessions")
+        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "expired", "rebuilt_sessions", "fill", "sizes")
         after = ("agent_version", "flags", "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints")
         keep = (*start, *after, "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
@@ -122,6 +124,10 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     if attempt["outcome"]:
         outcome = attempt["outcome"]
         print(f"  outcome   {outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip())
+    if attempt["fill"]:
+        print(f"  fill      {filled(attempt['fill'])}")
+    for size in attempt["sizes"]:
+        print(f"  size      {_size(size)}")
     for line in _checks(attempt["checks"]):
         print(f"  check     {line}")
     for effect in attempt["effects"]:
@@ -136,6 +142,22 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
     print(f"  receipt   {receipt['verdict']}")
     for reason in receipt["reasons"]:
         print(f"            - {one_line(reason, 200)}")
+
+
+def _size(size: dict[str, Any]) -> str:
+    """What happened to the conversation because of its size."""
+    match size["event"]:
+        case "compacted":
+            whose = "as it was told" if size["asked"] else "by itself"
+            return f"the agent compacted the conversation {whose}: {size['before']:,} tokens became {size['after']:,}"
+        case "not_compacted":
+            return f"the agent was told to compact the conversation and did not: it holds {size['tokens']:,} tokens"
+        case "summarised" if size["text"]:
+            return f"{size['session_id']} said what the next conversation has to know: {one_line(size['text'], 160)}"
+        case "summarised":
+            return f"{size['session_id']} gave no summary ({one_line(size['reason'], 120)}): perdure's own brief takes its place"
+        case _:
+            return f"{size['session_id']} gave way to a new conversation: {one_line(size['cause'], 160)}"
 
 
 def _checks(checks: list[dict[str, Any]]) -> list[str]:

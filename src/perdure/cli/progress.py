@@ -15,6 +15,8 @@ from perdure.events import (
     CheckpointMissed,
     CheckpointRestored,
     CollisionSeen,
+    Compacted,
+    ContextSeen,
     CopyMissed,
     CopyRestored,
     DriftSeen,
@@ -22,9 +24,11 @@ from perdure.events import (
     LimitSeen,
     MapGiven,
     MapMissed,
+    NotCompacted,
     OutputCapped,
     Record,
     RetrySeen,
+    RolledOver,
     RunFinished,
     RunOpened,
     RunQueued,
@@ -33,6 +37,7 @@ from perdure.events import (
     SessionExpired,
     SessionRetired,
     SessionsRebuilt,
+    Summarised,
     ToolEnded,
     ToolStarted,
     TranscriptMended,
@@ -83,6 +88,15 @@ def line_of(record: Record) -> str:
             return f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} file(s){more}"
         case MapMissed(reason=reason):
             return f"  no project map could be made: {one_line(reason, 200)}"
+        case Compacted(before=before, after=after):
+            return f"  the agent compacted its conversation: {before:,} tokens became {after:,}"
+        case NotCompacted(tokens=held):
+            return f"  the agent was told to compact its conversation and did not: {held:,} tokens"
+        case Summarised(text=text, reason=reason):
+            what = f"says for the next one: {one_line(text, 160)}" if text else f"gives no summary ({one_line(reason, 120)})"
+            return f"  the old conversation {what}"
+        case RolledOver(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} gives way to a new one: {one_line(cause, 160)}"
         case CopyRestored(session_id=session_id):
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):
@@ -138,6 +152,7 @@ class Progress:
         self._tool = ""
         self._in = self._out = 0
         self._cost = 0.0
+        self._held = 0
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -201,6 +216,8 @@ class Progress:
             case TurnEnded():
                 self._turns += 1
                 self._tool = ""
+            case ContextSeen(tokens=held) if held:
+                self._held = held
             case UsageSeen(usage=usage, cumulative=cumulative):
                 self._in = usage.input if cumulative else self._in + usage.input
                 self._out = usage.output if cumulative else self._out + usage.output
@@ -224,6 +241,7 @@ class Progress:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         parts = [self._name, f"attempt {self._attempt}", f"turn {self._turns + 1}", one_line(self._tool, 50)]
         parts += [f"{tokens(self._in)} in, {tokens(self._out)} out", f"${self._cost:.2f}", f"{minutes}:{seconds:02}"]
+        parts += [f"{tokens(self._held)} held"] if self._held else []
         if not hasattr(self, "_spinner"):
             self._spinner = Spinner("dots")
         self._spinner.update(text=Text(" · ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis"))

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.config import Settings, duration
 from perdure.errors import NotFound, PerdureError, UsageError
-from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, TaskSpec
+from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, TaskSpec, WhenFull
 
 if TYPE_CHECKING:
     from perdure.taskfiles import Asked
 
 LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, fresh-ok starts anew; all say so"
+
+FULL = (
+    "if the conversation is nearly too long: compact (default) has the agent shorten it, roll-over goes on in a new one with a summary, "
+    "stop asks you, cli leaves it to the agent"
+)
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +70,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--stall", type=_duration, help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)")
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
+    limits.add_argument("--when-full", choices=[str(each) for each in WhenFull], help=FULL)
     limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
     limits.add_argument("--verify-rounds", type=_rounds, help="how often a failed check goes back; uses up no attempt (default 3)")
     limits.add_argument("--verify-timeout", type=_duration, help="the longest that the check may take (default 30m; 0: no limit)")
@@ -289,6 +295,7 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         attempts=arguments.attempts or chosen.attempts,
         budget_usd=_dollars(arguments.budget_usd, chosen.budget_usd),
         continuity=ContinuityPolicy(arguments.continuity) if arguments.continuity else chosen.continuity,
+        when_full=arguments.when_full or "",
         verify=_verify(arguments, chosen),
         verify_rounds=chosen.verify_rounds if arguments.verify_rounds is None else arguments.verify_rounds,
         verify_timeout_s=chosen.verify_timeout if arguments.verify_timeout is None else arguments.verify_timeout,

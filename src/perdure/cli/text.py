@@ -8,7 +8,7 @@ import time
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Any, TextIO
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
 _HIDDEN = re.compile(
@@ -82,6 +82,14 @@ def age(then_ms: int, now_ms: int) -> str:
 def clock(ms: int) -> str:
     """A moment in local time, for a person."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+
+
+def filled(fill: dict[str, Any]) -> str:
+    """`163k tokens of 200k (81 %), claude-opus-5-5`."""
+    held, window = fill["tokens"], fill["window"]
+    of = f" of {tokens(window)} ({held * 100 // window} %)" if window else ", of an unknown window"
+    whose = f", {one_line(fill['model'], 60)}" if fill["model"] else ""
+    return f"{tokens(held)} tokens{of}{whose}"
 
 
 def tokens(count: int) -> str:

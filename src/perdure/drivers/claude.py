@@ -205,7 +205,8 @@ def _compact(launch: Launch) -> dict[str, str]:
         return {}
     used = at.window - ANSWER
     percent = at.tokens * 100 // used if at.tokens and used > 0 else at.percent
-    return {"CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": str(min(max(percent, 1), 100))}
+    own = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(at.window)} if at.given else {}
+    return {"CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": str(min(max(percent, 1), 100)), **own}
 
 
 def _fork(launch: Launch) -> list[str]:

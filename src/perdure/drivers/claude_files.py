@@ -155,16 +155,18 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 def fill(content: bytes) -> Fill:
     """By the usage of the newest answer, or what a compaction after it left over. The window stands in no transcript."""
-    tokens, model, compactions = 0, "", 0
+    tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"usage"' in line or b'"compact_boundary"' in line else None
         if entry is None or entry.get("isSidechain") or entry.get("isApiErrorMessage"):
             continue
         if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary":
-            tokens, compactions = lines.whole(lines.part(entry, "compactMetadata", "postTokens")), compactions + 1
+            told = entry.get("compactMetadata")
+            held, left = lines.whole(lines.part(told, "preTokens")), lines.whole(lines.part(told, "postTokens"))
+            tokens, compactions = left or tokens, compactions + 1
         elif entry.get("type") == "assistant" and (carried := carried_by(entry)):
             tokens, model = carried, lines.text(lines.part(entry, "message", "model"))
-    return Fill(tokens=tokens, model=model, compactions=compactions)
+    return Fill(tokens=tokens, model=model, compactions=compactions, held=held, left=left)
 
 
 def carried_by(entry: dict[str, Any]) -> int:

@@ -129,20 +129,24 @@ def total(content: bytes) -> Usage:
 
 def fill(content: bytes) -> Fill:
     """By the newest count of one request; after a compaction, and after a request that was refused as too long, Codex's own estimate."""
-    tokens, window, model, compactions = 0, 0, "", 0
+    tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
+    counts: list[int] = []
     for line in content.split(b"\n"):
         if not any(mark in line for mark in _TOLD):
             continue
         entry = lines.read(line) or {}
         if entry.get("type") == "compacted":
-            compactions += 1
+            # The newest count is that of the request for the summary, which carried the conversation as well.
+            compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = lines.text(lines.part(entry, "payload", "model")) or model
         elif lines.part(entry, "payload", "type") == "token_count":
             last = lines.part(entry, "payload", "info", "last_token_usage")
             tokens = lines.whole(lines.part(last, "input_tokens")) or lines.whole(lines.part(last, "total_tokens")) or tokens
+            counts.append(tokens)
+            left = left or tokens
             window = lines.whole(lines.part(entry, "payload", "info", "model_context_window")) or window
-    return Fill(tokens=tokens, window=window, model=model, compactions=compactions)
+    return Fill(tokens=tokens, window=window, model=model, compactions=compactions, held=held, left=left if compactions else 0)
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:

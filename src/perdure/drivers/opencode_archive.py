@@ -192,7 +192,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 def fill(content: bytes) -> Fill:
     """By the newest answer that has a count; right after a compaction by the length of its summary. The window stands in no row."""
-    tokens, model, compactions = 0, "", 0
+    tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"tokens"' in line and b'"message"' in line else None
         if entry is None or entry.get("type") != "message":
@@ -201,10 +201,11 @@ def fill(content: bytes) -> Fill:
         used, summary = lines.part(said, "tokens"), lines.part(said, "summary") is True
         cached = lines.whole(lines.part(used, "cache", "read")) + lines.whole(lines.part(used, "cache", "write"))
         carried = lines.whole(lines.part(used, "output")) if summary else lines.whole(lines.part(used, "input")) + cached
-        compactions += summary
+        if summary:
+            compactions, held, left = compactions + 1, tokens, carried
         if carried:
             tokens, model = carried, lines.text(lines.part(said, "modelID")) or model
-    return Fill(tokens=tokens, model=model, compactions=compactions)
+    return Fill(tokens=tokens, model=model, compactions=compactions, held=held, left=left)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

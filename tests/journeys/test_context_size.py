@@ -1,0 +1,177 @@
+"""Conversations that become too long, on the real CLIs: shown, compacted, rolled over, and never sent again as they are.
+
+The rehearsal reports large counts and refuses requests as the services do; what went on is asserted on the messages that reached it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.journeys.stage import Stage, said
+
+MakeStage = Callable[..., Stage]
+pytestmark = pytest.mark.journey
+
+PROMPT = "Write one.txt. The magic word is quercus."
+SUMMARY = "The magic word was quercus, and one.txt is written."
+WINDOW = "rehearsal=200000,claude-*=200000"
+REFUSALS = {"claude": 3, "codex": 2}
+"""Claude Code compacts twice by itself before it gives up; Codex is told to once."""
+WORK = f"""summary {SUMMARY}
+run echo one > one.txt
+---
+run echo more >> one.txt
+---
+say The first file is written.
+usage in=150000 out=9 cached=20000
+---
+"""
+
+
+@pytest.fixture(params=["claude", "codex"])
+def agent(request: pytest.FixtureRequest) -> str:
+    """The CLIs that can be told when to compact."""
+    return str(request.param)
+
+
+def carried(one: Stage) -> int:
+    """What the provider's counts of the full request add up to: OpenAI's input has its cached part in it, Anthropic's has not."""
+    return 170_000 if one.agent == "claude" else 150_000
+
+
+def begun(one: Stage, *words: str, code: int = 0) -> dict:
+    done = one.perdure("run", "--name", "task", "--permissions", "full", "--json", "--agent", one.agent, *words, PROMPT)
+    assert done.code == code, (done.out, done.err)
+    return done.json
+
+
+def goes_on(one: Stage, words: str = "Go further.", code: int = 0) -> dict:
+    done = one.perdure("update", "task", words, "--json")
+    assert done.code == code, (done.out, done.err)
+    return done.json
+
+
+def stage_at(stage: MakeStage, script: str, at: str = "70", policy: str = "compact", windows: str = WINDOW) -> Stage:
+    return stage(script, extra={"PERDURE_FULL_AT": at, "PERDURE_WHEN_FULL": policy, "PERDURE_WINDOWS": windows})
+
+
+def sizes(attempt: dict) -> list[str]:
+    return [each["event"] for each in attempt["sizes"]]
+
+
+def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
+    """`show`, `why` and --json say what the newest request carried, and of how much, as the agent itself has it."""
+    one = stage_at(stage, WORK + "say Two.", policy="cli", windows="")
+    report = begun(one)
+    fill = report["fill"]
+    assert fill["tokens"] == carried(one)
+    assert (fill["window"], fill["source"]) == ((1_000_000 if one.agent == "claude" else 258_400), "agent")
+    assert report["attempts"][0]["fill"] == fill
+    for verb in ("show", "why"):
+        assert f"{carried(one) // 1000}.0k tokens of " in one.perdure(verb, "task").out
+
+
+def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
+    """Over the limit the same conversation goes on, made shorter by the agent itself: the receipt is native, the fill lower, and
+    what reached the model is the summary and the new prompt."""
+    one = stage_at(stage, WORK + "say Two.\n---\nsay Three.")
+    first = begun(one)["attempts"][0]
+    session = first["session_id"]
+    report = goes_on(one)
+    attempt = report["attempts"][1]
+    assert (attempt["continuation"], attempt["session_id"]) == ("resume", session)
+    assert attempt["receipt"]["verdict"] == "native", attempt["receipt"]
+    assert attempt["why"].endswith("is compacted before it goes on")
+    assert sizes(attempt) == ["compacted"]
+    assert attempt["sizes"][0]["before"] >= carried(one)
+    assert attempt["sizes"][0]["asked"] is True
+    assert report["fill"]["tokens"] < first["fill"]["tokens"]
+    told = said(one.rehearsal.last.messages)
+    assert SUMMARY in told
+    assert "echo more" not in told
+    assert "Go further." in told
+    third = goes_on(one, "And further.")["attempts"][2]
+    assert (third["continuation"], third["receipt"]["verdict"], sizes(third)) == ("resume", "native", [])
+    one.nothing_survives()
+
+
+def test_it_rolls_over(stage: MakeStage) -> None:
+    """By that policy the old conversation says what the next one has to know, and a new one begins with it; the old one stays."""
+    one = stage_at(stage, WORK + f"say {SUMMARY}\n---\nsay Two.", policy="roll-over")
+    first = begun(one)["attempts"][0]
+    old = first["session_id"]
+    report = goes_on(one)
+    attempt = report["attempts"][1]
+    assert attempt["continuation"] == "rebuild"
+    assert attempt["lost_session_id"] == old != attempt["session_id"]
+    assert attempt["receipt"]["verdict"] == "rebuilt"
+    assert attempt["receipt"]["reasons"][0].startswith(f"rolled over at {carried(one):,} tokens of 200,000")
+    assert sizes(attempt) == ["summarised", "rolled_over"]
+    asked, answered = one.rehearsal.requests[-2:]
+    assert "This conversation has become too long" in asked.prompts[-1]
+    assert "The first file is written." in said(asked.messages)
+    told = said(answered.messages)
+    assert SUMMARY in told
+    assert "Go further." in told
+    assert "The first file is written." not in told
+    assert old in one.conversations()
+    sessions = one.perdure("sessions", "--json")
+    assert sessions.code == 0, sessions.err
+    fork = one.perdure("fork", "task", "--help")
+    assert fork.code == 0
+    one.nothing_survives()
+
+
+def test_a_refused_conversation_is_compacted(stage: MakeStage) -> None:
+    """The service says that it is too long: Claude Code makes it shorter by itself in the same attempt, Codex is told to in the next. It
+    stays the same conversation, and none of it is called broken."""
+    one = stage_at(stage, WORK + "full\nsay Two.", windows="")
+    old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
+    attempts = goes_on(one)["attempts"][1:]
+    kinds = [attempt["outcome"]["kind"] for attempt in attempts]
+    assert kinds == (["succeeded"] if one.agent == "claude" else ["context_exhausted", "succeeded"])
+    last = attempts[-1]
+    assert (last["continuation"], last["session_id"], sizes(last)) == ("resume", old, ["compacted"])
+    assert last["sizes"][0]["asked"] is (one.agent == "codex")
+    assert last["receipt"]["verdict"] == "native", last["receipt"]
+    told = said(one.rehearsal.last.messages)
+    assert SUMMARY in told
+    assert "Go further." in told
+
+
+def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: str) -> None:
+    """Compacted and refused again, it is not sent a third time: a new conversation goes on, with a brief of what was done."""
+    one = stage_at(stage, WORK + f"full x{REFUSALS[agent]}\nsay Two.", windows="")
+    old = begun(one)["attempts"][0]["session_id"]
+    attempts = goes_on(one)["attempts"][1:]
+    assert {attempt["outcome"]["kind"] for attempt in attempts[:-1]} == {"context_exhausted"}
+    assert "compacted" in [event for attempt in attempts[:-1] for event in sizes(attempt)]
+    last = attempts[-1]
+    assert (last["continuation"], last["lost_session_id"], last["receipt"]["verdict"]) == ("rebuild", old, "rebuilt")
+    assert "rolled over at" in last["receipt"]["reasons"][0]
+    assert "rolled_over" in sizes(attempts[-2])
+    told = said(one.rehearsal.last.messages)
+    assert "The magic word is quercus." in told
+    assert "echo one > one.txt" in told
+    assert "Go further." in told
+    assert old in one.conversations()
+    one.nothing_survives()
+
+
+def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
+    """With a strict policy no new conversation takes its place: nothing is launched, and a person is told what can be done."""
+    one = stage_at(stage, WORK + "say Two.", policy="roll-over")
+    old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
+    requests = len(one.rehearsal.everything)
+    report = goes_on(one, code=3)
+    attempt = report["attempts"][1]
+    assert attempt["outcome"]["kind"] == "context_exhausted"
+    assert "a strict policy allows no new conversation" in attempt["outcome"]["detail"]
+    assert [condition["type"] for condition in report["conditions"]] == ["needs_person"]
+    assert len(one.rehearsal.everything) == requests
+    one.environ["PERDURE_WHEN_FULL"] = "cli"
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert done.json["attempts"][2]["session_id"] == old
