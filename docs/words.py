@@ -82,6 +82,8 @@ REPORT = {
     "scope": "runs of one agent with the same scope share one conversation",
     "key": "as given with `--key`, else empty",
     "origin": "the id that the run has where it began; empty for one that began here",
+    "host": "in a [shared database](../how-to/shared-database.md): where workdir and conversation lie; empty: nowhere yet",
+    "host_id": "that host's own id",
     "labels": "as given with `--label`",
     "policy": "what may happen when the conversation is lost",
     "context_version": "the newest version of the instructions; 1 is the prompt",

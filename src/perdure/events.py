@@ -301,7 +301,7 @@ class CopyMissed(Event, frozen=True, tag="copy_missed"):
 
 
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
-    """A person took workdir and conversation back to a checkpoint."""
+    """A person took workdir and conversation back to a checkpoint, or a run went on from it on another host."""
 
     number: int
     attempt: int
@@ -312,6 +312,8 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """The checkpoint of what was there before; 0 where nothing was."""
     files_only: bool = False
     """The conversation stayed where it was."""
+    moved_from: str = ""
+    """The host that had the files until then; empty where a person took them back."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):

@@ -516,6 +516,13 @@ class RunStore(Protocol):
         workdir's lock: a run that is only claimed does not hinder it; while an attempt that has begun is at work it raises Conflict."""
         ...
 
+    def fetched(
+        self, claim: Claim, place: Workspace, sessions: Sequence[Session], checkpoint: Checkpoint, event: CheckpointRestored
+    ) -> TaskRun:
+        """The claimed run's workdir and conversation are on this host now: stores where, what the conversations are, retired ones
+        first, and the checkpoint that came, all or nothing."""
+        ...
+
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...
 
     def contexts(self, run_id: str) -> Sequence[Context]: ...
@@ -659,6 +666,14 @@ class Publisher(Protocol):
 
     def refused(self, run: TaskRun) -> str:
         """Why no attempt may start here, in a sentence; empty if one may, and where that cannot be known."""
+        ...
+
+    def available(self, run: TaskRun) -> str:
+        """Why a run whose files lie on another host cannot be brought here, in a sentence; empty if it can."""
+        ...
+
+    def fetch(self, claim: Claim) -> TaskRun:
+        """Brings workdir and conversation of a claimed run here, from where another host has published them. Raises PerdureError."""
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:

@@ -60,6 +60,8 @@ def run_report(
         "scope": run.scope,
         "key": run.spec.key,
         "origin": run.origin,
+        "host": run.host_name,
+        "host_id": run.host,
         "labels": run.spec.labels,
         "policy": str(run.spec.continuity),
         "context_version": run.context_version,

@@ -101,6 +101,8 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
             return rescued
         run = rescued
     refuse_open(engine, run)
+    if why := engine.kept_from(run):
+        raise Conflict(f"{run.name} cannot go on here: {why}", f"perdure retry {run.name}, on {run.host_name}")
     if run.state is RunState.SUCCEEDED:
         raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
     if agent and agent != run.spec.agent:
@@ -116,6 +118,8 @@ def update(engine: Engine, ref: str, text: str, files: Asked | None = None) -> T
     run = engine.store.get(ref)
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine, run)
+    if files and engine.elsewhere(run):
+        raise Conflict(f"{run.name} works on {run.host_name}: files can only be given there", f"perdure update {run.name}, on that host")
     given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
     if run.state is RunState.RUNNING:
         rescue(engine, run)
@@ -131,6 +135,8 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
             raise Conflict(f"{run.name} is at work (attempt {run.attempt}), so {so}", f"perdure stop {run.name}")
         run = rescued
     refuse_open(engine, run)
+    if engine.elsewhere(run):
+        raise Conflict(f"The workdir and conversation of {run.name} lie on {run.host_name}, so {so} here", f"do it on {run.host_name}")
     return run
 
 

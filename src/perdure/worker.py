@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perdure import process
 from perdure.attempt import Engine, perform, seat_of, take_over, wait_for
-from perdure.errors import Conflict, LostLease, PerdureError
+from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, TaskRun
 
@@ -48,6 +48,10 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
             continue
+        if why := engine.kept_from(run):
+            raise Conflict(
+                f"{run.name} cannot go on here: {why}", f"go on with it on {run.host_name}, or set checkpoint_store on all hosts"
+            )
         engine.volumes.check([_home(engine, run)])
         seat = seat_of(engine, run)
         if run.state is RunState.QUEUED and wait_for(engine, run, seat):
@@ -81,7 +85,7 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
             show(record)
         if run.state in FINAL or engine.stopping():
             return run
-        left_alone = run.state is RunState.QUEUED and engine.store.now() - run.run_after > LEFT_ALONE_MS
+        left_alone = run.state is RunState.QUEUED and not engine.elsewhere(run) and engine.store.now() - run.run_after > LEFT_ALONE_MS
         if left_alone or (run.state is RunState.RUNNING and rescue(engine, run) is not None):
             return drive(engine, run_id)
         time.sleep(NAP_S)
@@ -107,7 +111,7 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
                 del at_work[ended]
                 done += _ended_well(ended)
             closed = draining() or engine.stopping()
-            while not closed and len(at_work) < jobs and (job := _next_job(engine, set(at_work.values()))) is not None:
+            while not closed and len(at_work) < jobs and (job := _looked(engine, set(at_work.values()))) is not None:
                 claim, step = job
                 begun = threads.submit(step, engine, claim)
                 at_work[begun] = claim.run.id
@@ -115,6 +119,17 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
             if not at_work and (closed or once):
                 return done
             bell.wait(nap_s)
+
+
+def _looked(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
+    """The next job. A shared database that is away is waited for, as long as it takes."""
+    try:
+        return _next_job(engine, mine)
+    except StoreError as error:
+        if not engine.host.id:
+            raise
+        print(f"perdure: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
@@ -135,9 +150,11 @@ def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, 
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
-    """The claim on a due run, unless its agent's home is full or its account has to wait; the others go on."""
+    """The claim on a due run, unless its files cannot come here, its agent's home is full or its account has to wait; the others go on."""
     seat = None
     with suppress(PerdureError):
+        if engine.kept_from(run):
+            return None
         if engine.volumes.crowded([_home(engine, run)]):
             return None
         seat = seat_of(engine, run)

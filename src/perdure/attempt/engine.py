@@ -90,6 +90,16 @@ class Engine:
         """Whether the run's workdir and conversation lie on another host."""
         return bool(self.host.id) and run.host not in ("", self.host.id)
 
+    def kept_from(self, run: TaskRun) -> str:
+        """Why the run cannot go on here, because its files lie on another host; empty if it can."""
+        if not self.elsewhere(run):
+            return ""
+        there = f"its workdir and conversation lie on {run.host_name}"
+        if self.publisher is None:
+            return f"{there}, and no checkpoint store is set that would bring them here"
+        why = self.publisher.available(run)
+        return f"{there}, and cannot be brought here: {why}" if why else ""
+
     def moved_to(self, run_id: str) -> Path:
         """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""
         return self.state / "moved" / run_id

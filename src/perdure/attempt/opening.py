@@ -27,7 +27,7 @@ from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.context_size import compact_at
 from perdure.continuation import prompt
-from perdure.errors import PerdureError
+from perdure.errors import LostLease, PerdureError
 from perdure.events import AgentLaunched, CopyRestored, Record, SessionExpired, SessionPinned, SessionsRebuilt, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
@@ -101,6 +101,7 @@ def open_attempt(engine: Engine, claim: Claim) -> Opened:
 
 
 def _open(engine: Engine, claim: Claim) -> Opened:
+    claim = _brought_here(engine, claim)
     run = claim.run
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)
@@ -149,6 +150,26 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
         engine.store.put_session(session)
     engine.store.record(claim, [SessionsRebuilt(sessions=tuple(session.id for session in lost))])
     return engine.store.lineage(key)
+
+
+def _brought_here(engine: Engine, claim: Claim) -> Claim:
+    """The claim, with the run's files on this host. A run that never began works where this host would have put it."""
+    run = claim.run
+    if why := engine.kept_from(run):
+        raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
+    if engine.elsewhere(run):
+        assert engine.publisher is not None
+        try:
+            return replace(claim, run=engine.publisher.fetch(claim))
+        except LostLease:
+            raise
+        except (PerdureError, OSError) as error:
+            detail = f"its workdir and conversation could not be brought here from {run.host_name}: {error}"
+            raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=detail)) from error
+    if engine.host.id and not run.host and run.workspace is not None:
+        place = engine.workspaces.plan(run.spec, run.name, Path("/"))
+        return replace(claim, run=replace(run, workspace=replace(place, base=run.workspace.base)))
+    return claim
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:

@@ -102,6 +102,11 @@ def _restored(ground: Ground) -> str:
             f"This conversation was taken back to where it stood at {when}, because its newest part cannot be used. What you said and "
             "did after that is not in it any more, but the files still have it."
         )
+    if ground.restored is not None and ground.restored.moved_from:
+        return (
+            f"This task was moved to another machine. Its working directory and this conversation are as they were at {when}; "
+            "what you did after that is not here."
+        )
     if ground.restored is not None and ground.restored.files_only:
         return f"A person took the working directory back to where it stood at {when}. What you did there after that is undone."
     return f"A person took the working directory and this conversation back to where they stood at {when}."

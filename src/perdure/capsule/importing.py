@@ -75,10 +75,12 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
         fd = engine.workspaces.lock(place, f"perdure import {name}")
         brought: list[Path] = []
         try:
-            number, saved, notes = _make_workdir(engine, manifest, files, place, spec.agent)
-            parts = tuple(part for carried in manifest.conversations for part in _copies(engine, carried, files, Path(place.path), brought))
+            number, saved, notes = make_workdir(engine, manifest, files, place, spec.agent)
+            parts = tuple(
+                part for carried in manifest.conversations for part in copies_of(engine, carried, files, Path(place.path), brought)
+            )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
-            checkpoint = _checkpoint(engine, manifest, run, parts, number, saved)
+            checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)
             arrival = Arrival(
                 run=run,
                 contexts=story.contexts,
@@ -88,7 +90,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
                 checkpoint=checkpoint,
                 event=RunTakenIn(origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped),
             )
-            _keep_given(engine, manifest, files)
+            keep_given(engine, manifest, files)
             return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
         except BaseException:
             for copy in brought:
@@ -145,7 +147,7 @@ def _workdir(manifest: Manifest) -> Workdir:
     return manifest.workdir
 
 
-def _make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str) -> tuple[int, Saved, tuple[str, ...]]:
+def make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str) -> tuple[int, Saved, tuple[str, ...]]:
     """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir half, and notes. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
@@ -163,7 +165,7 @@ def _make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Work
     return number, saved, restored.notes
 
 
-def _copies(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought: list[Path]) -> list[CopyPart]:
+def copies_of(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought: list[Path]) -> list[CopyPart]:
     """The conversation among perdure's own copies. One that is there already, with more in it, is moved aside and stays."""
     archive = engine.driver(carried.agent).archive
     found = []
@@ -179,7 +181,7 @@ def _copies(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought:
     return found
 
 
-def _keep_given(engine: Engine, manifest: Manifest, files: Staged) -> None:
+def keep_given(engine: Engine, manifest: Manifest, files: Staged) -> None:
     """Keeps the contents of task files by what they are, whatever they are called."""
     kept = GivenContents(engine.state)
     for file in manifest.given:
@@ -207,7 +209,7 @@ def _run(was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace,
     )  # fmt: skip
 
 
-def _checkpoint(engine: Engine, manifest: Manifest, run: TaskRun, parts: tuple[CopyPart, ...], number: int, saved: Saved) -> Checkpoint:
+def checkpoint_of(engine: Engine, manifest: Manifest, run: TaskRun, parts: tuple[CopyPart, ...], number: int, saved: Saved) -> Checkpoint:
     """The first checkpoint of the run on this machine: what came."""
     return Checkpoint(
         run=run.id,

@@ -26,7 +26,7 @@ from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.scan import Scan
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.events import AnyEvent, CheckpointMissed, PlaceLost
-from perdure.model import Checkpoint, TaskRun
+from perdure.model import Checkpoint, Claim, TaskRun
 
 WHY = "publish"
 AT_ONCE = 4
@@ -110,18 +110,52 @@ class Publishing:
     _newest: dict[str, Checkpoint] = field(default_factory=dict)
     _told: dict[str, list[AnyEvent]] = field(default_factory=dict)
     _lost: dict[str, PlaceLost] = field(default_factory=dict)
+    _available: dict[str, tuple[float, str]] = field(default_factory=dict)
     _looked: dict[str, float] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def refused(self, run: TaskRun) -> str:
         """Why no attempt may start here, in a sentence; empty if one may. A store that does not answer refuses nobody."""
         try:
+            if self.engine.host.id:
+                self._take_place(run)
             place_of(self.engine, self._opened(), run)
         except TakenUp as taken:
             return f"{taken}; {taken.hint.replace('URL', self.url)}"
         except PerdureError:
             return ""
         return ""
+
+    def available(self, run: TaskRun) -> str:
+        """Why a run of another host cannot be brought here; asked again after a while only."""
+        asked = self._available.get(run.id)
+        if asked is None or time.monotonic() - asked[0] >= LOOK_S:
+            why = ""
+            try:
+                self._opened().newest(run.origin or run.id)
+            except PerdureError as error:
+                why = str(error)
+            asked = self._available[run.id] = (time.monotonic(), why)
+        return asked[1]
+
+    def fetch(self, claim: Claim) -> TaskRun:
+        """Takes the run's place in the store, so that the other host publishes no more of it, then brings its files here."""
+        from perdure.capsule.fetching import fetch
+
+        store = self._opened()
+        self._take_place(claim.run)
+        return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
+
+    def _take_place(self, run: TaskRun) -> None:
+        """Whose run it is, a shared database says: the store's term follows."""
+        store, key, mine = self._opened(), run.origin or run.id, machine(self.engine)
+        term = store.term(key)
+        if term is None or term.owner == mine:
+            return
+        with suppress(NotFound):
+            after = store.newest(key)[0]
+            now = self.engine.store.now()
+            store.begin(key, Term(number=term.number + 1, owner=mine, host=socket.gethostname(), at=now, after=after))
 
     def published(self, checkpoint: Checkpoint) -> None:
         """A checkpoint is there: it is brought out as soon as the one before it is. Returns at once."""

@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.compose import environment, open_to_read, settings
+from perdure.cli.compose import environment, open_to_read, settings, this_host
 from perdure.cli.text import clean, clock, filled, one_line, tokens
 from perdure.errors import NotFound
 
@@ -42,6 +42,8 @@ def show_verb(arguments: argparse.Namespace) -> int:
     if report["reason"]:
         print(f"  {one_line(report['reason'], 160)}")
     print(f"  workdir   {clean(place['path'])} ({place['backend']})")
+    if report["host"]:
+        print(f"  host      {clean(report['host'])}")
     if place["branch"]:
         print(f"  branch    {clean(place['branch'])}")
     used = report["usage"]
@@ -82,6 +84,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
     for condition in report["conditions"]:
         print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
+    if waits := _waits_for(report):
+        print(f"\nhost        {waits}")
     previous: dict[str, Any] | None = None
     for attempt in report["attempts"]:
         _explain(attempt, previous)
@@ -91,6 +95,23 @@ def why_verb(arguments: argparse.Namespace) -> int:
             f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} days; perdure's copy stays (perdure doctor)"
         )
     return 0
+
+
+def _waits_for(report: dict[str, Any]) -> str:
+    """Which host goes on with a run whose files are not here, in a shared database."""
+    chosen = settings()
+    here = this_host(chosen)
+    if not here.id or report["host_id"] in ("", here.id):
+        return ""
+    there = clean(report["host"])
+    if report["state"] != "queued":
+        return f"its workdir and conversation lie on {there}"
+    if here.patience_s is None:
+        return f"it waits for {there}, where its workdir and conversation lie; no checkpoint_store is set here that would bring them"
+    return (
+        f"it waits for {there}, where its workdir and conversation lie; after {here.patience_s:g} s another host may bring the newest "
+        f"checkpoint from {clean(chosen.checkpoint_store)}"
+    )
 
 
 def _retention(agent: str) -> Retention | None:
@@ -137,7 +158,10 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
         print(f"  saved     {line}")
     receipt = attempt["receipt"]
     if receipt is None:
-        print("  receipt   none: the attempt ended before the conversation was touched" if attempt["outcome"] else "  receipt   not yet")
+        untouched = "none: the attempt ended before the conversation was touched"
+        unseen = "none: nobody was there to look at the conversation"
+        lost = attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
+        print(f"  receipt   {'not yet' if not attempt['outcome'] else unseen if lost else untouched}")
         return
     print(f"  receipt   {receipt['verdict']}")
     for reason in receipt["reasons"]:

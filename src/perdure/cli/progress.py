@@ -103,6 +103,8 @@ def line_of(record: Record) -> str:
             return f"  conversation {session_id}: a mended copy was put in place: {one_line('; '.join(edits), 240)}"
         case CheckpointMissed(reason=reason):
             return f"  no checkpoint could be taken: {one_line(reason, 200)}"
+        case CheckpointRestored(number=number, moved_from=host) if host:
+            return f"brought here from {clean(host)}, as it was at its newest published checkpoint (number {number} here)"
         case CheckpointRestored(number=number, undo=undo):
             return f"taken back to checkpoint {number}" + (f"; what was there is checkpoint {undo}" if undo else "")
         case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
-from perdure.model import NOWHERE, Checkpoint, Claim, Host, RunState, Session, SessionKey, SessionState, TaskRun
+from perdure.model import NOWHERE, Checkpoint, Claim, Host, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.stores.dialect import Database
 from perdure.stores.reading import Reading
 from perdure.stores.rows import key_values, run_of, session_of
-from perdure.stores.rules import at_rest, held, settle
+from perdure.stores.rules import at_rest, held, refuse_beside, settle
 from perdure.stores.writing import Write
 
 if TYPE_CHECKING:
@@ -58,6 +58,23 @@ class Keeping(Reading):
             for session in sessions:
                 write.put_session(session)
             write.note(run.id, 0, [event])
+            return run
+
+    def fetched(
+        self, claim: Claim, place: Workspace, sessions: Sequence[Session], checkpoint: Checkpoint, event: CheckpointRestored
+    ) -> TaskRun:
+        from perdure.codec import encode
+
+        with self._write() as write:
+            run = held(write, claim)
+            refuse_beside(write, run.id, place.id, run.spec.agent, run.scope)
+            write.do("place_run", id=run.id, workspace_id=place.id, place=place.path, workspace=encode(place), now=write.now)
+            write.bind(place.id, SessionKey(run.spec.agent, run.scope))
+            for session in sessions:
+                write.put_session(session)
+            run = run_of(write.named(run.id))
+            write.put_checkpoint(run, checkpoint)
+            write.note(run.id, claim.attempt, [event])
             return run
 
     def take_in(self, arrival: Arrival) -> TaskRun:
