@@ -84,8 +84,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
     for condition in report["conditions"]:
         print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
-    if waits := _waits_for(report):
-        print(f"\nhost        {waits}")
+    if there := _waits_for(report):
+        print(f"\nhost        {there}")
     previous: dict[str, Any] | None = None
     for attempt in report["attempts"]:
         _explain(attempt, previous)
