@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from perdure.model import TaskRun as TaskRun
     from perdure.model import TaskSpec as TaskSpec
     from perdure.model import Verdict as Verdict
+    from perdure.plan import PlanRun as PlanRun
+    from perdure.plan import PlanState as PlanState
     from perdure.sessions import plan_scope as plan_scope
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     **dict.fromkeys(("AsyncRunner", "Runner", "connect", "open"), "library"),
     **dict.fromkeys(("Attempt", "RunState", "Session", "TaskRun", "TaskSpec", "Verdict"), "model"),
+    **dict.fromkeys(("PlanRun", "PlanState"), "plan"),
     "PerdureError": "errors",
     "plan_scope": "sessions",
 }
@@ -36,6 +39,8 @@ __all__ = [
     "AsyncRunner",
     "Attempt",
     "PerdureError",
+    "PlanRun",
+    "PlanState",
     "RunState",
     "Runner",
     "Session",

@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from perdure import service
+from perdure import plans, service
+from perdure.attempt import Engine
 from perdure.bell import ring
 from perdure.checkpoints import Restored, restore
 from perdure.config import Settings, load
@@ -32,6 +33,8 @@ from perdure.errors import Conflict, UsageError
 from perdure.events import Record
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, Checkpoint, OnEdit, RunState, TaskRun, TaskSpec
+from perdure.plan import PlanRun
+from perdure.plans.reading import read_plan, seed_of
 from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
 from perdure.sessions import Sessions
@@ -148,6 +151,23 @@ class Runner:
         """Gives a run new instructions, and files, in the same conversation, and follows it."""
         return self.follow(service.update(self._engine, ref, prompt, self._asked(files, context, on_edit)).id)
 
+    def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
+        """Begins the plan in a file, or goes on with it, until it is done or nothing can go on. `jobs`: how many tasks at once (0: as
+        many as the plan says). Needs the extra `plans`. Raises PlanError with all that is wrong, Conflict while another process runs it."""
+        return self._plan_run(self._engine, file, jobs)
+
+    def _plan_run(self, engine: Engine, file: str | Path, jobs: int) -> PlanRun:
+        path = (self._cwd / file).absolute()
+        return plans.run(engine, read_plan(path, self._settings), seed_of(self._settings, self._cwd), path, jobs)
+
+    def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
+        """Goes on with what failed in a plan, or with one task of it. Raises NotFound, Conflict."""
+        return plans.retry(self._engine, name, task, jobs)
+
+    def plan_report(self, name: str) -> dict[str, Any]:
+        """The object that `perdure plan show NAME --json` prints. Raises NotFound."""
+        return plans.report_of(self._engine.store, self._engine.store.plan(name), self._engine.host)
+
     def stop(self, ref: str) -> TaskRun:
         """Stops a run; `retry` goes on later."""
         return service.stop(self._engine, ref)
@@ -235,6 +255,26 @@ class AsyncRunner:
     async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
         """See `Runner.update`."""
         return await asyncio.to_thread(self._runner.update, ref, prompt, **files)
+
+    async def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
+        """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
+        stop, engine = threading.Event(), self._runner._engine
+        listening = replace(engine, stopping=lambda: engine.stopping() or stop.is_set())
+        working = asyncio.ensure_future(asyncio.to_thread(self._runner._plan_run, listening, file, jobs))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            stop.set()
+            await working
+            raise
+
+    async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
+        """See `Runner.plan_retry`."""
+        return await asyncio.to_thread(self._runner.plan_retry, name, task, jobs)
+
+    async def plan_report(self, name: str) -> dict[str, Any]:
+        """See `Runner.plan_report`."""
+        return await asyncio.to_thread(self._runner.plan_report, name)
 
     async def stop(self, ref: str) -> TaskRun:
         """See `Runner.stop`."""

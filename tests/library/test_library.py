@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -137,3 +138,49 @@ def test_importing_costs_nothing() -> None:
     words = "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PLAN = """
+name = "shop"
+agent = "claude"
+permissions = "full"
+
+[[tasks]]
+name = "models"
+prompt = "Write the models."
+files = ["one.txt"]
+
+[[tasks]]
+name = "views"
+prompt = "Write the views."
+needs = ["models"]
+"""
+
+
+def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
+    """A plan that is cancelled on an event loop is stopped in good order; run again by the ordinary door it goes on, and its report is
+    that of the command."""
+    one = stage(SCRIPT.replace("say More", "hang\nsay More"))
+    (one.directory / "plan.toml").write_text(PLAN)
+
+    async def cancelled() -> None:
+        async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
+            planning = asyncio.create_task(runner.plan_run("../plan.toml"))
+            await asyncio.to_thread(one.rehearsal.wait_for, 3)
+            planning.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await planning
+            assert [task["state"] for task in (await runner.plan_report("shop"))["tasks"]] == ["succeeded", "cancelled"]
+
+    asyncio.run(cancelled())
+    one.nothing_survives()
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        plan = runner.plan_run("../plan.toml")
+        assert plan.state is perdure.PlanState.SUCCEEDED
+        report = runner.plan_report("shop")
+        assert [(task["verdict"], task["attempts"]) for task in report["tasks"]] == [("fresh", 1), ("native", 2)]
+        with pytest.raises(perdure.PerdureError, match="is done"):
+            runner.plan_retry("shop", "views")
+    shown = one.perdure("plan", "show", "shop", "--json")
+    assert shown.json == report
+    assert json.loads(json.dumps(report)) == report

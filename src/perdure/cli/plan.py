@@ -53,7 +53,7 @@ def plan_verb(arguments: argparse.Namespace) -> int:
 
 
 def _look(arguments: argparse.Namespace) -> int:
-    plan = read_plan(Path(arguments.file), settings())
+    plan = checked_plan(Path(arguments.file), settings())
     strands = weave(plan, _forking)
     if arguments.json:
         print(json.dumps(_as_json(plan, strands), indent=2, ensure_ascii=False))
@@ -65,13 +65,12 @@ def _look(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_plan(file: Path, chosen: Settings) -> Plan:
+def checked_plan(file: Path, chosen: Settings) -> Plan:
     """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and AgentMissing for an unknown agent."""
     from perdure import drivers
-    from perdure.planfile import read
+    from perdure.plans.reading import read_plan
 
-    names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
-    plan = read(file, {name: getattr(chosen, name) for name in names})
+    plan = read_plan(file, chosen)
     for agent in sorted({task.agent for task in plan.tasks}):
         drivers.load(agent)
     return plan

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import Stopper, open_engine, settings
-from perdure.cli.plan import read_plan
+from perdure.cli.plan import checked_plan
 from perdure.cli.plan_progress import PlanProgress
 from perdure.config import Settings
-from perdure.model import TaskSpec
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
@@ -26,10 +25,11 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """`plan run FILE`."""
     from perdure import plans
+    from perdure.plans.reading import seed_of
 
     chosen = settings()
     file = Path(arguments.file).absolute()
-    plan, seed = read_plan(file, chosen), seed_of(chosen, Path.cwd())
+    plan, seed = checked_plan(file, chosen), seed_of(chosen, Path.cwd())
 
     def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
         return plans.run(engine, plan, seed, file, arguments.jobs, began)
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 def retry(arguments: argparse.Namespace) -> int:
     """`plan retry NAME [TASK]`."""
     from perdure import plans
-    from perdure.cli.plan_show import name_of
+    from perdure.plans.reading import name_of
 
     chosen = settings()
     name = name_of(arguments.file, chosen)
@@ -49,18 +49,6 @@ def retry(arguments: argparse.Namespace) -> int:
         return plans.retry(engine, name, arguments.task or "", arguments.jobs, began)
 
     return _followed(arguments, chosen, work)
-
-
-def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
-    """What the settings say for every task of a plan."""
-    return TaskSpec(
-        prompt="",
-        repo=str(cwd),
-        base=chosen.base,
-        backend=str(chosen.backend or ""),
-        stall_s=chosen.stall,
-        budget_usd=chosen.budget_usd,
-    )
 
 
 def _followed(arguments: argparse.Namespace, chosen: Settings, work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun]) -> int:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from perdure.cli.compose import open_to_read, settings, this_host
 from perdure.cli.plan_progress import cells
 from perdure.cli.text import age, at_home, clean, columns, cut, one_line, tokens
-from perdure.config import Settings
 
 HEADINGS = ["TASK", "STATE", "ATTEMPTS", "RECEIPT", "TIME", "COST", ""]
 
 
 def show(arguments: argparse.Namespace) -> int:
     """`plan show NAME|FILE`."""
+    from perdure.plans.reading import name_of
     from perdure.plans.telling import report_of
 
     chosen = settings()
@@ -75,16 +74,6 @@ def ls(arguments: argparse.Namespace) -> int:
     ]
     _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
     return 0
-
-
-def name_of(ref: str, chosen: Settings) -> str:
-    """The name of the plan that is meant: the one that a file says, where it is a file."""
-    path = Path(ref)
-    if path.suffix not in (".toml", ".yaml", ".yml"):
-        return ref
-    from perdure.cli.plan import read_plan
-
-    return read_plan(path, chosen).name
 
 
 def _table(rows: list[list[str]]) -> None:

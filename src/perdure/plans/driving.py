@@ -23,7 +23,8 @@ from perdure.plans.concluding import conclude
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run
 from perdure.plans.standing import Stand, blocked, ready, standing
-from perdure.plans.starting import scope_of, start
+from perdure.plans.starting import start
+from perdure.sessions import plan_scope
 from perdure.transcripts import locate, snapshot
 from perdure.worker import MARGIN
 
@@ -183,7 +184,7 @@ class _Driving:
         it, or will not come soon because it failed, or waits for what failed."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
-        return fork.run is not None and _has_begun(self._engine, fork.run, scope_of(self._plan, fork.strand.name))
+        return fork.run is not None and _has_begun(self._engine, fork.run, plan_scope(self._plan.id, fork.strand.name))
 
     def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
         """What is told of a plan that cannot go on by itself."""

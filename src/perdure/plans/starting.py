@@ -20,6 +20,7 @@ from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, TaskRun, TaskSpec, Workspace
 from perdure.plan import PlannedRun, PlanRun, TaskEnd
 from perdure.plans.standing import Stand
+from perdure.sessions import plan_scope
 
 NAME_WIDTH = 63
 PATIENCE_S = 30.0
@@ -58,11 +59,6 @@ def key_of(plan: PlanRun, task: str) -> str:
     return f"plan:{plan.id}/{task}"
 
 
-def scope_of(plan: PlanRun, strand: str) -> str:
-    """Whose conversation it is: that of the strand."""
-    return f"plan:{plan.id}/{strand}"
-
-
 def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
     """What is asked of the task, before it is known where it begins."""
     task, strand = stand.task, stand.strand
@@ -79,7 +75,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         continuity=plan.plan.continuity,
         name=f"{plan.name}-{task.name}",
         key=key_of(plan, task.name),
-        scope=scope_of(plan, strand.name),
+        scope=plan_scope(plan.id, strand.name),
         branch=f"perdure/{plan.name}-{strand.name}",
         labels={"plan": plan.name, "task": task.name},
     )

@@ -1,0 +1,36 @@
+"""A plan file and what the settings say for all of its tasks. Called by the command and by the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perdure.config import Settings
+from perdure.model import TaskSpec
+from perdure.plan import Plan
+from perdure.planfile import read
+
+
+def read_plan(file: Path, chosen: Settings) -> Plan:
+    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError."""
+    names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
+    return read(file, {name: getattr(chosen, name) for name in names})
+
+
+def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
+    """What all tasks of a plan share, where the plan says nothing: the repository at `cwd`, and the limits."""
+    return TaskSpec(
+        prompt="",
+        repo=str(cwd),
+        base=chosen.base,
+        backend=str(chosen.backend or ""),
+        stall_s=chosen.stall,
+        budget_usd=chosen.budget_usd,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
+    )
+
+
+def name_of(ref: str, chosen: Settings) -> str:
+    """The name of the plan that is meant: the one that a file says, where it is a file."""
+    path = Path(ref)
+    return read_plan(path, chosen).name if path.suffix in (".toml", ".yaml", ".yml") else ref

@@ -1,0 +1,51 @@
+"""What a task promised: files that are to be there, and conflict marks that are to be gone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from perdure.attempt.promised import lacking
+from perdure.model import TaskSpec
+
+MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    """A file, a directory and a link to something are there; what is missing and a link to nothing are named."""
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/file").write_text("x")
+    (tmp_path / "good").symlink_to("dir/file")
+    (tmp_path / "bad").symlink_to("/nonexistent")
+    spec = TaskSpec(prompt="", files=("dir/file", "dir", "good", "bad", "gone", "dir/file/below"))
+    assert lacking(spec, tmp_path) == "the task was to make 'bad', 'gone', 'dir/file/below', and there is no such file"
+    assert lacking(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        (MARKED, True),
+        (MARKED.replace("\n", "\r\n"), True),
+        ("Title\n=======\n", False),
+        ("<<<<<<< left\nonly one end\n", False),
+        ("resolved\n", False),
+    ],
+)
+def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
+    """Both ends of a conflict and its middle are a conflict; an underlined heading, or one end, is text."""
+    (tmp_path / "file").write_bytes(text.encode())
+    assert lacking(TaskSpec(prompt="", conflicts=("file",)), tmp_path) == (
+        "conflict marks of a merge are still in 'file'" if marked else ""
+    )
+
+
+def test_odd_things_are_never_waited_for(tmp_path: Path) -> None:
+    """A pipe, a directory or a link in the place of a conflicted file holds no marks, and nobody waits for it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "real").write_text(MARKED)
+    (tmp_path / "link").symlink_to("real")
+    assert lacking(TaskSpec(prompt="", conflicts=("pipe", "dir", "link", "gone")), tmp_path) == ""
