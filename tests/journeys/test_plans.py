@@ -79,3 +79,19 @@ def test_a_plan_is_drawn(plan: Path) -> None:
         ("admin", "admin"),
         ("docs", "docs"),
     ]
+
+
+def test_the_plan_in_the_documents_is_a_plan(tmp_path: Path) -> None:
+    """The tutorial's file has nothing wrong with it, and is drawn as the tutorial says."""
+    page = (Path(__file__).parents[2] / "docs/how-to/plans.md").read_text()
+    (tmp_path / "shop.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    drawn = page.partition("```text\n")[2].partition("```")[0]
+    assert perdure(tmp_path, "plan", "graph", "shop.toml").stdout == drawn
+
+
+def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
+    """A missing file, one name too many, a plan that nobody began: one sentence each, with the code of its kind."""
+    for words, code in ((("run",), 2), (("show", "shop", "more"), 2), (("ls", "shop"), 2), (("show", "shop"), 5), (("retry", "shop"), 5)):
+        done = perdure(tmp_path, "plan", *words)
+        assert (done.returncode, done.stderr.count("\n") <= 2) == (code, True), done.stderr
+    assert perdure(tmp_path, "plan", "ls").stdout.split() == ["PLAN", "STATE", "DONE", "AGE", "FILE"]

@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "du": ("clean", "show how much disk perdure takes, by class, agent and repository"),
     "map": ("map", "the project map: what the files here export and import, as an agent would be told it"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
-    "plan": ("plan", "a plan of many tasks: check it, and draw who needs whom"),
+    "plan": ("plan", "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
     "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "entrypoint": ("entrypoint", "begin a container: check the volume, link the homes, run a command under an init"),

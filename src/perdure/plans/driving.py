@@ -86,9 +86,10 @@ def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began,
         for stand in standing(engine.store, plan).values():
             if stand.failed and stand.run is not None and stand.run.state in again and task in ("", stand.task.name):
                 service.retry(engine, stand.run.id)
-        if plan.state is PlanState.FAILED and RunState.FAILED in again:
+        if plan.state is not PlanState.OPEN:
             plan = engine.store.put_plan(replace(plan, state=PlanState.OPEN, reason=""))
-            for planned in engine.store.planned(plan.id):
+        for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
+            if planned.checks:
                 engine.store.put_planned(plan, replace(planned, checks=0))
         began(plan)
         plan = _Driving(engine, plan, jobs or plan.plan.jobs, lost).to_the_end()
