@@ -212,14 +212,14 @@ def played(directory: Path, agent: str, language: Language, arm: int, parts: dic
                 workdir = Path(run.workspace.path)
                 tokens += sum((attempt["map"] or {"tokens": 0})["tokens"] for attempt in runner.report(run.id)["attempts"])
         files = sorted((workdir / language.folder).glob(f"*.{language.ending}"))
-        errors = dict(_python_errors(workdir, files) if language is PYTHON else _typescript_errors(workdir, files))
+        errors = dict(python_errors(workdir, files) if language is PYTHON else typescript_errors(workdir, files))
         stage.close()
     missing = sum(said.count("missing") for said in errors.values())
     wrong = sum(said.count("wrong") for said in errors.values())
     return Result(len(parts), missing, wrong, sum(not errors[file.name] for file in files), tokens)
 
 
-def _python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+def python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
     """By file: `missing` or `wrong` for each error of its own that really importing it raises."""
     for file in files:
         command = [sys.executable, "-P", str(CHECK), str(file.relative_to(workdir))]
@@ -227,7 +227,7 @@ def _python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, 
         yield file.name, json.loads(said.stdout)
 
 
-def _typescript_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+def typescript_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
     """By file, as the compiler says: TS2307 is a module that is not there."""
     flags = ("--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler", "--pretty", "false")
     words = ["node", str(compiler()), *flags, *(str(file.relative_to(workdir)) for file in files)]

@@ -420,3 +420,35 @@ def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
     assert told.index("TAKEN BACK.") < told.index("OTHERS CAME.")
     rebuilt = prompt(Continuation(kind=Start.REBUILD, lost_session_id="a"), replace(story, restored=""))
     assert "OTHERS CAME." in rebuilt
+
+
+@pytest.mark.parametrize(
+    ("heard", "policy", "kind"),
+    [
+        (False, ContinuityPolicy.STRICT, Start.FRESH),
+        (False, ContinuityPolicy.DISCLOSE, Start.FRESH),
+        (True, ContinuityPolicy.STRICT, Start.REFUSE),
+        (True, ContinuityPolicy.DISCLOSE, Start.REBUILD),
+        (True, ContinuityPolicy.FRESH_OK, Start.FRESH),
+    ],
+)
+@pytest.mark.parametrize("session", [None, SESSION])
+def test_an_agent_without_sessions_never_goes_on(heard: bool, policy: ContinuityPolicy, kind: Start, session: Session | None) -> None:
+    """Each task begins a conversation, whoever had one in its scope; what this run said before is told as after a loss, by policy."""
+    chosen = choose(Situation(policy=policy, now=1, session=session, transcript=TRANSCRIPT, sessions=False, heard=heard))
+    assert (chosen.kind, bool(chosen.lost_session_id)) == (kind, heard and session is not None)
+    assert "goes on with n" in chosen.reason
+
+
+@given(situations, st.booleans())
+def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
+    """Whatever lies on disk, it is neither resumed nor forked, and nobody else's writing is waited for."""
+    assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
+
+
+@pytest.mark.parametrize("kind", [*NEW, Start.RESUME])
+def test_the_map_stands_last_in_the_prompt(kind: Start) -> None:
+    """Behind the instructions, the brief and the files, in a new conversation and in one that goes on."""
+    story = Story(contexts=(Context(1, "Do it.", 0),), files="Files came.", map="<project-map>...")
+    text = prompt(Continuation(kind=kind, session_id="a"), story)
+    assert text.endswith("Files came.\n\n<project-map>...")

@@ -1,0 +1,62 @@
+"""The coherence bench on three files: what it measures is there, and its judges see errors where there are some."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bench.coherence import ARMS, PARTS, PYTHON, Called, Coder, Result, played, python_errors
+from perdure.rehearsal import Message
+
+FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
+
+
+@pytest.mark.journey
+def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> None:
+    """Three files by the real Codex: each in a conversation of its own they do not fit together, with the map and in one
+    conversation they do."""
+    results = []
+    for arm in range(len(ARMS)):
+        directory = Path(tempfile.mkdtemp(prefix="pjc"))
+        try:
+            results.append(played(directory, "codex", PYTHON, arm, FEW))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    cold, mapped, one = results
+    assert cold.errors and cold.right < 3
+    assert (mapped.errors, mapped.right, one.errors, one.right) == (0, 3, 0, 3)
+    assert cold.tokens == one.tokens == 0 < mapped.tokens
+
+
+def test_the_model_uses_only_what_it_was_shown() -> None:
+    """A part that stands in the messages is used as it is called there, file, name and parameter; one that does not is made up."""
+    coder = Coder(PARTS, PYTHON)
+    call = Message("tool_call", "cat > shop/cash.py <<'EOF'\nclass Amount:\n    def __init__(self, pence: int) -> None: ...\nEOF")
+    assert coder.known("money", [call]) == Called("cash", "Amount", "pence")
+    shown = "shop/cash.py:\n  class Amount\n    def __init__(self, pence: int) -> None\nshop/app.py:\n  def run(laps: int) -> int"
+    assert coder.known("money", [Message("user", shown)]) == Called("cash", "Amount", "pence")
+    assert coder.known("app", [Message("user", shown)]) == Called("app", "run", "laps")
+    assert coder.known("product", [call]) is None
+    made_up = {coder.made_up("money", key) for key in PARTS}
+    assert len(made_up) > 6
+
+
+def test_errors_are_counted_where_they_are_made(tmp_path: Path) -> None:
+    """A module that is not there and a name that is not in it are told apart, a parameter that is not there is seen, and a file that
+    imports a broken one has no error of its own."""
+    files = {
+        "good.py": "class Money:\n    def __init__(self, cents: int) -> None:\n        self.cents = cents\n",
+        "two.py": "from shop.gone import X\nfrom shop.good import Cash\n",
+        "call.py": "from shop.good import Money\nM = Money(pence=1)\n",
+        "above.py": "from shop.call import M\n",
+        "fine.py": "from shop.good import Money\nM = Money(cents=1).cents\n",
+    }
+    (tmp_path / "shop").mkdir()
+    for name, text in files.items():
+        (tmp_path / "shop" / name).write_text(text)
+    found = dict(python_errors(tmp_path, sorted((tmp_path / "shop").glob("*.py"))))
+    assert found == {"good.py": [], "two.py": ["missing", "wrong"], "call.py": ["wrong"], "above.py": [], "fine.py": []}
+    assert Result(files=5, missing=1, wrong=2, right=3).errors == 3
