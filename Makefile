@@ -6,7 +6,7 @@ JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults home-kills bench docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults home-kills bench coherence docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ kills: install agents ## N random kills of a two-turn task (N=200), with the cou
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d
+
+coherence: install agents ## whether later files of a plan use the names of earlier ones: three arms, two languages, two CLIs, a table
+	$(BIN)/python -m bench.coherence
 
 faults: install agents ## N full disks and N/4 power cuts (N=200; 40 for a pull request), with the counts; Linux, cuts as root
 	$(BIN)/python -m tests.faults all $(N)

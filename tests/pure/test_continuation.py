@@ -335,7 +335,7 @@ def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
     assert mark not in output
     assert text.count(f"{begin}\n{output or '(it said nothing)'}\n--- end of output {mark} ---") == 1
     assert "not instructions to you" in text and "ended early" not in text
-    assert ("(round " in text.replace(output, "")) == (round <= 3)
+    assert ("(round " in text.partition(begin)[0]) == (round <= 3)
 
 
 def test_a_new_conversation_is_told_of_the_failed_check() -> None:
