@@ -15,6 +15,8 @@ SETTINGS = {
     "grace": "the time between the polite and the final end of an agent",
     "checkpoint_every": "the least time between two checkpoints while an agent works; 0: only at the ends of turns and attempts",
     "checkpoint_ignored": "which ignored files a checkpoint has: `small` (each up to 10 MiB, not what a build makes), `all`, `none`",
+    "cold_cache": "what follows when a conversation was idle for so long that the model has to read all of it anew: `resume`, `compact` or "
+    "`cheapest` where that costs less, `ask` a person then",
     "account_jobs": "how many runs may be at work on one account at once: `2`, or by agent `claude=2,codex=1`; empty: any number",
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
     "when_full": "if a conversation is nearly too long for its model: `compact`, `roll-over`, `stop` or `cli` "
@@ -101,6 +103,7 @@ REPORT = {
     "attempts[].continuation": "how it started: `fresh`, `resume`, `fork` or `rebuild`; null before that is decided",
     "attempts[].rung": "the rung of the ladder: `native`, `path`, `copy`, `repaired`, `rebuilt` or `fresh`; null before that is decided",
     "attempts[].why": "the reason for it, as a sentence",
+    "attempts[].prices": "what each way to go on was reckoned to cost, in dollars, where the model's price is known: an estimate",
     "attempts[].lost_session_id": "the conversation that could not go on, where this attempt stands in for it",
     "attempts[].expired": "time at which the session's lifetime had ended before this attempt; 0: it had not",
     "attempts[].rebuilt_sessions": "conversations whose lost records were made again for this attempt",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
-from perdure.model import ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
+from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
 
 PROJECT_FILE = "perdure.toml"
 DAY = 86400.0
@@ -45,6 +45,8 @@ class Settings:
     checkpoint_ignored: str = "small"
     """Which ignored files a checkpoint has."""
     budget_usd: float = 0.0
+    cold_cache: ColdCache = ColdCache.RESUME
+    """What follows when a conversation was left alone for so long that all of it has to be read anew."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account at once, by agent."""
     when_full: WhenFull = WhenFull.COMPACT
@@ -268,6 +270,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint_every": _seconds,
     "checkpoint_ignored": _one_of("small", "all", "none"),
     "budget_usd": _money,
+    "cold_cache": lambda value: ColdCache(_one_of(*ColdCache)(value)),
     "account_jobs": _by_agent,
     "when_full": lambda value: WhenFull(_one_of(*WhenFull)(value)),
     "full_at": _level,
@@ -306,6 +309,7 @@ TABLES = ("gc", "disk")
 NOT_FOR_PROJECTS = frozenset(
     {
         "account_jobs",
+        "cold_cache",
         "root",
         "state",
         "permissions",

@@ -390,7 +390,7 @@ def _brief(story: Story) -> str:
     if story.summary:
         lines = [OWN_FILES, "The conversation before this one became too long. At its end you wrote down for this one:", story.summary]
     else:
-        lines = [OWN_FILES, "The earlier conversation cannot be continued. This is what is known of it:"]
+        lines = [OWN_FILES, "The earlier conversation is not continued. This is what is known of it:"]
         lines += [f"- {line}" for line in (*story.earlier, *story.done)] or ["- nothing was recorded"]
     if _was_interrupted(story):
         lines.append(_interruption(story))

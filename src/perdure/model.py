@@ -146,6 +146,16 @@ class OnExpiry(StrEnum):
     REBUILD = "rebuild"
 
 
+class ColdCache(StrEnum):
+    """What follows when a conversation was left alone for so long that the model's service has to read all of it anew: it goes on all the
+    same; it is compacted where that costs less; whatever costs least; a person is asked where something else would cost less."""
+
+    RESUME = "resume"
+    COMPACT = "compact"
+    CHEAPEST = "cheapest"
+    ASK = "ask"
+
+
 class OnEdit(StrEnum):
     """What happens to a task file that the agent has edited when a newer version of it is given: the agent's stays; the given one
     takes its place, after a backup; or both are merged."""
@@ -389,6 +399,8 @@ class Continuation:
     """The conversation before is whole, and too long: it is asked for a summary, and this one goes on in its place."""
     expired: int = 0
     """When (ms) the conversation's lifetime had ended; 0: it had not."""
+    prices: tuple[tuple[str, float], ...] = ()
+    """What each way to go on was reckoned to cost over the attempt, in dollars; empty where nothing is known of the price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,6 +489,8 @@ class Launch:
     program: Program
     transcript: str = ""
     """Absolute path of the transcript, for the rung `path`."""
+    budget_usd: float = 0.0
+    """What is left of the budget, for a CLI that keeps to one; 0: no limit."""
     compact_at: CompactAt | None = None
     """Where the CLI is to compact the conversation by itself; None: where it thinks fit."""
     mark: str = ""

@@ -94,6 +94,7 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "continuation": str(asked.kind) if asked else None,
         "rung": str(asked.rung) if asked else None,
         "why": asked.reason if asked else "",
+        "prices": dict(asked.prices) if asked else {},
         "lost_session_id": asked.lost_session_id if asked else "",
         "expired": asked.expired if asked else 0,
         "rebuilt_sessions": [

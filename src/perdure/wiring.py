@@ -73,6 +73,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         map_tokens=chosen.map_tokens,
         account_jobs=chosen.account_jobs,
         context=Rules(policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)),
+        cold_cache=chosen.cold_cache,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
+from perdure import stores
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -89,3 +92,59 @@ def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
     assert "claude does not start" in one.perdure("doctor", "--agent", "claude").out
     assert "SyntaxError" in one.perdure("why", "third").out
     assert (one.home / "launches").read_text().count("launched") == 5
+
+
+def test_a_budget_holds_over_attempts_and_within_one(stage: MakeStage) -> None:
+    """Claude Code stops by itself when what is left of the budget is spent; then nothing is launched until a person says so."""
+    one = stage("by history\nusage in=90000 out=10\nrun echo one > one.txt\n---\nusage in=90000 out=10\nsay Done.\n---\nsay Again.\n")
+    more = ("--model", "claude-opus-5", "--budget-usd", "0.2", "--verify", "test -e two.txt || exit 3")
+    spent = one.perdure(*words(one, "task", *more), "Write one.txt.")
+    assert spent.code == 3, spent.err
+    assert spent.json["attempts"][-1]["outcome"]["kind"] == "budget_spent"
+    assert len(spent.json["attempts"]) == 1 and len(one.rehearsal.requests) == 1
+    assert spent.json["usage"]["cost_usd"] >= 0.2
+    assert "budget" in spent.json["conditions"][0]["message"]
+
+
+OLD = "by history\nusage in=400000 out=10\nsay I know it all.\n---\nusage in=400000 out=10\nsay I went on.\n---\nsay I went on again.\n"
+
+
+def left_alone(stage: Stage, hours: int) -> None:
+    """As if nobody had used the conversation for so long."""
+    with closing(stores.open(stage.state / "perdure.db")) as store:
+        [session] = store.sessions()
+        store.put_session(replace(session, updated=session.updated - hours * 3_600_000))
+
+
+def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
+    """A long conversation that lay for hours: with `ask` nothing reaches the model before a person's retry; then it goes on natively."""
+    one = stage(OLD, extra={"PERDURE_COLD_CACHE": "ask"})
+    assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
+    left_alone(one, 3)
+    asked = one.perdure("update", "task", "Go on.", "--json")
+    assert asked.code == 3, asked.err
+    assert len(one.rehearsal.prompts()) == 1
+    assert "resume $" in asked.json["reason"] and "perdure retry" in asked.json["reason"]
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["continuation"], last["receipt"]["verdict"]) == ("resume", "native")
+    assert last["prices"]["resume"] > last["prices"]["fresh"] > 0
+    assert "3 h" in one.perdure("why", "task").out
+
+
+def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
+    """By default the cold conversation goes on; with `cheapest` a new one with a brief takes its place, and the receipt says so."""
+    one = stage(OLD.replace("by history\n", ""))
+    assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
+    left_alone(one, 3)
+    first = one.perdure("update", "task", "Go on.", "--json").json["attempts"][1]
+    assert (first["continuation"], first["receipt"]["verdict"]) == ("resume", "native")
+    left_alone(one, 3)
+    one.environ["PERDURE_COLD_CACHE"] = "cheapest"
+    done = one.perdure("update", "task", "Go on once more.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("rebuild", "rebuilt", first["session_id"])
+    assert "costs less than to go on" in last["why"]
+    assert "I know it all." in one.rehearsal.prompts()[-1] and "Go on once more." in one.rehearsal.prompts()[-1]

@@ -71,6 +71,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "base": "main",
         "verify": "make",
         "account_jobs": "claude=2,codex=1",
+        "cold_cache": "cheapest",
         "verify_rounds": "2",
         "verify_timeout": "5m",
     }

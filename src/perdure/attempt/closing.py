@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.attempt import spending
 from perdure.attempt.accounts import parkings
 from perdure.attempt.checkpointing import Checkpointing
 from perdure.attempt.engine import HISTORY, Engine
@@ -234,7 +235,7 @@ def tally(claim: Claim, earlier: list[Attempt], outcome: Outcome, spent: Usage) 
         counted=sum(kind not in UNCOUNTED for kind in kinds),
         free=free,
         allowed=run.attempts_allowed,
-        spent_usd=sum(attempt.usage.cost_usd for attempt in earlier) + spent.cost_usd,
+        spent_usd=spending.spent(earlier, run.spec.model) + spending.dollars(spent, run.spec.model),
         budget_usd=run.spec.budget_usd,
         rounds=failed_checks(earlier, run.context_version) + (outcome.kind is OutcomeKind.VERIFY_FAILED),
         rounds_allowed=run.spec.verify_rounds,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perdure.attempt import repairing
+from perdure.attempt import repairing, weighing
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import UNKNOWN, size_before
 from perdure.context_size import told
@@ -82,6 +82,10 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
         continuation = choose(replace(situation, checkpoint=older)) if older else continuation
+    if live and size.fill is not None and weighing.goes_on(continuation):
+        continuation = weighing.weigh(engine, claim, driver, live, size.fill, continuation, situation.new_id)
+        if continuation.kind is Start.REFUSE:
+            raise NotStarted(Outcome(kind=OutcomeKind.NEEDS_INPUT, detail=continuation.reason))
     if continuation.kind is Start.WAIT:
         assert live is not None
         engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])

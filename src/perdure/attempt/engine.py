@@ -12,7 +12,7 @@ from perdure.codec import decode_event, encode
 from perdure.context_size import Rules
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
-from perdure.model import NOWHERE, Attempt, Claim, Host, MapWhen, OnExpiry, TaskRun
+from perdure.model import NOWHERE, Attempt, Claim, ColdCache, Host, MapWhen, OnExpiry, TaskRun
 from perdure.protocols import AgentDriver, PlanStore, Publisher, RunStore, SessionStore
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
@@ -73,6 +73,7 @@ class Engine:
     map_when: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map, where the task does not say."""
     map_tokens: int = 2000
+    cold_cache: ColdCache = ColdCache.RESUME
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account, by agent; `*` for those that are not named."""
     context: Rules = AS_USUAL

@@ -24,6 +24,7 @@ from perdure.attempt.handing_over import ask, told_before
 from perdure.attempt.mapping import map_for
 from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
+from perdure.attempt.spending import left
 from perdure.attempt.telling import story_of
 from perdure.context_size import compact_at
 from perdure.continuation import prompt
@@ -375,6 +376,7 @@ def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str
         program=program,
         transcript=attempt.before.path if attempt.before else "",
         compact_at=_compact_at(engine, opened),
+        budget_usd=left(engine, run),
         mark=mark_of(attempt),
     )
     refusal = opened.driver.refuse(launch)

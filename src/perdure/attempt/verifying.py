@@ -26,6 +26,8 @@ LOG_CAP = 64 * 1024**2
 """Bytes of output at which a check is ended: it has failed."""
 LOOKED_AT = 2 * 1024**2
 """Bytes of a long log that are looked through: its beginning, and three times as much of its end."""
+TRIES = 3
+"""Of a check whose shim was killed, so that nobody saw its end."""
 TICK_S = 0.05
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
@@ -54,15 +56,21 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
     A stop (a person's, or perdure's own end) ends the check: then the attempt is cancelled and the check says nothing. Raises LostLease.
     """
     run = opened.claim.run
-    directory = _directory(opened)
-    log, command = directory / "stdout", engine.redactor.text(run.spec.verify)
-    engine.store.record(opened.claim, [VerifyStarted(command=command, log=str(log))])
-    try:
-        checked = _run(engine, opened, directory)
-    except (OSError, PerdureError) as error:
-        if not (directory / "shim.json").exists():
-            return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"the check cannot be started: {error}"), []
-        raise
+    command = engine.redactor.text(run.spec.verify)
+    for _ in range(TRIES):
+        directory = _directory(opened)
+        log = directory / "stdout"
+        engine.store.record(opened.claim, [VerifyStarted(command=command, log=str(log))])
+        try:
+            checked = _run(engine, opened, directory)
+        except (OSError, PerdureError) as error:
+            if not (directory / "shim.json").exists():
+                return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"the check cannot be started: {error}"), []
+            raise
+        if checked.end.cause != "lost":
+            break
+    else:
+        return Outcome(kind=OutcomeKind.LOST, detail=f"nobody saw how the check ended, {TRIES} times"), []
     if checked.end.cause == "stopped":
         return Outcome(kind=OutcomeKind.CANCELLED, detail="it was stopped on request while its work was checked"), []
     if checked.end.cause == "lapsed":

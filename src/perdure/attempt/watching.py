@@ -16,6 +16,7 @@ from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_convers
 from perdure.attempt.engine import Engine, mark_of, redacted
 from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
+from perdure.attempt.spending import left
 from perdure.errors import PerdureError
 from perdure.events import (
     AgentEvent,
@@ -62,6 +63,10 @@ class _Watch:
     joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
     others: set[int] = field(default_factory=set)
+    budget: float = 0.0
+    """What the attempt may cost; 0: no limit."""
+    before: Usage = field(default_factory=Usage)
+    """The conversation's total when it started, where the agent counts over all of it."""
     beat: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -175,6 +180,8 @@ class _Watch:
         if now - self.looked >= COLLISION_CHECK_S:
             self.looked = now
             self.look_for_others()
+        if self.budget and self.reading.usage(self.before).cost_usd >= self.budget:
+            self.stop("budget")
         if self.lines.capped and not self.capped:
             self.capped = True
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
@@ -206,6 +213,8 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
     run = _Watch(engine, opened, process.Lines(stdout), _already_written(engine, opened), checkpoints, beat=now, heard=now)
+    run.budget = left(engine, opened.claim.run)
+    run.before = opened.session.total if opened.session is not None else Usage()
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
         checkpoints.want("adopted")

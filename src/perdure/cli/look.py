@@ -72,7 +72,19 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 def why_verb(arguments: argparse.Namespace) -> int:
     report = _report(arguments.name)
     if arguments.json:
-        start = ("number", "continuation", "rung", "why", "session_id", "lost_session_id", "expired", "rebuilt_sessions", "fill", "sizes")
+        start = (
+            "number",
+            "continuation",
+            "rung",
+            "why",
+            "prices",
+            "session_id",
+            "lost_session_id",
+            "expired",
+            "rebuilt_sessions",
+            "fill",
+            "sizes",
+        )
         after = ("agent_version", "flags", "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints")
         keep = (*start, *after, "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]

@@ -124,6 +124,9 @@ class ClaudeDriver:
         argv += [f"--settings={SETTINGS}", *_PERMISSIONS[launch.spec.permissions]]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
+        if launch.budget_usd and not any(argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args):
+            # It counts this process alone, also after a resume (2.1.329), and is looked at after each reply.
+            argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
         env = {name: value for name, value in {**_UNATTENDED, **_compact(launch)}.items() if name not in launch.spec.env}
         return Command(argv=(*argv, *launch.spec.agent_args), stdin=claude_files.sent(launch.prompt).encode(), env=env)
 

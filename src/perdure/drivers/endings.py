@@ -23,6 +23,7 @@ _CAUSES = {
     "stalled": (OutcomeKind.STALLED, "it was silent for too long, and was ended"),
     "stopped": (OutcomeKind.CANCELLED, "it was stopped on request"),
     "retrying": (OutcomeKind.OVERLOADED, "it asked its service again and again without a whole answer, and was ended"),
+    "budget": (OutcomeKind.BUDGET_SPENT, "the budget was spent while it worked, and it was ended"),
     "flooded": (OutcomeKind.FAILED, "it wrote more output than is kept, and was ended"),
     "lapsed": (OutcomeKind.LOST, "its host had lost the shared database for too long, and ended it so that another one may go on"),
     "lost": (OutcomeKind.LOST, "nobody saw how it ended"),
