@@ -60,11 +60,13 @@ def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
 
 def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
     """Two perdures, one seat: the second run says for what it waits, and begins when the first has ended."""
-    one = stage("slow 3\nsay Done.\n---\nsay Done too.\n", extra={"PERDURE_ACCOUNT_JOBS": "claude=1"})
-    first = one.start(*words(one, "first"), "Do it.")
+    script = "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch Do it too\nsay Done too.\n"
+    one = stage(script, extra={"PERDURE_ACCOUNT_JOBS": "claude=1"})
+    first = one.start(*words(one, "first"), "Do it now.")
     one.rehearsal.wait_for(1)
     second = one.start(*words(one, "second"), "Do it too.")
     waiting(one, "second", "1 of 1 runs of account claude/")
+    (one.home / "go").touch()
     ended, begun = one.finish(first), one.finish(second)
     assert (ended.code, begun.code) == (0, 0), ended.err + begun.err
     assert begun.json["attempts"][0]["started"] >= ended.json["attempts"][0]["ended"]
