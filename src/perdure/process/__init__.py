@@ -8,6 +8,7 @@ follows; the end comes from `exit.json`. What it guarantees:
 - Every attempt has one Exit. `wait` returns it only when nothing of the attempt lives any more.
 - The workspace lock is held exactly as long as the shim lives, and the shim as long as anything below it.
 - No signal goes to a process that was not identified by boot, pid and start time.
+- A kept agent (`keep`) serves one attempt after the other; between two of them it holds no lock, and its owner's end is its own.
 - No output of any shape or amount blocks, breaks or bloats the supervisor.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from perdure.process.asking import Asking
 from perdure.process.child import Process
 from perdure.process.identity import Identity, machine, this_host, worker_alive, worker_identity
+from perdure.process.keeping import Kept, end_kept, keep
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
 from perdure.process.quick import run_quick
@@ -26,12 +28,15 @@ __all__ = [
     "OUTPUT_CAP",
     "Asking",
     "Identity",
+    "Kept",
     "Lines",
     "Process",
     "boottime",
     "end_all",
+    "end_kept",
     "find",
     "hold",
+    "keep",
     "machine",
     "plain",
     "run_quick",

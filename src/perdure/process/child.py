@@ -18,20 +18,25 @@ from perdure.model import Exit
 from perdure.process.identity import Identity
 from perdure.process.lines import tail
 from perdure.process.marks import end_all
-from perdure.shim import stat
+from perdure.shim import boottime, stat
+
+TURN_TICK_S = 0.005
+"""So often it is looked whether a kept agent's turn is over: no process ends with it."""
 
 
 class Process:
     """An attempt's agent and its shim, by the attempt's directory. Made by `start` and `find`."""
 
-    def __init__(self, directory: Path, shim: Identity | None, mark: str) -> None:
+    def __init__(self, directory: Path, shim: Identity | None, mark: str, *, warm: bool = False) -> None:
         self.directory, self.shim, self.mark = directory, shim, mark
+        self.warm = warm
+        """The agent is kept: its keeper, which stands here as the shim, and the agent may outlive the attempt."""
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
-        """Whether the shim lives. While it does, the attempt has not ended."""
+        """Whether the shim lives. While it does, the attempt has not ended. A keeper's attempt has, once its end is written."""
         self._reap()
-        return self.shim is not None and self.shim.alive()
+        return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
 
     @property
     def agent_pid(self) -> int | None:
@@ -54,26 +59,34 @@ class Process:
         """
         fd = self.shim.open() if self.shim else None
         if fd is not None:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
             try:
-                if not poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))):
+                if not (self._turn_over if self.warm else _ended)(fd, timeout_s):
                     return None
             finally:
                 os.close(fd)
         self._reap()
         return self._exit() or self._lost()
 
+    def _over(self) -> bool:
+        return (self.directory / "exit.json").exists()
+
+    def _turn_over(self, fd: int, timeout_s: float | None) -> bool:
+        """Whether the attempt is over, or its keeper, by then."""
+        until = float("inf") if timeout_s is None else boottime() + timeout_s
+        while not (over := self._over() or _ended(fd, 0)) and boottime() < until:
+            _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
+        return over
+
     def stop(self, cause: str = "stopped") -> None:
         """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the Exit will say."""
-        if self.shim is not None and self.shim.alive():
+        if self.shim is not None and self.alive():
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
     def kill(self, cause: str = "stopped") -> None:
         """Ends the agent, everything that it started and at last the shim, now. Returns when nothing of it lives."""
         self.stop(cause)
-        if self.mark:
+        if self.mark and not (self.warm and self._over()):
             end_all(self.mark, 0)
         self._reap()
 
@@ -100,6 +113,13 @@ class Process:
                 os.waitpid(self.shim.pid, os.WNOHANG)
             except ChildProcessError:
                 return
+
+
+def _ended(fd: int, timeout_s: float | None) -> bool:
+    """Whether the process of this pidfd ends within the time (seconds; None: however long it takes)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
 
 
 def read_json(path: Path) -> dict[str, Any]:

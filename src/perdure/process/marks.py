@@ -19,6 +19,7 @@ from perdure.shim import RLIMIT_LOCKS, boottime, pids, stat
 
 VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
+KEEPER = Path(__file__).parent.parent / "keeper" / "__main__.py"
 SHIM_GRACE_S = 2.0
 """What the shim gets to write its exit.json, after everything below it has ended."""
 _PASSES = 8
@@ -96,7 +97,8 @@ def _carries(pid: int, value: int, entry: bytes) -> bool:
 
 def _is_shim(pid: int) -> bool:
     try:
-        return os.fsencode(SHIM) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return os.fsencode(SHIM) in words or os.fsencode(KEEPER) in words
     except OSError:
         return False
 

@@ -49,17 +49,17 @@ def start(
     """
     directory, cwd = directory.absolute(), cwd.absolute()
     whole_env = {**env, **command.env, VARIABLE: mark}
-    _check(command.argv, whole_env, mark)
+    check(command.argv, whole_env, mark)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    launch_fd = _claim(directory)
+    launch_fd = claim(directory)
     try:
         lock = "0" if lock_fd is None else "1"
         launch = (str(deadline_s), str(grace_s), str(output_cap), str(limit_value(mark)), lock, str(cwd), *command.argv)
         os.ftruncate(launch_fd, 0)
         os.pwrite(launch_fd, b"\0".join(os.fsencode(field) for field in launch), 0)
         write(directory / "stdin", command.stdin)
-        pid = _spawn(directory, whole_env, launch_fd, lock_fd)
+        pid = spawn(directory, whole_env, launch_fd, lock_fd, SHIM)
     except OSError as error:
         if error.errno != errno.E2BIG:
             raise
@@ -99,11 +99,11 @@ def find(directory: Path) -> Process | None:
 def _recorded(directory: Path) -> Process | None:
     known = read_json(directory / "shim.json")
     if known:
-        return Process(directory, Identity(known["boot_id"], known["pid"], known["starttime"]), known["mark"])
+        return Process(directory, Identity(known["boot_id"], known["pid"], known["starttime"]), known["mark"], warm=bool(known.get("warm")))
     return Process(directory, None, "") if (directory / "exit.json").exists() else None
 
 
-def _claim(directory: Path) -> int:
+def claim(directory: Path) -> int:
     """The file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
     for _ in range(20):  # a `find` that looks just now holds the lock for a moment
@@ -135,21 +135,22 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _spawn(directory: Path, env: Mapping[str, str], launch_fd: int, lock_fd: int | None) -> int:
-    """The shim, in a session of its own, with every signal blocked until it is ready for the one that it wants."""
+def spawn(directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path) -> int:
+    """The shim, or the keeper, in a session of its own, with every signal blocked until it is ready for those that it wants. Raises
+    OSError."""
     files: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 2, directory / "shim.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
     ]
     signals = signal.valid_signals()
-    passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: lock_fd} if lock_fd is not None else {})
+    passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: other_fd} if other_fd is not None else {})
     # Out of the way first: what comes from descriptor 4 must not be overwritten by what goes there.
     moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
     try:
         return os.posix_spawn(
             sys.executable,
-            (sys.executable, "-I", "-S", str(SHIM), str(directory)),
+            (sys.executable, "-I", "-S", str(program), str(directory)),
             dict(env),
             file_actions=[*files, *((os.POSIX_SPAWN_DUP2, fd, to) for to, fd in moved.items())],
             setsid=True,
@@ -168,7 +169,8 @@ def _stillborn(directory: Path, program: str, error: OSError) -> Process:
     return Process(directory, None, "")
 
 
-def _check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
+def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
+    """Raises UsageError for what no program can be started with."""
     if not argv or not argv[0]:
         raise UsageError("there is no program to start")
     if not mark or not mark.isascii() or not all(letter.isalnum() or letter in "._:/@-" for letter in mark):
