@@ -55,8 +55,13 @@ SETTINGS = {
     "disk_refuse": "percent of a volume: with less free (and less than `disk_refuse_bytes`), new work is refused; 0: never",
     "disk_refuse_bytes": "new work is refused only where less than this is free",
     "disk_ballast": "the size of the file beside the database that is given up first on a full disk; 0: none",
+    "warm": "which agents are [kept between attempts](../how-to/warm-agents.md), where they can be: `off`, `plans` or `on` (all runs)",
+    "warm_idle": "a kept agent is ended when it has waited so long",
+    "warm_turns": "how many attempts one process serves at most, 1 to 1000",
+    "warm_memory": "the memory of a kept agent and all below it, between two attempts; with more it is ended; 0: no limit",
+    "warm_most": "how many agents one perdure keeps waiting at once",
 }
-BYTES = ("disk_refuse_bytes", "disk_ballast")
+BYTES = ("disk_refuse_bytes", "disk_ballast", "warm_memory")
 PERCENT = ("disk_warn", "disk_refuse")
 PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state": "`$XDG_STATE_HOME/perdure` (`~/.local/state/perdure`)"}
 DURATIONS = (
@@ -65,13 +70,15 @@ DURATIONS = (
     "checkpoint_every",
     "verify_timeout",
     "session_lifetime",
+    "warm_idle",
 )
 
 VARIABLES = {
     "PERDURE_GIT_TOKEN": "a token for fetching by https; given to git by an askpass program for one call, never to the agent",
     "PERDURE_GIT_TOKEN_HOST": "the one host that the token is for",
     "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
-    "PERDURE_ATTEMPT": "set by perdure for the agent and all that it starts: the attempt's mark, by which they are found again",
+    "PERDURE_ATTEMPT": "set by perdure for the agent and all that it starts: the mark of the attempt (or of the kept agent), by which "
+    "they are found again",
 }
 
 REPORT = {

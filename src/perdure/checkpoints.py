@@ -105,7 +105,7 @@ def _refuse(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, check
         return
     driver.locate(engine.environ)
     engine.homes.check(driver.name)
-    if others := driver.writers(home, checkpoint.session_id):
+    if others := engine.writers(driver, home, checkpoint.session_id):
         who = ", ".join(map(str, others))
         raise Conflict(f"The conversation {checkpoint.session_id} is open in another program (process {who})", "end that program first")
     for part in checkpoint.conversation:

@@ -99,6 +99,16 @@ class Settings:
     """postgresql://USER@HOST:PORT/NAME: runs and conversations are kept there, for several hosts, and not in the state directory."""
     lease: float = 60.0
     """How long a host that is not heard of keeps an attempt, where the database is shared. All hosts need the same."""
+    warm: str = "plans"
+    """Which agents are kept between attempts, where they can be: `off`, `plans` (those of plans) or `on` (all)."""
+    warm_idle: float = 300.0
+    """A kept agent is ended when it has waited so long."""
+    warm_turns: int = 50
+    """Attempts that one process serves at most."""
+    warm_memory: int = 2 * 1024**3
+    """Bytes resident, of the agent and all below it, between two attempts; 0 is no limit."""
+    warm_most: int = 4
+    """Agents that one perdure keeps waiting at once."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -298,6 +308,11 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
     "database": _database,
     "lease": _lease,
+    "warm": _one_of("off", "plans", "on"),
+    "warm_idle": _seconds,
+    "warm_turns": _count,
+    "warm_memory": _bytes,
+    "warm_most": _count,
 }
 
 SECRET = frozenset({"database", "session_cache"})
@@ -322,7 +337,7 @@ NOT_FOR_PROJECTS = frozenset(
         "database",
         "lease",
     }
-) | {name for name in READERS if name.startswith(tuple(f"{table}_" for table in TABLES))}
+) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 
 
 LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})

@@ -157,9 +157,26 @@ class AttemptStarted(Event, frozen=True, tag="attempt_started"):
 
 
 class AgentLaunched(Event, frozen=True, tag="agent_launched"):
-    """The agent's process runs."""
+    """The agent's process runs. `turn`: from the second on it was kept from an earlier attempt, and had this one as its next turn."""
 
     pid: int
+    turn: int = 1
+
+
+class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
+    """The agent's process was kept after the attempt, for the next one. `memory`: bytes that it and all below it have resident."""
+
+    pid: int
+    turn: int
+    memory: int = 0
+
+
+class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
+    """The agent's process was to be kept, and was not."""
+
+    pid: int
+    turn: int
+    reason: str
 
 
 class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
@@ -462,6 +479,8 @@ RunEvent = (
     | AttemptClaimed
     | AttemptStarted
     | AgentLaunched
+    | AgentKeptWarm
+    | AgentLetGo
     | AttemptAdopted
     | SessionPinned
     | SessionConfirmed

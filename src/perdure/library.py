@@ -65,6 +65,8 @@ class Runner:
     def close(self) -> None:
         """Ends what runs, in good order, and closes the store."""
         self._stop.set()
+        if self._engine.warm is not None:
+            self._engine.warm.close()
         self._engine.store.close()
 
     def spec(self, prompt: str, **settings: Any) -> TaskSpec:

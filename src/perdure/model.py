@@ -509,13 +509,19 @@ class Command:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
     """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying`
-    (without end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw the end)."""
+    (without end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw the end), `turn` (its turn
+    is over, and it is kept for another: it has no code)."""
 
     code: int | None = None
     signal: int | None = None
     cause: str = "exited"
     stderr_tail: str = ""
     at: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """It ended, or came to rest, without a complaint."""
+        return self.code == 0 or self.cause == "turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,32 @@ class Archive(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What the lines of a kept agent add up to, since it was given its turn."""
+
+    over: bool = False
+    """Its turn has come to its end."""
+    busy: bool = False
+    """Something goes on in the background, which may begin a turn by itself."""
+    mark: str = ""
+    """Words that stand in the transcript as soon as all that was said does; empty where the prompt alone tells."""
+
+
+class Warm(Protocol):
+    """How one process of a CLI serves several attempts. Pure."""
+
+    def command(self, launch: Launch) -> Command | None:
+        """The process that carries out the launch, goes on reading prompts, and ends by itself when its input is closed and its turn is
+        over. `stdin` is its first prompt; a later turn is given that of its own launch. None where this launch needs a process for
+        itself. Raises ValueError for a bad id."""
+        ...
+
+    def hear(self, line: bytes, so_far: Heard) -> Heard:
+        """One more line of stdout. Never raises."""
+        ...
+
+
 class AgentDriver(Protocol):
     """Translates between perdure and one agent CLI. It starts nothing, decides nothing and keeps nothing.
 
@@ -180,6 +206,8 @@ class AgentDriver(Protocol):
     """Patterns (fnmatch) of the user's environment variables that are this agent's own and are passed to it."""
     archive: Archive | None
     """None where each conversation is a file of its own; else `transcript` and `place` find nothing, and this does."""
+    warm: Warm | None
+    """None where a process has one turn."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """The native program (never its wrapper). Reads PATH. Raises AgentMissing with how to install it."""

@@ -5,6 +5,7 @@ Called by the command line (`perdure.cli`) and by `perdure.open`. Everything hea
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
+    from perdure.attempt.warming import Keep, WarmAgents
     from perdure.config import sizes
     from perdure.context_size import Rules
     from perdure.homes.remembered import Remembered, environment
@@ -41,6 +43,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     from perdure.transcripts import Copies
     from perdure.volumes import Ballast, Volumes
     from perdure.workspace import Workspaces
+    from perdure.workspace.identity import Places
 
     ballast = Ballast(chosen.state, chosen.disk_ballast)
     host = this_host(chosen)
@@ -51,9 +54,16 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         from perdure.stores import sessioncache
 
         store.cache = sessioncache.open(chosen.session_cache, store.identity(), _tell)
+    warm = WarmAgents(
+        Places(chosen.root.resolve()).warm,
+        Keep(policy=chosen.warm, idle_s=chosen.warm_idle, turns=chosen.warm_turns, memory=chosen.warm_memory, most=chosen.warm_most),
+        chosen.grace,
+    )
+    atexit.register(warm.close)
     engine = Engine(
         store=store,
-        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file),
+        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file, empty=warm.end_in),
+        warm=warm,
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,

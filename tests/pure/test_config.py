@@ -83,6 +83,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
     values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}
     values |= {"when_full": "roll-over", "full_at": "70%", "windows": "my-model*=32000, other=200000"}
+    values |= {"warm": "on", "warm_idle": "90s", "warm_turns": "9", "warm_memory": "1GB", "warm_most": "2"}
     assert set(values) == set(READERS)
     by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
     place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))

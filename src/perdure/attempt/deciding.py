@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from perdure import process
 from perdure.attempt import repairing, weighing
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import UNKNOWN, size_before
+from perdure.attempt.warming import Idle
 from perdure.context_size import told
 from perdure.continuation import Situation, choose, leaves
 from perdure.events import CheckpointRestored, CollisionSeen
@@ -40,8 +42,19 @@ class NotStarted(Exception):
         self.outcome = outcome
 
 
-def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session | None, lineage: Sequence[Session]) -> Continuation:
-    """How the attempt starts. Raises NotStarted where it has to wait, or is refused."""
+def decide(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    live: Session | None,
+    lineage: Sequence[Session],
+    idle: Idle | None = None,
+) -> Continuation:
+    """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other writer.
+
+    Raises NotStarted where it has to wait, or is refused.
+    """
     run = claim.run
     retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
     tried = _rungs_tried(_since_restore(engine, run.id), live.id) if live else frozenset()
@@ -60,7 +73,7 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
         transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
         copy=_copy(engine, claim, driver, home, live.id) if live else None,
         tried=tried,
-        writers=tuple(driver.writers(home, live.id)) if live else (),
+        writers=_writers(engine, driver, home, live, idle) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
         on_expiry=engine.on_expiry,
@@ -95,6 +108,12 @@ def decide(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: 
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
     return continuation
+
+
+def _writers(engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None) -> tuple[int, ...]:
+    there = engine.writers(driver, home, live.id, but=idle.workspace.id if idle is not None else "")
+    own = process.survivors(idle.kept.mark) if idle is not None and there else []
+    return tuple(pid for pid in there if pid not in own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

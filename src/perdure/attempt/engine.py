@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
+from perdure.attempt.warming import WarmAgents
 from perdure.codec import decode_event, encode
 from perdure.context_size import Rules
 from perdure.events import AnyEvent
@@ -78,6 +79,8 @@ class Engine:
     """How many runs may be at work on one account, by agent; `*` for those that are not named."""
     context: Rules = AS_USUAL
     """What happens before a conversation is too long for its model."""
+    warm: WarmAgents | None = None
+    """The agents that are kept between attempts, where any may be."""
     publisher: Publisher | None = None
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on
@@ -100,6 +103,12 @@ class Engine:
             return f"{there}, and no checkpoint store is set that would bring them here"
         why = self.publisher.available(run)
         return f"{there}, and cannot be brought here: {why}" if why else ""
+
+    def writers(self, driver: AgentDriver, home: Path, session_id: str, *, but: str = "") -> Sequence[int]:
+        """Live processes of others on a conversation. An agent that is only kept on it is ended first, save in the workdir `but`."""
+        if self.warm is not None:
+            self.warm.end_on(session_id, self.workspaces.lock, but)
+        return driver.writers(home, session_id)
 
     def moved_to(self, run_id: str) -> Path:
         """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""

@@ -9,33 +9,31 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from perdure import process
-from perdure.attempt.beating import beat
+from perdure.attempt import launching
 from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.drift import drift, ground_of
-from perdure.attempt.engine import HISTORY, Engine, mark_of
-from perdure.attempt.filling import fill_of, rolled_over, rules_of
+from perdure.attempt.engine import HISTORY, Engine
+from perdure.attempt.filling import rolled_over
 from perdure.attempt.flags import flags_of
 from perdure.attempt.handing_over import ask, told_before
 from perdure.attempt.mapping import map_for
 from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
-from perdure.attempt.spending import left
 from perdure.attempt.telling import story_of
-from perdure.context_size import compact_at
+from perdure.attempt.warming import Idle
 from perdure.continuation import prompt
-from perdure.errors import LostLease, PerdureError
-from perdure.events import AgentLaunched, CopyRestored, Record, SessionExpired, SessionPinned, SessionsRebuilt, TranscriptMended
+from perdure.errors import LostLease
+from perdure.events import CopyRestored, Record, SessionExpired, SessionsRebuilt, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,
     Attempt,
     Claim,
-    CompactAt,
     Continuation,
     Launch,
     Outcome,
@@ -72,6 +70,10 @@ class Opened:
     lock_fd: int | None = None
     lifetime_s: float = 0.0
     """Of a session that the agent names only later."""
+    launch: Launch | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    idle: Idle | None = None
+    """The kept agent whose turn this attempt is."""
 
     def __enter__(self) -> Opened:
         return self
@@ -80,6 +82,9 @@ class Opened:
         if self.lock_fd is not None:
             os.close(self.lock_fd)
             self.lock_fd = None
+        if self.idle is not None:
+            # Whoever takes the attempt over finds an agent that ends with its turn.
+            self.idle.kept.leave()
 
     @property
     def directory(self) -> Path:
@@ -119,20 +124,28 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         )
     if engine.publisher is not None and (refused := engine.publisher.refused(run)):
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
-    lock_fd = engine.workspaces.lock(run.workspace)
+    lock_fd = engine.workspaces.lock(run.workspace, at_work=True)
+    idle: Idle | None = None
     try:
-        prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         lineage = _lineage(engine, claim, driver, home)
         live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
-        continuation = decide(engine, claim, driver, home, live, lineage)
+        idle = engine.warm.borrow(run.workspace, live.id if live is not None else "") if engine.warm is not None else None
+        prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
+        continuation = decide(engine, claim, driver, home, live, lineage, idle)
         lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
+        if idle is not None and continuation.rolls_over:
+            idle.kept.end()
+            idle = None
         if continuation.rolls_over and live is not None and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None:
             own = {**engine.agent_environment(driver, run), **prepared.env}
             live = ask(engine, claim, driver, program, home, live, own, lock_fd)
         opened = _begin(engine, claim, driver, program, home, continuation, live, lifetime_s, fresh=prepared.created)
         opened.lock_fd = lock_fd
-        _launch(engine, opened, program, prepared.env)
+        lent, idle = idle, None
+        launching.start(engine, opened, program, prepared.env, lent)
     except BaseException:
+        if idle is not None:
+            idle.kept.end()
         os.close(lock_fd)
         raise
     return opened
@@ -355,54 +368,3 @@ def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot |
     if live is None or before is None or live.snapshot is None or not begins_with(driver, Path(before.path), live.snapshot):
         return 0
     return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
-
-
-def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
-    """Where this launch has its CLI compact the conversation."""
-    run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
-    known = opened.session.fill if opened.session is not None else None
-    fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
-    return compact_at(rules, fill, run.spec.model, now=opened.asked.compact) if opened.driver.abilities.compacts else None
-
-
-def _launch(engine: Engine, opened: Opened, program: Program, identity: dict[str, str]) -> None:
-    run, attempt, asked = opened.claim.run, opened.attempt, opened.asked
-    launch = Launch(
-        spec=run.spec,
-        continuation=asked,
-        prompt=(opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"),
-        cwd=opened.workspace.path,
-        home=str(opened.home),
-        program=program,
-        transcript=attempt.before.path if attempt.before else "",
-        compact_at=_compact_at(engine, opened),
-        budget_usd=left(engine, run),
-        mark=mark_of(attempt),
-    )
-    refusal = opened.driver.refuse(launch)
-    if refusal:
-        raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
-    if engine.host.id:
-        beat(engine, opened.claim)
-    command = opened.driver.command(launch)
-    own = {**engine.agent_environment(opened.driver, run), **identity}
-    opened.process = process.start(
-        # The driver's variables are defaults: what the user has set stands.
-        replace(command, env={name: value for name, value in command.env.items() if name not in own}),
-        directory=opened.directory,
-        cwd=Path(opened.workspace.path),
-        env=own,
-        mark=mark_of(attempt),
-        deadline_s=run.spec.timeout_s,
-        grace_s=engine.grace_s,
-        lock_fd=opened.lock_fd,
-    )
-    events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0)]
-    if opened.session is not None and asked.kind is not Start.RESUME:
-        events.append(SessionPinned(session_id=opened.session.id))
-    try:
-        engine.store.record(opened.claim, events)
-    except PerdureError:
-        # The attempt is about to be told as one that did not start: nothing of it may live.
-        opened.process.kill()
-        raise

@@ -17,6 +17,7 @@ from perdure.attempt.engine import Engine, mark_of, redacted
 from perdure.attempt.opening import Opened, parent_of, total_of
 from perdure.attempt.reading import Joiner, Reading
 from perdure.attempt.spending import left
+from perdure.attempt.turns import Turn
 from perdure.errors import PerdureError
 from perdure.events import (
     AgentEvent,
@@ -73,6 +74,8 @@ class _Watch:
     stopped: bool = False
     capped: bool = False
     collided: bool = False
+    turn: Turn | None = None
+    """Where the agent is to be kept."""
 
     def take_lines(self) -> None:
         """Reads what is new, pins the conversation at first sight, saves it at the end of a turn."""
@@ -80,6 +83,8 @@ class _Watch:
         if lines:
             self.heard = process.boottime()
         for line in lines:
+            if self.turn is not None:
+                self.turn.hear(line)
             for event in self.opened.driver.parse(line):
                 for whole in self.joiner.add(event):
                     self.absorb(whole)
@@ -215,6 +220,7 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     run = _Watch(engine, opened, process.Lines(stdout), _already_written(engine, opened), checkpoints, beat=now, heard=now)
     run.budget = left(engine, opened.claim.run)
     run.before = opened.session.total if opened.session is not None else Usage()
+    run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
         checkpoints.want("adopted")
@@ -224,8 +230,12 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         end = opened.process.wait(TICK_S)
         run.take_lines()
         if end is None:
+            if run.turn is not None and not run.stopped:
+                run.turn.settle(run.reading)
             run.keep_limits()
             checkpoints.tick()
+    if run.turn is not None:
+        run.pending.append(run.turn.ended(end))
     _read_to_the_end(run)
     return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), collided=run.collided)
 

@@ -128,7 +128,7 @@ def put_in_place(engine: Engine, shelf: Shelf, found: Diagnosis) -> list[str]:
     """Proves the mended copy and puts it in place. Returns where what lay there is now. Raises Conflict while somebody is on the
     conversation, Unproven, WorkspaceError."""
     driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
-    _alone(found, driver, home)
+    _alone(engine, found, driver, home)
     assert found.path is not None
     content = found.mended.content if found.mended.content is not None else found.before
     if engine.prove is not None and (why := engine.prove(driver, found.id, content, found.path.name, home)):
@@ -146,10 +146,10 @@ def put_in_place(engine: Engine, shelf: Shelf, found: Diagnosis) -> list[str]:
     return aside
 
 
-def _alone(found: Diagnosis, driver: AgentDriver, home: Path) -> None:
+def _alone(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
     run = found.entry.run if found.entry is not None else None
     if run is not None and run.state is RunState.RUNNING:
         raise Conflict(f"The run {run.name} is at work in this conversation", f"perdure stop {run.name}")
-    if others := driver.writers(home, found.id):
+    if others := engine.writers(driver, home, found.id):
         who = ", ".join(str(pid) for pid in others)
         raise Conflict(f"The conversation {found.id} is open in another program (process {who})", "end that program first")

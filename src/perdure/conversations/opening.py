@@ -102,6 +102,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     if not _is_open(run):
         message = f"a person goes on by hand since then; perdure take-back {run.name} ends that"
         run = engine.store.open_run(run.id, Condition(type="open", message=message, at=engine.store.now()), session)
+    engine.writers(driver, home, session.id)
     return ByHand(run=run, session_id=session.id, argv=command.argv, cwd=place.path, env={**env, **run.spec.env})
 
 
@@ -115,7 +116,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     opened = next((condition for condition in run.conditions if condition.type == "open"), None)
     if opened is None and not adopt:
         raise Conflict(f"{run.name} is not open in the agent's own program", f"perdure open {run.name}")
-    if others := driver.writers(home, session.id):
+    if others := engine.writers(driver, home, session.id):
         raise Conflict(f"{run.name} is still open in process {', '.join(map(str, others))}", "leave the agent's program first")
     own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
     beside = _beside(engine, driver, run, session, place, home, opened.at) if opened is not None else []

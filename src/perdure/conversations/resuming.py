@@ -67,7 +67,7 @@ def _take_in(engine: Engine, entry: Entry, wanted: Wanted) -> TaskRun:
     home = driver.home(engine.environ)
     if not entry.on_disk:
         raise NotFound(f"The transcript of the conversation {entry.id} is not on disk", f"is this the right home? {home}")
-    if others := driver.writers(home, entry.id):
+    if others := engine.writers(driver, home, entry.id):
         who = ", ".join(str(pid) for pid in others)
         raise Conflict(f"The conversation {entry.id} is open in another program (process {who})", "end that program first")
     service.check_prompt(wanted.spec.prompt, driver.abilities.max_prompt_bytes)

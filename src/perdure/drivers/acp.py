@@ -30,7 +30,7 @@ from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken, Warm
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
@@ -115,6 +115,7 @@ class AcpDriver:
     def __init__(self, name: str, native: AgentDriver) -> None:
         self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
         self.archive: Archive | None = AcpArchive(native.archive, self.known.words) if native.archive else None
+        self.warm: Warm | None = None
         self.variables = native.variables
         self.abilities: Abilities = replace(
             native.abilities,

@@ -22,7 +22,7 @@ from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Start, Usage
-from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
 """What is granted when it asks, in the bridge's words. Nothing else holds it, so `read` is refused."""
@@ -32,6 +32,7 @@ class AnyAcpDriver:
     """An `AgentDriver`."""
 
     archive: Archive | None = None
+    warm: Warm | None = None
     variables: tuple[str, ...] = ()
     abilities = Abilities(
         choose_id=False,

@@ -20,12 +20,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals, retention
+from perdure.drivers.claude_warm import ClaudeWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
 from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -72,6 +73,7 @@ class ClaudeDriver:
 
     name = "claude"
     archive = None
+    warm: Warm | None
     abilities = Abilities(
         choose_id=True,
         fork=True,
@@ -103,6 +105,9 @@ class ClaudeDriver:
     )
     """`!pattern` takes names out again: what a running Claude Code sets for its children would tie the agent to that session,
     and two settings would resume by themselves or keep the conversation from being saved."""
+
+    def __init__(self) -> None:
+        self.warm = ClaudeWarm(self.command)
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """PERDURE_CLAUDE, else the first `claude` on PATH; the npm wrapper is followed to the native program."""

@@ -87,7 +87,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     if ended is None:
         return _without_result(exit, events)
     if ended.ok and not _NO_ANSWER.match(ended.text):
-        if exit.code != 0:
+        if not exit.clean:
             return by_process(exit, "it reported success, yet failed")
         if not ended.turns:
             return ending(_K.FAILED, "it ended without a turn of the model: the prompt was taken for a command of the CLI", exit)

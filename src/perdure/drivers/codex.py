@@ -45,6 +45,7 @@ class CodexDriver:
 
     name = "codex"
     archive = None
+    warm = None
     abilities = Abilities(
         choose_id=False,
         fork=True,

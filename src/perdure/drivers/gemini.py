@@ -69,6 +69,7 @@ class GeminiDriver:
     """`!pattern` takes names out again: what a running Gemini CLI, or the editor around it, sets for its children."""
 
     archive = None
+    warm = None
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """PERDURE_GEMINI, else the first `gemini` on PATH, followed to the script that node runs."""

@@ -104,6 +104,8 @@ class Keeper:
             return
         except OSError:
             message, locks = b"", []
+        for fd in locks:  # Python 3.11 passes no flags to recvmsg(2): they come in inheritable
+            os.set_inheritable(fd, False)
         word, *rest = message.split(b"\0")
         if word == b"turn":
             self.take(Turn(rest[0], float(rest[1]), locks))
@@ -197,6 +199,10 @@ class Keeper:
             self.cause = "deadline" if not self.stop_asked else turn.stop_word() if turn is not None else "stopped"
             self.agent.signal(signal.SIGTERM)
             self.kill_at = min(self.kill_at, now + self.grace)
+        if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
+            # Another host takes the task over soon: there must be nothing left of it here by then.
+            self.agent.signal(signal.SIGTERM)
+            self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:
             too_much = self.most and self.agent.memory() > self.most
             if self.spoke or too_much or not self.owned or now - self.rested >= self.idle:
@@ -210,7 +216,7 @@ class Keeper:
         if status is None:
             return
         code = os.waitstatus_to_exitcode(status)
-        gentle = code != -signal.SIGKILL or self.cause == "exited"
+        gentle = self.cause != "lapsed" and (code != -signal.SIGKILL or self.cause == "exited")
         killed = shim.sweep(min(shim.ORPHAN_GRACE_S, self.grace) if gentle else 0) if self.agent.pid else 0
         self.drain()
         if self.turn is not None:

@@ -72,6 +72,11 @@ class Turn:
     def complain(self, words: str) -> None:
         shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
 
+    def lease(self, now: float) -> tuple[float, float]:
+        """Until when the agent may work on, and when it is killed after that."""
+        with inside(self.directory):
+            return shim.lease(now)
+
     def stop_word(self) -> str:
         """The word that the attempt's supervisor wrote before SIGTERM."""
         with inside(self.directory):

@@ -80,14 +80,16 @@ class Kept:
         """It is not to be kept: the attempt ends when the agent does."""
         self._say(b"end")
 
+    def leave(self) -> None:
+        """It is nobody's from now on: it ends, after the turn that it has."""
+        self.control.close()
+
     def rested(self) -> bool:
-        """After the attempt's end: whether it waits for the next prompt; `memory` and `why` tell more."""
-        self._hear()
-        for answer in self._answers:
-            word, _, rest = answer.partition(" ")
-            self.memory = int(rest) if word == "resting" else self.memory
-            self.why = rest if word == "ending" else self.why
-        return bool(self._answers) and self._answers[-1].startswith("resting") and self.alive()
+        """After the attempt's end: whether it waits for the next prompt, by the answer to `rest`. `memory` and `why` tell more."""
+        word, _, rest = self._answer().partition(" ")
+        self.memory = int(rest) if word == "resting" else self.memory
+        self.why = rest if word == "ending" else self.why
+        return word == "resting" and self.alive()
 
     def alive(self) -> bool:
         """Whether the keeper lives, and so what it keeps may."""

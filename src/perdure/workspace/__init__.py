@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,7 @@ class Workspaces:
 
     `transports`: the URL schemes that may be fetched from. `credentials` is asked for each fetch by URL. `ca_file`: the
     certificates that a forge of one's own is checked against. `most_files`: a directory without git that holds more is not saved.
+    `empty` ends what only waits in a workdir; it is called with the lock held, and may raise Conflict.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Workspaces:
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
         most_files: int = shelves.MOST_FILES,
+        empty: Callable[[Workspace], None] = lambda _: None,
     ) -> None:
         self._places = Places(root.resolve())
         self._environ = os.environ if environ is None else environ
@@ -76,6 +78,7 @@ class Workspaces:
         self._credentials = credentials
         self._ca_file = ca_file
         self._most_files = most_files
+        self._empty = empty
         self.checkpoints = Checkpoints(self._places, self._git_at_root, self._shelf)
 
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
@@ -109,13 +112,21 @@ class Workspaces:
         path = path.parent.resolve() / path.name
         return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
 
-    def lock(self, workspace: Workspace, holder: str = "") -> int:
+    def lock(self, workspace: Workspace, holder: str = "", *, at_work: bool = False) -> int:
         """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.
 
-        `holder` is how the next one is told who has it. Raises Conflict while somebody has.
+        `holder` is how the next one is told who has it. What only waits in the workdir is ended, unless `at_work` says that the caller
+        sees to that. Raises Conflict while somebody has it.
         """
         self._ready()
-        return places.take(self._places, workspace, holder)
+        fd = places.take(self._places, workspace, holder)
+        try:
+            if not at_work:
+                self._empty(workspace)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
         """Makes, recovers or reuses the workdir. Idempotent; the caller holds its lock. Raises WorkspaceError and its kin."""
@@ -169,7 +180,7 @@ class Workspaces:
         here = self._plan_here(to)
         self._ready()
         message = Message(text=text, env=self._identity(here, agent)) if text else None
-        fd = places.take(self._places, here, "perdure apply")
+        fd = self.lock(here, "perdure apply")
         try:
             return applying.apply(self._places, workspace, self._git(), self._pinned(workspace), here, message)
         finally:

@@ -60,6 +60,11 @@ class Places:
     def lock(self, name: str) -> Path:
         return self.own / "locks" / f"{name}.lock"
 
+    @property
+    def warm(self) -> Path:
+        """Where the agents are registered that wait in a workdir for their next turn."""
+        return self.own / "warm"
+
     def making(self, name: str) -> Path:
         """A mark that stands while something is being made: found again, it says that the making was cut off."""
         return self.own / "locks" / f"{name}.making"
