@@ -73,7 +73,7 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
-    same = asked.kind is Start.RESUME and asked.rung is Rung.NATIVE and asked.session_id == idle.session_id
+    same = asked.kind is Start.RESUME and asked.rung is Rung.NATIVE and asked.session_id == idle.session_id and not asked.compact
     if same and engine.warm is not None and engine.warm.wanted(opened.driver, opened.claim.run) and _has_seen_all(opened):
         like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
         if command is not None and like == idle.like:

@@ -164,8 +164,11 @@ class WarmAgents:
 def likeness(driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str) -> tuple[str, Command | None]:
     """What a process must have been started with to have this turn on this conversation, as a digest; and what it is given."""
     assert driver.warm is not None
-    command = driver.warm.command(replace(launch, continuation=Continuation(kind=Start.RESUME, session_id=session_id), mark=""))
+    asked = Continuation(kind=Start.RESUME, session_id=session_id)
+    command = driver.warm.command(replace(launch, continuation=asked, mark="", compact_at=None))
     if command is None:
         return "", None
-    whole = (command.argv, sorted({**command.env, **env}.items()), launch.cwd, launch.home, launch.program.version)
+    # The rule counts: the level in tokens is only known better once the agent has named its window.
+    level = (launch.compact_at.percent, launch.compact_at.given) if launch.compact_at is not None else None
+    whole = (level, command.argv, sorted({**command.env, **env}.items()), launch.cwd, launch.home, launch.program.version)
     return hashlib.sha256(repr(whole).encode("utf-8", "surrogateescape")).hexdigest(), command
