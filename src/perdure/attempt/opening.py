@@ -27,7 +27,7 @@ from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.attempt.warming import Idle
 from perdure.continuation import prompt
-from perdure.errors import LostLease
+from perdure.errors import LostLease, PerdureError
 from perdure.events import CopyRestored, Record, SessionExpired, SessionsRebuilt, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
