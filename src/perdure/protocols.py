@@ -344,6 +344,10 @@ class RunRow:
     place: str
     worker: str
     run_after: int = 0
+    fill_tokens: int = 0
+    """What the conversation's newest request carried; 0: not known."""
+    fill_window: int = 0
+    """What its model takes; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,12 @@ class TestOpenCodeOverAcp(OverAcp):
         """It is not: OpenCode waits by itself for as long as the service says, and says nothing."""
         assert bench("limit 2\nsay Later.").run("hello").outcome.ok
 
+    def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
+        """It is not: over ACP nothing tells of the refusal. OpenCode compacts by itself, and each time it asks again is an event."""
+        ran = bench("full\nsay Later.").run("hello")
+        assert ran.outcome.ok
+        assert len(ran.seen(RetrySeen)) >= 1
+
     def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
         """A stream that ended without the model's last word is asked for again at once, and each time is an event."""
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")

@@ -69,6 +69,8 @@ def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
     assert fill["tokens"] == carried(one)
     assert (fill["window"], fill["source"]) == ((1_000_000 if one.agent == "claude" else 258_400), "agent")
     assert report["attempts"][0]["fill"] == fill
+    (listed,) = one.perdure("ls", "--json").json["runs"]
+    assert (listed["fill_tokens"], listed["fill_window"]) == (fill["tokens"], fill["window"])
     for verb in ("show", "why"):
         assert f"{carried(one) // 1000}.0k tokens of " in one.perdure(verb, "task").out
 
@@ -175,3 +177,28 @@ def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
     assert done.json["attempts"][2]["session_id"] == old
+
+
+def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> None:
+    """perdure dies while the old conversation is asked for its summary: who comes next ends that turn, asks again, and goes on."""
+    one = stage_at(stage, WORK + f"hang\n---\nsay {SUMMARY}\n---\nsay Two.", policy="roll-over")
+    old = begun(one)["attempts"][0]["session_id"]
+    supervisor = one.start("update", "task", "Go further.", "--json")
+    assert "This conversation has become too long" in one.rehearsal.wait_for(4).prompts[-1]
+    supervisor.kill()
+    one.finish(supervisor)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    *_, lost, last = done.json["attempts"]
+    assert (lost["outcome"]["kind"], lost["continuation"]) == ("lost", None)
+    assert (last["continuation"], last["lost_session_id"], sizes(last)) == ("rebuild", old, ["summarised", "rolled_over"])
+    assert SUMMARY in said(one.rehearsal.last.messages)
+    one.nothing_survives()
+
+
+def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
+    """A new conversation that is refused before its first answer is not begun again and again."""
+    one = stage_at(stage, "full x99\nsay Never.", windows="")
+    report = begun(one, code=3)
+    assert [attempt["outcome"]["kind"] for attempt in report["attempts"]] == ["context_exhausted"]
+    assert [condition["type"] for condition in report["conditions"]] == ["needs_person"]

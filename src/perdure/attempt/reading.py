@@ -24,6 +24,7 @@ from perdure.model import Usage
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
 RETRIES_KEPT = 20
+TOO_LONG = 413
 
 
 @dataclass(slots=True)
@@ -68,6 +69,8 @@ class Reading:
     retries: list[RetrySeen] = field(default_factory=list)
     retries_in_a_row: int = 0
     """Since the agent last got a whole answer."""
+    refused: int = 0
+    """Requests that were refused as too long, whatever answers came between: a summary is one too."""
     counted: Usage = field(default_factory=Usage)
     """The sum of what was reported for this launch alone."""
     windows: dict[str, int] = field(default_factory=dict)
@@ -104,6 +107,7 @@ class Reading:
                 self.windows[model] = window
             case RetrySeen():
                 self.retries_in_a_row += 1
+                self.refused += event.status == TOO_LONG
                 self.retries = [*self.retries, event][-RETRIES_KEPT:]
             case WritesLost():
                 self.writes_lost = event.detail

@@ -180,7 +180,7 @@ class _Watch:
         if patience and now - self.heard > patience:
             self.stop("stalled")
         enough = self.opened.driver.abilities.retries_in_a_row
-        if enough and self.reading.retries_in_a_row >= enough:
+        if enough and max(self.reading.retries_in_a_row, self.reading.refused) >= enough:
             self.stop("retrying")
         if now - self.looked >= COLLISION_CHECK_S:
             self.looked = now

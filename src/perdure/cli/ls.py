@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
-SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "run_after")
+SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "run_after", "fill_tokens", "fill_window")
 Row = dict[str, "str | int"]
 
 

@@ -15,6 +15,9 @@ from perdure.events import AgentEvent, RetrySeen, Said, SessionSeen, ToolEnded, 
 from perdure.model import Usage
 
 SUMMARY = 500
+OVERFLOW = "ContextOverflow"
+TOO_LONG = 413
+"""The status that a refusal as too long is told with."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -36,7 +39,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
         case "step_finish":
             return _finish(part)
         case "error":
-            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)), _error(found.get("error")))
+            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)), *_overflow(found.get("error")), _error(found.get("error")))
         case "reasoning":
             return ()
         case _:
@@ -70,6 +73,13 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
     if reason == "stop":
         return (used, TurnEnded(ok=True, turns=1))
     return (used, TurnEnded(ok=False, text=f"the model's answer ended with the reason {reason!r}", turns=1))
+
+
+def _overflow(error: Any) -> Sequence[AgentEvent]:
+    """A request that was refused as too long is no end: the CLI compacts the conversation and asks again, for ever where that does not
+    help (18 times in a minute)."""
+    too_long = lines.text(lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
+    return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
 
 
 def _error(error: Any) -> AgentEvent:

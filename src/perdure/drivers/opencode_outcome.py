@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 
 from perdure.drivers.endings import by_process, by_supervisor, ending, explained, judge, last_line, rule
+from perdure.drivers.opencode_events import TOO_LONG
 from perdure.drivers.resets import resets_at
-from perdure.events import AgentEvent, TurnEnded
+from perdure.events import AgentEvent, RetrySeen, TurnEnded
 from perdure.model import Exit, Outcome, OutcomeKind
 
 _K = OutcomeKind
@@ -40,6 +41,8 @@ _REJECTED = "a permission was asked for and nobody was there to give it: use a w
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     """The one outcome of the attempt."""
+    if exit.cause == "retrying" and any(isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events):
+        return ending(_K.CONTEXT_EXHAUSTED, "it compacted the conversation again and again, and the service refused it as too long", exit)
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)

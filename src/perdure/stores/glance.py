@@ -12,7 +12,21 @@ import sqlite3
 from collections.abc import Sequence
 
 HERE = os.path.dirname(__file__)  # noqa: PTH120
-COLUMNS = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "worker", "run_after")
+COLUMNS = (
+    "id",
+    "name",
+    "state",
+    "agent",
+    "attempt",
+    "reason",
+    "updated",
+    "created",
+    "place",
+    "worker",
+    "run_after",
+    "fill_tokens",
+    "fill_window",
+)
 
 
 def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str | int]] | None:

@@ -40,11 +40,11 @@ WHERE state = 'running' AND id <> :id AND (workspace_id = :workspace_id OR (agen
 LIMIT 1;
 
 -- name: newest
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
 FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
 FROM runs WHERE state = :state AND removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: claim_next
@@ -343,6 +343,9 @@ UPDATE inbox SET body = '', kept = 0 WHERE kept = 1 AND state IN ('handled', 'ig
 
 -- name: forget_deliveries
 DELETE FROM inbox WHERE state IN ('handled', 'ignored') AND updated < :before RETURNING number;
+
+-- name: fill_run
+UPDATE runs SET fill_tokens = :fill_tokens, fill_window = :fill_window WHERE id = :id;
 
 -- name: seats_taken
 SELECT COUNT(*) AS taken FROM runs WHERE state = 'running' AND account = :account;

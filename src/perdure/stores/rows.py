@@ -90,6 +90,8 @@ def run_row_of(row: Row) -> RunRow:
         place=row["place"],
         worker=row["worker"],
         run_after=row["run_after"],
+        fill_tokens=row["fill_tokens"],
+        fill_window=row["fill_window"],
     )
 
 

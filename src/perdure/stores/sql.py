@@ -155,6 +155,8 @@ class SqlStore(Inbox, Accounts):
             write.put_attempt(attempt)
             ended = AttemptEnded(outcome=ending.outcome, receipt=ending.receipt)
             write.note(run.id, claim.attempt, [*write.told_by_callers(ending.events), ended])
+            if ending.fill is not None:
+                write.do("fill_run", id=run.id, fill_tokens=ending.fill.tokens, fill_window=ending.fill.window)
             for parking in ending.parkings:
                 put(write, parking)
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)

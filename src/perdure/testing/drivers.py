@@ -29,9 +29,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.events import AgentEvent, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.events import AgentEvent, RetrySeen, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
 from perdure.mending import Harm
-from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec, Usage
+from perdure.model import Command, CompactAt, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec, Usage
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal
 
@@ -87,12 +87,30 @@ class Bench:
             transcript=transcript,
         )
 
-    def run(self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", **spec: object) -> Ran:
+    def run(
+        self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", compact_at: CompactAt | None = None, **spec: object
+    ) -> Ran:
         """Runs the CLI to its end."""
-        command = self.driver.command(self.launch(prompt, asked, transcript=transcript, **spec))
+        launch = self.launch(prompt, asked, transcript=transcript, **spec)
+        command = self.driver.command(replace(launch, compact_at=compact_at))
         with self._process(command) as process:
             out, err = process.communicate(command.stdin, timeout=PATIENCE_S)
         return self.read(process.returncode, out, err)
+
+    def run_until(self, prompt: str, retries: int) -> Ran:
+        """Runs a CLI that would ask again for ever until it did so as often, as an attempt does; one that gives up (0) to its end."""
+        if not retries:
+            return self.run(prompt)
+        said: list[bytes] = []
+        with self.running(prompt) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if sum(isinstance(event, RetrySeen) for each in said for event in self.driver.parse(each.rstrip(b"\n"))) >= retries:
+                    break
+        events = list(chain.from_iterable(self.driver.parse(line.rstrip(b"\n")) for line in said))
+        end = Exit(signal=signal.SIGTERM, cause="retrying", at=int(time.time() * 1000))
+        return Ran(events, end, self.driver.outcome(end, events))
 
     def read(self, returncode: int, out: bytes, err: bytes) -> Ran:
         """What the driver makes of output and end."""
@@ -272,6 +290,44 @@ class DriverConformance:
         told = [event.usage for event in second.events if isinstance(event, UsageSeen)][-1]
         total = stage.driver.total(stage.content(first.session_id))
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
+
+    def test_how_full_a_conversation_is_stands_in_its_transcript(self, bench: Make) -> None:
+        """What the newest request carried, cached parts included, and no bytes make the driver raise."""
+        stage = bench("by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 out=9 cached=30000")
+        first = stage.run("hello one")
+        before = stage.driver.fill(stage.content(first.session_id))
+        second = stage.run("hello two", resume(first.session_id))
+        after = stage.driver.fill(stage.content(first.session_id))
+        assert (before.tokens, after.tokens) in (((6000, 100_000), (5000, 70_000)))
+        if not stage.driver.abilities.cumulative_usage:
+            assert after.tokens == sum(event.usage.input for event in second.events if isinstance(event, UsageSeen))
+        assert (before.compactions, after.compactions) == (0, 0)
+        content = stage.content(first.session_id)
+        for broken in (b"", b"\0" * 99, content[: len(content) // 2], content.replace(b'":', b'"'), content[::-1]):
+            stage.driver.fill(broken)
+
+    def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
+        """Where a launch can say at which fill the conversation is compacted, it is: the file only grew, the model got the summary."""
+        stage = bench("summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage in=90000\n---\nsay Two.")
+        if not stage.driver.abilities.compacts:
+            return
+        first = stage.run("tell me a word", permissions=Permissions.FULL)
+        before = stage.content(first.session_id)
+        level = CompactAt(tokens=60_000, window=stage.driver.fill(before).window or 1_000_000, percent=80)
+        second = stage.run("which word was it?", resume(first.session_id), compact_at=level)
+        assert second.outcome.ok, second.outcome
+        after = stage.content(first.session_id)
+        assert after.startswith(before)
+        fill = stage.driver.fill(after)
+        assert (fill.compactions, fill.held >= 90_000, 0 < fill.left < 60_000) == (1, True, True), fill
+        assert [prompt.text for prompt in stage.driver.prompts(after)] == ["tell me a word", "which word was it?"]
+        assert "The word was plum." in stage.reached_the_model()
+
+    def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
+        """A request that the service refuses as too long is neither a failure of the task nor of the service."""
+        stage = bench("full x99\nsay Never.")
+        ran = stage.run_until("hello", stage.driver.abilities.retries_in_a_row)
+        assert ran.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED, ran.outcome
 
     def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
         """What the CLI wrote itself is taken as it is, its file is among its remains, and no bytes make the driver raise."""
