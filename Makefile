@@ -7,6 +7,7 @@ N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
 .PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults home-kills bench coherence docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills bench docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +54,9 @@ faults: install agents ## N full disks and N/4 power cuts (N=200; 40 for a pull 
 
 redis-faults: tools install ## Redis restarted, emptied, expired, evicted and stalled at N points (N=200), with the counts
 	$(BIN)/python -m tests.sessions.losing $(N)
+
+redispatches: tools install agents ## N re-dispatches with kills, expiries, losses and restarts of PostgreSQL and Redis (N=200)
+	$(BIN)/python -m tests.journeys.redispatches $(N)
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

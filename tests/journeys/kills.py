@@ -109,7 +109,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
     if result.turn == turn:
         time.sleep(result.after_s)
         result.struck = started.poll() is None
-        _strike(stage, result.victim, started)
+        strike(stage, result.victim, started)
     done = stage.finish(started)
     for _ in range(TRIES):
         if _succeeded(stage, turn):
@@ -140,7 +140,7 @@ def _attempts(stage: Stage) -> int:
     return len(shown.json["attempts"]) if shown.code == 0 else 0
 
 
-def _strike(stage: Stage, victim: str, supervisor: subprocess.Popen[str]) -> None:
+def strike(stage: Stage, victim: str, supervisor: subprocess.Popen[str]) -> None:
     """SIGKILL, to whatever of the victim is there at this moment."""
     if victim == "everything":
         supervisor.kill()

@@ -65,7 +65,13 @@ def rebuild(*, as_json: bool) -> int:
     chosen = settings()
     engine = open_engine(chosen)
     environ = environment(chosen)
-    service = Sessions(store=engine.store, driver=engine.driver, home=lambda driver: driver.home(environ), copies=engine.copies)
+    service = Sessions(
+        store=engine.store,
+        driver=engine.driver,
+        home=lambda driver: driver.home(environ),
+        copies=engine.copies,
+        lifetime_s=engine.session_lifetime_s,
+    )
     done = service.rebuild()
     if as_json:
         rows = [

@@ -26,8 +26,9 @@ class Store(RunStore, SessionStore, Protocol):
     """Runs and sessions together."""
 
 
-def missing(store: Store, key: SessionKey, driver: AgentDriver, home: Path, copies: Copies) -> tuple[Session, ...]:
-    """The records that the key should have and has not, retired ones first: nothing where none is lost. Stores nothing."""
+def missing(store: Store, key: SessionKey, driver: AgentDriver, home: Path, copies: Copies, usual_s: float = 0.0) -> tuple[Session, ...]:
+    """The records that the key should have and has not, retired ones first: nothing where none is lost. Stores nothing. `usual_s`: how
+    long a session may go unused."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
@@ -43,7 +44,10 @@ def missing(store: Store, key: SessionKey, driver: AgentDriver, home: Path, copi
     live = [session for session in there if session.state is not SessionState.RETIRED]
     last = lost[-1].id if lost and not live and told.live == lost[-1].id else ""
     return tuple(
-        _measured(session, driver, copies) if session.id == last else _left(session, told.causes.get(session.id, "")) for session in lost
+        _measured(session, driver, copies).used(session.updated, usual_s)
+        if session.id == last
+        else _left(session, told.causes.get(session.id, ""))
+        for session in lost
     )
 
 

@@ -114,7 +114,7 @@ class Sessions:
         done = []
         for key in dict.fromkeys(SessionKey(run.agent, run.scope) for run in self.store.placed()):
             driver = self.driver(key.agent)
-            found = missing(self.store, key, driver, self.home(driver), self.copies)
+            found = missing(self.store, key, driver, self.home(driver), self.copies, self.lifetime_s)
             if not found:
                 continue
             try:
