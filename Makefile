@@ -6,8 +6,7 @@ JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults home-kills bench coherence docs screens clean fmt
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills bench docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills bench coherence docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
