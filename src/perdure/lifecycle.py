@@ -85,6 +85,8 @@ TOO_LONG = (
 
 _BACKOFF_S = {OutcomeKind.OVERLOADED: 30.0, OutcomeKind.RATE_LIMITED: 900.0, OutcomeKind.WRITER_CONFLICT: 15.0}
 _BACKOFF_CAP_S = 900.0
+FURTHEST_MS = 400 * 86_400_000
+"""A limit that is said to end later than this is not believed: a wrong clock, or a time that was misread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +148,15 @@ def _say(outcome: Outcome) -> str:
     return f"{outcome.kind}: {outcome.detail}" if outcome.detail else str(outcome.kind)
 
 
+def limit_end(outcome: Outcome, now: int) -> int | None:
+    """When a usage limit ends, or ended, where that was said and can be believed."""
+    until = outcome.until if outcome.kind is OutcomeKind.RATE_LIMITED else None
+    return until if until is None or until <= now + FURTHEST_MS else None
+
+
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
     """When the next attempt is due: at the limit's own end, at once, or after a growing delay."""
-    limited_until = outcome.until if outcome.kind is OutcomeKind.RATE_LIMITED else None
+    limited_until = limit_end(outcome, now)
     if limited_until is not None and limited_until > now:
         return limited_until
     if outcome.kind in AT_ONCE:

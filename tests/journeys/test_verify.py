@@ -32,8 +32,6 @@ TALKS = """by history
 say I am done.
 ---
 say I looked again.
----
-say And again.
 """
 
 
@@ -79,11 +77,10 @@ def test_a_check_that_always_fails_ends_with_its_evidence(stage: MakeStage) -> N
     assert "failed with exit code 5, round 1 of 1" in why and "AssertionError: 3 != 4" in why and last["log"] in why
     assert '"verify_ended"' in one.perdure("logs", "task", "--json").out
     assert len(one.rehearsal.prompts()) == 2
-    again = one.perdure("update", "task", "The sum is to be four.", "--json")
-    assert again.code == 1 and len(again.json["attempts"]) == 4, "new instructions have rounds of their own"
     one.nothing_survives()
 
 
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_check_that_cannot_be_run_is_for_a_person(stage: MakeStage) -> None:
     """A program that is not there is no failure of the agent's: it is not told, and a person is asked."""
     one = stage(TALKS)
@@ -96,6 +93,7 @@ def test_a_check_that_cannot_be_run_is_for_a_person(stage: MakeStage) -> None:
     assert len(one.rehearsal.prompts()) == 1
 
 
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_a_check_gets_and_leaves(stage: MakeStage) -> None:
     """It has no credentials of the agent's, what it prints of a secret is starred, it has a time limit, and nothing of it survives."""
     one = stage(TALKS, extra={"BILLING_TOKEN": "s3cr3t-of-billing"})
@@ -110,6 +108,7 @@ def test_what_a_check_gets_and_leaves(stage: MakeStage) -> None:
     one.nothing_survives()
 
 
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_stop_ends_the_check(stage: MakeStage) -> None:
     """`perdure stop` while the check runs: it ends, nothing counts, and a retry goes on and checks again."""
     one = stage(TALKS)

@@ -14,6 +14,7 @@ from perdure.lifecycle import (
     FINAL,
     FREE,
     FREE_LIMIT,
+    FURTHEST_MS,
     LOST_CONVERSATION,
     MOVES,
     NEEDS_PERSON,
@@ -171,6 +172,13 @@ def test_a_usage_limit_waits_until_its_time(ahead: int, free: int, policy: Conti
     outcome = Outcome(kind=K.RATE_LIMITED, until=NOW + ahead)
     decision = decide(outcome, Tally(counted=0, free=free, allowed=3), policy, NOW, jitter)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + ahead)
+
+
+def test_a_limit_without_end_is_not_believed() -> None:
+    """A time in another century (a wrong clock, a number that was misread) is waited for as if none had been named."""
+    far = Outcome(kind=K.RATE_LIMITED, until=NOW + FURTHEST_MS + 1)
+    decision = decide(far, Tally(counted=0, free=1, allowed=3), ContinuityPolicy.DISCLOSE, NOW)
+    assert (decision.state, decision.run_after) == (S.QUEUED, NOW + 900_000)
 
 
 def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from perdure.attempt.engine import Engine, is_passed
 from perdure.crashes import pause_ms
-from perdure.model import Attempt, OutcomeKind, Parking, Seat, TaskRun
+from perdure.lifecycle import limit_end
+from perdure.model import Attempt, Parking, Seat, TaskRun
 from perdure.protocols import AgentDriver
 
 ACCOUNT = re.compile(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
@@ -56,10 +57,11 @@ def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[
     outcome = attempt.outcome
     if outcome is None:
         return ()
-    if outcome.kind is OutcomeKind.RATE_LIMITED and run.account and outcome.until is not None and outcome.until > now:
+    until = limit_end(outcome, now)
+    if run.account and until is not None and until > now:
         model = run.spec.model if OF_A_MODEL.search(outcome.detail) else ""
-        reason = f"account {run.account} is limited until {_clock(outcome.until)}: {outcome.detail or 'a usage limit'} ({run.name})"
-        found.append(Parking(what=run.account, model=model, until=outcome.until, reason=reason))
+        reason = f"account {run.account} is limited until {_clock(until)}: {outcome.detail or 'a usage limit'} ({run.name})"
+        found.append(Parking(what=run.account, model=model, until=until, reason=reason))
     pause = pause_ms([attempt, *engine.store.latest_attempts(run.spec.agent)], now)
     if pause:
         reason = f"{run.spec.agent} does not start, tried again at {_clock(now + pause)}: {outcome.kind}: {outcome.detail} ({run.name})"
