@@ -59,6 +59,8 @@ class PlanTask:
     attempts: int = 3
     files: tuple[str, ...] = ()
     """What it is to make, relative to the workdir: missing after its success, they fail it."""
+    map: str = ""
+    """Which prompts get the project map (see MapWhen); empty: where the task has files from tasks that are not in its conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,7 @@ def planned(raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mappi
 
 
 def _task(raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> PlanTask:
-    said = {**defaults, **{key: raw[key] for key in ("agent", "model", "permissions", "timeout", "attempts") if key in raw}, **entry}
+    said = {**defaults, **{key: raw[key] for key in ("agent", "model", "permissions", "timeout", "attempts", "map") if key in raw}, **entry}
     return PlanTask(
         name=entry["name"],
         prompt=entry["prompt"],
@@ -192,6 +194,7 @@ def _task(raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[st
         timeout_s=said["timeout"],
         attempts=said["attempts"],
         files=tuple(entry.get("files", ())),
+        map=said.get("map", ""),
     )
 
 

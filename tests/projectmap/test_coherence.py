@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.coherence import ARMS, PARTS, PYTHON, Called, Coder, Result, played, python_errors
+from bench.coherence import LINE, PARTS, PYTHON, Called, Coder, Result, played, python_errors
 from perdure.rehearsal import Message
 
 FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
@@ -19,7 +19,7 @@ def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> N
     """Three files by the real Codex: each in a conversation of its own they do not fit together, with the map and in one
     conversation they do."""
     results = []
-    for arm in range(len(ARMS)):
+    for arm in range(LINE + 1):
         directory = Path(tempfile.mkdtemp(prefix="pjc"))
         try:
             results.append(played(directory, "codex", PYTHON, arm, FEW))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, WorkspaceError
-from perdure.model import Backend, TaskRun, TaskSpec, Workspace
+from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace
 from perdure.plan import PlannedRun, PlanRun, TaskEnd
 from perdure.plans.standing import Stand
 from perdure.sessions import plan_scope
@@ -48,6 +48,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
             _grow(engine, source, source.end, place)
         joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
         planned = replace(planned, merged=stand.strand.merges, conflicts=joined)
+        spec = replace(spec, map=spec.map or _map(engine, stand))
         if joined:
             spec = replace(spec, prompt=f"{spec.prompt}\n\n{told(joined)}", conflicts=tuple(file for file, _ in joined))
         engine.store.put_planned(plan, planned)
@@ -78,7 +79,15 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         scope=plan_scope(plan.id, strand.name),
         branch=f"perdure/{plan.name}-{strand.name}",
         labels={"plan": plan.name, "task": task.name},
+        map=task.map,
     )
+
+
+def _map(engine: Engine, stand: Stand) -> str:
+    """Where the plan says nothing: files that another conversation made are told by the project map, unless there is to be none."""
+    strand = stand.strand
+    strange = strand.merges or (strand.files_of and not strand.forks)
+    return str(MapWhen.ALWAYS) if strange and engine.map_when is not MapWhen.OFF else ""
 
 
 def _spec(plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> tuple[TaskSpec, Stand | None]:
