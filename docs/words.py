@@ -60,6 +60,11 @@ SETTINGS = {
     "warm_turns": "how many attempts one process serves at most, 1 to 1000",
     "warm_memory": "the memory of a kept agent and all below it, between two attempts; with more it is ended; 0: no limit",
     "warm_most": "how many agents one perdure keeps waiting at once",
+    "gc_inbox": "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; that it was here is known for a year",
+    "serve_listen": "where `perdure serve` listens",
+    "serve_hosts": "names under which `perdure serve` may be asked, besides those of loopback; as a variable, with spaces between",
+    "webhooks": "tables `[webhooks.NAME]`: who may send [webhooks](../how-to/webhooks.md), and where their secrets are; as a variable "
+    "`NAME=FORGE:/path/of/the/secret` or `NAME=FORGE:$VARIABLE`, with spaces between",
 }
 BYTES = ("disk_refuse_bytes", "disk_ballast", "warm_memory")
 PERCENT = ("disk_warn", "disk_refuse")
@@ -67,6 +72,7 @@ PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state"
 DURATIONS = (
     *("timeout", "stall", "grace", "gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch"),
     "gc_trash",
+    "gc_inbox",
     "checkpoint_every",
     "verify_timeout",
     "session_lifetime",

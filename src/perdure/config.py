@@ -14,10 +14,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError
 from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
+
+if TYPE_CHECKING:
+    from perdure.forges.sources import Source
 
 PROJECT_FILE = "perdure.toml"
 DAY = 86400.0
@@ -109,6 +112,12 @@ class Settings:
     """Bytes resident, of the agent and all below it, between two attempts; 0 is no limit."""
     warm_most: int = 4
     """Agents that one perdure keeps waiting at once."""
+    gc_inbox: float = 30 * DAY
+    """How long the body of a settled delivery is kept; that it was here, a year."""
+    serve_listen: str = "127.0.0.1:8420"
+    serve_hosts: tuple[str, ...] = ()
+    """Names under which `perdure serve` is asked, besides those of loopback."""
+    webhooks: tuple[Source, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -257,6 +266,19 @@ def _money(value: Any) -> float:
     return amount
 
 
+def _hosts(value: Any) -> tuple[str, ...]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names):
+        raise ValueError("host names are needed, without port")
+    return tuple(names)
+
+
+def _sources(value: Any) -> tuple[Source, ...]:
+    from perdure.forges.sources import sources
+
+    return sources(value)
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -313,12 +335,16 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "warm_turns": _count,
     "warm_memory": _bytes,
     "warm_most": _count,
+    "gc_inbox": _seconds,
+    "serve_listen": _text,
+    "serve_hosts": _hosts,
+    "webhooks": _sources,
 }
 
 SECRET = frozenset({"database", "session_cache"})
 """Settings that may hold a password: where they cannot be read, their text is not repeated."""
 
-TABLES = ("gc", "disk")
+TABLES = ("gc", "disk", "serve")
 """`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
 
 NOT_FOR_PROJECTS = frozenset(
@@ -336,6 +362,7 @@ NOT_FOR_PROJECTS = frozenset(
         "checkpoint_secrets",
         "database",
         "lease",
+        "webhooks",
     }
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 

@@ -84,6 +84,12 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}
     values |= {"when_full": "roll-over", "full_at": "70%", "windows": "my-model*=32000, other=200000"}
     values |= {"warm": "on", "warm_idle": "90s", "warm_turns": "9", "warm_memory": "1GB", "warm_most": "2"}
+    values |= {
+        "gc_inbox": "5d",
+        "serve_listen": "[::1]:80",
+        "serve_hosts": "a.example b.example",
+        "webhooks": "shop=gitea:/s,$OLD lab=$LAB",
+    }
     assert set(values) == set(READERS)
     by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
     place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))
@@ -93,6 +99,16 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     assert (by_file.timeout, by_file.stall, by_file.attempts, by_file.budget_usd) == (7200.0, 900.0, 7, 2.5)
     assert by_file.permissions is Permissions.FULL
     assert (by_file.gc_trash, by_file.disk_warn, by_file.disk_refuse_bytes) == (432_000.0, 20.0, 500 * 1024**2)
+
+
+def test_sources_in_a_table_and_in_words(place: Place) -> None:
+    """`[webhooks.NAME]` in a file and the words of the variable say the same; what cannot be a source is refused with what is wrong."""
+    tables = '[webhooks.shop]\nforge = "gitea"\nsecret_file = "/s"\nsecret_env = "OLD"\n[webhooks.lab]\nsecret_env = ["LAB"]\n'
+    place.user_file.write_text(tables)
+    assert place.load().webhooks == place.load(PERDURE_WEBHOOKS="shop=gitea:/s,$OLD lab=$LAB").webhooks
+    for wrong in ("shop", "shop=secret", "shop=cvs:/s", "A=/s", "a=$B-C", "a=/s,/t,/u", "a=$"):
+        with pytest.raises(ConfigError):
+            place.load(PERDURE_WEBHOOKS=wrong)
 
 
 def test_a_table_is_a_prefix(place: Place) -> None:

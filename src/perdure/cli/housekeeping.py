@@ -12,6 +12,8 @@ from perdure.errors import PerdureError
 from perdure.sweeper import due, rules_of, sweep
 
 EVERY_S = 60.0
+KNOWN_MS = 365 * 86_400_000
+"""So long a delivery that comes again is known, whatever became of its body."""
 
 
 class Housekeeping:
@@ -54,6 +56,8 @@ class Housekeeping:
         try:
             if not due(self._engine):
                 return
+            now = self._engine.store.now()
+            self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
             swept = sweep(self._engine, rules_of(self._settings))
             if swept.taken or swept.for_a_person:
                 look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""

@@ -12,11 +12,16 @@ import signal
 import sys
 from dataclasses import replace
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.progress import line_of
 from perdure.cli.text import one_line
 from perdure.events import AttemptAdopted, AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued
+
+if TYPE_CHECKING:
+    from perdure.attempt import Engine
+    from perdure.config import Settings
 
 TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
@@ -38,22 +43,27 @@ def say(text: str) -> None:
     print(f"perdure: {one_line(text, 300)}", file=sys.stderr, flush=True)
 
 
-def work_verb(arguments: argparse.Namespace) -> int:
-    from perdure.cli.housekeeping import Housekeeping
-    from perdure.worker import work
+class Wishes:
+    """What signals ask for: to drain, then to stop the agents."""
 
-    chosen = settings()
-    asked = 0
+    def __init__(self) -> None:
+        self.asked = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
+    @property
+    def draining(self) -> bool:
+        return self.asked > 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
         # Not by print: a signal may come in the middle of one.
-        os.write(2, b"perdure: draining; once more stops the agents\n" if asked == 1 else b"perdure: stopping the agents\n")
+        os.write(2, b"perdure: draining; once more stops the agents\n" if self.asked == 1 else b"perdure: stopping the agents\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+def open_pool(chosen: Settings, wishes: Wishes) -> Engine:
+    """The engine of a pool: it tells on standard error how its attempts go, and stops its agents when that is asked."""
     names: dict[str, str] = {}
 
     def tell(record: Record) -> None:
@@ -61,8 +71,18 @@ def work_verb(arguments: argparse.Namespace) -> int:
             names.setdefault(record.run, engine.store.get(record.run).name)
             print(f"{names[record.run]}: {one_line(line_of(record), 200)}", file=sys.stderr, flush=True)
 
-    engine = replace(open_engine(chosen, observers=[tell]), stopping=lambda: asked > 1)
+    engine = replace(open_engine(chosen, observers=[tell]), stopping=lambda: wishes.asked > 1)
+    return engine
+
+
+def work_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.housekeeping import Housekeeping
+    from perdure.worker import work
+
+    chosen = settings()
+    wishes = Wishes()
+    engine = open_pool(chosen, wishes)
     with Housekeeping(engine, chosen, say):
-        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: asked > 0)
+        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
     print(f"perdure: {done} attempt(s) done", file=sys.stderr)
     return 0

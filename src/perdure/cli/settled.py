@@ -85,4 +85,6 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def _plain(value: Any) -> str | int | float:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return value if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)

@@ -1,0 +1,121 @@
+"""`inbox`: what forges delivered, and what became of it. What people wrote on a forge is hostile, and cleaned before it is shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.ls import table
+from perdure.cli.text import age, clean, clock, one_line
+from perdure.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from perdure.forges import Delivery, Intent
+
+STATES = ("received", "handled", "ignored", "failed")
+
+
+def inbox_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", choices=["ls", "show", "replay"], default="ls", help="ls (the default), show ID, or replay ID ..."
+    )
+    parser.add_argument("id", nargs="*", help="a delivery's number, its id, or the beginning of it (at least 4 characters)")
+    parser.add_argument("--state", default="", choices=STATES, help="only these")
+    parser.add_argument("--source", default="", metavar="NAME", help="only what came by /webhooks/NAME")
+    parser.add_argument("-n", "--limit", type=_limit, default=50)
+    parser.add_argument("--before", type=_limit, default=0, metavar="NUMBER", help="only those with smaller numbers: the next page")
+    parser.add_argument("--json", action="store_true")
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:12]) <= 2**31:
+        raise argparse.ArgumentTypeError("a whole number from 1 is needed")
+    return int(text)
+
+
+def inbox_verb(arguments: argparse.Namespace) -> int:
+    if (arguments.what == "ls") == bool(arguments.id):
+        raise UsageError("show and replay need a delivery, and ls takes none", "perdure inbox")
+    if arguments.what == "show":
+        return _show(arguments)
+    if arguments.what == "replay":
+        return _replay(arguments)
+    from perdure.forges import DeliveryState
+
+    store = open_to_read(settings())
+    state = DeliveryState(arguments.state) if arguments.state else None
+    found = store.inbox(state, arguments.source, arguments.limit, arguments.before)
+    if arguments.json:
+        _print({"deliveries": [plain(each) for each in found]})
+        return 0
+    now = store.now()
+    table(("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found])
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    store = open_to_read(settings())
+    found = [store.delivery(ref) for ref in arguments.id]
+    if arguments.json:
+        _print({"deliveries": [plain(each) | {"body": body} for each, body in found]})
+        return 0
+    for each, body in found:
+        print(f"{each.number}  {each.forge} {clean(each.event)} by {each.source}, {each.state}")
+        print(f"  id         {clean(each.id)}")
+        print(f"  received   {clock(each.received)}" + (f", {each.times} times" if each.times > 1 else ""))
+        print(f"  sha256     {each.sha256}")
+        if each.reason:
+            print(f"  {'because' if each.state in ('ignored', 'failed') else 'done':10} {one_line(each.reason, 300)}")
+        for name, value in _said(each.intent):
+            print(f"  {name:10} {one_line(value, 300)}")
+        print(clean(body) if body else "the body was thinned out; its digest is kept")
+    return 0
+
+
+def _said(intent: Intent | None) -> list[tuple[str, str]]:
+    from perdure.codec import plain
+
+    found = plain(intent) if intent else {}
+    return [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items() if value]
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Reads the kept body as this perdure reads it, so that what an older one passed over can still be taken up."""
+    from perdure.forges import parsed, read
+
+    store = open_engine(settings()).store
+    done = []
+    for ref in arguments.id:
+        found, body = store.delivery(ref)
+        if not body:
+            raise StoreError(f"The body of delivery {found.number} was thinned out", "send it again from the forge")
+        done.append(store.replay_delivery(found.number, read(found.forge, found.event, parsed(body.encode()))))
+    if arguments.json:
+        _print({"deliveries": [plain(each) for each in done]})
+        return 0
+    for each in done:
+        print(f"{each.number} is {each.state} again" + (f": {one_line(each.reason, 200)}" if each.reason else ""))
+    return 0
+
+
+def plain(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as `--json` shows it."""
+    from perdure.codec import plain as as_json
+
+    found: dict[str, Any] = as_json(delivery)
+    return found
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(json.dumps({"schema_version": 1, **found}, indent=2, ensure_ascii=True))
+
+
+def _line(each: Delivery, now: int) -> tuple[str, ...]:
+    intent = each.intent
+    what = each.reason
+    if intent is not None:
+        where = f"{intent.repository}{f'#{intent.number}' if intent.number else ''}"
+        what = " ".join(filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else "", intent.title, each.reason]))
+    return (str(each.number), each.source, one_line(each.event, 40), each.state.value, age(each.received, now), one_line(what, 200))

@@ -1,0 +1,125 @@
+"""`serve`: webhooks in, health out, and the local pool beside them, in one process.
+
+The first SIGTERM or Ctrl-C drains: nothing new is begun, deliveries are still kept until what is at work has ended, then the server ends.
+The second one stops the agents in good order. A kill costs nothing that was acknowledged: live attempts are adopted by the next start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import settings
+from perdure.cli.pool import Wishes, open_pool, say
+from perdure.errors import PerdureError, UsageError
+
+if TYPE_CHECKING:
+    from perdure.attempt import Engine
+    from perdure.config import Settings
+    from perdure.web.listening import Listening
+
+LOOK_S = 0.5
+INSTALL = "pip install 'perdure[serve]'"
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen", default="", metavar="HOST:PORT", help="where to listen (setting serve_listen); port 0: any that is free"
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        default=min(4, os.cpu_count() or 1),
+        help="how many attempts at once (default: one a core, at most 4); 0: none",
+    )
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) > 256:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 256 is needed")
+    return int(text)
+
+
+def serve_verb(arguments: argparse.Namespace) -> int:
+    try:
+        from perdure.web.listening import address, bound, is_public
+        from perdure.web.secrets import secrets_of
+    except ModuleNotFoundError as error:
+        raise UsageError(f"perdure serve needs {error.name}, which is not installed", INSTALL) from error
+    chosen = settings()
+    secrets = secrets_of(chosen.webhooks, os.environ)
+    try:
+        host, port = address(arguments.listen or chosen.serve_listen)
+    except ValueError as error:
+        raise UsageError(f"{error}, not {arguments.listen!r}") from None
+    sockets = bound(host, port)
+    try:
+        if is_public(sockets) and not secrets:
+            raise UsageError(
+                f"{host} can be reached from outside, and no webhook with a secret is configured",
+                "add a [webhooks.NAME], or listen on 127.0.0.1",
+            )
+        return _serve(chosen, secrets, sockets, arguments.jobs)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
+    from perdure.cli.housekeeping import Housekeeping
+    from perdure.web.application import application
+    from perdure.web.listening import Listening
+    from perdure.web.notify import notify
+    from perdure.web.webhooks import Desk
+    from perdure.web.writing import Writer
+
+    wishes = Wishes()
+    engine = open_pool(chosen, wishes)
+    with ExitStack() as stack:
+        stack.callback(engine.store.close)
+        stack.enter_context(Housekeeping(engine, chosen, say))
+        writer = stack.enter_context(Writer(engine.store.accept))
+        desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
+        web = stack.enter_context(Listening(application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts), sockets))
+        names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
+        for each in sockets:
+            say(f"listening on http://{_shown(each)} ({names})")
+        notify(os.environ, "READY=1")
+        stack.callback(notify, os.environ, "STOPPING=1")
+        _until_drained(engine, web, wishes, jobs)
+        if web.broken is not None:
+            raise PerdureError(f"The web server ended: {web.broken}", "start it again; nothing that was acknowledged is lost")
+    return 0
+
+
+def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:
+    from perdure.worker import work
+
+    if jobs:
+        work(engine, jobs, draining=lambda: wishes.draining or not web.alive)
+        return
+    while not wishes.draining and web.alive:
+        time.sleep(LOOK_S)
+
+
+def _problems(engine: Engine, wishes: Wishes) -> list[str]:
+    """Why no new work can be taken."""
+    found = ["perdure is draining"] if wishes.draining else []
+    try:
+        engine.store.inbox(limit=1)
+    except PerdureError as error:
+        found.append(str(error))
+    if why := engine.volumes.crowded():
+        found.append(why)
+    return found
+
+
+def _shown(each: socket.socket) -> str:
+    host, port = each.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,77 @@
+"""All addresses, and who may ask for them: only under a name that is allowed, so that no web page reaches a service on loopback by a name
+of its own (DNS rebinding). Nothing changes by a GET.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from perdure.web.webhooks import Desk, answer
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+
+def application(desk: Desk, problems: Callable[[], Sequence[str]], hosts: Sequence[str]) -> Starlette:
+    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names."""
+
+    async def ready(request: Request) -> Response:
+        found = await run_in_threadpool(problems)
+        return JSONResponse({"ready": not found, "problems": list(found)}, 503 if found else 200)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        said = {404: "There is nothing at this address", 405: "This address does not take that method"}
+        return answer(status, said.get(status, "Something went wrong in perdure; its log says more"), headers)
+
+    return Starlette(
+        routes=[
+            Route("/webhooks/{name}", desk.post, methods=["POST"]),
+            Route("/healthz", health, methods=["GET"]),
+            Route("/readyz", ready, methods=["GET"]),
+        ],
+        middleware=[Middleware(KnownHost, hosts=hosts)],
+        exception_handlers={HTTPException: refused, Exception: refused},
+    )
+
+
+class KnownHost:
+    """Answers 421 to who asks by another name, and adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app = app
+        self.names = {name.lower() for name in (*LOOPBACK, *hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if found is None or found[1].lower() not in self.names:
+            sentence = "perdure is not known by this host name: add it to the setting serve_hosts"
+            await answer(421, sentence)(scope, receive, send)
+            return
+
+        async def sending(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                headers = message["headers"]
+                assert isinstance(headers, list)
+                headers += [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+            await send(message)
+
+        await self.app(scope, receive, sending)  # type: ignore[arg-type]

@@ -1,0 +1,31 @@
+"""One running `perdure serve` for the tests that only send to it, and new homes for those that end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.web.serving import SOURCES, Serving
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    found = Serving(tmp_path_factory.mktemp("serve")).start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def serves(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    """Makes one that is not started yet; whatever still runs is ended afterwards."""
+    made: list[Serving] = []
+
+    def make(config: str = SOURCES, **environ: str) -> Serving:
+        made.append(Serving(tmp_path, config, **environ))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()

@@ -1,0 +1,194 @@
+"""What is bounded in the server itself: slow senders, what is held at once, a store that fails, and one bad delivery among many."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from perdure import stores
+from perdure.errors import StoreError
+from perdure.forges import Accepted, Arrived, Forge, Reading
+from perdure.forges.sources import Source
+from perdure.stores.sql import SqlStore
+from perdure.web import listening, webhooks
+from perdure.web.application import application
+from perdure.web.listening import Listening, address, bound, is_public
+from perdure.web.webhooks import Desk
+from perdure.web.writing import Writer
+from tests.forges import payloads
+from tests.forges.payloads import SECRET
+from tests.web.serving import answered
+
+Accept = Callable[[Sequence[Arrived]], Sequence[Accepted]]
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    with closing(stores.open(tmp_path / "perdure.db")) as found:
+        yield found
+
+
+@pytest.fixture
+def start(store: SqlStore) -> Iterator[Start]:
+    """Starts a server in this process, and gives its port."""
+    with ExitStack() as stack:
+
+        def begin(accept: Accept = store.accept, problems: Sequence[str] = (), body_s: float = 60.0) -> int:
+            sockets = bound("127.0.0.1", 0)
+            writer = stack.enter_context(Writer(accept))
+            desk = Desk({"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s)
+            stack.enter_context(Listening(application(desk, lambda: problems, ()), sockets))
+            return int(sockets[0].getsockname()[1])
+
+        lines: list[str] = []
+        yield begin
+
+
+def post(port: int, number: int = 0) -> tuple[int, dict[str, object]]:
+    body = payloads.derived("github", "push", lambda found: found.update(numbered=number))
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
+        connection.request("POST", "/webhooks/hub", body, payloads.headers(Forge.GITHUB, "push", body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"POST /webhooks/hub HTTP/1.1\r\nHost: local", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /h"]
+)
+def test_a_slow_head(start: Start, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
+    """Who says nothing, or does not come to the end of a request's head, is hung up on; also after a request that was answered."""
+    monkeypatch.setattr(listening, "HEAD_S", 0.2)
+    with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
+        connection.sendall(first)
+        assert (b"200 OK" in answered(connection)) == (b"healthz" in first)
+
+
+def test_a_slow_body(start: Start) -> None:
+    """A body that does not come to its end is answered with 408 and hung up on, and nothing is held of it."""
+    port = start(body_s=0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
+        connection.sendall(
+            b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        assert answered(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound new connections are closed at once, and those that are open go on."""
+    monkeypatch.setattr(listening, "CONNECTIONS_MOST", 2)
+    port = start()
+    with ExitStack() as stack:
+        two = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90)) for _ in range(2)]
+        for each in two:
+            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert each.recv(12) == b"HTTP/1.1 200"
+        third = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90))
+        assert answered(third) == b""
+
+
+def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes of bodies than the bound are not held: the sender is asked to come again, and then there is room again."""
+    monkeypatch.setattr(webhooks, "HELD_MOST", 10)
+    port = start()
+    status, said = post(port)
+    assert status == 503 and "send it again" in str(said["error"])
+    monkeypatch.undo()
+    assert post(port)[0] == 202
+
+
+def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
+    """What could not be kept is not acknowledged: 503, and the same delivery sent again is kept."""
+    failing = True
+
+    def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
+        if failing:
+            raise StoreError("The disk is full")
+        return store.accept(arrived)
+
+    port = start(accept)
+    assert post(port) == (503, {"error": "The delivery could not be kept; send it again"})
+    assert store.inbox() == []
+    failing = False
+    assert post(port)[0] == 202
+    assert len(store.inbox()) == 1
+
+
+def test_not_ready(start: Start) -> None:
+    """/readyz is 503 with why, /healthz 200 as long as the process answers, and deliveries are kept all the same."""
+    port = start(problems=["The disk is nearly full"])
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (503, {"ready": False, "problems": ["The disk is nearly full"]})
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+    assert post(port)[0] == 202
+
+
+def test_one_bad_among_many(store: SqlStore) -> None:
+    """One delivery that cannot be kept does not take the others of its transaction with it; what waited together was written together."""
+    batches: list[int] = []
+
+    def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
+        batches.append(len(arrived))
+        return store.accept(arrived)
+
+    async def keep(writer: Writer) -> list[Accepted | BaseException]:
+        bodies = [f'{{"number": {number}}}' for number in range(6)] + ["\ud800"]
+        return await asyncio.gather(*(writer.keep(_arrived(body)) for body in bodies), return_exceptions=True)
+
+    # What is handed in before the thread begins lies together.
+    writer = Writer(accept)
+
+    async def both() -> list[Accepted | BaseException]:
+        task = asyncio.create_task(keep(writer))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with writer:
+            return await task
+
+    answers = asyncio.run(both())
+    assert [isinstance(each, Accepted) for each in answers] == [True] * 6 + [False]
+    assert batches == [7, 1, 1, 1, 1, 1, 1, 1]
+    assert len(store.inbox()) == 6
+
+
+def _arrived(body: str) -> Arrived:
+    digest = hashlib.sha256(body.encode("utf-8", "replace")).hexdigest()
+    return Arrived(source="hub", id=digest, forge=Forge.GITHUB, event="push", sha256=digest, body=body, reading=Reading(None, "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8420", ("::1", 8420)), ("localhost:80", ("localhost", 80)), ("0.0.0.0:1", ("0.0.0.0", 1))],
+)
+def test_addresses(text: str, found: tuple[str, int]) -> None:
+    """HOST:PORT, with brackets around IPv6."""
+    assert address(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "8420", ":8420", "a:", "a:b", "::1:80", "a:70000", "a b:1", "[x"])
+def test_no_addresses(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        address(text)
+
+
+def test_what_is_public() -> None:
+    """A socket on loopback is not public, one on all addresses is."""
+    for host, public in (("127.0.0.1", False), ("0.0.0.0", True)):
+        sockets = bound(host, 0)
+        try:
+            assert is_public(sockets) is public
+        finally:
+            for each in sockets:
+                each.close()
