@@ -130,6 +130,7 @@ class _Told:
             attempts=session.attempts + bool(seen and seen.answered),
             total=session.total + attempt.usage,
             snapshot=(seen.after if seen is not None and not broken else None) or session.snapshot,
+            fill=attempt.fill or session.fill,
             prompts=(*session.prompts, *_prompt(attempt)),
             tasks=session.tasks + (heard and session.id not in counted),
         )
