@@ -155,9 +155,11 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     if run.state is not RunState.RUNNING:
         return run
     attempts = engine.store.attempts(run.id)
-    agent = process.find(Path(attempts[-1].directory)) if attempts and attempts[-1].directory else None
-    if agent is not None:
-        agent.stop("stopped")
+    directory = Path(attempts[-1].directory) if attempts and attempts[-1].directory else None
+    for at_work in (directory, *directory.glob("verify-*")) if directory is not None else ():
+        agent = process.find(at_work)
+        if agent is not None:
+            agent.stop("stopped")
     return rescue(engine, run) or engine.store.get(run.id)
 
 

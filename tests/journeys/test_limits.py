@@ -150,3 +150,16 @@ def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
     assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("rebuild", "rebuilt", first["session_id"])
     assert "costs less than to go on" in last["why"]
     assert "I know it all." in one.rehearsal.prompts()[-1] and "Go on once more." in one.rehearsal.prompts()[-1]
+
+
+def test_a_cold_conversation_is_compacted_first(stage: MakeStage) -> None:
+    """With `compact` the CLI makes the conversation shorter at the start of the attempt, where that costs less; it goes on natively."""
+    one = stage(OLD, extra={"PERDURE_COLD_CACHE": "compact"})
+    assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
+    left_alone(one, 3)
+    done = one.perdure("update", "task", "Go on.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["continuation"], last["receipt"]["verdict"]) == ("resume", "native")
+    assert last["prices"]["compact"] < last["prices"]["resume"]
+    assert '"compacted"' in one.perdure("logs", "task", "--json").out
