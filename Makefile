@@ -6,7 +6,7 @@ JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills bench coherence docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts
 	$(BIN)/python -m tests.journeys.kills $(N)
+
+webhook-kills: install ## perdure serve killed N times under webhook load (N=200), then 500 deliveries sent 20 times each
+	$(BIN)/python -m tests.web.kills $(N)
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import capsules, rivals, rooms, scale, whole
+from bench import capsules, rivals, rooms, scale, webhooks, whole
 from bench.measure import Row, table
 
 
@@ -46,6 +46,7 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from scale.memory(disk)
     yield from scale.restart(disk, 100_000 if quick else 1_000_000)
     yield from scale.taken_away(directory, 3_000 if quick else 25_000)
+    yield from webhooks.rows(disk, 400 if quick else 3_000, 5 if quick else 20)
     yield from rivals.starts(disk)
     yield from whole.start_up(disk)
     for agent in ("claude", "codex"):

@@ -8,8 +8,6 @@ The rooms: `sql` (attempts and instructions), `keeping` (checkpoints, removals, 
 
 from __future__ import annotations
 
-from contextlib import closing
-
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +64,8 @@ def _postgres(url: str, read_only: bool, observers: Sequence[Observer], host: Ho
 
 def examine(url: str) -> Iterator[tuple[str, str]]:
     """What `perdure doctor` says of a database at a `postgresql://` URL: findings as (`ok`, `warn` or `bad`, a sentence)."""
+    from contextlib import closing
+
     from perdure.errors import StoreError
 
     try:
