@@ -8,14 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import perdure
+from perdure import stores
 from perdure.codec import decode, plain
 from perdure.model import Session
+from perdure.stores.sessioncache.records import Records
 from tests.journeys.stage import PATIENCE_S, TOP, Stage, said
+from tests.servers.redis import server
 
 MakeStage = Callable[..., Stage]
 
@@ -136,3 +140,21 @@ def test_the_documented_program(stage: MakeStage) -> None:
         assert (session.lifetime_s, len(runner.sessions.lineage(one.agent, scope))) == (28_800, 1 if one.agent == "claude" else 2)
         last = runner.run("Task 3.", agent=one.agent, scope=scope, branch="shop")
         assert "the plan is done" in runner.report(last.name)["attempts"][0]["why"]
+
+
+@pytest.mark.parametrize("agent", ["claude"])
+def test_an_attempt_never_asks_the_cache(stage: MakeStage) -> None:
+    """With a record in Redis that names another conversation, newer than all and signed as by the store, the attempt goes on with the
+    one in the database."""
+    with server() as redis:
+        one = stage(TALK, extra={"PERDURE_SESSION_CACHE": redis.url})
+        begun(one)
+        (session,) = records(one)
+        with closing(stores.open(one.state / "perdure.db")) as store, redis.client() as client:
+            signed = Records(*store.identity())
+            (name,) = client.keys("perdure:*:session:*")
+            wrong = replace(session, id="00000000-0000-4000-8000-000000000000", revision=2**40)
+            client.set(name, signed.write(wrong, store.now()))
+        attempt, shown = updated(one, "Go on.")
+        assert verdict(attempt) == ("native", "native") and attempt["session_id"] == session.id
+        assert "The first file is written." in shown
