@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.attempt.mapping import is_due
 from perdure.model import Continuation, MapWhen, Start
-from perdure.projectmap.giving import is_due
 
 FRESH, RESUME, REBUILD, FORK = (Continuation(kind=kind, session_id="a") for kind in (Start.FRESH, Start.RESUME, Start.REBUILD, Start.FORK))
 AFTER_LOSS = Continuation(kind=Start.FRESH, lost_session_id="gone")

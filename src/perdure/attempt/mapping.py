@@ -1,18 +1,32 @@
-"""The project map for the prompt of an attempt, where one is due: gathered here, drawn by `projectmap`, told in the journal."""
+"""The project map for the prompt of an attempt, where one is due: gathered here, drawn by `projectmap`, told in the journal.
+
+`projectmap` is imported when a map is drawn: most attempts pay nothing for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.attempt.engine import Engine
 from perdure.errors import PerdureError
 from perdure.events import MapGiven, MapMissed
-from perdure.model import Claim, Context, Continuation, MapWhen, TaskRun, Workspace
+from perdure.model import Claim, Context, Continuation, MapWhen, Start, TaskRun, Workspace
 from perdure.process import Asking
-from perdure.projectmap import ANSWER, Apart, Drawn, draw, rank, read
-from perdure.projectmap.giving import is_due
 from perdure.protocols import AgentDriver
+
+if TYPE_CHECKING:
+    from perdure.projectmap import Drawn
+
+
+def is_due(when: MapWhen, asked: Continuation, *, sessions: bool) -> bool:
+    """`sessions`: the agent can go on with a conversation. A prompt that goes on with one has no use for the map, unless `always`."""
+    if when is MapWhen.OFF or asked.kind in (Start.WAIT, Start.REFUSE):
+        return False
+    anew = asked.kind in (Start.FRESH, Start.REBUILD)
+    lost = anew and (asked.kind is Start.REBUILD or bool(asked.lost_session_id))
+    return when is MapWhen.ALWAYS or lost or (anew and (when is MapWhen.FIRST or not sessions))
 
 
 def map_for(engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, contexts: Sequence[Context]) -> str:
@@ -33,6 +47,8 @@ def map_for(engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuati
 
 def drawn_of(engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0) -> Drawn:
     """The map of a workdir as it is now. `made`: which task made a file. Raises PerdureError and OSError."""
+    from perdure.projectmap import ANSWER, Apart, draw, rank, read
+
     names = engine.workspaces.sources(workspace)
     with Asking(ANSWER) as child:
         project = read(Path(workspace.path), names, Apart(child), engine.state / "maps" / workspace.id)

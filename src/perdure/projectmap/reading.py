@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ LARGEST = 512 << 10
 MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
 """Of all files that are parsed for one map; the others are in it by their names."""
+PATIENCE_S = 20.0
+"""So long files are parsed for one map; the others are in it by their names, and the next look goes on with them."""
 FORM = 1
 """Of the cache; another one is not read."""
 
@@ -70,6 +73,7 @@ class _Reader:
         self.outlines: dict[str, Known] = {}
         self.missing: set[str] = set()
         self.parsed = self.bytes = 0
+        self.deadline = time.monotonic() + PATIENCE_S
 
     def file(self, name: str) -> File | None:
         """None where there is no such file any more, or it is none."""
@@ -92,7 +96,7 @@ class _Reader:
         stamp = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
         kept = self.known.get(name)
         if kept is None or kept.stamp != stamp:
-            if self.bytes > MOST_BYTES:
+            if self.bytes > MOST_BYTES or time.monotonic() > self.deadline:
                 return None
             content = _content(fd)
             found = self.parse(language, content) if b"\0" not in content else None
