@@ -16,7 +16,7 @@ from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import check_environment
 from perdure.excerpt import excerpt, telling_line
 from perdure.model import Command, RunState, TaskRun, TaskSpec
-from perdure.plan import PlanRun, PlanState, order
+from perdure.plan import PlanRun, PlanState, TaskEnd, order
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run
 from perdure.plans.standing import Stand
@@ -39,7 +39,8 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             return plan
         if run.state is not RunState.SUCCEEDED:
             return _failed(engine, plan, f"{last.task.name} failed at the end of the plan: {run.reason}")
-        planned = replace(planned, end=keep_end(engine, plan, planned, run))
+        if not _is_kept(engine, run, planned.end):
+            planned = replace(planned, end=keep_end(engine, plan, planned, run))
         others = {
             name: stand for name, stand in stands.items() if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
         }
@@ -55,13 +56,21 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         if engine.stopping():
             return plan
         if not problem:
-            keep_end(engine, plan, planned, run)
+            if others:
+                keep_end(engine, plan, planned, run)
             return engine.store.put_plan(replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify)))
         if planned.checks >= last.task.attempts:
             return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(problem)}")
         run = service.update(engine, run.id, problem)
         planned = replace(planned, checks=planned.checks + 1)
         engine.store.put_planned(plan, planned)
+
+
+def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
+    """Whether the end that is stored is that of the newest attempt."""
+    return end is not None and any(
+        each.number == end.checkpoint and each.attempt == run.attempt for each in engine.store.checkpoints(run.id)
+    )
 
 
 def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:

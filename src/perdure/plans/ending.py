@@ -1,7 +1,8 @@
 """Where a task that succeeded left its workdir and conversation: kept once, so that others can begin there while this strand goes on.
 
 What the agent left uncommitted is committed by perdure in the agent's name on the strand's branch, because only commits can be merged
-and forked without a copy of everything; then a checkpoint of both halves is taken, which has the small ignored files as well.
+and forked without a copy of everything. Where another workdir grows from it, and at the end of the plan, a checkpoint of both halves is
+taken then, which has the small ignored files as well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from perdure import checkpoints
 from perdure.attempt import Engine
 from perdure.model import SessionKey, TaskRun
-from perdure.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.plan import PlannedRun, PlanRun, TaskEnd, order
 from perdure.plans.starting import held
 from perdure.transcripts import locate, snapshot
 
@@ -23,11 +24,16 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
     text = f"{planned.task}: {first}\n\nLeft uncommitted by the agent at the end of the task {planned.task} of the plan {plan.name}.\n"
     with held(engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}"):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
-        kept = checkpoints.keep(engine, run, run.workspace, "end")
+        kept = checkpoints.keep(engine, run, run.workspace, "end") if _is_grown_from(plan, planned.task) else None
         session_id, turns = _conversation(engine, run)
     end = TaskEnd(commit=commit, checkpoint=kept.number if kept is not None else 0, session_id=session_id, turns=turns)
     engine.store.put_planned(plan, replace(planned, end=end))
     return end
+
+
+def _is_grown_from(plan: PlanRun, task: str) -> bool:
+    """Whether another workdir begins with this task's files, or the plan ends with it: a person's update then finds nothing moved."""
+    return task == order(plan.plan)[-1].name or any(strand.files_of == task for strand in plan.strands.values())
 
 
 def _conversation(engine: Engine, run: TaskRun) -> tuple[str, int]:

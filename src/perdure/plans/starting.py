@@ -36,12 +36,15 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         pass
     spec, source = _spec(plan, stand, stands)
     name = _name(engine, spec.name)
+    there = stands[stand.strand.goes_on].run if stand.strand.goes_on and not stand.strand.merges else None
     run_id = stand.planned.run if stand.planned is not None else ""
     if not run_id or engine.store.history(run_id, limit=1):  # a person took that run off the list
         run_id = uuid.uuid4().hex
-    place = engine.workspaces.plan(spec, name, Path(spec.repo))
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
+    if there is not None and there.workspace is not None:
+        return engine.store.add(spec, run_id, name, there.workspace)
+    place = engine.workspaces.plan(spec, name, Path(spec.repo))
     with held(engine, place, f"perdure plan {plan.name}: {stand.task.name}"):
         made = engine.workspaces.prepare(place, spec.agent)
         if source is not None and source.end is not None and made.head == source.end.commit:
