@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.attempt.drift import NO_GROUND, Ground, standing
-from perdure.attempt.engine import HISTORY, Engine
+from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import told_before
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, SessionKey, Start, TaskRun, TaskSpec
+from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, Start, TaskRun
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -48,8 +48,6 @@ def story_of(
     # What a restore took back is no part of the story: its attempts are not in the conversation any more.
     ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.number in there and attempt.number < claim.attempt]
     done, open_tools = _told(left)
-    if asked.kind is Start.REBUILD and not done and run.spec.forks:
-        done = _told_before(engine, run.spec)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     given = _given(run, ended, live, heard)
@@ -74,7 +72,8 @@ def story_of(
 
 
 def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation) -> tuple[str, ...]:
-    """What was said in a shared conversation before this run came into it: this run's journal knows nothing of that."""
+    """What was said in a shared conversation before this run came into it, or up to the turn at which it was to be forked: this run's
+    journal knows nothing of that."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -83,9 +82,12 @@ def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Cont
     except OSError:
         return ()
     own = {_prompt(attempt) for attempt in ended if attempt.session_id == asked.lost_session_id}
-    lines = []
+    lines: list[str] = []
+    turns = 0
     for each in spoken:
-        if not each.by_agent and fingerprint(each.text) in own:
+        turns += not each.by_agent
+        beyond = 0 < run.spec.fork_at < turns and asked.lost_session_id == run.spec.forks
+        if beyond or (not each.by_agent and fingerprint(each.text) in own):
             break
         lines.append(f"{'you said' if each.by_agent else 'you were asked'}: {_short(each.text)}")
     return tuple(lines[-EARLIER_LINES:])
@@ -204,23 +206,6 @@ def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
             case _:
                 pass
     return tuple(lines[-BRIEF_LINES:]), left
-
-
-def _told_before(engine: Engine, spec: TaskSpec) -> tuple[str, ...]:
-    """What was said and done in the conversation that was to be forked, up to the turn of the fork."""
-    keys = {session.key for session in engine.store.sessions(spec.forks)}
-    lines: list[str] = []
-    turns = 0
-    for placed in engine.store.placed():
-        if SessionKey(placed.agent, placed.scope) not in keys:
-            continue
-        attempts = engine.store.attempts(placed.id)
-        turns += sum(a.session_id == spec.forks and bool(a.receipt and a.receipt.evidence.prompt_found) for a in attempts)
-        if spec.fork_at and turns > spec.fork_at:
-            break
-        lines += [f"you were asked: {_short(context.text)}" for context in engine.store.contexts(placed.id)]
-        lines += _told(standing(engine.store.history(placed.id, limit=HISTORY)))[0]
-    return tuple(lines[-BRIEF_LINES:])
 
 
 def _short(text: str) -> str:
