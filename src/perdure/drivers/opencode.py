@@ -52,6 +52,7 @@ class OpenCodeDriver:
 
     name = "opencode"
     archive = opencode_archive.ARCHIVE
+    warm = None
     abilities = Abilities(
         choose_id=False,
         fork=True,
