@@ -4,6 +4,8 @@ One trial: a task of two turns (the second one by `update`). At a random moment 
 SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everything. Then `perdure retry` until it succeeds. What
 must never be seen: a `native` receipt although the model was not shown the conversation; a fresh start although a transcript
 with the task in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its seed.
+
+With `--warm` (Claude Code) both turns are made by one program, whose agent is kept between them; the kill comes at any moment of both.
 """
 
 from __future__ import annotations
@@ -46,6 +48,13 @@ VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
 TRIES = 6
+WARM_LATEST_S = 3.5
+TWO_TURNS = """
+import sys, perdure
+with perdure.open() as runner:
+    runner.run(sys.argv[1], name="task", agent="claude", permissions="full", attempts=1)
+    runner.update("task", sys.argv[2])
+"""
 
 
 @dataclass
@@ -57,6 +66,9 @@ class Trial:
     victim: str = ""
     turn: int = 0
     after_s: float = 0.0
+    warm: bool = False
+    kept: int = 0
+    """Attempts that were the second turn of a process."""
     struck: bool = False
     wrong: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
@@ -66,13 +78,15 @@ class Trial:
     native_of_those: int = 0
 
 
-def trial(seed: int, agent: str) -> Trial:
+def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
     """Makes one trial in a scratch directory of its own."""
     dice = random.Random(seed)
-    result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]))
+    result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]), warm)
+    if warm:
+        result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S)
     directory = Path(tempfile.mkdtemp(prefix="pk"))
     with Rehearsal(SCRIPT) as rehearsal:
-        stage = Stage(directory, agent, rehearsal)
+        stage = Stage(directory, agent, rehearsal, extra={"PERDURE_WARM": "on"} if warm else {})
         try:
             _play(stage, result)
         except (AssertionError, subprocess.TimeoutExpired) as error:
@@ -87,12 +101,19 @@ def trial(seed: int, agent: str) -> Trial:
 def _play(stage: Stage, result: Trial) -> None:
     words = ("--json", "--attempts", "1")
     run = ("run", "--name", "task", "--permissions", "full", "--agent", stage.agent, *words, FIRST)
-    _turn(stage, result, 1, run)
-    if not result.wrong:
-        _turn(stage, result, 2, ("update", "task", SECOND, "--json"))
+    begun = _kept_turns(stage, result) if result.warm else 0
+    if begun < 2:
+        if begun == 0 or not _succeeded(stage, 1):
+            _turn(stage, result, 1, run if begun == 0 else ("retry", "task", "--json"))
+        if not result.wrong:
+            _turn(stage, result, 2, ("update", "task", SECOND, "--json"))
+    elif not _succeeded(stage, 2):
+        _turn(stage, result, 2, ("retry", "task", "--json"))
     if result.wrong:
         return
     report = stage.show()
+    records = [json.loads(line)["event"] for line in stage.perdure("logs", "task", "--json").out.splitlines()]
+    result.kept = sum(event["kind"] == "agent_launched" and event.get("turn", 1) > 1 for event in records)
     _judge(stage, result, report)
     workdir = Path(report["workspace"]["path"])
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
@@ -101,6 +122,20 @@ def _play(stage: Stage, result: Trial) -> None:
     left = stage.marked()
     if left:
         result.wrong.append(f"orphans: {left}")
+
+
+def _kept_turns(stage: Stage, result: Trial) -> int:
+    """Both turns by one program, with the kill. Returns how many of them perdure has accepted."""
+    words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND]
+    pipe = subprocess.PIPE
+    started = subprocess.Popen(words, cwd=stage.repo, env=stage.environ, text=True, stdout=pipe, stderr=pipe)
+    stage.running.append(started)
+    time.sleep(result.after_s)
+    result.struck = started.poll() is None
+    _strike(stage, result.victim, started)
+    stage.finish(started)
+    shown = stage.perdure("show", "task", "--json")
+    return int(shown.json["context_version"]) if shown.code == 0 else 0
 
 
 def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> None:
@@ -226,13 +261,13 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         result.wrong.append("false native: a conversation that the model never saw")
 
 
-def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list[Trial]:
+def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int, *, warm: bool = False) -> list[Trial]:
     """So many kills that struck a live task, shared out among the agents; progress on standard error."""
     done: list[Trial] = []
     with ThreadPoolExecutor(jobs) as pool:
         while (left := number - sum(t.struck for t in done)) > 0:
             numbers = range(len(done), len(done) + max(left, jobs))
-            for result in pool.map(lambda n: trial(seed + n, agents[n % len(agents)]), numbers):
+            for result in pool.map(lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers):
                 done.append(result)
                 mark = "F" if result.wrong else "." if result.struck else "-"
                 print(mark, end="" if len(done) % 50 else f" {len(done)}\n", file=sys.stderr, flush=True)
@@ -243,7 +278,7 @@ def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list
 
 def told(t: Trial) -> str:
     """Which trial it was, so that it can be made again."""
-    return f"seed {t.seed} ({t.agent}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s)"
+    return f"seed {t.seed} ({t.agent}{', warm' if t.warm else ''}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s)"
 
 
 def table(trials: list[Trial]) -> str:
@@ -258,6 +293,8 @@ def table(trials: list[Trial]) -> str:
             line = f"{agent + ': ' + victim:22}{len(mine):>7}{sum(t.struck for t in mine):>8}"
             lines.append(line + "".join(f"{count:>14}" for count in counts) + f"{len(wrong) - sum(counts):>8}")
     there, native = sum(t.transcript_was_there for t in trials), sum(t.native_of_those for t in trials)
+    if any(t.warm for t in trials):
+        lines.append(f"attempts that were a later turn of a kept agent: {sum(t.kept for t in trials)}")
     verdicts = collections.Counter(verdict for t in trials for verdict in t.verdicts)
     lines.append(f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: {there}, of them native: {native}")
     lines.append("receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
@@ -272,8 +309,10 @@ def main() -> int:
     parser.add_argument("--agent", action="append", choices=[*LATEST_S])
     parser.add_argument("--seed", type=int, default=20_261_121)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--warm", action="store_true", help="Claude Code, kept between the turns")
     arguments = parser.parse_args()
-    trials = campaign(arguments.number, tuple(arguments.agent or LATEST_S), arguments.seed, arguments.jobs)
+    agents = ("claude",) if arguments.warm else tuple(arguments.agent or LATEST_S)
+    trials = campaign(arguments.number, agents, arguments.seed, arguments.jobs, warm=arguments.warm)
     print(table(trials))
     return 1 if any(t.wrong for t in trials) else 0
 

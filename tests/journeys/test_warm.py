@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import perdure
-from perdure.events import AgentKeptWarm, AgentLaunched, AnyEvent
+from perdure.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
 from tests.journeys.stage import Stage, said
 
 SCRIPT = "by history\nrun echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n"
 LINE: dict[str, Any] = {"agent": "claude", "permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
+MakeStage = Callable[..., Stage]
 
 
 @pytest.fixture
@@ -20,29 +26,228 @@ def agent() -> str:
     return "claude"
 
 
-def events(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
-    """What the journal of a run says of one kind."""
+def opened(stage: Stage, **settings: str) -> perdure.Runner:
+    """perdure in this process, as a plan would have it."""
+    return perdure.open(cwd=stage.repo, environ={**stage.environ, **settings})
+
+
+def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
+    """What the journal of a run says of one kind, in order."""
     return [record.event for record in runner.history(name) if isinstance(record.event, kind)]
 
 
-def test_one_process_serves_three_tasks(stage: Callable[..., Stage]) -> None:
+def kept(runner: perdure.Runner, name: str) -> int:
+    """The pid of the agent that was kept after this run."""
+    pid: int = told(runner, name, AgentKeptWarm)[-1].pid
+    return pid
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
+    """One more task of the line, which must go on natively. Returns which turn of its process it was."""
+    assert runner.run(f"Task {name}.", name=name, **{**LINE, **fields}).state == "succeeded"
+    assert [attempt["receipt"]["verdict"] for attempt in runner.report(name)["attempts"]][-1] == "native"
+    turn: int = told(runner, name, AgentLaunched)[-1].turn
+    return turn
+
+
+def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
     """Three tasks of a line are three turns of one process: each has its own output, usage and native receipt, the model sees all that
     was said, and nothing is left when the program ends."""
     one = stage(SCRIPT)
-    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+    with opened(one) as runner:
         reports = []
         for number in range(3):
             assert runner.run(f"Task {number}.", name=f"t{number}", **LINE).state == "succeeded"
             reports.append(runner.report(f"t{number}")["attempts"][0])
-        launched = [events(runner, f"t{number}", AgentLaunched)[0] for number in range(3)]
+        launched = [told(runner, f"t{number}", AgentLaunched)[0] for number in range(3)]
         assert len({each.pid for each in launched}) == 1
         assert [each.turn for each in launched] == [1, 2, 3]
-        assert [len(events(runner, f"t{number}", AgentKeptWarm)) for number in range(3)] == [1, 1, 1]
+        assert [len(told(runner, f"t{number}", AgentKeptWarm)) for number in range(3)] == [1, 1, 1]
         assert one.marked()
     assert [each["receipt"]["verdict"] for each in reports] == ["fresh", "native", "native"]
     assert [each["usage"]["input"] for each in reports] == [200, 200, 100]
+    outputs = [(Path(each["directory"]) / "stdout").read_text() for each in reports]
+    assert [text.count('"subtype":"init"') for text in outputs] == [1, 1, 1]
     last = said(one.rehearsal.requests[-1].messages)
     assert all(f"user: Task {number}." in last for number in range(3))
     assert "assistant: One." in last
     assert "assistant: Two." in last
     one.nothing_survives()
+
+
+def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
+    """The agent, or its keeper, is killed while it waits: the next task starts a process and goes on natively."""
+    one = stage(SCRIPT)
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        os.kill(kept(runner, "one"), signal.SIGKILL)
+        one.until(lambda: not one.marked(), "the keeper has seen it")
+        assert goes_on(runner, "two") == 1
+        (keeper,) = [pid for pid in one.marked() if pid != kept(runner, "two")]
+        os.kill(keeper, signal.SIGKILL)
+        assert goes_on(runner, "three") == 1
+        assert len(one.conversations()) == 1
+    one.nothing_survives()
+
+
+def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
+    """The kept agent is killed in the middle of its next turn: that attempt fails as any would, and the one after it resumes the same
+    conversation, in which nothing is missing."""
+    one = stage("by history\nsay One.\n---\nrun test -e killed || { touch killed; kill -9 $PPID; }\n---\nsay Two.\n")
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        done = runner.run("Task two.", name="two", **LINE)
+        assert (done.state, done.attempt) == ("succeeded", 2)
+        first, second = runner.report("two")["attempts"]
+        assert (first["outcome"]["kind"], first["outcome"]["signal"]) == ("failed", 9)
+        assert second["receipt"]["verdict"] == "native"
+        assert [event.turn for event in told(runner, "two", AgentLaunched)] == [2, 1]
+        assert len(one.conversations()) == 1
+    one.nothing_survives()
+
+
+def test_the_limits(stage: MakeStage) -> None:
+    """An agent is let go after its turns, for its memory, and when it has waited too long; each time the next task goes on natively."""
+    one = stage(SCRIPT)
+    with opened(one, PERDURE_WARM_TURNS="1") as runner:
+        runner.run("Task one.", name="one", **LINE)
+        assert "had 1 turns" in told(runner, "one", AgentLetGo)[0].reason
+    with opened(one, PERDURE_WARM_MEMORY="1MB") as runner:
+        assert goes_on(runner, "two") == 1
+        assert "of memory" in told(runner, "two", AgentLetGo)[0].reason
+    with opened(one, PERDURE_WARM_IDLE="0") as runner:
+        assert goes_on(runner, "three") == 1
+        one.until(lambda: not one.marked(), "it has waited too long")
+        assert goes_on(runner, "four") == 1
+
+
+def test_other_flags_are_another_process(stage: MakeStage) -> None:
+    """A task with another model, or with a stranger's prompt in the conversation since, is not given to the process that is there."""
+    one = stage(SCRIPT)
+    with opened(one) as runner:
+        first = runner.run("Task one.", name="one", **LINE)
+        assert goes_on(runner, "two", model="another-model") == 1
+        assert goes_on(runner, "three", model="another-model") == 2
+        session = runner.report("three")["attempts"][0]["session_id"]
+        assert first.workspace is not None
+        by_hand = one.resume_by_hand(session, "A stranger asks.", Path(first.workspace.path))
+        assert by_hand.returncode == 0, by_hand.stderr
+        assert goes_on(runner, "four", model="another-model") == 1
+        assert "user: A stranger asks." in said(one.rehearsal.requests[-1].messages)
+
+
+def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
+    """A shell's background process is ended with the attempt, as ever, and the agent is kept: nothing of a turn runs on."""
+    one = stage("by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay Two.\n")
+    with opened(one) as runner:
+        run = runner.run("Task one.", name="one", **LINE)
+        assert run.workspace is not None
+        assert not lives(int((Path(run.workspace.path) / "pid").read_text()))
+        assert goes_on(runner, "two") == 2
+
+
+def test_other_verbs_while_one_waits(stage: MakeStage) -> None:
+    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free: the agent that waits in it is ended first."""
+    one = stage(SCRIPT)
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        for words, name in (
+            (("open", "one"), "two"),
+            (("fork", "one", "Else.", "--as", "other", "--detach"), "three"),
+            (("restore", "one"), "four"),
+        ):
+            pid = kept(runner, {"two": "one", "three": "two", "four": "three"}[name])
+            assert lives(pid)
+            done = one.perdure(*words)
+            assert done.code == 0, (words, done.err)
+            assert not lives(pid), words
+            if words[0] == "open":
+                assert one.perdure("take-back", "one").code == 0
+            assert goes_on(runner, name) == 1
+        runner.run("Task alone.", name="alone", **{**LINE, "scope": "plan:p/alone", "branch": "perdure/p-alone"})
+        alone = kept(runner, "alone")
+        assert one.perdure("rm", "alone", "--force").code == 0
+        assert not lives(alone)
+        assert goes_on(runner, "five") == 2
+
+
+DRIVER = """
+import sys, perdure
+with perdure.open() as runner:
+    for number in range(2):
+        line = dict(agent="claude", permissions="full", scope="plan:p/main", branch="perdure/p-main")
+        run = runner.run(f"Task {number}.", name=f"t{number}", **line)
+        print(run.state, flush=True)
+    sys.stdin.read()
+"""
+
+
+def program(stage: Stage) -> Any:
+    """A program with two tasks, which then waits for its end."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], cwd=stage.repo, env=stage.environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    stage.running.append(started)
+    return started
+
+
+def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> None:
+    """Nothing is left of an idle agent when the perdure that kept it is killed, and another one goes on natively."""
+    one = stage(SCRIPT)
+    started = program(one)
+    assert [started.stdout.readline() for _ in range(2)] == ["succeeded\n", "succeeded\n"]
+    assert one.marked()
+    started.kill()
+    one.until(lambda: not one.marked(), "the agent is gone")
+    with opened(one) as runner:
+        assert goes_on(runner, "three") == 1
+        assert len(one.conversations()) == 1
+
+
+def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> None:
+    """The agent goes on with its turn when its perdure is killed, ends after it, and another perdure takes the attempt over: the same
+    attempt, a success, native."""
+    one = stage("by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n")
+    started = program(one)
+    assert started.stdout.readline() == "succeeded\n"
+    one.until(lambda: one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages), "the second turn")
+    started.kill()
+    started.wait()
+    (workdir,) = one.until(lambda: list(one.home.glob(".local/share/perdure/.perdure/work/*/greet.py")), "the workdir")
+    (workdir.parent / "go").touch()
+    done = one.perdure("retry", "t1", "--json")
+    assert done.code == 0, done.err
+    (attempt,) = done.json["attempts"]
+    assert (attempt["outcome"]["kind"], attempt["outcome"]["code"], attempt["receipt"]["verdict"]) == ("succeeded", 0, "native")
+    one.nothing_survives()
+
+
+def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
+    """`stop` ends a kept agent at work for certain, and the attempt says so."""
+    one = stage("by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n")
+    started = program(one)
+    assert started.stdout.readline() == "succeeded\n"
+    one.until(lambda: one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages), "the second turn")
+    assert one.perdure("stop", "t1").code == 0
+    assert started.stdout.readline() == "cancelled\n"
+    one.nothing_survives()
+    started.kill()
+
+
+def test_the_setting_is_off(stage: MakeStage) -> None:
+    """With `off`, and for runs of no plan by default, each attempt has a process that ends with it."""
+    one = stage(SCRIPT)
+    with opened(one, PERDURE_WARM="off") as runner:
+        runner.run("Task one.", name="one", **LINE)
+        assert not one.marked()
+        assert not told(runner, "one", AgentKeptWarm)
+    with opened(one) as runner:
+        runner.run("Task alone.", name="alone", agent="claude", permissions="full")
+        assert not told(runner, "alone", AgentKeptWarm)
