@@ -132,7 +132,7 @@ def _kept_turns(stage: Stage, result: Trial) -> int:
     stage.running.append(started)
     time.sleep(result.after_s)
     result.struck = started.poll() is None
-    _strike(stage, result.victim, started)
+    strike(stage, result.victim, started)
     stage.finish(started)
     shown = stage.perdure("show", "task", "--json")
     return int(shown.json["context_version"]) if shown.code == 0 else 0
