@@ -77,7 +77,7 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
 
 def _overflow(error: Any) -> Sequence[AgentEvent]:
     """A request that was refused as too long is no end: the CLI compacts the conversation and asks again, for ever where that does not
-    help (18 times in a minute)."""
+    help."""
     too_long = lines.text(lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
     return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
 
