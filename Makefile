@@ -6,7 +6,7 @@ JOBS ?= 4
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt
+.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt host-faults
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,8 @@ redis-faults: tools install ## Redis restarted, emptied, expired, evicted and st
 
 redispatches: tools install agents ## N re-dispatches with kills, expiries, losses and restarts of PostgreSQL and Redis (N=200)
 	$(BIN)/python -m tests.journeys.redispatches $(N)
+host-faults: tools install ## several hosts on one PostgreSQL: N/2 troubles of the server, N of the host that holds a lease (N=200)
+	$(BIN)/python -m tests.hosts all $(N)
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -59,6 +60,7 @@ class Server:
             os.chown(self.top, self.account.pw_uid, self.account.pw_gid)
         self.settings = {**FAST, "max_connections": "60", "shared_buffers": "16MB", **settings}
         self.port = _free_port()
+        self._turn = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         command = ["initdb", "-D", "cluster", "-U", "perdure", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "--no-instructions"]
         self._run(*command)
@@ -110,15 +112,18 @@ class Server:
 
     def database(self, *, migrated: bool = False) -> str:
         """The address of a new database: empty, or one that perdure has made its tables in."""
-        if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
-            self.ask("CREATE DATABASE migrated")
-            stores.open(self.url("migrated")).close()
+        with self._turn:
+            if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
+                self.ask("CREATE DATABASE migrated")
+                stores.open(self.url("migrated")).close()
         name = f"test_{os.getpid()}_{next(_numbers)}"
         self.ask(f"CREATE DATABASE {name} TEMPLATE {'migrated' if migrated else 'template1'}")
         return self.url(name)
 
-    def ask(self, query: str, url: str = "") -> list[tuple[Any, ...]]:
-        """One statement, by an own connection."""
+    def ask(self, query: str, url: str = "", *, by: psycopg.Connection[Any] | None = None) -> list[tuple[Any, ...]]:
+        """One statement, by an own connection or by this one."""
+        if by is not None:
+            return by.execute(query.encode()).fetchall()
         with closing(psycopg.connect(url or self.url(), autocommit=True)) as connection:
             cursor = connection.execute(query.encode())
             return cursor.fetchall() if cursor.description else []

@@ -1,0 +1,96 @@
+"""Two hosts, one PostgreSQL: a run whose host is gone goes on at the other one, in the same conversation, or waits for its host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.machines import begin, in_second_tool, manifests
+from tests.journeys.stage import Stage
+from tests.servers.postgres import Server
+
+SCRIPT = """by history
+run echo one > one.txt
+---
+run echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
+---
+say It is done.
+"""
+
+Pair = Callable[..., tuple[Stage, Stage, Path]]
+
+
+@pytest.fixture
+def agent() -> str:
+    """What is shown here is not the agents' own."""
+    return "claude"
+
+
+@pytest.fixture
+def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
+    """Two stages with homes, roots and state directories of their own, one database, and a directory that both reach."""
+    top = Path(tempfile.mkdtemp(prefix="ph"))
+    made: list[Stage] = []
+    rehearsal = Rehearsal(SCRIPT).start()
+
+    def make(**extra: str) -> tuple[Stage, Stage, Path]:
+        (top / "shared").mkdir()
+        shared = {"PERDURE_DATABASE": postgres.database(migrated=True), "PERDURE_LEASE": "4s", "PERDURE_CHECKPOINT_EVERY": "0.01s", **extra}
+        made.extend(Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two"))
+        return made[0], made[1], top / "shared"
+
+    yield make
+    for stage in made:
+        stage.close()
+    rehearsal.stop()
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
+    """Its host vanishes in the middle of a tool: the agent there is ended, another host's pool takes over, brings workdir and conversation
+    from the checkpoint store, and the agent goes on natively; the receipt, both hosts' lists and `why` tell it."""
+    store = (tmp_path / "store").as_uri()
+    (tmp_path / "store").mkdir()
+    one, two, _ = hosts(PERDURE_CHECKPOINT_STORE=store)
+    begun = begin(one)
+    in_second_tool(one)
+    one.until(lambda: manifests(one), "a checkpoint is brought out")
+    agent = one.agent_pid()
+    os.kill(begun.pid, signal.SIGKILL)
+    pool = two.start("work")
+    two.until(lambda: two.show()["attempts"][0]["outcome"], "the other host takes over")
+    assert two.show()["attempts"][0]["outcome"]["kind"] == "lost" and not Path(f"/proc/{agent}/cmdline").exists()
+    two.until(lambda: Path(two.show()["workspace"]["path"]).is_relative_to(two.directory), "the workdir is brought there")
+    place = Path(two.show()["workspace"]["path"])
+    two.until(lambda: (place / "one.txt").exists(), "the workdir is here")
+    (place / "go.txt").write_text("")
+    two.until(lambda: two.show()["state"] == "succeeded", "it succeeds")
+    last = two.show()["attempts"][-1]
+    assert (last["receipt"]["verdict"], last["session_id"]) == ("native", two.show()["attempts"][0]["session_id"])
+    assert one.show() == two.show() and "brought here from" in two.perdure("logs", "task").out
+    pool.send_signal(signal.SIGTERM)
+    assert two.finish(pool).code == 0
+
+
+def test_a_run_waits_for_its_host(hosts: Pair) -> None:
+    """Without a checkpoint store no other host begins it anew: its pool leaves it, `why` and `retry` say for whom it waits, and there it
+    goes on in the same conversation."""
+    one, two, _ = hosts()
+    begun = begin(one)
+    place = in_second_tool(one)
+    os.kill(begun.pid, signal.SIGKILL)
+    two.until(lambda: two.perdure("work", "--once").code == 0 and two.show()["state"] == "queued", "the other host records the loss")
+    assert two.perdure("work", "--once").code == 0 and len(two.show()["attempts"]) == 1
+    assert "it waits for" in two.perdure("why", "task").out and "no checkpoint_store" in two.perdure("why", "task").out
+    refused = two.perdure("retry", "task")
+    assert refused.code == 6 and "its workdir and conversation lie on" in refused.err
+    (place / "go.txt").write_text("")
+    retried = one.perdure("retry", "task", "--json")
+    assert retried.code == 0 and retried.json["attempts"][-1]["receipt"]["verdict"] == "native"

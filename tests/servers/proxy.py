@@ -1,0 +1,91 @@
+"""A TCP proxy that cuts and stalls: what a network does to a database in the middle of a word.
+
+`cut_commit` waits for the message that PostgreSQL's simple protocol has for COMMIT, and cuts the connection before it is passed on (it is
+not stored) or after (it is stored, and nobody hears of it). `stall` passes nothing on in either direction, and closes nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing, suppress
+
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+"""Type, length and text of a simple query (postgresql.org/docs/15/protocol-message-formats.html)."""
+
+
+class Proxy:
+    """Listens on 127.0.0.1:`port` for the server at `target`, until it is closed."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.cuts = 0
+        self._armed: list[str] = []
+        self._open = threading.Event()
+        self._open.set()
+        self._turn = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_commit(self, when: str) -> None:
+        """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after the other."""
+        with self._turn:
+            self._armed.append(when)
+
+    def stall(self) -> None:
+        """From now on nothing passes."""
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._open.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                client.close()
+                continue
+            answers = threading.Event()
+            answers.set()
+            threading.Thread(target=self._to_server, args=(client, server, answers), daemon=True).start()
+            threading.Thread(target=self._to_client, args=(server, client, answers), daemon=True).start()
+
+    def _to_server(self, client: socket.socket, server: socket.socket, answers: threading.Event) -> None:
+        with closing(client), closing(server), suppress(OSError):
+            while content := client.recv(1 << 16):
+                self._open.wait()
+                when = self._wanted() if content.endswith(COMMIT) else ""
+                if when == "after":
+                    answers.clear()
+                    server.sendall(content)
+                    server.settimeout(30)
+                    server.recv(1 << 16)  # the answer is there: the server has stored it
+                if when:
+                    self.cuts += 1
+                    break
+                server.sendall(content)
+            for side in (client, server):
+                with suppress(OSError):
+                    side.shutdown(socket.SHUT_RDWR)
+
+    def _to_client(self, server: socket.socket, client: socket.socket, answers: threading.Event) -> None:
+        with suppress(OSError):
+            while content := server.recv(1 << 16):
+                self._open.wait()
+                if not answers.is_set():
+                    return
+                client.sendall(content)
+        # However the server's side ended, the client hears of it.
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _wanted(self) -> str:
+        with self._turn:
+            return self._armed.pop(0) if self._armed else ""
