@@ -59,6 +59,7 @@ redis-faults: tools install ## Redis restarted, emptied, expired, evicted and st
 
 redispatches: tools install agents ## N re-dispatches with kills, expiries, losses and restarts of PostgreSQL and Redis (N=200)
 	$(BIN)/python -m tests.journeys.redispatches $(N)
+
 host-faults: tools install ## several hosts on one PostgreSQL: N/2 troubles of the server, N of the host that holds a lease (N=200)
 	$(BIN)/python -m tests.hosts all $(N)
 
