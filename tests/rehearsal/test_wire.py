@@ -190,12 +190,13 @@ def test_a_cut_breaks_the_stream(path: str, body: dict[str, Any]):
 def test_stop_ends_a_hanging_answer(path: str, body: dict[str, Any]):
     """A client that waits in the silence is let go when the rehearsal stops, and stop returns."""
     rehearsal = Rehearsal("say begun\nhang").start()
-    heard: list[bytes] = []
+    heard: list[BaseException] = []
 
     def client() -> None:
-        with pytest.raises(http.client.IncompleteRead) as caught:
+        # On a busy machine the stop may come before the first byte of the answer.
+        with pytest.raises((http.client.HTTPException, ConnectionError)) as caught:
             ask(rehearsal, "POST", path, body)
-        heard.append(caught.value.partial)
+        heard.append(caught.value)
 
     thread = threading.Thread(target=client)
     thread.start()
