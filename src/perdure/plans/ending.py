@@ -22,7 +22,7 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
     assert run.workspace is not None
     first = run.spec.prompt.strip().partition("\n")[0][:72]
     text = f"{planned.task}: {first}\n\nLeft uncommitted by the agent at the end of the task {planned.task} of the plan {plan.name}.\n"
-    with held(engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}"):
+    with held(engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}", looks=True):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
         kept = checkpoints.keep(engine, run, run.workspace, "end") if _is_grown_from(plan, planned.task) else None
         session_id, turns = _conversation(engine, run)

@@ -152,12 +152,13 @@ def _name(engine: Engine, wanted: str) -> str:
 
 
 @contextmanager
-def held(engine: Engine, place: Workspace, holder: str) -> Iterator[None]:
-    """The workdir's lock. Raises Conflict where somebody else has it for long."""
+def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) -> Iterator[None]:
+    """The workdir's lock. Who only `looks` lets an agent that is kept warm there wait on. Raises Conflict where somebody else has it for
+    long."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            fd = engine.workspaces.lock(place, holder)
+            fd = engine.workspaces.lock(place, holder, at_work=looks)
             break
         except Conflict:
             if time.monotonic() >= end or engine.stopping():
