@@ -14,6 +14,7 @@ from perdure import stores
 from perdure.errors import ConfigError
 from perdure.model import Session, SessionKey, SessionState
 from perdure.stores import sessioncache
+from perdure.stores.sessioncache import lookups
 from perdure.stores.sessioncache.records import LARGEST, SURE_S, Records
 from perdure.stores.sql import SqlStore
 from perdure.testing.stores import StoreConformance
@@ -85,6 +86,13 @@ class TestLookedUp(StoreConformance):
             store.cache.close()
 
 
+@pytest.fixture
+def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory forgets what it is told to forget, and nothing because of its age."""
+    monkeypatch.setattr(lookups, "MEMORY_S", 3600.0)
+
+
+@pytest.mark.usefixtures("long_memory")
 def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
     """A record that one process stores is answered to another from the cache, with what it says now; also from that one's memory, which is
     told when a third word comes."""
@@ -102,6 +110,7 @@ def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
     until(lambda: (other.look_up(KEY) or SESSION).id == "s-2")
 
 
+@pytest.mark.usefixtures("long_memory")
 def test_memory_answers_while_it_is_kept_in_step(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
     """Once a process listens, its second lookups are answered although the record in Redis is gone; what is written there is forgotten."""
     one, other = two
@@ -128,6 +137,29 @@ def test_an_older_record_never_wins(two: tuple[SqlStore, SqlStore], shared_redis
     assert answers(one) and (one.look_up(KEY) or SESSION).tasks == 2
     one.cache.stored([replace(SESSION, tasks=9, revision=2)])
     assert not answers(one) and (one.look_up(KEY) or SESSION).tasks == 2
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_lookup_never_fills_in_what_is_old(lost: bool, two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
+    """A record is written, and perhaps lost from Redis again, while a lookup has read the one before it from the store: that one is not
+    filled in."""
+    one, other = two
+    one.put_session(SESSION)
+    with shared_redis.client() as client:
+        client.flushall()
+
+        def ask(key: SessionKey) -> Session | None:
+            old = one.session(key)
+            other.put_session(replace(SESSION, tasks=8))
+            if lost:
+                client.flushall()
+            return old
+
+        assert one.cache is not None
+        assert one.cache.session(KEY, ask) == SESSION
+        assert bool(client.keys("perdure:*:session:*")) is not lost
+    until(lambda: (one.look_up(KEY) or SESSION).tasks == 8)
+    assert (other.look_up(KEY) or SESSION).tasks == 8
 
 
 def test_the_time_to_live_begins_anew_with_each_use(tmp_path: Path, shared_redis: RedisServer) -> None:
