@@ -11,12 +11,15 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any, TypeVar
 
 import psycopg
 
 from perdure import stores
+from perdure.errors import StoreError
 from perdure.events import AttemptEnded, Said
 from perdure.model import Decision, Outcome, OutcomeKind, RunState, TaskSpec
 from perdure.protocols import Ending
@@ -24,6 +27,8 @@ from perdure.stores.sql import SqlStore
 from perdure.testing.stores.making import place
 from tests.servers.postgres import DURABLE, Server
 from tests.servers.proxy import Proxy
+
+T = TypeVar("T")
 
 WRITERS = 4
 KEYS = 3
@@ -97,16 +102,28 @@ def _write(url: str, writer: str, begun: threading.Barrier) -> None:
     for number in range(KEYS):
         key = f"key-{writer}-{number}"
         spec = TaskSpec(prompt="x", key=key)
-        run = store.add(spec, f"id-{writer}-{number}", f"run-{writer}-{number}", place(key))
-        assert store.add(spec, f"other-{writer}-{number}", f"other-{writer}-{number}", place(key)).id == run.id
-        claim = store.claim(f"worker-{writer}", 60.0, run.id)
+        run = _told(store.add, spec, f"id-{key}", f"run-{writer}-{number}", place(key))
+        assert _told(store.add, spec, f"other-{key}", f"other-{key}", place(key)).id == run.id
+        claim = _told(store.claim, f"worker-{writer}", 60.0, run.id)
         assert claim is not None, "a claim that stands was told as none"
         for line in range(4):
-            store.record(claim, [Said(text=f"{line}")])
-            store.renew(claim, 60.0)
-        done = store.finish(claim, Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)))
-        assert done.state is RunState.SUCCEEDED
+            _told(store.record, claim, [Said(text=f"{line}")])
+            _told(store.renew, claim, 60.0)
+        ending = Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED))
+        assert _told(store.finish, claim, ending).state is RunState.SUCCEEDED
     store.close()
+
+
+def _told(call: Callable[..., T], *words: Any) -> T:
+    """What a call gives. One that gave up because no server was there, for longer than it is patient, is made again: it said that nothing
+    was stored, and if that was wrong, it is there twice now."""
+    for _ in range(20):
+        try:
+            return call(*words)
+        except StoreError as error:
+            if "cannot be reached" not in str(error) and "does not answer" not in str(error):
+                raise
+    return call(*words)
 
 
 def _looked(store: SqlStore) -> list[str]:

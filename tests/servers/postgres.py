@@ -131,7 +131,7 @@ class Server:
     def remove(self) -> None:
         """Ends it, and removes its files."""
         with suppress(subprocess.TimeoutExpired):
-            self.stop()
+            self.stop(signal.SIGQUIT)
         if self.process is not None:
             self.kill()
         shutil.rmtree(self.top)

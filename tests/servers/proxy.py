@@ -9,9 +9,18 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 """Type, length and text of a simple query (postgresql.org/docs/15/protocol-message-formats.html)."""
+
+
+@dataclass
+class _Link:
+    """Two connections that belong together. `silent`: the next answer is kept back, and `answered` says that it came."""
+
+    silent: bool = False
+    answered: threading.Event = field(default_factory=threading.Event)
 
 
 class Proxy:
@@ -21,6 +30,7 @@ class Proxy:
         self.target = target
         self.cuts = 0
         self._armed: list[str] = []
+        self._left = -1
         self._open = threading.Event()
         self._open.set()
         self._turn = threading.Lock()
@@ -32,6 +42,11 @@ class Proxy:
         """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after the other."""
         with self._turn:
             self._armed.append(when)
+
+    def cut_message(self, number: int) -> None:
+        """Cuts where so many messages of clients have passed."""
+        with self._turn:
+            self._left = number
 
     def stall(self) -> None:
         """From now on nothing passes."""
@@ -52,21 +67,19 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            answers = threading.Event()
-            answers.set()
-            threading.Thread(target=self._to_server, args=(client, server, answers), daemon=True).start()
-            threading.Thread(target=self._to_client, args=(server, client, answers), daemon=True).start()
+            link = _Link()
+            threading.Thread(target=self._to_server, args=(client, server, link), daemon=True).start()
+            threading.Thread(target=self._to_client, args=(server, client, link), daemon=True).start()
 
-    def _to_server(self, client: socket.socket, server: socket.socket, answers: threading.Event) -> None:
+    def _to_server(self, client: socket.socket, server: socket.socket, link: _Link) -> None:
         with closing(client), closing(server), suppress(OSError):
             while content := client.recv(1 << 16):
                 self._open.wait()
-                when = self._wanted() if content.endswith(COMMIT) else ""
+                when = "now" if self._is_last() else self._wanted() if content.endswith(COMMIT) else ""
                 if when == "after":
-                    answers.clear()
+                    link.silent = True
                     server.sendall(content)
-                    server.settimeout(30)
-                    server.recv(1 << 16)  # the answer is there: the server has stored it
+                    link.answered.wait(60)  # then the server has stored it
                 if when:
                     self.cuts += 1
                     break
@@ -75,11 +88,12 @@ class Proxy:
                 with suppress(OSError):
                     side.shutdown(socket.SHUT_RDWR)
 
-    def _to_client(self, server: socket.socket, client: socket.socket, answers: threading.Event) -> None:
+    def _to_client(self, server: socket.socket, client: socket.socket, link: _Link) -> None:
         with suppress(OSError):
             while content := server.recv(1 << 16):
                 self._open.wait()
-                if not answers.is_set():
+                if link.silent:
+                    link.answered.set()
                     return
                 client.sendall(content)
         # However the server's side ended, the client hears of it.
@@ -89,3 +103,8 @@ class Proxy:
     def _wanted(self) -> str:
         with self._turn:
             return self._armed.pop(0) if self._armed else ""
+
+    def _is_last(self) -> bool:
+        with self._turn:
+            self._left -= 1
+            return self._left == -1
