@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from perdure import context_size
 from perdure.context_size import Rules, can_compact, compact_at, completed, is_full, measure, window_of
-from perdure.model import ContinuityPolicy, Fill, Measure, WhenFull
+from perdure.continuation import Situation, choose
+from perdure.model import ContinuityPolicy, Fill, Measure, Session, SessionKey, SessionState, Snapshot, Start, WhenFull
 
 FULL = Fill(tokens=170_000, window=200_000)
 ROOMY = Fill(tokens=100_000, window=200_000)
@@ -128,3 +129,23 @@ def test_a_planner_can_ask() -> None:
     assert not can_compact(False, ROOMY, in_vain=False)
     assert not can_compact(True, ROOMY, in_vain=True)
     assert not can_compact(True, None, in_vain=False)
+
+
+@pytest.mark.parametrize("policy", list(ContinuityPolicy))
+@pytest.mark.parametrize("needed", list(Measure))
+def test_how_a_conversation_of_that_size_goes_on(policy: ContinuityPolicy, needed: Measure) -> None:
+    """Compacted in place, given way to a new one that names it, or refused; a strict policy never leads to a new one."""
+    key = SessionKey("claude", "run:r")
+    live = Session(key=key, id="old", state=SessionState.CONFIRMED, created=1, updated=2, attempts=1)
+    there = Snapshot(path="/t", size=9, sha256="x", turns=2)
+    chosen = choose(Situation(policy=policy, now=3, session=live, transcript=there, new_id="new", measure=needed, size="9 tokens of 10"))
+    may_begin = policy is not ContinuityPolicy.STRICT
+    expected = {
+        Measure.NONE: (Start.RESUME, "old", False, False),
+        Measure.COMPACT: (Start.RESUME, "old", True, False),
+        Measure.ROLL_OVER: (Start.REBUILD, "new", False, True) if may_begin else (Start.REFUSE, "old", False, False),
+        Measure.STOP: (Start.REFUSE, "old", False, False),
+    }[needed]
+    assert (chosen.kind, chosen.session_id, chosen.compact, chosen.rolls_over) == expected
+    assert needed is Measure.NONE or "9 tokens of 10" in chosen.reason
+    assert chosen.kind is Start.RESUME or chosen.lost_session_id == "old"
