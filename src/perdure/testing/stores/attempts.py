@@ -217,6 +217,15 @@ class Sessions:
         assert ended is not None and not store.ended(0, ended) and store.ended(ended, ended + 1, "claude", "talk") == [found]
         assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
 
+    def test_a_lookup_gives_the_live_one(self, store: Store) -> None:
+        """Where nothing is late, a lookup and the store say the same: the live session, another one after it, none."""
+        run = submit(store, TaskSpec(prompt="do it", scope="talk"))
+        key, first = SessionKey("claude", "talk"), session_of(run, "s-1")
+        assert store.look_up(key) is None
+        for session in (first, replace(first, state=SessionState.RETIRED, cause="lost"), session_of(run, "s-2")):
+            store.put_session(session)
+            assert store.look_up(key) == store.session(key) == (None if session.state is SessionState.RETIRED else session)
+
     def test_a_store_knows_itself(self, store: Store) -> None:
         """The identity and its secret are made once and stay."""
         name, secret = store.identity()
