@@ -142,6 +142,8 @@ class TaskEnd:
     session_id: str = ""
     turns: int = 0
     """Prompts that stand in the conversation."""
+    files: tuple[str, ...] = ()
+    """The first of the files that differ from where the task began: hostile names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,8 @@ class PlannedRun:
     merged: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
     """File and reason."""
+    began: str = ""
+    """The commit at which its workdir stood before its agent's first word, other tasks' work merged in."""
     end: TaskEnd | None = None
     checks: int = 0
     """How often the plan's own check has failed and its output was given to this task."""

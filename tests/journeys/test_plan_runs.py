@@ -90,6 +90,7 @@ def test_a_line_is_one_conversation(stage: MakeStage) -> None:
     assert git(one, "ls-tree", "--name-only", result["branch"]).split() == ["greet.py", "one.txt", "three.txt", "two.txt"]
     assert git(one, "status", "--porcelain", cwd=result["path"]) == ""
     assert git(one, "log", "-1", "--format=%an", result["branch"]) == f"{one.agent} (perdure)"
+    assert [tasks[name]["changed"] for name in "abc"] == [["one.txt"], ["two.txt"], ["three.txt"]]
     requests = len(one.rehearsal.requests)
     again = one.perdure("plan", "run", str(plan), "--json")
     assert (again.code, again.json["state"], len(one.rehearsal.requests)) == (0, "succeeded", requests)
@@ -127,7 +128,7 @@ def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path
     assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], done.err
     assert tasks["a"]["session_id"] == tasks["b"]["session_id"] == tasks["d"]["session_id"] != tasks["c"]["session_id"]
     assert tasks["c"]["path"] != tasks["b"]["path"] == tasks["d"]["path"]
-    assert (tasks["d"]["merged"], tasks["d"]["conflicts"]) == (["c"], [])
+    assert (tasks["d"]["merged"], tasks["d"]["conflicts"], tasks["d"]["changed"]) == (["c"], [], ["d.txt"])
     assert (Path(done.json["result"]["path"]) / "d.txt").read_text() == "a\nb\nc\n"
     assert (Path(tasks["c"]["path"]) / ".env").read_text() == "small\n"
     shown = {

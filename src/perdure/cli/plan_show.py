@@ -97,6 +97,8 @@ def _explain(task: dict[str, Any]) -> None:
         print(f"  used          {tokens(used['input'])} tokens in, {tokens(used['output'])} out")
     if task["files"]:
         print(f"  files         {one_line(', '.join(task['files']), 160)}")
+    if task["changed"]:
+        print(f"  changed       {one_line(', '.join(task['changed']), 160)}")
     for conflict in task["conflicts"]:
         print(f"  conflict      {one_line(conflict['file'], 80)}: {conflict['reason']}")
     if task["reason"] and task["state"] != "succeeded":

@@ -46,7 +46,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         }
         problem = ""
         with held(engine, place, f"perdure plan {plan.name}: its end"):
-            conflicts = merged(engine, plan, place, run.spec.agent, others)
+            _, conflicts = merged(engine, plan, place, run.spec.agent, others)
             if conflicts:
                 problem = told(conflicts)
             elif left := lacking(TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)), Path(place.path)):

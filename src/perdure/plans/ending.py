@@ -16,6 +16,8 @@ from perdure.plan import PlannedRun, PlanRun, TaskEnd, order
 from perdure.plans.starting import held
 from perdure.transcripts import locate, snapshot
 
+FILES = 200
+
 
 def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
     """Commits, takes the checkpoint and stores both. Done again after a kill. Raises PerdureError."""
@@ -26,7 +28,8 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
         kept = checkpoints.keep(engine, run, run.workspace, "end") if _is_grown_from(plan, planned.task) else None
         session_id, turns = _conversation(engine, run)
-    end = TaskEnd(commit=commit, checkpoint=kept.number if kept is not None else 0, session_id=session_id, turns=turns)
+        files = engine.workspaces.changed(run.workspace, planned.began, commit, FILES) if planned.began else ()
+    end = TaskEnd(files=files, commit=commit, checkpoint=kept.number if kept is not None else 0, session_id=session_id, turns=turns)
     engine.store.put_planned(plan, replace(planned, end=end))
     return end
 

@@ -21,5 +21,7 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
         try:
             drive(engine, run_id)
         except Conflict:
-            if engine.store.get(run_id).state is not RunState.RUNNING:
+            now = engine.store.get(run_id)
+            # A pool was quicker: it is as good as this process, and may have ended by now.
+            if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise

@@ -42,15 +42,17 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
-    if there is not None and there.workspace is not None:
+    before = stands[stand.strand.goes_on].end if stand.strand.goes_on else None
+    if there is not None and there.workspace is not None and before is not None:
+        engine.store.put_planned(plan, replace(planned, began=before.commit))
         return engine.store.add(spec, run_id, name, there.workspace)
     place = engine.workspaces.plan(spec, name, Path(spec.repo))
     with held(engine, place, f"perdure plan {plan.name}: {stand.task.name}"):
         made = engine.workspaces.prepare(place, spec.agent)
         if source is not None and source.end is not None and made.head == source.end.commit:
             _grow(engine, source, source.end, place)
-        joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
-        planned = replace(planned, merged=stand.strand.merges, conflicts=joined)
+        head, joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
+        planned = replace(planned, merged=stand.strand.merges, conflicts=joined, began=head or made.head)
         spec = replace(spec, map=spec.map or _map(engine, stand))
         if joined:
             spec = replace(spec, prompt=f"{spec.prompt}\n\n{told(joined)}", conflicts=tuple(file for file, _ in joined))
@@ -119,14 +121,19 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> None
         engine.workspaces.checkpoints.grow(source.run.workspace, kept.workdir.commit, place, ignored=engine.checkpoint_ignored)
 
 
-def merged(engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]) -> tuple[tuple[str, str], ...]:
-    """Merges where other tasks ended into a workdir that the caller holds; returns the conflicts, file and reason."""
+def merged(
+    engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Merges where other tasks ended into a workdir that the caller holds; returns HEAD (empty where there was nothing to merge) and the
+    conflicts, file and reason."""
     conflicts: dict[str, str] = {}
+    head = ""
     for name, other in others.items():
         assert other.end is not None
         text = f"Merge {name} of the plan {plan.name}\n"
-        conflicts |= dict(engine.workspaces.merge(place, agent, other.end.commit, text).conflicts)
-    return tuple(conflicts.items())
+        joined = engine.workspaces.merge(place, agent, other.end.commit, text)
+        head, conflicts = joined.commit, conflicts | dict(joined.conflicts)
+    return head, tuple(conflicts.items())
 
 
 def told(conflicts: tuple[tuple[str, str], ...]) -> str:

@@ -194,6 +194,11 @@ class Workspaces:
         message = Message(text=text, env=self._identity(workspace, agent))
         return joining.commit(self._places, workspace, self._git(), message)
 
+    def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
+        """The names of the first files that differ between two commits of the workdir: hostile text. Raises GitFailed."""
+        self._ready()
+        return joining.changed(workspace, self._git(), began, head, most)
+
     def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
         """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts stay marked in the files. The
         caller holds its lock. Raises as `commit`, and WorkspaceError where a file cannot be put in place."""

@@ -67,6 +67,12 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
     return joined
 
 
+def changed(workspace: Workspace, git: Git, began: str, head: str, most: int) -> tuple[str, ...]:
+    """The names of the files that differ between two commits, the first so many. Trees alone are looked at. Raises GitFailed."""
+    names = git.at(Path(workspace.path)).run("diff-tree", "-r", "-z", "--name-only", "--no-renames", began, head).stdout
+    return tuple(os.fsdecode(name) for name in names.split(b"\0")[:most] if name)
+
+
 def _ready(looker: Looker | None, workspace: Workspace) -> Looker:
     if looker is None:
         raise UsageError(f"{workspace.path} is not in a git repository.", "A plan needs one: git init, and a first commit.")
