@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import capsules, plans, rivals, rooms, scale, webhooks, whole
+from bench import capsules, plans, rivals, rooms, scale, warm, webhooks, whole
 from bench.measure import Row, table
 
 
@@ -49,6 +49,7 @@ def _rows(directory: Path, disk: Path, quick: bool) -> Iterator[Row]:
     yield from webhooks.rows(disk, 400 if quick else 3_000, 5 if quick else 20)
     yield from rivals.starts(disk)
     yield from whole.start_up(disk)
+    yield from warm.rows(disk, 3 if quick else 9)
     yield from plans.rows(disk, 5.0 if quick else plans.REPLY_S)
     for agent in ("claude", "codex"):
         yield from whole.turns(disk, agent, 0, 3 if quick else 7)

@@ -11,6 +11,7 @@ from typing import Any
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
 from perdure.events import (
+    AgentLaunched,
     CheckpointMissed,
     Compacted,
     DriftSeen,
@@ -116,6 +117,7 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],
         "missed_checkpoints": [r.event.reason for r in records if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)],
         "checks": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)],
+        "turn": _turn(attempt, records),
         "started": attempt.started,
         "ended": attempt.ended,
         "directory": attempt.directory,
@@ -132,6 +134,12 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
 def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
     """What happened to the size of a conversation, under the event's own name."""
     return {"event": str(event.__struct_config__.tag), **plain(event)}
+
+
+def _turn(attempt: Attempt, records: Sequence[Record]) -> int:
+    """Which turn of its process it was; 0 where none was started."""
+    turns = [r.event.turn for r in records if r.attempt == attempt.number and isinstance(r.event, AgentLaunched)]
+    return turns[-1] if turns else 0
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

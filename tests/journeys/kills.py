@@ -52,8 +52,8 @@ WARM_LATEST_S = 3.5
 TWO_TURNS = """
 import sys, perdure
 with perdure.open() as runner:
-    runner.run(sys.argv[1], name="task", agent="claude", permissions="full", attempts=1)
-    runner.update("task", sys.argv[2])
+    if runner.run(sys.argv[1], name="task", agent="claude", permissions="full", attempts=1).state == "succeeded":
+        runner.update("task", sys.argv[2])
 """
 
 

@@ -85,7 +85,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
             "fill",
             "sizes",
         )
-        after = ("agent_version", "flags", "outcome", "receipt", "effects", "checkpoint", "checkpoints", "missed_checkpoints")
+        after = ("agent_version", "flags", "outcome", "receipt", "effects", "turn", "checkpoint", "checkpoints", "missed_checkpoints")
         keep = (*start, *after, "drift", "files", "checks")
         attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
         waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions")}
@@ -146,7 +146,8 @@ def _explain(attempt: dict[str, Any], previous: dict[str, Any] | None) -> None:
         print(f"  expired   {clock(attempt['expired'])}: the session had not been used for its whole lifetime; the ladder was run")
     if attempt["rebuilt_sessions"]:
         print(f"  rebuilt   lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}")
-    print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]))
+    kept = f"; turn {attempt['turn']} of its process, which was kept warm" if attempt["turn"] > 1 else ""
+    print(f"  program   {attempt['agent_version'] or 'version unknown'}; " + _flags(attempt["flags"]) + kept)
     if given := attempt["map"]:
         about = f"about {tokens(given['tokens'])} tokens, {given['files']} file(s), {given['left']} without room"
         print(f"  map       {one_line(given['missed'], 200) if given['missed'] else about}")

@@ -71,11 +71,15 @@ class Process:
         return (self.directory / "exit.json").exists()
 
     def _turn_over(self, fd: int, timeout_s: float | None) -> bool:
-        """Whether the attempt is over, or its keeper, by then."""
+        """Whether the turn is over and the agent rests, or its keeper has ended, by then."""
         until = float("inf") if timeout_s is None else boottime() + timeout_s
-        while not (over := self._over() or _ended(fd, 0)) and boottime() < until:
+        while True:
+            end = self._exit()
+            if (end is not None and end.cause == "turn") or _ended(fd, 0):
+                return True
+            if boottime() >= until:
+                return False
             _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
-        return over
 
     def stop(self, cause: str = "stopped") -> None:
         """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the Exit will say."""
