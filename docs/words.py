@@ -141,6 +141,8 @@ REPORT = {
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",
     "attempts[].effects[].command": "the shell command",
     "attempts[].effects[].ok": "whether it came back well; null where its end was not seen",
+    "attempts[].turn": "which turn of its process the attempt was: from 2 on the agent was [kept warm](../how-to/warm-agents.md); "
+    "0: none was started",
     "attempts[].started": "time",
     "attempts[].ended": "time; null while it runs",
     "attempts[].directory": "where its prompt, raw output and exit lie",
