@@ -184,10 +184,13 @@ def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
     assert codex.command(launch("acp-codex", "a/b")).stdin == b"a/b"
 
 
-def test_an_agent_that_nobody_knows_is_refused() -> None:
-    """Without a native driver nothing could prove that its conversation went on; the known ones are named."""
+def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    """It is told how an agent of one's own is named; for what can be no name, the known ones are."""
     with pytest.raises(AgentMissing) as error:
-        drivers.load("acp-nobody")
+        drivers.load("acp-nobody").locate({"PATH": str(tmp_path)})
+    assert "PERDURE_ACP_NOBODY" in error.value.hint
+    with pytest.raises(AgentMissing) as error:
+        drivers.load("acp-../x")
     assert "acp-codex" in error.value.hint
 
 
