@@ -89,7 +89,7 @@ def test_a_map_where_it_was_asked_for_and_where_a_conversation_was_lost(stage: M
     lost = one.perdure("update", "orders", "Anew.", "--json")
     assert lost.code == 0, lost.err
     assert lost.json["attempts"][1]["receipt"]["verdict"] == "rebuilt"
-    assert DECLARED in last_prompt(one) and "cannot be continued" in last_prompt(one)
+    assert f"orders.py (made by task orders):\n{DECLARED}" in last_prompt(one) and "was worked on before" in last_prompt(one)
     assert "the prompt holds a project map" in one.perdure("logs", "orders").out
     shown = one.perdure("map", "orders", "--for", "load", "--json").json
     assert shown["shown"][0] == "orders.py" and DECLARED in shown["text"]

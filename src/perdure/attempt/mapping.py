@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,20 +61,22 @@ def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
     called by its task's name, where it has one."""
     assert run.workspace is not None
     made: dict[str, str] = {}
-    chains: dict[str, tuple[Workspace, list[tuple[str, str]]]] = {}
+    saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
     for other in engine.store.placed():
-        if other.id == run.id or (other.workspace.id != run.workspace.id and _plan(other.scope) != (_plan(run.scope) or None)):
+        if other.workspace.id != run.workspace.id and _plan(other.scope) != (_plan(run.scope) or None):
             continue
-        saved = engine.store.checkpoints(other.id)
-        if saved and other.removed is None:
+        if other.removed is None and (checkpoints := engine.store.checkpoints(other.id)):
             task = engine.store.get(other.id).spec.labels.get("task", other.name)
-            chains.setdefault(other.workspace.id, (other.workspace, []))[1].append((saved[-1].workdir.commit, task))
-    for workspace, ends in chains.values():
+            found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
+            found += [(each.number, each.workdir.commit, task) for each in checkpoints]
+    for workspace, found in saved.values():
+        # Runs may take turns in a workdir: of each turn its last checkpoint counts.
+        ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
-            added = engine.workspaces.checkpoints.added(workspace, [commit for commit, _ in ends])
+            added = engine.workspaces.checkpoints.added(workspace, [commit for _, commit, _ in ends])
         except (PerdureError, OSError):
             continue  # Its workdir or its checkpoints are gone: then nobody knows.
-        for names, (_, task) in zip(added, ends, strict=True):
+        for names, (_, _, task) in zip(added, ends, strict=True):
             made |= {name: task for name in names if name not in made}
     return made
 
