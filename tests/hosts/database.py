@@ -69,7 +69,7 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
 def _trouble(server: Server, proxy: Proxy, kind: str, dice: random.Random) -> None:
     match kind:
         case "cut before COMMIT" | "cut after COMMIT":
-            for _ in range(dice.randrange(1, 4)):
+            for _ in range(dice.randrange(3, 9)):
                 proxy.cut_commit(kind.split()[1])
         case "restart":
             server.stop(signal.SIGINT)

@@ -19,7 +19,7 @@ from tests.servers.postgres import Server
 SCRIPT = """by history
 run echo one > one.txt
 ---
-run echo begun > begun.txt; test -e go.txt || sleep 98; echo late > late.txt
+run echo begun > begun.txt; until test -e go.txt; do sleep 0.1; done; echo late > late.txt
 ---
 say It is done.
 """
@@ -42,7 +42,7 @@ def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
 
     def make(**extra: str) -> tuple[Stage, Stage, Path]:
         (top / "shared").mkdir()
-        shared = {"PERDURE_DATABASE": postgres.database(migrated=True), "PERDURE_LEASE": "4s", "PERDURE_CHECKPOINT_EVERY": "0.01s", **extra}
+        shared = {"PERDURE_DATABASE": postgres.database(migrated=True), "PERDURE_LEASE": "8s", "PERDURE_CHECKPOINT_EVERY": "0.01s", **extra}
         made.extend(Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two"))
         return made[0], made[1], top / "shared"
 
