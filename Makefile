@@ -39,8 +39,8 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
 
-kills: install agents ## N random kills of a two-turn task (N=200), with the counts
-	$(BIN)/python -m tests.journeys.kills $(N)
+kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept)
+	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)
 
 webhook-kills: install ## perdure serve killed N times under webhook load (N=200), then 500 deliveries sent 20 times each
 	$(BIN)/python -m tests.web.kills $(N)

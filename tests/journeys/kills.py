@@ -48,7 +48,7 @@ VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
 TRIES = 6
-WARM_LATEST_S = 3.5
+WARM_LATEST_S = 5.0
 TWO_TURNS = """
 import sys, perdure
 with perdure.open() as runner:

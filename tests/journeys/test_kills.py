@@ -14,3 +14,10 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
     """Whatever is killed whenever: no false `native`, no silent fresh start, no orphan, no lost file."""
     result = trial(1_000 + seed, agent)
     assert not result.wrong, table([result])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_while_an_agent_is_kept(seed: int) -> None:
+    """The same, for an agent that one program keeps between two turns: killed in one of them, between them, or while it waits."""
+    result = trial(2_000 + seed, "claude", warm=True)
+    assert not result.wrong, table([result])

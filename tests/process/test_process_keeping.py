@@ -151,10 +151,15 @@ def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> No
 def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
     """An agent that says something between two turns is not given another one."""
     one = ground()
-    assert one.rested("(while ! [ -e go ]; do sleep 0.01; done; echo late) & true").cause in ("turn", "exited")
-    one.kept.rested()
-    (one.work / "go").touch()
-    assert one.kept.why or one.turn("true") is None
+    assert one.rested("trap 'echo late' USR1").cause == "turn"
+    assert one.kept.rested()
+    first = find(one.directory / "attempt-1")
+    assert first is not None
+    assert first.agent_pid is not None
+    os.kill(first.agent_pid, signal.SIGUSR1)
+    until(lambda: not one.kept.alive())
+    assert one.turn("true") is None
+    assert first.stdout.read_bytes().count(b"late") == 1  # in the line that was evaluated
 
 
 @pytest.mark.parametrize("limit", [{"idle_s": 0.0}, {"memory": 1}])
