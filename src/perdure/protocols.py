@@ -59,6 +59,8 @@ class Abilities:
     """The caller may choose the id of a fork, before the launch."""
     fork_at: bool = False
     """A fork may leave out what came after a turn."""
+    fork_bound: bool = False
+    """A fork can only be made in the directory of its parent."""
     resume_by_path: bool
     """A transcript can be resumed by naming its file."""
     cwd_bound: bool

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from perdure.cli.text import clean
 from tests.journeys.stage import Done, Stage, said
+from tests.journeys.terminal import on_terminal
 
 MakeStage = Callable[..., Stage]
 
@@ -214,7 +216,8 @@ def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage) -> No
 
 @on_claude
 def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeStage) -> None:
-    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent (130), and run again it goes on."""
+    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent (130), and run again it
+    goes on; a terminal has a line for each task."""
     one = stage(HANGS)
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
@@ -227,9 +230,10 @@ def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeS
     one.nothing_survives()
     shown = one.perdure("plan", "show", "shop", "--json").json
     assert (shown["state"], [task["state"] for task in shown["tasks"]]) == ("stopped", ["succeeded", "cancelled", "waits"])
-    done = one.perdure("plan", "run", str(plan), "--json")
-    assert done.code == 0, done.err
-    assert [task["verdict"] for task in tasks_of(done).values()] == ["fresh", "native", "native"]
+    code, screen = on_terminal(one, "plan", "run", str(plan), columns=100)
+    assert (code, "shop: succeeded, 3 of 3 task(s) done" in clean(screen)) == (0, True), screen
+    last = [line.split()[:4] for line in clean(screen).split("\n") if line.startswith(("a ", "b ", "c "))][-3:]
+    assert last == [["a", "succeeded", "1", "fresh"], ["b", "succeeded", "2", "native"], ["c", "succeeded", "1", "native"]]
 
 
 @on_codex

@@ -95,3 +95,18 @@ def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
         done = perdure(tmp_path, "plan", *words)
         assert (done.returncode, done.stderr.count("\n") <= 2) == (code, True), done.stderr
     assert perdure(tmp_path, "plan", "ls").stdout.split() == ["PLAN", "STATE", "DONE", "AGE", "FILE"]
+
+
+def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
+    """Where the agent's program cannot fork into another directory, the branches go on in one conversation, or begin with a brief."""
+    text = PLAN.replace('agent = "codex"\n', "").replace('name = "shop"', 'name = "shop"\nagent = "opencode"')
+    plan.write_text(text)
+    drawn = [line.split(maxsplit=2)[2] for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()]
+    assert drawn == [
+        "begins a conversation",
+        "goes on after models",
+        "goes on after views, in the place of a fork",
+        "goes on after admin",
+    ]
+    plan.write_text(text.replace('agent = "opencode"', 'agent = "opencode"\nunforkable = "brief"'))
+    assert "begins with a brief of models, in the place of a fork" in perdure(plan.parent, "plan", "graph", "plan.toml").stdout

@@ -136,7 +136,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     stands = parent or copy
     at = 0 if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at else spec.fork_at
     # A CLI that forks a conversation only as it is would take what was said since then for its own.
-    unable = not driver.abilities.fork or bool(at and not driver.abilities.fork_at)
+    unable = not driver.abilities.fork or driver.abilities.fork_bound or bool(at and not driver.abilities.fork_at)
     return _Forking(
         at=at, parent=parent, copy=copy, refused=unable or Rung.NATIVE in _rungs_tried(engine.store.attempts(claim.run.id), spec.forks)
     )

@@ -41,6 +41,7 @@ class PlanProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
+            self._read = 0.0  # the last table that stays is as it is at the end
             self._live.__exit__(None, None, None)
             self._live = None
 

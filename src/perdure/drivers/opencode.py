@@ -56,6 +56,7 @@ class OpenCodeDriver:
     abilities = Abilities(
         choose_id=False,
         fork=True,
+        fork_bound=True,
         resume_by_path=False,
         cwd_bound=True,
         cumulative_usage=False,

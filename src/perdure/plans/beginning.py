@@ -37,9 +37,11 @@ def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def forking(driver: AgentDriver) -> Forking:
-    """Where the agent's program can fork a conversation."""
+    """Where the agent's program can fork a conversation, and go on with it in another directory."""
     can = driver.abilities
-    return Forking.ANYWHERE if can.fork and can.fork_at else Forking.AT_END if can.fork else Forking.NEVER
+    if not can.fork or can.fork_bound:
+        return Forking.NEVER
+    return Forking.ANYWHERE if can.fork_at else Forking.AT_END
 
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
