@@ -63,6 +63,8 @@ SETTINGS = {
     "gc_inbox": "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; that it was here is known for a year",
     "serve_listen": "where `perdure serve` listens",
     "serve_hosts": "names under which `perdure serve` may be asked, besides those of loopback; as a variable, with spaces between",
+    "agents": "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and whose; as a variable: "
+    "the same as JSON",
     "webhooks": "tables `[webhooks.NAME]`: who may send [webhooks](../how-to/webhooks.md), and where their secrets are; as a variable "
     "`NAME=FORGE:/path/of/the/secret` or `NAME=FORGE:$VARIABLE`, with spaces between",
 }

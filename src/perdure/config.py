@@ -20,6 +20,7 @@ from perdure.errors import ConfigError
 from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
 
 if TYPE_CHECKING:
+    from perdure.forges.rules import Rule
     from perdure.forges.sources import Source
 
 PROJECT_FILE = "perdure.toml"
@@ -118,6 +119,8 @@ class Settings:
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()
+    agents: tuple[Rule, ...] = ()
+    """Who works on what, for whom: see `forges.rules`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
 
@@ -279,6 +282,12 @@ def _sources(value: Any) -> tuple[Source, ...]:
     return sources(value)
 
 
+def _rules(value: Any) -> tuple[Rule, ...]:
+    from perdure.forges.rules import rules
+
+    return rules(value)
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -339,6 +348,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "serve_listen": _text,
     "serve_hosts": _hosts,
     "webhooks": _sources,
+    "agents": _rules,
 }
 
 SECRET = frozenset({"database", "session_cache"})
@@ -363,6 +373,7 @@ NOT_FOR_PROJECTS = frozenset(
         "database",
         "lease",
         "webhooks",
+        "agents",
     }
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 

@@ -10,7 +10,7 @@ import argparse
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,8 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     with ExitStack() as stack:
         stack.callback(engine.store.close)
         stack.enter_context(Housekeeping(engine, chosen, say))
-        writer = stack.enter_context(Writer(engine.store.accept))
+        kept = _dispatching(stack, engine, chosen) if chosen.agents else None
+        writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         web = stack.enter_context(Listening(application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts), sockets))
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
@@ -96,6 +97,19 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         if web.broken is not None:
             raise PerdureError(f"The web server ended: {web.broken}", "start it again; nothing that was acknowledged is lost")
     return 0
+
+
+def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings) -> Callable[[], None]:
+    """Begins to give deliveries to agents. Returns what wakes it."""
+    from perdure.dispatching import Dispatcher
+    from perdure.model import TaskSpec
+
+    seed = TaskSpec(
+        prompt="", base=chosen.base, backend=chosen.backend, model=chosen.model, permissions=chosen.permissions, timeout_s=chosen.timeout,
+        stall_s=chosen.stall, attempts=chosen.attempts, budget_usd=chosen.budget_usd, continuity=chosen.continuity, verify=chosen.verify,
+        verify_rounds=chosen.verify_rounds, verify_timeout_s=chosen.verify_timeout,
+    )  # fmt: skip
+    return stack.enter_context(Dispatcher(engine, chosen.agents, seed, say)).wake
 
 
 def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:

@@ -80,6 +80,7 @@ def intent(
         labels=tuple(filter(None, labels)),
         mentions=mentioned(text),
         title=thing.name("title"),
+        description=thing.text("body"),
         text=text,
         branch=branch or thing.name("head", "ref"),
         commit=commit or thing.name("head", "sha"),

@@ -110,6 +110,7 @@ def _intent(
         labels=tuple(filter(None, labels)),
         mentions=mentioned(text),
         title=(thing or Payload(None)).name("title"),
+        description=(thing or Payload(None)).text("description"),
         text=text,
         branch=branch,
         commit=commit,

@@ -59,6 +59,8 @@ class Intent:
     mentions: tuple[str, ...] = ()
     """Logins that `text` mentions with an `@`."""
     title: str = ""
+    description: str = ""
+    """What the issue or pull request itself says."""
     text: str = ""
     """The comment, the review, or the description of what was opened; of a failed check its name."""
     branch: str = ""

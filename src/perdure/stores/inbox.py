@@ -60,6 +60,15 @@ class Inbox(Plans):
             return len(write.all("thin_inbox", before=bodies_before)), len(forgotten)
 
 
+def settle_delivery(write: Write, number: int, run_name: str) -> None:
+    """In the transaction that gives a run what a delivery asks for: `handled`. Raises Conflict if somebody was quicker. 0 is none."""
+    from perdure.forges import DeliveryState
+
+    state = DeliveryState.HANDLED.value
+    if number and write.one("settle_delivery", number=number, state=state, reason=f"given to {run_name}", now=write.now) is None:
+        raise Conflict(f"Delivery {number} was settled already", f"perdure inbox show {number}")
+
+
 def _accept(write: Write, arrived: Arrived) -> Accepted:
     from perdure.forges import Accepted
 

@@ -30,7 +30,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.stores.inbox import Inbox
+from perdure.stores.inbox import Inbox, settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
@@ -43,13 +43,14 @@ if TYPE_CHECKING:
 class SqlStore(Inbox, Accounts):
     """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
-    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN) -> TaskRun:
+    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
         from perdure.codec import encode
         from perdure.events import RunSubmitted
 
         scope = scope_of(spec, run_id)
         with self._write() as write:
             there = same_task(write, spec, given)
+            settle_delivery(write, delivery, (there.name if there else name))
             if there is not None:
                 return there
             if write.one("run_by_name", ref=name):
@@ -161,11 +162,12 @@ class SqlStore(Inbox, Accounts):
                 put(write, parking)
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)
 
-    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
+    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
         from perdure.events import ContextAdded
 
         with self._write() as write:
             run = run_of(write.named(run_id))
+            settle_delivery(write, delivery, run.name)
             version = run.context_version + 1
             write.put_context(run.id, Context(version, text, write.now, given))
             write.note(run.id, 0, [ContextAdded(version=version)])

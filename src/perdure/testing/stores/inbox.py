@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from perdure.errors import Conflict, NotFound
 from perdure.forges import Arrived, DeliveryState, Forge, Intent, IntentKind, Reading
-from perdure.testing.stores.making import Store
+from perdure.model import TaskSpec
+from perdure.testing.stores.making import Store, place
 
 _numbers = count(1)
 DULL = Reading(None, "nothing follows from it")
@@ -77,6 +79,24 @@ class Inbox:
         assert not store.settle_delivery(accepted.number, DeliveryState.FAILED, "late")
         found, _ = store.delivery(str(accepted.number))
         assert (found.state, found.reason) == (DeliveryState.HANDLED, "run a")
+        assert store.waiting_deliveries() == []
+
+    def test_handled_with_its_run(self, store: Store) -> None:
+        """A run and the delivery that asks for it are stored together, and so are new instructions; a delivery that is settled makes
+        neither, and the same key later on is the same run."""
+        numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
+        spec = TaskSpec(prompt="do it", key="a key of a delivery")
+        run = store.add(spec, "d" * 32, "delivered", place("delivered"), delivery=numbers[0])
+        assert store.delivery(str(numbers[0]))[0].state is DeliveryState.HANDLED
+        with pytest.raises(Conflict):
+            store.add(replace(spec, key=""), "e" * 32, "late", place("late"), delivery=numbers[0])
+        with pytest.raises(NotFound):
+            store.get("late")
+        assert store.update(run.id, "more", delivery=numbers[1]).context_version == 2
+        with pytest.raises(Conflict):
+            store.update(run.id, "more, twice", delivery=numbers[1])
+        assert [context.text for context in store.contexts(run.id)] == ["do it", "more"]
+        assert store.add(spec, "f" * 32, "another", place("another"), delivery=numbers[2]).id == run.id
         assert store.waiting_deliveries() == []
 
     def test_replayed(self, store: Store) -> None:
