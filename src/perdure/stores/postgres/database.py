@@ -27,7 +27,9 @@ from perdure.stores.postgres.words import sentence
 from perdure.stores.queries import SQL
 
 PATIENCE_S = 30.0
-"""How long a transaction is tried again, and how long it is asked what became of a COMMIT."""
+"""How long a transaction is tried again."""
+CERTAIN_S = 120.0
+"""How long it is asked what became of a COMMIT: to give up is to leave it open whether the change stands."""
 
 LOCK = 0x70726472
 """The advisory lock of all writers of this database ("prdr")."""
@@ -117,7 +119,7 @@ class Postgres:
     def _stands(self, lost: Line) -> bool:
         """Whether the last transaction of a lost connection was stored. Raises StoreError if that cannot be found out."""
         lost.close()
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + CERTAIN_S
         while True:
             try:
                 line = self.lines.made_in(max(0.0, deadline - time.monotonic()))
