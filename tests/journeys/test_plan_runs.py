@@ -44,6 +44,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 on_claude = pytest.mark.parametrize("agent", ["claude"], indirect=True)
+on_all = pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
 on_codex = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 
 
@@ -71,6 +72,7 @@ def tasks_of(done: Done) -> dict[str, dict[str, Any]]:
 THREE = ("a:: Write the first file. The magic word is quercus.", "b:a: Write the second file.", "c:b: Write the third file.")
 
 
+@on_all
 def test_a_line_is_one_conversation(stage: MakeStage) -> None:
     """Three tasks: one session, one workdir, each prompt as it was written, and the model is shown all that was said before."""
     one = stage(LINE)
@@ -113,6 +115,7 @@ def meets(one_side: str, other: str, directory: str) -> str:
     return f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e {directory}/{other} ]; do sleep 0.05; done"
 
 
+@on_all
 def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
     """The branch is a fork with a workdir of its own, at work beside the strand that goes on; each knows what was said before the
     fork, and nothing of the other; the last task has the files of both."""
