@@ -431,6 +431,12 @@ class RunReassigned(Event, frozen=True, tag="run_reassigned"):
     after: str
 
 
+class SettingsChanged(Event, frozen=True, tag="settings_changed"):
+    """What was asked of a run was changed by a person, beside its prompt: limits, its check, its model."""
+
+    names: tuple[str, ...]
+
+
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody asked for the run to stop."""
 
@@ -511,6 +517,7 @@ RunEvent = (
     | AttemptEnded
     | RunQueued
     | RunReassigned
+    | SettingsChanged
     | CancelRequested
     | RunReset
     | RunResetUndone

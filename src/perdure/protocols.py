@@ -473,7 +473,8 @@ class RunStore(Protocol):
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
-        """Hands a run over to the agent of this spec; workdir and history stay. Conflict while it runs."""
+        """Changes what is asked of a run, but for its prompt, or hands it over to the spec's agent; workdir and history stay. Conflict
+        while it runs."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from perdure.checkpoints import keep
 from perdure.errors import Conflict
-from perdure.model import Session, SessionKey, SessionState
+from perdure.model import Session, SessionKey, SessionState, TaskSpec
+from perdure.plan import Plan, PlanRun, PlanState, PlanTask
+from perdure.sessions import plan_scope
 from perdure.sweeper import Class, Sweep, Verdict, due, here_and_now, rules_of, sweep
 from perdure.workspace import trash
 from tests.sweeper.ground import DAY_MS, Ground, hashes
@@ -71,6 +74,33 @@ def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
         row = ground.row(swept, path)
         assert row.verdict is Verdict.KEEP and state in row.why
     assert swept.taken == ()
+
+
+def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
+    """Workdir, logs and every checkpoint of a done task stay while its plan is not at its end, whatever their age, and go when it is;
+    what the plan's check said is recognised."""
+    seed = TaskSpec(prompt="", repo=str(ground.yard.repo))
+    task = PlanTask(name="a", prompt="Do a.", agent="claude")
+    plan = PlanRun(id="5" * 32, name="shop", plan=Plan(name="shop", tasks=(task,)), seed=seed, file="", strands={})
+    store = ground.engine.store
+    held = store.claim_plan(store.add_plan(plan), "ann", 60)
+    assert held is not None
+    run, top = ground.run(scope=plan_scope(plan.id, "a"))
+    logs = logs_of(ground, run.id)
+    checked = ground.state / "plans" / plan.id / "verify-1"
+    checked.mkdir(parents=True)
+    for _ in range(2):
+        keep(ground.engine, run, ground.engine.workspaces.plan(run.spec, run.name, ground.yard.repo), "end")
+    for state in (PlanState.OPEN, PlanState.FAILED):
+        held = store.put_plan(replace(held, state=state))
+        swept = ground.sweep(days=1000)
+        kept = [ground.row(swept, path) for path in (top, logs)] + [row for row in swept.rows if row.cls is Class.CHECKPOINTS]
+        assert {(row.verdict, row.why) for row in kept} == {(Verdict.KEEP, "the plan shop is not finished")} and len(kept) == 4
+    assert by_class(swept, Class.UNKNOWN) == []
+    store.put_plan(replace(held, state=PlanState.SUCCEEDED))
+    swept = ground.sweep(days=1000)
+    assert {ground.row(swept, path).verdict for path in (top, logs)} == {Verdict.TAKE}
+    assert sorted(by_class(swept, Class.CHECKPOINTS)) == [Verdict.KEEP, Verdict.TAKE]
 
 
 def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:

@@ -40,13 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
 def retry(arguments: argparse.Namespace) -> int:
     """`plan retry NAME [TASK]`."""
     from perdure import plans
-    from perdure.plans.reading import name_of
+    from perdure.plans.reading import is_file, seed_of
 
     chosen = settings()
-    name = name_of(arguments.file, chosen)
+    file = Path(arguments.file).absolute()
+    changed = (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file) if is_file(arguments.file) else None
 
     def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
-        return plans.retry(engine, name, arguments.task or "", arguments.jobs, began)
+        return plans.retry(engine, arguments.file, arguments.task or "", arguments.jobs, began, changed)
 
     return _followed(arguments, chosen, work)
 

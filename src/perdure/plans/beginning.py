@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure import service
 from perdure.attempt import Engine
-from perdure.errors import NotFound, UsageError
-from perdure.lifecycle import FINAL
-from perdure.model import Backend, TaskSpec
-from perdure.plan import Forking, Plan, PlanError, PlanRun, PlanState, Strand, order, weave
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.model import Backend, RunState, TaskRun, TaskSpec
+from perdure.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand, order, weave
 from perdure.plans.standing import Stand, standing
 from perdure.plans.starting import spec_of
 from perdure.protocols import AgentDriver
+from perdure.worker import rescue
+
+MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
+"""What of a task may change after it has begun, beside its prompt."""
 
 
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
@@ -29,11 +32,38 @@ def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
     try:
-        return engine.store.plan(plan.name)
+        return find(engine, plan, seed, file)
     except NotFound:
-        pass
-    fresh = _planned(engine, plan, seed, file)
-    return engine.store.add_plan(fresh)
+        return engine.store.add_plan(_planned(engine, plan, seed, file))
+
+
+def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
+    """The plan of this name, if it was begun where this one would be. Raises NotFound, and Conflict where it was begun elsewhere."""
+    there = engine.store.plan(plan.name)
+    if plan.repo != there.plan.repo:
+        return there  # that the file says another one by now, `take_changes` looks at
+    first = order(plan)[0]
+    wanted = replace(there, seed=_seed(plan, seed, file))
+    try:
+        place = engine.workspaces.plan(spec_of(wanted, Stand(task=first, strand=Strand(name=first.name))), plan.name, Path.cwd())
+    except NotFound:
+        if plan.repo:
+            raise
+        return there  # a person who stands in no repository can only mean the one that there is
+    if place.repo != there.seed.repo:
+        raise Conflict(
+            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and this one is for {place.repo}",
+            "give this one another name",
+        )
+    return there
+
+
+def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
+    """What all tasks share, with the plan's own word on where they begin."""
+    from perdure.workspace.identity import is_remote
+
+    repo = plan.repo if is_remote(plan.repo) else str((file.parent / plan.repo).resolve()) if plan.repo else seed.repo
+    return replace(seed, prompt="", repo=repo, base=plan.base or seed.base)
 
 
 def forking(driver: AgentDriver) -> Forking:
@@ -46,12 +76,14 @@ def forking(driver: AgentDriver) -> Forking:
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """A new plan, with the commit at which all of it begins."""
-    from perdure.workspace.identity import is_remote
-
-    repo = plan.repo if is_remote(plan.repo) else str((file.parent / plan.repo).resolve()) if plan.repo else seed.repo
-    seed = replace(seed, prompt="", repo=repo, base=plan.base or seed.base)
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
-    fresh = PlanRun(id=uuid.uuid4().hex, name=plan.name, plan=plan, seed=seed, file=str(file), strands=strands)
+    fresh = PlanRun(id=uuid.uuid4().hex, name=plan.name, plan=plan, seed=_seed(plan, seed, file), file=str(file), strands=strands)
+    return _checked(engine, fresh)
+
+
+def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
+    """The plan, with the commit at which it begins, if all of its tasks can be meant."""
+    plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd())
     first = order(plan)[0]
@@ -61,7 +93,7 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             f"the plan {plan.name} has branches, and those of isolated clones cannot be brought together",
             "give a repository on this machine, or make the plan one line",
         )
-    return replace(fresh, seed=replace(seed, repo=place.repo, base=place.base))
+    return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=place.base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
@@ -69,18 +101,33 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
-    begun = {name: stand for name, stand in standing(engine.store, plan).items() if stand.planned is not None}
+    stands = standing(engine.store, plan)
+    begun = {name: stand for name, stand in stands.items() if stand.run is not None or stand.end is not None}
     problems = [*_moved(plan, wanted, begun), *(text for stand in begun.values() for text in _changed(stand, wanted, strands))]
     if problems:
         raise PlanError([f"{plan.file}: {problem}" for problem in problems], f"perdure plan show {plan.name}")
     fresh = replace(plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False)
-    for task in wanted.tasks:
-        service.check_task(engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd())
+    if not any(stand.planned is not None for stand in stands.values()):
+        fresh = replace(fresh, seed=_seed(wanted, fresh.seed, Path(plan.file)))
+    fresh = _checked(engine, fresh)
     for stand in begun.values():
-        new = wanted.task(stand.task.name).prompt
-        if new != stand.task.prompt and stand.run is not None:
-            service.update(engine, stand.run.id, new)
+        if stand.run is not None and not _is_done(stand):
+            _instruct(engine, stand.run, stand.task, wanted.task(stand.task.name))
     return engine.store.put_plan(fresh)
+
+
+def _instruct(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> None:
+    """Gives a begun task what its file says by now. Raises Conflict for limits of an attempt that is at work."""
+    changes = {name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)}
+    if changes:
+        run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
+        engine.store.reassign(run.id, replace(run.spec, **changes))
+    if new.prompt != old.prompt:
+        service.update(engine, run.id, new.prompt)
+
+
+def _is_done(stand: Stand) -> bool:
+    return stand.end is not None or (stand.run is not None and stand.run.state is RunState.SUCCEEDED)
 
 
 def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[str]:
@@ -97,11 +144,12 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
         yield f"the task {name!r} was begun, and is not in the file any more"
         return
     run = stand.run.name if stand.run is not None else name
-    done = stand.end is not None or (stand.run is not None and stand.run.state in FINAL and stand.run.state == "succeeded")
+    done = _is_done(stand)
     if done and new.prompt != old.prompt:
         yield f'the prompt of {name!r} was changed after it was done: perdure update {run} "..." gives it new instructions'
-    others = [field.name for field in fields(old) if field.name != "prompt" and getattr(old, field.name) != getattr(new, field.name)]
-    if others:
-        yield f"{', '.join(others)} of {name!r} changed after it had begun"
+    # How a task that is done was to be done says nothing any more.
+    fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
+    if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:
+        yield f"{', '.join(others)} of {name!r} changed after it had begun" + ("" if done else f": perdure rm {run} lets it begin anew")
     if replace(strands[name], lets=()) != replace(stand.strand, lets=()):
         yield f"{name!r} has begun, and would now stand in another place of the conversation"

@@ -18,7 +18,7 @@ from perdure.attempt import Engine
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
 from perdure.plan import Plan, PlanRun, PlanState
-from perdure.plans.beginning import begin, take_changes
+from perdure.plans.beginning import begin, find, take_changes
 from perdure.plans.concluding import conclude
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run
@@ -45,12 +45,20 @@ def run(engine: Engine, plan: Plan, seed: TaskSpec, file: Path, jobs: int = 0, b
     return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
 
 
-def retry(engine: Engine, ref: str, task: str = "", jobs: int = 0, began: Began = lambda plan: None) -> PlanRun:
-    """Goes on with a plan, its failed and stopped tasks included, or with one of them. Raises NotFound, Conflict."""
-    plan = engine.store.plan(ref)
+def retry(
+    engine: Engine,
+    ref: str,
+    task: str = "",
+    jobs: int = 0,
+    began: Began = lambda plan: None,
+    changed: tuple[Plan, TaskSpec, Path] | None = None,
+) -> PlanRun:
+    """Goes on with a plan, its failed and stopped tasks included, or with one of them. `changed`: what its file says by now, as for
+    `run`. Raises NotFound, Conflict, PlanError."""
+    plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
         _know(engine, plan, task)
-    return _drive(engine, plan, plan.plan, jobs, began, (RunState.CANCELLED, RunState.FAILED), task)
+    return _drive(engine, plan, changed[0] if changed else plan.plan, jobs, began, (RunState.CANCELLED, RunState.FAILED), task)
 
 
 def exit_code(engine: Engine, plan: PlanRun) -> int:
@@ -83,6 +91,7 @@ def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began,
     engine = replace(engine, stopping=_either(engine.stopping, lost))
     try:
         plan = take_changes(engine, plan, wanted)
+        began(plan)
         for stand in standing(engine.store, plan).values():
             if stand.failed and stand.run is not None and stand.run.state in again and task in ("", stand.task.name):
                 service.retry(engine, stand.run.id)
@@ -91,7 +100,6 @@ def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began,
         for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
             if planned.checks:
                 engine.store.put_planned(plan, replace(planned, checks=0))
-        began(plan)
         plan = _Driving(engine, plan, jobs or plan.plan.jobs, lost).to_the_end()
     finally:
         engine.store.release_plan(plan)

@@ -32,5 +32,9 @@ def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
 
 def name_of(ref: str, chosen: Settings) -> str:
     """The name of the plan that is meant: the one that a file says, where it is a file."""
-    path = Path(ref)
-    return read_plan(path, chosen).name if path.suffix in (".toml", ".yaml", ".yml") else ref
+    return read_plan(Path(ref), chosen).name if is_file(ref) else ref
+
+
+def is_file(ref: str) -> bool:
+    """Whether a plan's file is meant, and not its name."""
+    return Path(ref).suffix in (".toml", ".yaml", ".yml")

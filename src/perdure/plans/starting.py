@@ -82,7 +82,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         name=f"{plan.name}-{task.name}",
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
-        branch=f"perdure/{plan.name}-{strand.name}",
+        branch=f"perdure/{plan.name}_{strand.name}",  # no name has a `_`: what is joined by it is nobody else's
         labels={"plan": plan.name, "task": task.name},
         map=task.map,
     )

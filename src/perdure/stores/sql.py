@@ -9,7 +9,7 @@ What no program error may break (two writers, two ends of an attempt, a move out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
@@ -187,14 +187,18 @@ class SqlStore(Inbox, Accounts):
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
         from perdure.codec import encode
-        from perdure.events import RunReassigned
+        from perdure.events import RunReassigned, SettingsChanged
 
         with self._write() as write:
             run = run_of(write.named(run_id))
             row = write.one("reassign", id=run.id, agent=spec.agent, spec=encode(spec), now=write.now)
             if row is None:
                 raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
-            write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
+            if spec.agent != run.spec.agent:
+                write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
+            else:
+                names = tuple(each.name for each in fields(spec) if getattr(spec, each.name) != getattr(run.spec, each.name))
+                write.note(run.id, 0, [SettingsChanged(names=names)])
             return run_of(row)
 
     def request_cancel(self, run_id: str) -> TaskRun:

@@ -9,26 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from perdure.attempt import Engine
 from perdure.lifecycle import FINAL
 from perdure.model import Backend, Checkpoint, Session, SessionState
+from perdure.plan import PlanState
 from perdure.protocols import PlacedRun
+from perdure.sessions import plan_scope
 from perdure.sweeper.verdicts import Class, Row
 from perdure.workspace import Thing, trash
 from perdure.workspace.contents import newest
 
+Plans = Mapping[str, str]
+
 _RUN = re.compile(r"[0-9a-f]{32}")
 BESIDE = frozenset({"supervisor.log", "open"})
 """What lies beside the attempts of a run."""
-PASSING = ("forks", "taken-in", "maps")
-"""Directories of what was read of conversations or files once: each entry can be made again."""
+PASSING = ("forks", "taken-in", "maps", "plans")
+"""Directories of what was read of conversations or files once: each entry can be made again. In `plans`, what a plan's check said."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json forks
-    taken-in given backups maps""".split()
+    taken-in given backups maps plans moved machine workdirs""".split()
 )
 
 
@@ -42,19 +46,27 @@ def inventory(engine: Engine) -> list[Row]:
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
     checkpoints = engine.store.checkpoints()
+    plans = unfinished(engine)
     return [
-        *_below_root(engine.workspaces.contents(), runs),
-        *_logs(engine, runs),
-        *_copies(engine, runs, sessions, checkpoints),
-        *_checkpoints(runs, checkpoints),
+        *_below_root(engine.workspaces.contents(), runs, plans),
+        *_logs(engine, runs, plans),
+        *_copies(engine, runs, sessions, checkpoints, plans),
+        *_checkpoints(runs, checkpoints, plans),
         *_trash(engine),
         *_strangers(engine),
     ]
 
 
-def at_work(runs: Sequence[PlacedRun]) -> str:
+def unfinished(engine: Engine) -> Plans:
+    """The scopes' beginnings of plans that are not at their end, each with the plan's name: what they have made, they go on with."""
+    return {plan_scope(plan.id, ""): plan.name for plan in engine.store.plans(1_000_000) if plan.state is not PlanState.SUCCEEDED}
+
+
+def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
     """Why a workdir of these runs is in use, or empty. What is not finished may go on at any time."""
     for run in runs:
+        if run.removed is None and (plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")):
+            return f"the plan {plan} is not finished"
         if run.opened:
             return f"{run.name} is open in the agent's own program"
         if run.state not in FINAL:
@@ -62,7 +74,7 @@ def at_work(runs: Sequence[PlacedRun]) -> str:
     return ""
 
 
-def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun]) -> Iterator[Row]:
+def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
     by_id: dict[str, list[PlacedRun]] = {}
     by_path: dict[str, list[PlacedRun]] = {}
     for run in runs:
@@ -71,7 +83,7 @@ def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun]) -> Iterator[
     for thing in things:
         if thing.kind == "workdir":
             mine = [run for run in by_path.get(str(thing.path), []) if run.workspace.backend is not Backend.HERE]
-            yield _workdir(thing, mine)
+            yield _workdir(thing, mine, plans)
         elif thing.kind in ("view", "shelf"):
             yield _view(thing, by_id.get(thing.id, []))
         elif thing.kind in ("cache", "scratch"):
@@ -81,7 +93,7 @@ def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun]) -> Iterator[
             yield Row(cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=thing.keep)
 
 
-def _workdir(thing: Thing, runs: list[PlacedRun]) -> Row:
+def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
     if not runs:
         why = "no run of this store has ever worked in it"
         return Row(cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=why)
@@ -91,7 +103,7 @@ def _workdir(thing: Thing, runs: list[PlacedRun]) -> Row:
     used = max([thing.used, *(run.updated for run in runs)])
     cls = Class.WORKDIRS if on_list else Class.ORPHANS
     name = (on_list or [newest_run])[-1].name
-    return Row(cls=cls, name=name, path=str(thing.path), key=newest_run.id, used=used, keep=at_work(runs))
+    return Row(cls=cls, name=name, path=str(thing.path), key=newest_run.id, used=used, keep=at_work(runs, plans))
 
 
 def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
@@ -112,13 +124,13 @@ def _packed(view: Path) -> bool:
     return False
 
 
-def _logs(engine: Engine, runs: Sequence[PlacedRun]) -> Iterator[Row]:
+def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
     known = {run.id: run for run in runs}
     first = min((run.updated for run in runs), default=0)
     for path in _entries(engine.state / "runs"):
         run = known.get(path.name)
         if run is not None:
-            yield Row(cls=Class.LOGS, name=run.name, path=str(path), key=run.id, used=run.updated, keep=at_work([run]))
+            yield Row(cls=Class.LOGS, name=run.name, path=str(path), key=run.id, used=run.updated, keep=at_work([run], plans))
         elif _RUN.fullmatch(path.name) and all(each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()):
             used = newest(path)
             # A store younger than the directory was put in the place of one that knew it.
@@ -131,13 +143,13 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun]) -> Iterator[Row]:
             yield Row(cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path))
 
 
-def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint]) -> Iterator[Row]:
+def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans) -> Iterator[Row]:
     """All but the newest of a run that is on the list; of one that is off it, all."""
     known = {run.id: run for run in runs}
     last = {checkpoint.run: checkpoint.number for checkpoint in sorted(checkpoints, key=lambda each: each.number)}
     for each in checkpoints:
         run = known[each.run]
-        keep = at_work([run])
+        keep = at_work([run], plans)
         if not keep and run.removed is None and each.number == last[each.run]:
             keep = "it is the newest of its run"
         # Counted from the end of the run: as long as it goes on, any of them may be wanted.
@@ -145,7 +157,9 @@ def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint]) -
         yield Row(cls=Class.CHECKPOINTS, name=f"{run.name} {each.number}", path="", key=f"{each.run} {each.number}", used=used, keep=keep)
 
 
-def _copies(engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Session], checkpoints: Sequence[Checkpoint]) -> Iterator[Row]:
+def _copies(
+    engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Session], checkpoints: Sequence[Checkpoint], plans: Plans
+) -> Iterator[Row]:
     needed = {hashlib.sha256(part.session_id.encode()).hexdigest()[:32] for each in checkpoints for part in each.conversation}
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
@@ -167,7 +181,7 @@ def _copies(engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Sessio
             used = max([session.updated for session in mine] + [run.updated for run in users] + [newest(path)])
             name = users[-1].name if users else mine[-1].key.scope
             live = any(session.state is not SessionState.RETIRED for session in mine)
-            keep = at_work([run for run in users if run.removed is None]) if live else ""
+            keep = at_work([run for run in users if run.removed is None], plans) if live else ""
             keep = keep or ("a checkpoint needs it" if path.name in needed else "")
             yield Row(cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep)
 

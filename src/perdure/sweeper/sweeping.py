@@ -24,7 +24,7 @@ from perdure.config import Settings
 from perdure.errors import Conflict, PerdureError, StoreError
 from perdure.model import Workspace
 from perdure.process.identity import boot_id
-from perdure.sweeper.inventory import at_work, inventory, read_json, trashes
+from perdure.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
 from perdure.sweeper.usage import size_of
 from perdure.sweeper.verdicts import Class, Moment, Row, Rules, Verdict, brake, clock_trouble, judge, stop
 from perdure.workspace import Thing, trash
@@ -210,7 +210,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
-        lost = [used] if (used := at_work(runs)) else engine.workspaces.unsaved(workspace)
+        lost = [used] if (used := at_work(runs, unfinished(engine))) else engine.workspaces.unsaved(workspace)
         if lost:
             raise Conflict(f"meanwhile: {'; '.join(lost)}")
         return engine.workspaces.put_away(workspace, {**about, "runs": [run.id for run in runs]})

@@ -1,0 +1,99 @@
+"""What a person may do to a plan by mistake, or beside it: names that meet, files that change, and a way out of every failure."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import perdure
+from perdure.plans.beginning import begin
+from perdure.plans.reading import read_plan, seed_of
+from tests.journeys.stage import Stage
+
+MakeStage = Callable[..., Stage]
+
+pytestmark = pytest.mark.journey
+
+SCRIPT = """by history
+run echo one > one.txt
+---
+say It is done.
+"""
+
+
+@pytest.fixture
+def agent() -> str:
+    """The CLI that plays."""
+    return "claude"
+
+
+def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
+    """A plan beside the repository; each task is its lines of TOML."""
+    path = one.directory / f"{name}.toml"
+    body = [f'name = "{name}"\nagent = "claude"\npermissions = "full"\n{head}', *(f"\n[[tasks]]\n{task}" for task in tasks)]
+    path.write_text("\n".join(body))
+    return path
+
+
+def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
+    """A plan of a name that was begun in another repository is refused and told where that is; two plans whose names and tasks give the
+    same words when they are joined, and a run called so, have a branch and a workdir each."""
+    one = stage(SCRIPT)
+    begun = one.perdure("plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json")
+    assert begun.code == 0, begun.err
+    beside = one.perdure("plan", "run", str(write(one, "a-b", 'name = "c"\nprompt = "Do it."')), "--json")
+    assert beside.code == 0, beside.err
+    assert one.perdure("run", "--agent", "claude", "--name", "x-y", "Do it.").code == 0
+    third = one.perdure("plan", "run", str(write(one, "x", 'name = "y"\nprompt = "Do it."')), "--json")
+    assert third.code == 0, third.err
+    places = {done.json["result"]["path"] for done in (begun, beside, third)} | {one.show("x-y")["workspace"]["path"]}
+    assert len(places) == 4
+    one.repo = one.directory / "other"
+    one.repo.mkdir()
+    one.make_repository()
+    requests = len(one.rehearsal.requests)
+    refused = one.perdure("plan", "run", str(one.directory / "a.toml"))
+    assert (refused.code, len(one.rehearsal.requests)) == (6, requests)
+    assert f"was begun in {one.directory / 'repo'}" in refused.err
+    one.nothing_survives()
+
+
+def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
+    """A task that failed for a wrong `verify` goes on with the right one, in its conversation, once the file says it; limits for all
+    tasks may be raised when some are done."""
+    one = stage(SCRIPT)
+    two = 'name = "two"\nneeds = ["one"]\nprompt = "Go on."\nattempts = 1\nverify = "{}"'
+    plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', two.format("false"))
+    assert one.perdure("plan", "run", str(plan)).code == 1
+    write(one, "shop", 'name = "one"\nprompt = "Begin."', two.format("test -e one.txt"), head='timeout = "2h"')
+    done = one.perdure("plan", "retry", str(plan), "--json")
+    assert done.code == 0, done.err
+    assert [task["state"] for task in done.json["tasks"]] == ["succeeded", "succeeded"]
+    assert len({task["session_id"] for task in done.json["tasks"]}) == 1
+    with perdure.open(one.repo, one.environ) as runner:
+        spec = runner.get("shop-two").spec
+        assert (spec.verify, spec.timeout_s) == ("test -e one.txt", 7200.0)
+    one.nothing_survives()
+
+
+def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
+    """While nothing has begun, another repository in the file is where the plan is run."""
+    one = stage(SCRIPT)
+    first = one.repo
+    one.repo = one.directory / "other"
+    one.repo.mkdir()
+    one.make_repository()
+    one.repo, other = first, one.repo
+    plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{first}"')
+    with perdure.open(first, one.environ) as runner:  # as it is when the process ends before the first task
+        begin(runner._engine, read_plan(plan, runner._settings), seed_of(runner._settings, first), plan)
+    write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{other}"')
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert (done.code, done.json["repo"]) == (0, str(other)), done.err
+    branch = done.json["result"]["branch"]
+    shown = subprocess.run(["git", "show", f"{branch}:one.txt"], cwd=other, capture_output=True, text=True, check=True)
+    assert shown.stdout == "one\n"
+    one.nothing_survives()
