@@ -143,6 +143,25 @@ def test_other_flags_are_another_process(stage: MakeStage) -> None:
         assert "user: A stranger asks." in said(one.rehearsal.requests[-1].messages)
 
 
+def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
+    """An agent that one program keeps is ended by the other's next task, and never again has a turn: what it has not seen is in the
+    conversation by then."""
+    one = stage("by history\nsay One.\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n")
+    with opened(one) as here, opened(one) as there:
+        here.run("Task one.", name="one", **LINE)
+        assert goes_on(there, "two") == 1
+        theirs = kept(there, "two")
+        assert goes_on(here, "three") == 1
+        assert not lives(theirs)
+        assert goes_on(there, "four") == 1
+        assert "user: Task three." in said(one.rehearsal.requests[-1].messages)
+        # `here` holds nothing any more: its end must not touch what `there` keeps.
+        here.close()
+        assert lives(kept(there, "four"))
+        assert len(one.conversations()) == 1
+    one.nothing_survives()
+
+
 def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
     """A shell's background process is ended with the attempt, as ever, and the agent is kept: nothing of a turn runs on."""
     one = stage("by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay Two.\n")

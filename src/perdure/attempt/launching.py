@@ -74,7 +74,7 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
     assert opened.lock_fd is not None
     asked = opened.asked
     same = asked.kind is Start.RESUME and asked.rung is Rung.NATIVE and asked.session_id == idle.session_id and not asked.compact
-    if same and engine.warm is not None and engine.warm.wanted(opened.driver, opened.claim.run) and _has_seen_all(opened):
+    if same and engine.warm is not None and engine.warm.wanted(opened.driver, opened.claim.run) and _has_seen_all(opened, idle):
         like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
         if command is not None and like == idle.like:
             timeout_s = opened.claim.run.spec.timeout_s
@@ -85,14 +85,13 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
     return None
 
 
-def _has_seen_all(opened: Opened) -> bool:
-    """Nothing came into the conversation since its process had its last turn."""
-    known = opened.session.snapshot if opened.session is not None else None
+def _has_seen_all(opened: Opened, idle: Idle) -> bool:
+    """Nothing came into the conversation since its process came to rest, whoever put it there."""
     before = opened.attempt.before
-    if opened.session is None or known is None or before is None or not begins_with(opened.driver, Path(before.path), known):
+    if idle.seen is None or before is None or not begins_with(opened.driver, Path(before.path), idle.seen):
         return False
     # The prompt of this attempt is not in it yet.
-    return not prompts_since(opened.driver, Path(before.path), known)
+    return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 
 def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:

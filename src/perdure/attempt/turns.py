@@ -19,7 +19,7 @@ from perdure.attempt.warming import Idle, likeness
 from perdure.events import AgentKeptWarm, AgentLetGo, TurnEnded
 from perdure.model import Exit
 from perdure.protocols import Heard
-from perdure.transcripts import fingerprint, prompts_since
+from perdure.transcripts import fingerprint, prompts_since, snapshot
 
 SAVED_S = 10.0
 """What an agent gets to write its last words down, after it has said that its turn is over."""
@@ -82,7 +82,8 @@ class Turn:
         if path is None:
             return False
         prompt = fingerprint((self.opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
-        return self.heard.mark.encode() in _tail(path) and prompt in prompts_since(self.opened.driver, path, self.opened.attempt.before)
+        mark = self.heard.mark.encode()
+        return bool(mark) and mark in _tail(path) and prompt in prompts_since(self.opened.driver, path, self.opened.attempt.before)
 
     def ended(self, end: Exit) -> AgentKeptWarm | AgentLetGo:
         """The attempt is over: the agent waits for its next turn, or is gone."""
@@ -92,7 +93,7 @@ class Turn:
         # What was told to rest has answered, or is gone.
         resting = self.decided and not self.why and kept.rested()
         if end.cause == "turn" and resting and session is not None and self.engine.warm is not None and self.opened.launch:
-            self.idle.session_id = session.id
+            self.idle.session_id, self.idle.seen = session.id, snapshot(driver, self.opened.transcript(session.id))
             self.idle.like, _ = likeness(driver, self.opened.launch, self.opened.env, session.id)
             self.engine.warm.give_back(self.idle, self.engine.workspaces.lock)
             return AgentKeptWarm(pid=pid or 0, turn=kept.turns, memory=kept.memory)

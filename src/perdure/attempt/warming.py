@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import socket
 import threading
 import uuid
@@ -26,7 +25,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.errors import Conflict
-from perdure.model import Backend, Command, Continuation, Launch, Start, TaskRun, Workspace
+from perdure.model import Backend, Command, Continuation, Launch, Snapshot, Start, TaskRun, Workspace
 from perdure.process.child import read_json, write
 from perdure.protocols import AgentDriver
 
@@ -56,6 +55,8 @@ class Idle:
     like: str = ""
     """What every turn of it has in common, as a digest."""
     session_id: str = ""
+    seen: Snapshot | None = None
+    """The conversation when it came to rest: what its process knows."""
     since: float = field(default_factory=process.boottime)
 
 
@@ -158,7 +159,6 @@ class WarmAgents:
             idle, self._idle = list(self._idle.values()), {}
         for each in idle:
             each.kept.end()
-            shutil.rmtree(each.kept.directory, ignore_errors=True)
 
 
 def likeness(driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str) -> tuple[str, Command | None]:

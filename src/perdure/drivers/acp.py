@@ -35,7 +35,6 @@ from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
 """A prompt that begins so gets the label before it: agents take `/word` for a command of their own."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}

@@ -188,7 +188,9 @@ def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
         if ended and not directory.exists():
             return
     end_all(mark, 0)
-    shutil.rmtree(directory, ignore_errors=True)
+    # Another program's agent may have taken the place since.
+    if read_json(directory / "shim.json").get("mark", mark) == mark:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _starting(directory: Path) -> bool:
