@@ -16,7 +16,7 @@ from perdure import process
 from perdure.attempt import Engine, perform, seat_of, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.lifecycle import FINAL
-from perdure.model import Claim, RunState, TaskRun
+from perdure.model import Claim, RunState, Seat, TaskRun
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -55,14 +55,30 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         engine.volumes.check([_home(engine, run)])
         seat = seat_of(engine, run)
         if run.state is RunState.QUEUED and wait_for(engine, run, seat):
+            _free_seats(engine, seat)
             time.sleep(NAP_S)
             continue
         claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
-        if claim is None and wait_for(engine, run, seat):
+        if claim is None and run.state is RunState.QUEUED and wait_for(engine, run, seat):
             continue
         if claim is None:
             raise _in_use(engine, run_id)
         perform(engine, claim)
+
+
+def _free_seats(engine: Engine, seat: Seat) -> None:
+    """Ends what holds a seat of the account although nobody is at work on it: its supervisor is dead, and so is its agent."""
+    for claim in engine.store.claims():
+        if claim.run.account == seat.account and is_orphaned(engine, claim) and not _agent_lives(engine, claim):
+            with suppress(LostLease):
+                take_over(engine, claim)
+
+
+def _agent_lives(engine: Engine, claim: Claim) -> bool:
+    if engine.elsewhere(claim.run):
+        return False
+    found = process.find(engine.attempt_directory(claim))
+    return found is not None and found.alive()
 
 
 def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+import perdure
 from perdure import stores
+from perdure.errors import Conflict
+from perdure.worker import drive
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -71,6 +74,26 @@ def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
     assert (ended.code, begun.code) == (0, 0), ended.err + begun.err
     assert begun.json["attempts"][0]["started"] >= ended.json["attempts"][0]["ended"]
     assert [attempt["number"] for attempt in begun.json["attempts"]] == [1]
+
+
+def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
+    """The supervisor of the only seat is killed and its agent ends: whoever waits for the seat records how, and begins. And a run that
+    is at work is not waited for by a second supervisor of it: that is a conflict."""
+    script = "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch Do it too\nsay Done too.\n"
+    one = stage(script, extra={"PERDURE_ACCOUNT_JOBS": "claude=1"})
+    first = one.start(*words(one, "first"), "Do it now.")
+    one.rehearsal.wait_for(1)
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner, pytest.raises(Conflict, match="already running"):
+        drive(runner._engine, runner.get("first").id)
+    second = one.start(*words(one, "second"), "Do it too.")
+    waiting(one, "second", "1 of 1 runs of account claude/")
+    first.kill()
+    one.finish(first)
+    (one.home / "go").touch()
+    begun = one.finish(second)
+    assert begun.code == 0, begun.err
+    assert one.perdure("show", "first", "--json").json["state"] == "succeeded"
+    one.nothing_survives()
 
 
 def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
