@@ -89,8 +89,11 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
 
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UsageError(f"{path}: aliases (*name) are not read in a plan", "write the value out")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UsageError(f"{path}: aliases (*name) are not read in a plan", "write the value out")
+            if isinstance(event, yaml.ScalarEvent):
+                event.value.encode()  # YAML lets half a character through, as an escape
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", "the ending .toml says that a plan is in TOML") from None
@@ -106,6 +109,8 @@ def _yaml_lines(node: Node | None, at: tuple[object, ...], places: dict[tuple[ob
 
     if isinstance(node, MappingNode):
         for key, value in node.value:
+            if (first := places.get((*at, key.value))) is not None:
+                raise UsageError(f"the plan says {key.value!r} twice, on line {first} and on line {key.start_mark.line + 1}", HINT)
             places[(*at, key.value)] = key.start_mark.line + 1
             _yaml_lines(value, (*at, key.value), places)
     elif isinstance(node, SequenceNode):
@@ -148,7 +153,7 @@ def _misfits(raw: Any, line_of: LineOf) -> Iterator[tuple[int, str]]:
 def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
     what = str(path[-1]) if path and isinstance(path[-1], str) else f"{path[-2]}, entry {int(path[-1]) + 1}" if len(path) > 1 else "a plan"
     if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance)
+        missing = next(name for name in error.validator_value if error.message.startswith(repr(name)))
         return f"{missing!r} is missing {_within(path)}"
     wanted = error.schema.get("title") or error.schema.get("description", "")
     shown = repr(error.instance) if len(repr(error.instance)) <= 60 else f"{repr(error.instance)[:60]}..."

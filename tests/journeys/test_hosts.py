@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -38,18 +39,23 @@ def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
     """Two stages with homes, roots and state directories of their own, one database, and a directory that both reach."""
     top = Path(tempfile.mkdtemp(prefix="ph"))
     made: list[Stage] = []
-    rehearsal = Rehearsal(SCRIPT).start()
+    with ExitStack() as stack:
 
-    def make(**extra: str) -> tuple[Stage, Stage, Path]:
-        (top / "shared").mkdir()
-        shared = {"PERDURE_DATABASE": postgres.database(migrated=True), "PERDURE_LEASE": "8s", "PERDURE_CHECKPOINT_EVERY": "0.01s", **extra}
-        made.extend(Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two"))
-        return made[0], made[1], top / "shared"
+        def make(script: str = SCRIPT, **extra: str) -> tuple[Stage, Stage, Path]:
+            rehearsal = stack.enter_context(Rehearsal(script))
+            (top / "shared").mkdir()
+            shared = {
+                "PERDURE_DATABASE": postgres.database(migrated=True),
+                "PERDURE_LEASE": "8s",
+                "PERDURE_CHECKPOINT_EVERY": "0.01s",
+                **extra,
+            }
+            made.extend(Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two"))
+            return made[0], made[1], top / "shared"
 
-    yield make
-    for stage in made:
-        stage.close()
-    rehearsal.stop()
+        yield make
+        for stage in made:
+            stage.close()
     shutil.rmtree(top, ignore_errors=True)
 
 
@@ -94,3 +100,20 @@ def test_a_run_waits_for_its_host(hosts: Pair) -> None:
     (place / "go.txt").write_text("")
     retried = one.perdure("retry", "task", "--json")
     assert retried.code == 0 and retried.json["attempts"][-1]["receipt"]["verdict"] == "native"
+
+
+def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
+    """Another host is told where a plan's workdirs are, and leaves everything as it was; on its own host the plan goes on."""
+    one, two, shared = hosts("by history\nsay It is done.\n")
+    plan = shared / "shop.toml"
+    head = f'name = "shop"\nagent = "claude"\npermissions = "full"\nrepo = "{one.repo}"\n'
+    tasks = [f'[[tasks]]\nname = "{name}"\nprompt = "Do {name}."\nneeds = {needs}\n' for name, needs in (("a", []), ("b", ["a"]))]
+    plan.write_text(head + tasks[0] + tasks[1] + f'verify = "test -e {shared}/right"\nattempts = 1\n')
+    assert one.perdure("plan", "run", str(plan)).code == 1
+    before = two.perdure("plan", "show", "shop", "--json").json
+    refused = two.perdure("plan", "retry", "shop")
+    assert refused.code == 6, refused.err
+    assert "The plan shop cannot go on here: its workdir and conversation lie on" in refused.err
+    assert two.perdure("plan", "show", "shop", "--json").json == before
+    (shared / "right").touch()
+    assert one.perdure("plan", "retry", "shop").code == 0

@@ -145,6 +145,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read(tmp_path / "gone.toml", DEFAULTS)
 
 
+def test_names_and_commands_are_whole(tmp_path: Path) -> None:
+    """A name that ends with a line's end, and a command with a NUL, are told with their lines; so is each key that is missing, once."""
+    path = written(tmp_path, 'name = "a\\n"\nverify = "x\\u0000"\n[[tasks]]\nname = "b\\n"\nprompt = "x"\nfiles = ["c\\n"]\n')
+    assert [text.split(":")[0] for text in problems(path)] == ["1", "2", "4", "6"]
+    missing = problems(written(tmp_path, 'agent = "claude"\n'))
+    assert [text.partition(": ")[2] for text in missing] == ["'name' is missing in a plan", "'tasks' is missing in a plan"]
+
+
+@pytest.mark.parametrize("line", ["prompt: y", 'verify: "\\ud800"'])
+def test_what_yaml_lets_through_is_refused(tmp_path: Path, line: str) -> None:
+    """A key that stands twice, of which the last would count, and half a character."""
+    with pytest.raises(UsageError):
+        read(written(tmp_path, f"name: shop\ntasks:\n- name: a\n  prompt: x\n  {line}\n", "plan.yaml"), DEFAULTS)
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "~", "tasks: {}", "name: x\ntasks: [5, {name: [1], prompt: {}}]"])
 def test_any_shape_is_a_problem_and_no_crash(tmp_path: Path, text: str) -> None:
     """Lists for tables, numbers for texts, nothing at all: problems with lines."""

@@ -86,6 +86,7 @@ def _know(engine: Engine, plan: PlanRun, task: str) -> None:
 def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began, again: tuple[RunState, ...], task: str = "") -> PlanRun:
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
+    _refuse_afar(engine, plan)
     plan = _claimed(engine, plan)
     lost = Event()
     engine = replace(engine, stopping=_either(engine.stopping, lost))
@@ -104,6 +105,20 @@ def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began,
     finally:
         engine.store.release_plan(plan)
     return engine.store.plan(plan.id)
+
+
+def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
+    """Raises Conflict where what tasks have made lies on another host, and cannot be brought here: commits of branches never can."""
+    branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
+    for stand in standing(engine.store, plan).values():
+        run = stand.run
+        if run is None or not engine.elsewhere(run):
+            continue
+        why = engine.kept_from(run) or (f"the branches that it has to bring together lie on {run.host_name}" if branches else "")
+        if why:
+            raise Conflict(
+                f"The plan {plan.name} cannot go on here: {why} ({run.name})", f"perdure plan run {plan.file}, on {run.host_name}"
+            )
 
 
 def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
