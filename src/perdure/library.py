@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -144,14 +144,22 @@ class Runner:
 
     def retry(self, ref: str, agent: str = "") -> TaskRun:
         """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI."""
-        run = service.retry(self._engine, ref, agent)
+        run = self._again(ref, agent)
         return run if run.state is RunState.SUCCEEDED else self.follow(run.id)
+
+    def _again(self, ref: str, agent: str) -> TaskRun:
+        return service.retry(self._engine, ref, agent)
 
     def update(
         self, ref: str, prompt: str, *, files: Sequence[str | Path] = (), context: str | Path = "", on_edit: str = OnEdit.MERGE
     ) -> TaskRun:
         """Gives a run new instructions, and files, in the same conversation, and follows it."""
-        return self.follow(service.update(self._engine, ref, prompt, self._asked(files, context, on_edit)).id)
+        return self.follow(self._instruct(ref, prompt, files=files, context=context, on_edit=on_edit).id)
+
+    def _instruct(
+        self, ref: str, prompt: str, *, files: Sequence[str | Path] = (), context: str | Path = "", on_edit: str = OnEdit.MERGE
+    ) -> TaskRun:
+        return service.update(self._engine, ref, prompt, self._asked(files, context, on_edit))
 
     def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
         """Begins the plan in a file, or goes on with it, until it is done or nothing can go on. `jobs`: how many tasks at once (0: as
@@ -164,7 +172,10 @@ class Runner:
 
     def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
         """Goes on with what failed in a plan, or with one task of it. Raises NotFound, Conflict."""
-        return plans.retry(self._engine, name, task, jobs)
+        return self._plan_retry(self._engine, name, task, jobs)
+
+    def _plan_retry(self, engine: Engine, name: str, task: str, jobs: int) -> PlanRun:
+        return plans.retry(engine, name, task, jobs)
 
     def plan_report(self, name: str) -> dict[str, Any]:
         """The object that `perdure plan show NAME --json` prints. Raises NotFound."""
@@ -251,18 +262,22 @@ class AsyncRunner:
         return await self.follow((await self.submit(prompt, **fields)).id)
 
     async def retry(self, ref: str, agent: str = "") -> TaskRun:
-        """See `Runner.retry`."""
-        return await asyncio.to_thread(self._runner.retry, ref, agent)
+        """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
+        run = await asyncio.to_thread(self._runner._again, ref, agent)
+        return run if run.state is RunState.SUCCEEDED else await self.follow(run.id)
 
     async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
-        """See `Runner.update`."""
-        return await asyncio.to_thread(self._runner.update, ref, prompt, **files)
+        """See `Runner.update`, and `follow` for what becomes of a cancelled one."""
+        return await self.follow((await asyncio.to_thread(self._runner._instruct, ref, prompt, **files)).id)
 
     async def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
         """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
+        return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
+
+    async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
         stop, engine = threading.Event(), self._runner._engine
         listening = replace(engine, stopping=lambda: engine.stopping() or stop.is_set())
-        working = asyncio.ensure_future(asyncio.to_thread(self._runner._plan_run, listening, file, jobs))
+        working = asyncio.ensure_future(asyncio.to_thread(drive, listening))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -271,8 +286,8 @@ class AsyncRunner:
             raise
 
     async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`."""
-        return await asyncio.to_thread(self._runner.plan_retry, name, task, jobs)
+        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
+        return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
 
     async def plan_report(self, name: str) -> dict[str, Any]:
         """See `Runner.plan_report`."""
@@ -286,9 +301,33 @@ class AsyncRunner:
         """See `Runner.get`."""
         return await asyncio.to_thread(self._runner.get, ref)
 
+    async def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        """See `Runner.runs`."""
+        return await asyncio.to_thread(self._runner.runs, states, limit)
+
+    async def attempts(self, ref: str) -> Sequence[Attempt]:
+        """See `Runner.attempts`."""
+        return await asyncio.to_thread(self._runner.attempts, ref)
+
+    async def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
+        """See `Runner.checkpoints`."""
+        return await asyncio.to_thread(self._runner.checkpoints, ref)
+
+    async def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
+        """See `Runner.restore`."""
+        return await asyncio.to_thread(self._runner.restore, ref, number, files_only=files_only)
+
     async def report(self, ref: str) -> dict[str, Any]:
         """See `Runner.report`."""
         return await asyncio.to_thread(self._runner.report, ref)
+
+    async def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        """See `Runner.history`."""
+        return await asyncio.to_thread(self._runner.history, ref, after, limit)
+
+    def spec(self, prompt: str, **settings: Any) -> TaskSpec:
+        """See `Runner.spec`: it only reads settings, and blocks nothing."""
+        return self._runner.spec(prompt, **settings)
 
     async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
         """The run's journal from `after` on, as it grows; ends when the run is final and all was given."""

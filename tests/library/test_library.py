@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import shutil
 import subprocess
@@ -38,6 +39,15 @@ def stage() -> Iterator[Callable[[str], Stage]]:
         each.close()
         each.rehearsal.stop()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_both_doors_have_the_same_verbs() -> None:
+    """What an ordinary program can do, one on an event loop can, too, by the same names and arguments; `async with` closes it."""
+    verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")} - {"close"}
+    assert verbs <= {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
+    for name in ("plan_run", "plan_retry", "plan_report", "runs", "restore", "history", "retry"):
+        one, other = (inspect.signature(getattr(door, name)) for door in (perdure.Runner, perdure.AsyncRunner))
+        assert one == other, name
 
 
 def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,17 @@ def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
     second = opened()
     assert [(parking.what, parking.until) for parking in second.parked()] == [("claude/1", until)]
     assert second.claim("bob", LEASE_S, run.id, SEAT) is None
+
+
+def test_what_is_over_does_not_stay(tmp_path: Path) -> None:
+    """Parkings whose time has come are deleted by the next write about parking, and one that holds is not."""
+    with closing(stores.open(tmp_path / "perdure.db")) as store:
+        run = submit(store)
+        for number in range(3):
+            store.park(Parking(what=f"claude/{number}", until=store.now(), reason="limited"))
+        store.park(Parking(what="codex/1", until=store.now() + 3_600_000, reason="limited"))
+        for again in (lambda: store.unpark("gemini/1"), lambda: store.defer(run.id, store.now() + 1000, "limited")):
+            again()
+            with closing(sqlite3.connect(tmp_path / "perdure.db")) as other:
+                assert other.execute("SELECT what FROM parked").fetchall() == [("codex/1",)]
+            store.park(Parking(what="claude/1", until=store.now(), reason="limited"))

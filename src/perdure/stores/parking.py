@@ -1,7 +1,8 @@
 """Accounts in SQL: how many runs are at work on one, and what is parked until a time. Part of `perdure.protocols.RunStore`.
 
 The claim asks `no_seat` in its own transaction, so no two workers take the last seat of an account. What is parked stays so across
-restarts; a row whose time is over says nothing any more, and is replaced by the next.
+restarts; a row whose time is over says nothing any more, and goes with the next write that is about parking alone (ends of attempts
+are written side by side, and would wait for each other).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Accounts(Keeping):
 
     def park(self, parking: Parking) -> None:
         with self._write() as write:
+            write.do("forget_parked", now=write.now)
             put(write, parking)
 
     def unpark(self, *what: str) -> None:
         with self._write() as write:
+            write.do("forget_parked", now=write.now)
             for each in what:
                 write.do("unpark", what=each)
 
@@ -37,6 +40,7 @@ class Accounts(Keeping):
         from perdure.events import RunQueued
 
         with self._write() as write:
+            write.do("forget_parked", now=write.now)
             run_after = min(until, MAX_TIME)
             row = write.one("defer", id=run_id, run_after=run_after, reason=reason, now=write.now)
             if row is None:

@@ -359,6 +359,9 @@ SELECT * FROM parked WHERE until_ms > :now ORDER BY what, model;
 -- name: parked_for
 SELECT what FROM parked WHERE (what = :account OR what = :agent) AND (model = '' OR model = :model) AND until_ms > :now LIMIT 1;
 
+-- name: forget_parked
+DELETE FROM parked WHERE until_ms <= :now;
+
 -- name: park
 INSERT INTO parked (what, model, since, until_ms, reason) VALUES (:what, :model, :since, :until_ms, :reason)
 ON CONFLICT (what, model) DO UPDATE SET since = excluded.since, until_ms = excluded.until_ms, reason = excluded.reason;
