@@ -61,6 +61,17 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     one.nothing_survives()
 
 
+def test_a_plan_does_not_begin_on_old_work(stage: MakeStage) -> None:
+    """Where the repository has branches of a plan that this database does not know, nothing is begun, and the branch is named."""
+    one = stage(SCRIPT)
+    plan = write(one, "shop", 'name = "one"\nprompt = "Begin."')
+    subprocess.run(["git", "branch", "perdure/shop_one"], cwd=one.repo, check=True)
+    refused = one.perdure("plan", "run", str(plan))
+    assert (refused.code, len(one.rehearsal.requests)) == (6, 0) and "a branch perdure/shop_one already" in refused.err
+    subprocess.run(["git", "branch", "-m", "perdure/shop_one", "old"], cwd=one.repo, check=True)
+    assert one.perdure("plan", "run", str(plan)).code == 0
+
+
 def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
     """A task that failed for a wrong `verify` goes on with the right one, in its conversation, once the file says it; limits for all
     tasks may be raised when some are done."""

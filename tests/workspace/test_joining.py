@@ -47,6 +47,20 @@ def test_everything_that_was_left_is_committed(yard: Yard) -> None:
     assert yard.workspaces.commit(place, "claude", "Nothing") == head
 
 
+@pytest.mark.parametrize("left", ["checkout -q -b feature", "checkout -q --detach", "branch -q -m feature"])
+def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
+    """Whatever branch the agent works on by now, the workdir's own branch has all of it after a commit; where the agent began elsewhere
+    in the history, no branch is moved."""
+    place, top = placed(yard, "work", README="changed\n")
+    yard.git(*left.split(), cwd=top)
+    (top / "new").write_text("new\n")
+    head = yard.workspaces.commit(place, "claude", "What was left")
+    assert yard.git("rev-parse", "work") == head == yard.git("rev-parse", "HEAD", cwd=top)
+    yard.git("checkout", "-q", "-b", "elsewhere", "main", cwd=top)
+    (top / "other").write_text("other\n")
+    assert yard.workspaces.commit(place, "claude", "Elsewhere") != head == yard.git("rev-parse", "work")
+
+
 def test_branches_meet(yard: Yard) -> None:
     """A merge without conflicts brings the other side's files, keeps both histories, and is made once."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n")

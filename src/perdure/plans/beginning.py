@@ -78,7 +78,16 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """A new plan, with the commit at which all of it begins."""
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
     fresh = PlanRun(id=uuid.uuid4().hex, name=plan.name, plan=plan, seed=_seed(plan, seed, file), file=str(file), strands=strands)
-    return _checked(engine, fresh)
+    fresh = _checked(engine, fresh)
+    stands = [Stand(task=task, strand=strands[task.name]) for task in plan.tasks]
+    specs = [spec_of(fresh, stand) for stand in stands]
+    place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
+    if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
+        raise Conflict(
+            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}: this one would go on from there",
+            "give this plan another name, or rename that branch",
+        )
+    return fresh
 
 
 def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:

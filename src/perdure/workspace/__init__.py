@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,14 @@ class Workspaces:
         """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
         path = path.parent.resolve() / path.name
         return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+
+    def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
+        """Which of these branches the repository on this machine has already; none for one that is elsewhere. Looks only."""
+        if workspace.backend is not Backend.WORKTREE:
+            return []
+        common = worktree.common_directory(workspace.repo)
+        there = Git(cwd=common, git_dir=common, environ=self._environ).refs("refs/heads/")
+        return [branch for branch in branches if f"refs/heads/{branch}" in there]
 
     def lock(self, workspace: Workspace, holder: str = "", *, at_work: bool = False) -> int:
         """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.

@@ -42,7 +42,10 @@ def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> 
 
     def look() -> str:
         with looking_alone(places, workspace, git) as looker:
-            return _commit(places, _ready(looker, workspace), message)
+            ready = _ready(looker, workspace)
+            head = _commit(places, ready, message)
+            _bring_along(ready, workspace.branch, head)
+            return head
 
     return again(places, workspace, look, alone=True)
 
@@ -91,6 +94,17 @@ def _commit(places: Places, looker: Looker, message: Message) -> str:
         oid = commit_of(made, looker, tree, message)
         publish(made, looker, oid, _touched(before, changed | {name: after.get(name) for name in staged(looker)}))
         return oid
+
+
+def _bring_along(looker: Looker, branch: str, head: str) -> None:
+    """Where the agent left the workdir's branch for another one, or for none, its branch follows: it is what is taken over in the end.
+    Forwards only, and never a branch that is checked out somewhere; what cannot follow stays where it is."""
+    git, full = looker.repository, f"refs/heads/{branch}"
+    if not branch or looker.branch == branch or any(worktree.branch == full for worktree in git.worktrees()):
+        return
+    there = git.commit(full)
+    if not there or not git.run("merge-base", "--is-ancestor", there, head, good=(0, 1)).code:
+        git.run("update-ref", "-m", "perdure plan", full, head, there or "0" * len(head), good=(0, 1, 128))
 
 
 def _touched(before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str] | None]) -> dict[str, tuple[_Side, _Side]]:
