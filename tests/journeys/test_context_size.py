@@ -6,9 +6,16 @@ The rehearsal reports large counts and refuses requests as the services do; what
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import perdure
+from perdure.attempt.closing import close_unopened
+from perdure.errors import LostLease
+from perdure.events import Summarised
+from perdure.model import Outcome, OutcomeKind, Usage
+from perdure.worker import drive
 from tests.journeys.stage import Stage, said
 
 MakeStage = Callable[..., Stage]
@@ -192,6 +199,37 @@ def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> Non
     assert (last["continuation"], last["lost_session_id"], sizes(last)) == ("rebuild", old, ["summarised", "rolled_over"])
     assert SUMMARY in said(one.rehearsal.last.messages)
     one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["claude"])
+def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -> None:
+    """Another supervisor has the run by the next beat: the turn that asks for the summary is ended, and nothing works on unseen."""
+    one = stage_at(stage, WORK + "hang", policy="roll-over")
+    begun(one)
+    with perdure.open(cwd=one.repo, environ={**one.environ, "PERDURE_LEASE": "4"}) as runner, ThreadPoolExecutor(1) as thread:
+        store = runner._engine.store
+        work = thread.submit(drive, runner._engine, store.update(runner.get("task").id, "Go further.").id)
+        one.rehearsal.wait_for(4)
+        (claim,) = store.claims()
+        store.adopt(claim, "elsewhere:00000000:1:1", 60.0)
+        with pytest.raises(LostLease):
+            work.result()
+    one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["claude"])
+def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
+    """The attempt that asked for it and then could not begin has cost what the question did."""
+    one = stage_at(stage, WORK + f"say {SUMMARY}\nusage in=150000 out=9", policy="roll-over")
+    begun(one)
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        store = runner._engine.store
+        run = store.update(runner.get("task").id, "Go further.")
+        claim = store.claim("here", 60.0, ref=run.id)
+        assert claim is not None
+        store.record(claim, [Summarised(session_id="s", text=SUMMARY, usage=Usage(input=150_000, cost_usd=0.5))])
+        close_unopened(runner._engine, claim, Outcome(kind=OutcomeKind.OVERLOADED))
+        assert store.attempts(run.id)[-1].usage.cost_usd == 0.5
 
 
 @pytest.mark.parametrize("agent", ["codex"])

@@ -81,6 +81,18 @@ def test_a_check_that_always_fails_ends_with_its_evidence(stage: MakeStage) -> N
 
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_secret_in_the_output_of_a_check(stage: MakeStage) -> None:
+    """A secret that is torn apart by an escape is whole again in the cleaned text: neither the agent nor the journal has it."""
+    one = stage(TALKS, extra={"SERVICE_TOKEN": "canary-of-the-check"})
+    check = "printf 'Error: can\\033[0mary-of-the-check is wrong\\n'; exit 1"
+    done = one.perdure(*run_to(one, "--verify", check, "--verify-rounds", "1"), PROMPT)
+    assert done.code == 1, done.err
+    _, second = one.rehearsal.prompts()
+    assert "is wrong" in second and "canary-of-the-check" not in second
+    assert "canary-of-the-check" not in done.out + one.perdure("logs", "task", "--json").out + one.perdure("why", "task").out
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_check_that_cannot_be_run_is_for_a_person(stage: MakeStage) -> None:
     """A program that is not there is no failure of the agent's: it is not told, and a person is asked."""
     one = stage(TALKS)

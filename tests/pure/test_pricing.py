@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.model import ColdCache, Usage
+from perdure.attempt.spending import spent
+from perdure.model import Attempt, ColdCache, Fill, Usage
 from perdure.pricing import PRICES, WORTH, Cache, Way, choose, cost, lifetime_s, price_of, ways
 
 OPUS = price_of("claude-opus-5")
@@ -85,3 +88,11 @@ def test_tokens_in_dollars() -> None:
     assert cost(Usage(input=1_000_000, cached=600_000, cache_write=100_000, output=10_000), OPUS) == pytest.approx(1.5 + 0.3 + 0.625 + 0.25)
     assert [lifetime_s("claude", hour=True), lifetime_s("claude", hour=False), lifetime_s("codex", hour=True)] == [3600, 300, 600]
     assert price_of("us.anthropic.claude-opus-4-6-v1:0") == OPUS and price_of("claude-opus-4-1") != OPUS
+
+
+def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
+    """Where no model was asked for, the tokens of an agent that tells no dollars are reckoned by the model that its transcript names."""
+    attempt = Attempt(run="r", number=1, context_version=1, worker="w", started=0, usage=Usage(input=1_000_000))
+    assert spent([attempt], "") == 0
+    assert spent([replace(attempt, fill=Fill(model="gpt-5.5"))], "") == 5
+    assert spent([replace(attempt, flags={"model": "gpt-5.4"})], "") == 2.5

@@ -100,8 +100,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
 
 
 def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
-    """Stores the end of an attempt that never launched its agent."""
-    return _finish(engine, claim, outcome, following=Measure.STOP)
+    """Stores the end of an attempt that never launched its agent; the conversation before may have been asked for its last words."""
+    return _finish(engine, claim, outcome, usage=spent_on_summary(engine, claim), following=Measure.STOP)
 
 
 def _sessions(
@@ -195,8 +195,8 @@ def _finish(
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
     *earlier, attempt = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number <= claim.attempt]
-    ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now)
-    counted = replace(tally(claim, earlier, outcome, spent), loop=loop([*earlier, ended]))
+    ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now, fill=fill)
+    counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
         # What a strict policy forbids is a new conversation: a shorter one is still the same.
@@ -222,8 +222,8 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
     return replace(decision, condition=condition)
 
 
-def tally(claim: Claim, earlier: list[Attempt], outcome: Outcome, spent: Usage) -> Tally:
-    """What the attempts add up to, the one that just ended included."""
+def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
+    """What the attempts add up to, the one that just ended included, and its outcome."""
     run = claim.run
     kinds = [attempt.outcome.kind for attempt in earlier if attempt.outcome is not None] + [outcome.kind]
     free = 0
@@ -235,8 +235,9 @@ def tally(claim: Claim, earlier: list[Attempt], outcome: Outcome, spent: Usage) 
         counted=sum(kind not in UNCOUNTED for kind in kinds),
         free=free,
         allowed=run.attempts_allowed,
-        spent_usd=spending.spent(earlier, run.spec.model) + spending.dollars(spent, run.spec.model),
+        spent_usd=spending.spent([*earlier, ended], run.spec.model),
         budget_usd=run.spec.budget_usd,
         rounds=failed_checks(earlier, run.context_version) + (outcome.kind is OutcomeKind.VERIFY_FAILED),
         rounds_allowed=run.spec.verify_rounds,
+        loop=loop([*earlier, ended]),
     )

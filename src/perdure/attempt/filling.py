@@ -54,8 +54,12 @@ def fill_of(engine: Engine, driver: AgentDriver, run: TaskRun, at: Snapshot | No
     """The fill of a conversation as it was when the snapshot was taken; None where there is no transcript. Reads it."""
     if at is None:
         return None
-    with Path(at.path).open("rb") as file:
-        return completed(driver.fill(file.read(at.size)), known, run.spec.model, rules_of(engine, run))
+    try:
+        with Path(at.path).open("rb") as file:
+            content = file.read(at.size)
+    except FileNotFoundError:  # it lies elsewhere since: a workdir or a home was moved
+        return None
+    return completed(driver.fill(content), known, run.spec.model, rules_of(engine, run))
 
 
 def size_before(engine: Engine, driver: AgentDriver, run: TaskRun, live: Session, at: Snapshot | None) -> Size:

@@ -16,6 +16,7 @@ from perdure.attempt.beating import BEATS, beat
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine, mark_of_number
 from perdure.attempt.reading import Joiner, Reading
+from perdure.attempt.spending import left
 from perdure.context_size import HANDOVER
 from perdure.events import AttemptStarted, Record, Said, Summarised
 from perdure.model import Claim, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Session, Start, Usage
@@ -34,7 +35,7 @@ def ask(
 ) -> Session:
     """Asks, stores the answer, and returns the session as it is then. Raises NotStarted where a person's stop or the supervisor's end
     came between."""
-    launch = _launch(claim, program, home, live)
+    launch = _launch(engine, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
         return live
@@ -49,7 +50,11 @@ def ask(
         grace_s=engine.grace_s,
         lock_fd=lock_fd,
     )
-    end, stopped = _wait(engine, claim, started)
+    try:
+        end, stopped = _wait(engine, claim, started)
+    except BaseException:
+        started.kill()
+        raise
     said, reading = _heard(driver, started)
     for output in (started.stdout, started.stderr):
         engine.redactor.file(output)
@@ -65,7 +70,7 @@ def ask(
     return live
 
 
-def _launch(claim: Claim, program: Program, home: Path, live: Session) -> Launch:
+def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Session) -> Launch:
     assert claim.run.workspace is not None
     return Launch(
         spec=replace(claim.run.spec, permissions=Permissions.READ, prompt=HANDOVER),
@@ -74,6 +79,7 @@ def _launch(claim: Claim, program: Program, home: Path, live: Session) -> Launch
         cwd=claim.run.workspace.path,
         home=str(home),
         program=program,
+        budget_usd=left(engine, claim.run),
         mark=mark_of_number(claim.run.id, claim.attempt),
     )
 
@@ -129,6 +135,6 @@ def _goes_on(asked: Continuation, session_id: str) -> bool:
 
 def end_unheard(engine: Engine, claim: Claim) -> None:
     """Ends the turn of a supervisor that died while it waited for the answer."""
-    left = process.find(engine.attempt_directory(claim) / TURN)
-    if left is not None:
-        left.kill()
+    found = process.find(engine.attempt_directory(claim) / TURN)
+    if found is not None:
+        found.kill()

@@ -21,7 +21,12 @@ def dollars(usage: Usage, model: str) -> float:
 
 def spent(attempts: Sequence[Attempt], model: str) -> float:
     """All of them together."""
-    return sum(dollars(attempt.usage, attempt.flags.get("model") or model) for attempt in attempts)
+    return sum(dollars(attempt.usage, model_of(attempt, model)) for attempt in attempts)
+
+
+def model_of(attempt: Attempt, model: str) -> str:
+    """The model that was at work, by its transcript; else the one that was asked for."""
+    return (attempt.fill.model if attempt.fill is not None else "") or attempt.flags.get("model") or model
 
 
 def left(engine: Engine, run: TaskRun) -> float:

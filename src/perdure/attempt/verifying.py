@@ -134,9 +134,7 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
     except BaseException:
         running.kill()
         raise
-    for name in ("stdout", "stderr"):
-        engine.redactor.file(directory / name)
-    return _Checked(end, _read(directory / "stdout") or end.stderr_tail, process.boottime() - began)
+    return _Checked(end, said_in(engine, directory, end), process.boottime() - began)
 
 
 def _followed(engine: Engine, opened: Opened, running: process.Process) -> Exit:
@@ -174,6 +172,13 @@ def _directory(opened: Opened) -> Path:
             begun.kill()
         number += 1
     return directory
+
+
+def said_in(engine: Engine, directory: Path, end: Exit) -> str:
+    """What a command that has ended said, safe to show. An escape in the middle of a secret hides it in the file, and not in the text."""
+    for name in ("stdout", "stderr"):
+        engine.redactor.file(directory / name)
+    return engine.redactor.text(_read(directory / "stdout") or end.stderr_tail)
 
 
 def _read(log: Path) -> str:

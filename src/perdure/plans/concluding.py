@@ -13,7 +13,8 @@ from pathlib import Path
 from perdure import process, service
 from perdure.attempt import Engine
 from perdure.attempt.promised import lacking
-from perdure.attempt.verifying import check_environment
+from perdure.attempt.verifying import LOG_CAP, check_environment, said_in
+from perdure.continuation import quoted
 from perdure.excerpt import excerpt, telling_line
 from perdure.model import Command, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun, PlanState, TaskEnd, order
@@ -24,7 +25,6 @@ from perdure.plans.starting import held, merged, told, workdir_of
 
 GRACE_S = 5.0
 TICK_S = 0.05
-LOOKED_AT = 2 << 20
 
 
 def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> PlanRun:
@@ -44,7 +44,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         others = {
             name: stand for name, stand in stands.items() if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
         }
-        problem = ""
+        problem, said = "", ""
         with held(engine, place, f"perdure plan {plan.name}: its end"):
             _, conflicts = merged(engine, plan, place, run.spec.agent, others)
             if conflicts:
@@ -52,7 +52,8 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             elif left := lacking(TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)), Path(place.path)):
                 problem = f"The merge is not resolved yet: {left}."
         planned = replace(planned, merged=(*planned.merged, *others), conflicts=tuple(dict((*planned.conflicts, *conflicts)).items()))
-        problem = problem or _check(engine, plan, run)
+        if not problem:
+            problem, said = _check(engine, plan, run)
         if engine.stopping():
             return plan
         if not problem:
@@ -60,7 +61,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
                 keep_end(engine, plan, planned, run)
             return engine.store.put_plan(replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify)))
         if planned.checks >= last.task.attempts:
-            return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(problem)}")
+            return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(said or problem)}")
         run = service.update(engine, run.id, problem)
         planned = replace(planned, checks=planned.checks + 1)
         engine.store.put_planned(plan, planned)
@@ -78,20 +79,20 @@ def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
     return not any(name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values())
 
 
-def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> str:
-    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing."""
+def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
+    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing; and what the check said."""
     command = plan.plan.verify
     if not command:
-        return ""
+        return "", ""
     directory = _directory(engine, plan)
     code, output = _run(engine, plan, run, directory)
     if code == 0:
-        return ""
-    said = excerpt(engine.redactor.text(output))
-    return (
+        return "", ""
+    words = (
         f"All tasks of the plan are done, and its check `{command}` fails with exit code {code} in this working directory. Find out why, "
-        f"and put it right. It said:\n\n{said}"
+        f"and put it right. {quoted(excerpt(output))}"
     )
+    return words, output
 
 
 def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
@@ -105,15 +106,14 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
         mark=f"plan-{plan.id}",
         deadline_s=run.spec.verify_timeout_s,
         grace_s=GRACE_S,
+        output_cap=LOG_CAP,
     )
     stopped = False
     while (end := running.wait(TICK_S)) is None:
         if engine.stopping() and not stopped:
             stopped = True
             running.stop("stopped")
-    for name in ("stdout", "stderr"):
-        engine.redactor.file(directory / name)
-    said = (directory / "stdout").read_bytes()[-LOOKED_AT:].decode("utf-8", "replace") or end.stderr_tail
+    said = said_in(engine, directory, end)
     if end.cause == "exited":
         return (end.code if end.code is not None else 128 + (end.signal or 0)), said
     return 124, f"{said}\n[{end.cause} after {run.spec.verify_timeout_s:g} s]"
