@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from perdure import process
 from perdure.attempt.engine import Engine
 from perdure.errors import LostLease, PerdureError
-from perdure.model import Claim, RunState, TaskRun
+from perdure.model import Claim, Exit, RunState, TaskRun
 
 BEATS = 4
 """In each lease."""
+TICK_S = 0.05
 UNTIL, END_BY = 2 / 3, 5 / 6
 """Parts of a lease after which an agent is asked to end, and made to."""
 
@@ -32,6 +33,26 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
         for at_work in (directory, *directory.glob("summary"), *directory.glob("verify-*")):
             process.hold(at_work, asked + engine.lease_s * UNTIL, asked + engine.lease_s * END_BY)
     return run
+
+
+def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Exit, bool]:
+    """Waits for the end of a program of the attempt's that is not its agent's turn, keeps the lease meanwhile, and hears a stop. Returns
+    how it ended, and whether it was asked to. Whatever is raised here (LostLease, StoreError), the program has ended then."""
+    last, stopped = process.boottime(), False
+    try:
+        while (end := running.wait(TICK_S)) is None:
+            now = process.boottime()
+            wanted = engine.stopping()
+            if now - last >= engine.lease_s / BEATS:
+                last = now
+                wanted = beat(engine, claim).cancel_requested or wanted
+            if wanted and not stopped:
+                stopped = True
+                running.stop("stopped")
+    except BaseException:
+        running.kill()
+        raise
+    return end, stopped
 
 
 @contextmanager

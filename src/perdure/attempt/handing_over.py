@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure import process
-from perdure.attempt.beating import BEATS, beat
+from perdure.attempt.beating import followed
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine, mark_of_number
 from perdure.attempt.reading import Joiner, Reading
 from perdure.attempt.spending import left
 from perdure.context_size import HANDOVER
 from perdure.events import AttemptStarted, Record, Said, Summarised
-from perdure.model import Claim, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Session, Start, Usage
+from perdure.model import Claim, Continuation, Launch, Outcome, OutcomeKind, Permissions, Program, Session, Start, Usage
 from perdure.protocols import AgentDriver
 from perdure.transcripts import fingerprint, locate, snapshot
 
@@ -50,11 +50,7 @@ def ask(
         grace_s=engine.grace_s,
         lock_fd=lock_fd,
     )
-    try:
-        end, stopped = _wait(engine, claim, started)
-    except BaseException:
-        started.kill()
-        raise
+    end, stopped = followed(engine, claim, started)
     said, reading = _heard(driver, started)
     for output in (started.stdout, started.stderr):
         engine.redactor.file(output)
@@ -82,20 +78,6 @@ def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Se
         budget_usd=left(engine, claim.run),
         mark=mark_of_number(claim.run.id, claim.attempt),
     )
-
-
-def _wait(engine: Engine, claim: Claim, started: process.Process) -> tuple[Exit, bool]:
-    """How it ended, and whether it was asked to. The lease is kept meanwhile."""
-    heard, stopped = process.boottime(), False
-    while (end := started.wait(0.2)) is None:
-        wanted = engine.stopping()
-        if process.boottime() - heard >= engine.lease_s / BEATS:
-            heard = process.boottime()
-            wanted = beat(engine, claim).cancel_requested or wanted
-        if wanted and not stopped:
-            stopped = True
-            started.stop("stopped")
-    return end, stopped
 
 
 def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, Reading]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure import process
-from perdure.attempt.beating import BEATS, beat
+from perdure.attempt.beating import followed
 from perdure.attempt.engine import Engine, is_passed, mark_of
 from perdure.attempt.opening import Opened
 from perdure.errors import PerdureError
@@ -28,7 +28,6 @@ LOOKED_AT = 2 * 1024**2
 """Bytes of a long log that are looked through: its beginning, and three times as much of its end."""
 TRIES = 3
 """Of a check whose shim was killed, so that nobody saw its end."""
-TICK_S = 0.05
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
 """What a shell says of a command that it cannot run, or not find."""
@@ -129,27 +128,8 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
         lock_fd=opened.lock_fd,
         output_cap=LOG_CAP,
     )
-    try:
-        end = _followed(engine, opened, running)
-    except BaseException:
-        running.kill()
-        raise
+    end, _ = followed(engine, opened.claim, running)
     return _Checked(end, said_in(engine, directory, end), process.boottime() - began)
-
-
-def _followed(engine: Engine, opened: Opened, running: process.Process) -> Exit:
-    """Waits for the end, keeps the lease meanwhile, and hears a stop."""
-    last, stopped = process.boottime(), False
-    while (end := running.wait(TICK_S)) is None:
-        now = process.boottime()
-        wanted = engine.stopping()
-        if now - last >= engine.lease_s / BEATS:
-            last = now
-            wanted = beat(engine, opened.claim).cancel_requested or wanted
-        if wanted and not stopped:
-            stopped = True
-            running.stop("stopped")
-    return end
 
 
 def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
