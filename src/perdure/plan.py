@@ -76,6 +76,8 @@ class Plan:
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     jobs: int = 1
     unforkable: Unforkable = Unforkable.SERIAL
+    budget_usd: float = 0.0
+    """All tasks together; 0 means no limit."""
 
     def task(self, name: str) -> PlanTask:
         return next(task for task in self.tasks if task.name == name)
@@ -182,6 +184,7 @@ def planned(raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mappi
         continuity=ContinuityPolicy(raw.get("continuity", defaults["continuity"])),
         jobs=raw.get("jobs", 1),
         unforkable=Unforkable(raw.get("unforkable", Unforkable.SERIAL)),
+        budget_usd=float(raw.get("budget_usd", 0.0)),
     )
 
 

@@ -108,3 +108,23 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
     shown = subprocess.run(["git", "show", f"{branch}:one.txt"], cwd=other, capture_output=True, text=True, check=True)
     assert shown.stdout == "one\n"
     one.nothing_survives()
+
+
+def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
+    """Once the tasks together have spent it, no further task begins and a person is asked; a higher budget in the file lets the plan go
+    on. A run gets what is left."""
+    one = stage(SCRIPT)
+    tasks = [f'name = "{name}"\nprompt = "Do {name}."' for name in ("one", "two", "three")]
+    plan = write(one, "shop", *tasks, head="budget_usd = 0.0015")  # each of them costs 0.00108
+    spent = one.perdure("plan", "run", str(plan), "--json")
+    assert spent.code == 3, spent.err
+    assert [task["state"] for task in spent.json["tasks"]] == ["succeeded", "succeeded", "ready"]
+    assert spent.json["spent_usd"] >= 0.0015 and "the budget is spent" in spent.json["reason"]
+    write(one, "shop", *tasks, head="budget_usd = 5")
+    assert "$5.00" not in one.perdure("plan", "show", "shop").out
+    done = one.perdure("plan", "retry", str(plan), "--json")
+    assert (done.code, done.json["budget_usd"]) == (0, 5.0), done.err
+    with perdure.open(one.repo, one.environ) as runner:
+        assert 4.9 < runner.get("shop-three").spec.budget_usd < 5.0
+    assert "budget      $5.00" in one.perdure("plan", "show", "shop").out
+    one.nothing_survives()

@@ -112,7 +112,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, text: str, name: str, lin
         "name: a name of up to 40 lower-case letters, digits and hyphens is needed, not 'Shop!'",
         "jobs: a whole number from 1 to 64 is needed, not 0",
         "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, attempts, continuity, repo, base, verify, "
-        "map, unforkable, jobs, tasks",
+        "map, unforkable, budget_usd, jobs, tasks",
         "'name' is missing in a task",
         "prompt: a text is needed, not ' '",
         "timeout: a duration such as 90s, 15m or 2h is needed, not 'soon'",

@@ -1,7 +1,7 @@
 """What a run has spent, and what is left of its budget: over all attempts, rounds of checks included, and while one is at work.
 
 An agent that tells dollars is believed. One that tells tokens alone is reckoned by the list prices of `pricing`, where its model is known:
-such a sum is good for a budget, and is shown nowhere as what was spent.
+such a sum is good for a budget, and is shown beside one only.
 """
 
 from __future__ import annotations

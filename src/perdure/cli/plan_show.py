@@ -31,6 +31,8 @@ def show(arguments: argparse.Namespace) -> int:
         print(f"  {one_line(report['reason'], 200)}")
     print(f"  repository  {at_home(report['repo'])} from {clean(report['base'][:12])}")
     print(f"  used        {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+    if report["budget_usd"]:
+        print(f"  budget      ${report['budget_usd']:.2f}, ${report['spent_usd']:.2f} spent")
     if report["verify"]:
         print(f"  verify      {one_line(report['verify'], 80)}" + (": passed" if report["verified"] else ""))
     if result["path"]:

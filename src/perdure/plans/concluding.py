@@ -18,6 +18,7 @@ from perdure.continuation import quoted
 from perdure.excerpt import excerpt, telling_line
 from perdure.model import Command, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun, PlanState, TaskEnd, order
+from perdure.plans.budget import over
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run
 from perdure.plans.standing import Stand
@@ -62,6 +63,8 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             return engine.store.put_plan(replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify)))
         if planned.checks >= last.task.attempts:
             return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(said or problem)}")
+        if reason := over(engine.store, plan):
+            return _failed(engine, plan, f"the result is not right ({telling_line(said or problem)}), and {reason}")
         run = service.update(engine, run.id, problem)
         planned = replace(planned, checks=planned.checks + 1)
         engine.store.put_planned(plan, planned)

@@ -19,6 +19,7 @@ from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
 from perdure.plan import Plan, PlanRun, PlanState
 from perdure.plans.beginning import begin, find, take_changes
+from perdure.plans.budget import over
 from perdure.plans.concluding import conclude
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run
@@ -68,7 +69,7 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
     runs = [stand.run for stand in standing(engine.store, plan).values() if stand.run is not None and stand.end is None]
     failed = [service.exit_code(run, service.last_outcome(engine, run)) for run in runs if run.state is RunState.FAILED]
     if failed or plan.state is PlanState.FAILED:
-        return next((code for code in failed if code != 1), 1)
+        return next((code for code in failed if code != 1), 3 if over(engine.store, plan) else 1)
     return 130 if any(run.state is RunState.CANCELLED for run in runs) or not runs else 75
 
 
@@ -168,8 +169,11 @@ class _Driving:
         return self._settled(stands)
 
     def _begin(self, threads: ThreadPoolExecutor, stands: Mapping[str, Stand]) -> None:
+        spent = over(self._engine.store, self._plan)
         for stand in ready(stands):
             name = stand.task.name
+            if spent and not (stand.run is not None and stand.run.state is RunState.SUCCEEDED):
+                continue
             if len(self._at_work) >= self._jobs:
                 return
             if name not in self._at_work.values() and all(self._is_forked(stands[fork], stands) for fork in stand.strand.lets):
@@ -214,10 +218,15 @@ class _Driving:
         """What is told of a plan that cannot go on by itself."""
         failed = [name for name, stand in stands.items() if stand.failed and stand.run and stand.run.state is RunState.FAILED]
         if not failed:
-            return self._plan
+            return self._over()
         waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]
         reason = f"{', '.join(failed)} failed" + (f"; {len(waiting)} task(s) wait for it" if waiting else "")
         return self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason))
+
+    def _over(self) -> PlanRun:
+        """The plan, failed where its budget is what keeps it from going on."""
+        reason = "" if self._engine.stopping() else over(self._engine.store, self._plan)
+        return self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason)) if reason else self._plan
 
 
 def _has_begun(engine: Engine, run: TaskRun, scope: str) -> bool:

@@ -19,6 +19,7 @@ from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace
 from perdure.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.plans.budget import share
 from perdure.plans.standing import Stand
 from perdure.sessions import plan_scope
 
@@ -35,6 +36,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
     except NotFound:
         pass
     spec, source = _spec(plan, stand, stands)
+    spec = replace(spec, budget_usd=share(engine.store, plan, spec.budget_usd))
     name = _name(engine, spec.name)
     there = stands[stand.strand.goes_on].run if stand.strand.goes_on and not stand.strand.merges else None
     run_id = stand.planned.run if stand.planned is not None else ""

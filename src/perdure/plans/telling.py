@@ -10,6 +10,7 @@ from perdure.attempt.engine import Store
 from perdure.codec import plain
 from perdure.model import NOWHERE, Host, RunState, Usage
 from perdure.plan import PlanRun, PlanState, joins, order
+from perdure.plans.budget import spent
 from perdure.plans.standing import Stand, before, blocked, standing
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,8 @@ def report_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> dict[str, An
         "verified": plan.verified,
         "tasks": tasks,
         "usage": plain(total),
+        "budget_usd": plan.plan.budget_usd,
+        "spent_usd": round(spent(store, plan), 6) if plan.plan.budget_usd else 0.0,
         "result": {
             "task": last.task.name,
             "path": place.path if place is not None else "",
