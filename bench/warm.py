@@ -1,4 +1,5 @@
-"""Tasks of one line in one process against a process for each: perdure with and without kept agents, on the real Claude Code.
+"""Tasks of one line in one process against a process for each: perdure with and without kept agents, on the real Claude Code and
+Codex.
 
 `python -m bench.warm [ROUNDS]` prints these rows alone.
 """
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import perdure
@@ -21,24 +22,25 @@ from tests.journeys.stage import Stage
 
 def rows(directory: Path, rounds: int) -> Iterator[Row]:
     """A task whose one turn is a sentence, and one with a command in it; everything recorded, checkpoints and receipts too."""
-    for what, script in (("a short task of a plan", "say Done."), ("a task with one command", "run echo one >> one.txt\n---\nsay Done.")):
+    tasks = (("a short task of a plan", "say Done."), ("a task with one command", "run echo one >> one.txt\n---\nsay Done."))
+    for agent, (what, script) in product(("claude", "codex"), tasks):
         replies = "\n---\n".join([script] * (rounds + 1))
         with ExitStack() as stack:
-            works = [_line(stack, directory / f"{what[:7]}{policy}", policy, replies) for policy in ("plans", "off")]
+            works = [_line(stack, directory / f"{agent}{what[:7]}{policy}", agent, policy, replies) for policy in ("plans", "off")]
             warm, cold = interleaved(rounds, *works)
-        yield Row(f"claude: {what}, with a kept agent", ms(warm), "spawn and resume", ms(cold), cold / warm, 2, least=True)
+        yield Row(f"{agent}: {what}, with a kept agent", ms(warm), "spawn and resume", ms(cold), cold / warm, 2, least=True)
 
 
-def _line(stack: ExitStack, directory: Path, policy: str, script: str) -> Callable[[], object]:
+def _line(stack: ExitStack, directory: Path, agent: str, policy: str, script: str) -> Callable[[], object]:
     """The next task of a line, each time it is called."""
-    stage = Stage(directory, "claude", stack.enter_context(Rehearsal(script)), extra={"PERDURE_WARM": policy})
+    stage = Stage(directory, agent, stack.enter_context(Rehearsal(script)), extra={"PERDURE_WARM": policy})
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     runner = stack.enter_context(perdure.open(cwd=stage.repo, environ=stage.environ))
     numbers = count(1)
 
     def task() -> None:
         number = next(numbers)
-        line = {"agent": "claude", "permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
+        line = {"agent": agent, "permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
         run = runner.run(f"Task {number}.", name=f"t{number}", **line)
         verdict = runner.report(run.name)["attempts"][-1]["receipt"]["verdict"]
         assert (run.state, run.attempt, verdict) == ("succeeded", 1, "fresh" if number == 1 else "native"), run

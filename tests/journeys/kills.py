@@ -5,7 +5,8 @@ SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everythin
 must never be seen: a `native` receipt although the model was not shown the conversation; a fresh start although a transcript
 with the task in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its seed.
 
-With `--warm` (Claude Code) both turns are made by one program, whose agent is kept between them; the kill comes at any moment of both.
+With `--warm` (Claude Code, Codex) both turns are made by one program, whose agent is kept between them; the kill comes at any moment
+of both.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
 TRIES = 6
-WARM_LATEST_S = 5.0
+WARM_LATEST_S = {"claude": 5.0, "codex": 3.0}
+KEPT = tuple(WARM_LATEST_S)
 TWO_TURNS = """
 import sys, perdure
 with perdure.open() as runner:
-    if runner.run(sys.argv[1], name="task", agent="claude", permissions="full", attempts=1).state == "succeeded":
+    if runner.run(sys.argv[1], name="task", agent=sys.argv[3], permissions="full", attempts=1).state == "succeeded":
         runner.update("task", sys.argv[2])
 """
 
@@ -83,7 +85,7 @@ def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
     dice = random.Random(seed)
     result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]), warm)
     if warm:
-        result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S)
+        result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S[agent])
     directory = Path(tempfile.mkdtemp(prefix="pk"))
     with Rehearsal(SCRIPT) as rehearsal:
         stage = Stage(directory, agent, rehearsal, extra={"PERDURE_WARM": "on"} if warm else {})
@@ -126,7 +128,7 @@ def _play(stage: Stage, result: Trial) -> None:
 
 def _kept_turns(stage: Stage, result: Trial) -> int:
     """Both turns by one program, with the kill. Returns how many of them perdure has accepted."""
-    words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND]
+    words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND, stage.agent]
     pipe = subprocess.PIPE
     started = subprocess.Popen(words, cwd=stage.repo, env=stage.environ, text=True, stdout=pipe, stderr=pipe)
     stage.running.append(started)
@@ -309,9 +311,9 @@ def main() -> int:
     parser.add_argument("--agent", action="append", choices=[*LATEST_S])
     parser.add_argument("--seed", type=int, default=20_261_121)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--warm", action="store_true", help="Claude Code, kept between the turns")
+    parser.add_argument("--warm", action="store_true", help="Claude Code and Codex, kept between the turns")
     arguments = parser.parse_args()
-    agents = ("claude",) if arguments.warm else tuple(arguments.agent or LATEST_S)
+    agents = tuple(arguments.agent or (KEPT if arguments.warm else LATEST_S))
     trials = campaign(arguments.number, agents, arguments.seed, arguments.jobs, warm=arguments.warm)
     print(table(trials))
     return 1 if any(t.wrong for t in trials) else 0

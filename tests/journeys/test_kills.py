@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.journeys.kills import table, trial
+from tests.journeys.kills import KEPT, table, trial
 
 pytestmark = pytest.mark.journey
 
@@ -16,8 +16,9 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
     assert not result.wrong, table([result])
 
 
+@pytest.mark.parametrize("agent", KEPT)
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_while_an_agent_is_kept(seed: int) -> None:
+def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
     """The same, for an agent that one program keeps between two turns: killed in one of them, between them, or while it waits."""
-    result = trial(2_000 + seed, "claude", warm=True)
+    result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])

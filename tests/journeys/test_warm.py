@@ -1,7 +1,8 @@
-"""Agents that are kept between attempts, on the real Claude Code: one process, many tasks, and every guarantee of an attempt."""
+"""Agents that are kept between attempts, on the real Claude Code and Codex: one process, many tasks, and every guarantee of an attempt."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,18 +18,22 @@ from perdure.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
 from tests.journeys.stage import Stage, said
 
 SCRIPT = "by history\nrun echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n"
-LINE: dict[str, Any] = {"agent": "claude", "permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
+LINE: dict[str, Any] = {"permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
 MakeStage = Callable[..., Stage]
 
 
-@pytest.fixture
-def agent() -> str:
-    return "claude"
+BEGUN = {"claude": '"subtype":"init"', "codex": '"type": "thread.started"'}
+"""What each turn's output has once."""
+
+
+@pytest.fixture(params=["claude", "codex"])
+def agent(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def opened(stage: Stage, **settings: str) -> perdure.Runner:
     """perdure in this process, as a plan would have it."""
-    return perdure.open(cwd=stage.repo, environ={**stage.environ, **settings})
+    return perdure.open(cwd=stage.repo, environ={**stage.environ, "PERDURE_AGENT": stage.agent, **settings})
 
 
 def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
@@ -40,6 +45,11 @@ def kept(runner: perdure.Runner, name: str) -> int:
     """The pid of the agent that was kept after this run."""
     pid: int = told(runner, name, AgentKeptWarm)[-1].pid
     return pid
+
+
+def parent(pid: int) -> int:
+    """The process above: an agent's keeper."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def lives(pid: int) -> bool:
@@ -74,7 +84,7 @@ def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
     assert [each["receipt"]["verdict"] for each in reports] == ["fresh", "native", "native"]
     assert [each["usage"]["input"] for each in reports] == [200, 200, 100]
     outputs = [(Path(each["directory"]) / "stdout").read_text() for each in reports]
-    assert [text.count('"subtype":"init"') for text in outputs] == [1, 1, 1]
+    assert [text.count(BEGUN[one.agent]) for text in outputs] == [1, 1, 1]
     last = said(one.rehearsal.requests[-1].messages)
     assert all(f"user: Task {number}." in last for number in range(3))
     assert "assistant: One." in last
@@ -90,11 +100,86 @@ def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
         os.kill(kept(runner, "one"), signal.SIGKILL)
         one.until(lambda: not one.marked(), "the keeper has seen it")
         assert goes_on(runner, "two") == 1
-        (keeper,) = [pid for pid in one.marked() if pid != kept(runner, "two")]
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(parent(kept(runner, "two")), signal.SIGKILL)
         assert goes_on(runner, "three") == 1
         assert len(one.conversations()) == 1
     one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
+    """What Codex keeps is a server below a bridge: when that is killed while it waits, the bridge ends, and the next task starts anew."""
+    one = stage(SCRIPT)
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        (server,) = [pid for pid in one.marked() if parent(pid) == kept(runner, "one")]
+        os.kill(server, signal.SIGKILL)
+        one.until(lambda: not one.marked(), "the bridge and the keeper have seen it")
+        assert goes_on(runner, "two") == 1
+
+
+ALIKE = ("cwd", "approval_policy", "approvals_reviewer", "permission_profile", "sandbox_policy", "file_system_sandbox_policy", "model")
+
+
+@pytest.mark.parametrize("permissions", ["read", "edit", "full"])
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_codex_alone_and_kept_is_held_alike(stage: MakeStage, permissions: str) -> None:
+    """A thread goes from `codex exec` to the app server and back: each goes on natively, under the same sandbox, approvals and model,
+    whatever the user's own settings would allow; and no directory becomes one that the user trusts."""
+    one = stage("by history\nrun touch one.txt || true\n---\nsay One.\n---\nrun touch two.txt || true\n---\nsay Two.\n---\nsay Three.\n")
+    settings = one.agent_home / "config.toml"
+    own = 'sandbox_mode = "danger-full-access"\napproval_policy = "on-request"\nmodel_reasoning_effort = "low"\n'
+    settings.write_text(own + settings.read_text())
+    before = settings.read_text()
+    for name, policy in (("one", "off"), ("two", "plans"), ("three", "off")):
+        with opened(one, PERDURE_WARM=policy) as runner:
+            run = runner.run(f"Task {name}.", name=name, **{**LINE, "permissions": permissions})
+            assert run.state == "succeeded"
+            (attempt,) = runner.report(name)["attempts"]
+            assert attempt["receipt"]["verdict"] == ("fresh" if name == "one" else "native")
+            assert len(told(runner, name, AgentKeptWarm)) == (policy == "plans")
+    assert run.workspace is not None
+    assert sorted(path.name for path in Path(run.workspace.path).glob("*.txt")) == ([] if permissions == "read" else ["one.txt", "two.txt"])
+    (rollout,) = one.transcripts()
+    turns = [json.loads(line)["payload"] for line in rollout.read_text().splitlines() if '"type":"turn_context"' in line]
+    first, second, third = ({name: turn.get(name) for name in (*ALIKE, "effort")} for turn in turns)
+    assert first == second == third
+    assert (first["approval_policy"], first["effort"]) == ("never", "low")
+    assert settings.read_text() == before
+
+
+TOOLS = """
+import json, subprocess, sys, time
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" in asked:
+        result = {"tools": []}
+        if asked["method"] == "initialize":
+            time.sleep(0.5)
+            subprocess.Popen(["sleep", "600"])
+            result = {"capabilities": {"tools": {}}, "serverInfo": {"name": "t", "version": "1"}}
+            result["protocolVersion"] = asked["params"]["protocolVersion"]
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> None:
+    """Codex with an MCP server of the user's that starts something of its own, and one that cannot be started: the first is not taken
+    for something that a turn left behind, and serves the next turn as well."""
+    one = stage(SCRIPT)
+    tools = one.directory / "tools.py"
+    tools.write_text(TOOLS)
+    with (one.agent_home / "config.toml").open("a") as settings:
+        settings.write(f'[mcp_servers.tools]\ncommand = "{sys.executable}"\nargs = ["{tools}"]\n')
+        settings.write('[mcp_servers.none]\ncommand = "/nonexistent"\n')
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        servers = [pid for pid in one.at_home() if str(tools).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert not told(runner, "one", AgentLetGo)
+        assert goes_on(runner, "two") == 2
+        assert servers
+        assert all(lives(pid) for pid in servers)
 
 
 def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
@@ -129,7 +214,8 @@ def test_the_limits(stage: MakeStage) -> None:
 
 
 def test_other_flags_are_another_process(stage: MakeStage) -> None:
-    """A task with another model, or with a stranger's prompt in the conversation since, is not given to the process that is there."""
+    """A task with another model, or with a stranger's prompt in the conversation since, is not given to the process that is there.
+    Codex lets no stranger in as long as it has the thread open."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         first = runner.run("Task one.", name="one", **LINE)
@@ -138,6 +224,10 @@ def test_other_flags_are_another_process(stage: MakeStage) -> None:
         session = runner.report("three")["attempts"][0]["session_id"]
         assert first.workspace is not None
         by_hand = one.resume_by_hand(session, "A stranger asks.", Path(first.workspace.path))
+        if one.agent == "codex":
+            assert "already has an active writer" in by_hand.stderr
+            assert goes_on(runner, "four", model="another-model") == 3
+            return
         assert by_hand.returncode == 0, by_hand.stderr
         assert goes_on(runner, "four", model="another-model") == 1
         assert "user: A stranger asks." in said(one.rehearsal.requests[-1].messages)
@@ -201,7 +291,7 @@ DRIVER = """
 import sys, perdure
 with perdure.open() as runner:
     for number in range(2):
-        line = dict(agent="claude", permissions="full", scope="plan:p/main", branch="perdure/p-main")
+        line = dict(agent=sys.argv[1], permissions="full", scope="plan:p/main", branch="perdure/p-main")
         run = runner.run(f"Task {number}.", name=f"t{number}", **line)
         print(run.state, flush=True)
     sys.stdin.read()
@@ -211,7 +301,12 @@ with perdure.open() as runner:
 def program(stage: Stage) -> Any:
     """A program with two tasks, which then waits for its end."""
     started = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], cwd=stage.repo, env=stage.environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", DRIVER, stage.agent],
+        cwd=stage.repo,
+        env=stage.environ,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     stage.running.append(started)
     return started
@@ -268,5 +363,5 @@ def test_the_setting_is_off(stage: MakeStage) -> None:
         assert not one.marked()
         assert not told(runner, "one", AgentKeptWarm)
     with opened(one) as runner:
-        runner.run("Task alone.", name="alone", agent="claude", permissions="full")
+        runner.run("Task alone.", name="alone", permissions="full")
         assert not told(runner, "alone", AgentKeptWarm)

@@ -15,22 +15,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
+from perdure.drivers.codex_warm import SANDBOX, CodexWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
 from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
-from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
 MAX_PROMPT_CHARACTERS = 1 << 20
 """One more is refused: `Input exceeds the maximum length of 1048576 characters`."""
 
-_ALWAYS = (
-    *("--json", "--skip-git-repo-check"),
-    *("--disable=plugins", "--disable=unbounded_connection_retries", "-c", "check_for_update_on_startup=false"),
-)
+_ALWAYS = ("--disable=plugins", "--disable=unbounded_connection_retries", "-c", "check_for_update_on_startup=false")
 """Without plugins a run looks up no foreign host; without the second switch it waits for ever where the network is gone."""
 
 COMPACT_AT = "model_auto_compact_token_limit"
@@ -45,7 +43,7 @@ class CodexDriver:
 
     name = "codex"
     archive = None
-    warm = None
+    warm: Warm | None
     abilities = Abilities(
         choose_id=False,
         fork=True,
@@ -64,6 +62,9 @@ class CodexDriver:
     )
     """`!pattern` takes names out again: what a running Codex sets for its children."""
 
+    def __init__(self) -> None:
+        self.warm = CodexWarm(_settings)
+
     def locate(self, environ: Mapping[str, str]) -> Program:
         """PERDURE_CODEX, else the first `codex` on PATH; the npm wrapper is followed to the native program."""
         return programs.locate(PACKAGE, environ)
@@ -81,10 +82,10 @@ class CodexDriver:
     def command(self, launch: Launch) -> Command:
         """All flags stand before `resume`, which takes few of them; after the user's own comes one of ours, so that none of
         them eats the subcommand. Raises ValueError for a bad id: Codex would silently start anew."""
-        argv = [launch.program.path, "exec", *launch.spec.agent_args, *_ALWAYS, *_sandbox(launch)]
+        argv = [launch.program.path, "exec", *launch.spec.agent_args, "--json", "--skip-git-repo-check", *_sandbox(launch)]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        return Command(argv=(*argv, *_compact(launch), *_conversation(launch), "-"), stdin=launch.prompt.encode())
+        return Command(argv=(*argv, *_settings(launch), *_conversation(launch), "-"), stdin=launch.prompt.encode())
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return codex_events.parse(line)
@@ -163,14 +164,20 @@ def _compact(launch: Launch) -> list[str]:
 def _sandbox(launch: Launch) -> list[str]:
     if launch.spec.permissions is Permissions.FULL:
         return ["--dangerously-bypass-approvals-and-sandbox"]
-    if launch.spec.permissions is Permissions.READ:
-        return ["--sandbox=read-only"]
+    return [f"--sandbox={SANDBOX[launch.spec.permissions]}"]
+
+
+def _settings(launch: Launch) -> list[str]:
+    """What is set in the CLI's own words, for one turn and for a kept process alike."""
+    return [*_ALWAYS, *_roots(launch), *_compact(launch)]
+
+
+def _roots(launch: Launch) -> list[str]:
+    """What is writable beside the workdir."""
+    if launch.spec.permissions is not Permissions.EDIT:
+        return []
     roots = [] if launch.spec.here else git_roots(Path(launch.cwd))
-    return [
-        "--sandbox=workspace-write",
-        "-c",
-        f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}",
-    ]
+    return ["-c", f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}"]
 
 
 def git_roots(cwd: Path) -> list[Path]:

@@ -71,6 +71,6 @@ _INTERRUPTED = re.compile(
     r"|\A\[Request interrupted"  # Claude Code, after SIGINT
     r"|\A\[Tool execution was interrupted\]"  # OpenCode 1.18.33, after a kill
     r"|\AExit code (137|143)\b"  # Claude Code: the command was killed with the CLI
-    r"|\Aaborted( by user\b.*)?\Z"  # Codex 0.169.0, after a kill
+    r"|\A(Wall time: .*\n)?aborted( by user\b.*)?\Z"  # Codex 0.169.0, after a kill; its app server, after it was asked to end
     r"|\AChunk ID: .*\nWall time: .*\nProcess exited with code (137|143)\b"  # Codex: the command was killed
 )

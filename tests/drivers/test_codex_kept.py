@@ -1,0 +1,180 @@
+"""Codex as a process that is kept: the bridge on the real app server, and on a small one for what that does not do on request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import drivers
+from perdure.drivers.codex import CodexDriver
+from perdure.drivers.codex_warm import BRIDGE
+from perdure.model import Command, Exit, Launch, Permissions, Start
+from perdure.protocols import Heard
+from perdure.testing.drivers import Bench, DriverConformance, resume
+from tests.drivers.test_driver_commands import ID, launch
+from tests.drivers.test_driver_real import Make, benches
+
+SERVER = Path(__file__).with_name("codex_server.py")
+
+
+class Kept(CodexDriver):
+    """Each launch by the app server: the first turn of a process that is then let go. Forks are left to `exec`."""
+
+    def command(self, launch: Launch) -> Command:
+        assert self.warm is not None
+        return self.warm.command(launch) or super().command(launch)
+
+
+def kept(make: Make, script: str, **options: bool) -> Bench:
+    return replace(make(script, **options), driver=Kept())
+
+
+class TestKept(DriverConformance):
+    """All that is asked of a driver, of Codex as it is kept: threads, ends and errors are the same."""
+
+    @pytest.fixture
+    def bench(self) -> Iterator[Make]:
+        for make in benches("codex"):
+            yield partial(kept, make)
+
+    def test_a_second_writer_is_seen(self, bench: Make) -> None:
+        """The process that has the thread open is the server, below the bridge; it is gone with the bridge."""
+        stage = bench("say One.\n---\nhang\n---\nsay Three.")
+        first = stage.run("hello one")
+        assert list(stage.driver.writers(stage.home, first.session_id)) == []
+        with stage.running("hello two", resume(first.session_id)) as process:
+            self._wait(lambda: len(stage.driver.writers(stage.home, first.session_id)) == 1)
+            (server,) = stage.driver.writers(stage.home, first.session_id)
+            above = int(Path(f"/proc/{server}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            assert above == process.pid
+        self._wait(lambda: not stage.driver.writers(stage.home, first.session_id))
+
+    def test_a_kept_process_has_many_turns(self, bench: Make) -> None:
+        """Prompts that lie there already are turns one after the other, and the process ends after the last: one thread, all of it seen."""
+        stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
+        command = stage.driver.command(stage.launch("hello one"))
+        more = [stage.driver.command(stage.launch(f"hello {word}\nand {'x' * 100_000}")).stdin for word in ("two", "three")]
+        with stage._process(command) as process:
+            out, err = process.communicate(command.stdin + b"".join(more), timeout=90)
+        told = [json.loads(line) for line in out.splitlines()]
+        assert process.returncode == 0, err
+        assert len({line["thread_id"] for line in told if line["type"] == "thread.started"}) == 1
+        assert [line["usage"]["input_tokens"] for line in told if line["type"] == "turn.completed"] == [100, 200, 300]
+        assert "hello one" in stage.reached_the_model()
+        assert "Two." in stage.reached_the_model()
+
+
+def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[dict[str, Any]], str]:
+    """The bridge with the small server: its code, its lines and its stderr."""
+    order = {
+        "command": [sys.executable, str(SERVER), scene],
+        "thread": thread,
+        "sandbox": "read-only",
+        "model": "",
+        "version": "1",
+    }
+    lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+    argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order)]
+    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=90)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def said(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["item"]["text"] for line in lines if line.get("item", {}).get("type") == "agent_message"]
+
+
+def test_what_the_server_asks_for_is_refused() -> None:
+    """Nobody is there who could allow a command: the server hears an error, as it does from `exec`."""
+    code, lines, _ = carry_out("asks", "hello")
+    assert (code, said(lines)) == (0, ["refused", "The answer."])
+
+
+@pytest.mark.parametrize("scene", ["wider", "asking", "strange"])
+def test_no_turn_begins_with_other_permissions(scene: str) -> None:
+    """A server that has another sandbox than ordered, or would ask, is given no prompt, and the attempt fails with what it said."""
+    code, lines, err = carry_out(scene, "hello")
+    assert (code, lines) == (1, [])
+    assert drivers.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
+
+
+def test_no_prompt_goes_into_another_thread() -> None:
+    """A server that resumes another thread than it was asked for is given no prompt."""
+    code, lines, err = carry_out("another", "hello", thread="one")
+    assert (code, lines) == (1, [])
+    assert "not two" in err
+
+
+def test_only_its_own_thread_and_turn_count() -> None:
+    """The words and the end of another thread's turn, or of an earlier turn, are not taken for those of this one; news is passed over.
+    What still ran is ended, and told, before the turn is over."""
+    code, lines, _ = carry_out("crowd", "hello")
+    assert (code, said(lines)) == (0, ["The answer."])
+    assert [line["type"] for line in lines][-2:] == ["item.completed", "turn.completed"]
+
+
+def test_a_long_line_arrives_whole() -> None:
+    """A message of some megabytes is one line."""
+    code, lines, _ = carry_out("long", "hello", "again")
+    assert (code, [len(words) for words in said(lines)]) == (0, [3_000_000] * 2)
+
+
+def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
+    """Killed, it ends by the same signal, and with its code when it leaves; a failed turn is code 1."""
+    assert carry_out("dies", "hello")[0] == -9
+    assert carry_out("leaves", "hello", "again")[0] == 3
+    code, lines, _ = carry_out("fails", "hello")
+    assert (code, lines[-1]) == (1, {"type": "turn.failed", "error": {"message": "the model is gone"}})
+
+
+def test_a_turn_that_nobody_asked_for() -> None:
+    """A server that begins a turn by itself is ended, as it is with `exec`, and is given no other prompt."""
+    code, lines, _ = carry_out("by itself", "hello", "again")
+    assert (code, said(lines)) == (0, ["The answer."])
+
+
+def test_where_a_turn_is_over() -> None:
+    """A turn is over when its end is told, and the end's own words in the rollout are the mark; another one may begin."""
+    warm = drivers.load("codex").warm
+    assert warm is not None
+    lines = (b'{"type":"turn.completed","turn_id":"t"}', b'{"type":"turn.started"}', b'{"type":"turn.failed"}', b'not "turn.completed"')
+    heard = list(accumulate(lines, lambda so_far, line: warm.hear(line, so_far), initial=Heard()))
+    assert [each.over for each in heard] == [False, True, False, True, True]
+    assert heard[1].mark == '"turn_id":"t","last_agent_message"'
+
+
+def order(how: Launch) -> dict[str, Any]:
+    warm = drivers.load("codex").warm
+    assert warm is not None
+    command = warm.command(how)
+    assert command is not None
+    found: dict[str, Any] = json.loads(command.argv[-1])
+    return found
+
+
+def test_what_is_ordered() -> None:
+    """The thread that is resumed, the level, the model, and the settings that `exec` is given too."""
+    fresh = order(launch("codex", permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")))
+    assert (fresh["thread"], fresh["sandbox"], fresh["model"]) == ("", "danger-full-access", "m")
+    assert fresh["command"][1:6] == ["app-server", "-c", "a=1", "--enable=b", "-cc=2"]
+    assert order(launch("codex", kind=Start.RESUME, permissions=Permissions.READ))["thread"] == ID
+    assert "sandbox_workspace_write.writable_roots=[]" in order(launch("codex", permissions=Permissions.EDIT))["command"]
+
+
+@pytest.mark.parametrize("arguments", [("-i", "dot.png"), ("--oss",), ("-p", "mine"), ("-c",), ("--add-dir=/x",), ("x",), ("-C", "/")])
+def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...]) -> None:
+    """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none is for nobody."""
+    warm = drivers.load("codex").warm
+    assert warm is not None
+    assert warm.command(launch("codex", agent_args=arguments)) is None
+    assert warm.command(launch("codex", kind=Start.FORK)) is None
+    with pytest.raises(ValueError, match="id"):
+        warm.command(launch("codex", kind=Start.RESUME, session_id="--last"))
