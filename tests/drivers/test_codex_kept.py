@@ -17,10 +17,11 @@ import pytest
 from perdure import drivers
 from perdure.drivers.codex import CodexDriver
 from perdure.drivers.codex_warm import BRIDGE
-from perdure.model import Command, Exit, Launch, Permissions, Start
+from perdure.model import Command, Exit, Launch, Permissions, Program, Start
 from perdure.protocols import Heard
 from perdure.testing.drivers import Bench, DriverConformance, resume
-from tests.drivers.test_driver_commands import ID, launch
+from tests.drivers import test_driver_commands
+from tests.drivers.test_driver_commands import ID
 from tests.drivers.test_driver_real import Make, benches
 
 SERVER = Path(__file__).with_name("codex_server.py")
@@ -151,6 +152,11 @@ def test_where_a_turn_is_over() -> None:
     assert heard[1].mark == '"turn_id":"t","last_agent_message"'
 
 
+def launch(version: str = "0.169.0", **how: Any) -> Launch:
+    """A launch of a Codex of this version."""
+    return replace(test_driver_commands.launch("codex", **how), program=Program(path="/bin/codex", version=version))
+
+
 def order(how: Launch) -> dict[str, Any]:
     warm = drivers.load("codex").warm
     assert warm is not None
@@ -162,11 +168,11 @@ def order(how: Launch) -> dict[str, Any]:
 
 def test_what_is_ordered() -> None:
     """The thread that is resumed, the level, the model, and the settings that `exec` is given too."""
-    fresh = order(launch("codex", permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")))
+    fresh = order(launch(permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")))
     assert (fresh["thread"], fresh["sandbox"], fresh["model"]) == ("", "danger-full-access", "m")
     assert fresh["command"][1:6] == ["app-server", "-c", "a=1", "--enable=b", "-cc=2"]
-    assert order(launch("codex", kind=Start.RESUME, permissions=Permissions.READ))["thread"] == ID
-    assert "sandbox_workspace_write.writable_roots=[]" in order(launch("codex", permissions=Permissions.EDIT))["command"]
+    assert order(launch(kind=Start.RESUME, permissions=Permissions.READ))["thread"] == ID
+    assert "sandbox_workspace_write.writable_roots=[]" in order(launch(permissions=Permissions.EDIT))["command"]
 
 
 @pytest.mark.parametrize("arguments", [("-i", "dot.png"), ("--oss",), ("-p", "mine"), ("-c",), ("--add-dir=/x",), ("x",), ("-C", "/")])
@@ -174,7 +180,15 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
     """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none is for nobody."""
     warm = drivers.load("codex").warm
     assert warm is not None
-    assert warm.command(launch("codex", agent_args=arguments)) is None
-    assert warm.command(launch("codex", kind=Start.FORK)) is None
+    assert warm.command(launch(agent_args=arguments)) is None
+    assert warm.command(launch(kind=Start.FORK)) is None
     with pytest.raises(ValueError, match="id"):
-        warm.command(launch("codex", kind=Start.RESUME, session_id="--last"))
+        warm.command(launch(kind=Start.RESUME, session_id="--last"))
+
+
+@pytest.mark.parametrize(("version", "is_kept"), [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)])
+def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
+    """The app server is spoken to where it is known, or newer: an older one, or one without a version, is started as before."""
+    warm = drivers.load("codex").warm
+    assert warm is not None
+    assert (warm.command(launch(version)) is not None) is is_kept

@@ -1,7 +1,8 @@
 """Codex as a process that has many turns: `codex app-server`, with `codex_bridge` between it and its keeper. Observed on 0.169.0.
 
 The bridge prints what `codex exec --json` would, so the driver reads both alike. What `exec` takes as flags and the server does not,
-the bridge asks for when it opens the thread. A thread that is forked, or arguments that only `exec` has, get a process for one turn.
+the bridge asks for when it opens the thread. A thread that is forked, arguments that only `exec` has, and a Codex that is
+older or does not tell its version get a process for one turn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from perdure.protocols import Heard
 
 BRIDGE = Path(__file__).with_name("codex_bridge.py")
 
+OLDEST = (0, 169)
+"""Others have one turn per process, as their `exec` was always run."""
+
 SANDBOX = {
     Permissions.READ: "read-only",
     Permissions.EDIT: "workspace-write",
@@ -39,7 +43,7 @@ class CodexWarm:
 
     def command(self, launch: Launch) -> Command | None:
         asked = launch.continuation
-        if asked.kind is Start.FORK or not shared(launch.spec.agent_args):
+        if asked.kind is Start.FORK or not shared(launch.spec.agent_args) or not known(launch.program.version):
             return None
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME) or asked.rung is Rung.PATH:
             raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
@@ -65,6 +69,12 @@ class CodexWarm:
                 return replace(so_far, over=True)
             case _:
                 return so_far
+
+
+def known(version: str) -> bool:
+    """Whether the app server of this version is one that speaks as the oldest that was tried, or a newer one. Empty is unknown."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST
 
 
 def shared(arguments: Sequence[str]) -> bool:
