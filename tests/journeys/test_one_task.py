@@ -324,7 +324,7 @@ def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage, ag
 
     Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
     """
-    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 15" if agent in ("gemini", "opencode") else "slow 6") + "---\nsay Again.\n")
+    one = stage(HANGS_IN_A_REPLY.replace("hang", "slow 15" if agent in ("gemini", "opencode") else "slow 10") + "---\nsay Again.\n")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
     (session,) = one.until(one.conversations, "the transcript is there")

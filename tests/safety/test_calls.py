@@ -18,7 +18,7 @@ DANGEROUS = {
     "rebase", "remote", "repack", "prune", "show", "stash",
     "submodule", "switch", "add", "maintenance", "filter-branch", "bisect", "branch",
 }  # fmt: skip
-OWN = {("shelf.py", "gc"), ("staging.py", "add")}
+OWN = {("saved.py", "gc"), ("staging.py", "add")}
 """Only with a git directory of perdure's own, which no configuration of others reaches, and whose attributes turn every filter off."""
 
 

@@ -58,7 +58,8 @@ class _Scan:
         self._settle(moved)
         before = self.known.trees.get(self.piece.prefix, "")
         tree = before if before and not moved else self._git("write-tree").text
-        self.found.trees[self.piece.prefix] = tree
+        # With grafts it is in no commit, so it may be gone by the next look.
+        self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes
         if grafts:
