@@ -48,7 +48,8 @@ class TestKept(DriverConformance):
             yield partial(kept, make)
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """The process that has the thread open is the server, below the bridge; it is gone with the bridge."""
+        """The process that has the thread open is the server, below the bridge. It is killed with the bridge: nothing in the thread says
+        that a user had interrupted it."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -58,6 +59,9 @@ class TestKept(DriverConformance):
             above = int(Path(f"/proc/{server}/stat").read_bytes().rpartition(b")")[2].split()[1])
             assert above == process.pid
         self._wait(lambda: not stage.driver.writers(stage.home, first.session_id))
+        rollout = stage.driver.transcript(stage.home, first.session_id)
+        assert rollout is not None
+        assert b"turn_aborted" not in rollout.read_bytes()
 
     def test_a_kept_process_has_many_turns(self, bench: Make) -> None:
         """Prompts that lie there already are turns one after the other, and the process ends after the last: one thread, all of it seen."""
