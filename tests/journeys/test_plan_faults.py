@@ -97,6 +97,8 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
     one.repo = one.directory / "other"
     one.repo.mkdir()
     one.make_repository()
+    another = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid", "commit", "-q", "--amend", "-m", "another beginning"]
+    subprocess.run(["git", *another], cwd=first, check=True)
     one.repo, other = first, one.repo
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{first}"')
     with perdure.open(first, one.environ) as runner:  # as it is when the process ends before the first task

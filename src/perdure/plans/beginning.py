@@ -117,7 +117,9 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         raise PlanError([f"{plan.file}: {problem}" for problem in problems], f"perdure plan show {plan.name}")
     fresh = replace(plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False)
     if not any(stand.planned is not None for stand in stands.values()):
-        fresh = replace(fresh, seed=_seed(wanted, fresh.seed, Path(plan.file)))
+        # The commit at which it was to begin is one of the repository that it named then.
+        moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
+        fresh = replace(fresh, seed=_seed(wanted, replace(fresh.seed, base="") if moved else fresh.seed, Path(plan.file)))
     fresh = _checked(engine, fresh)
     for stand in begun.values():
         if stand.run is not None and not _is_done(stand):
