@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perdure.attempt.spending import spent
 from perdure.model import Attempt, ColdCache, Fill, Usage
-from perdure.pricing import PRICES, WORTH, Cache, Way, choose, cost, lifetime_s, price_of, ways
+from perdure.pricing import PRICES, WORTH, Cache, Price, Way, choose, cost, lifetime_s, price_of, ways
 
 OPUS = price_of("claude-opus-5")
 assert OPUS is not None
@@ -27,19 +27,19 @@ def cold(tokens: int) -> Cache:
 
 
 @given(caches, prices, st.booleans(), st.booleans())
-def test_by_default_a_conversation_goes_on(cache: Cache, price: object, can_compact: bool, anew: bool) -> None:
+def test_by_default_a_conversation_goes_on(cache: Cache, price: Price, can_compact: bool, anew: bool) -> None:
     """Whatever it costs, and whatever else would be possible."""
-    chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)  # type: ignore[arg-type]
+    chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
     assert chosen.way is Way.RESUME
     assert dict(chosen.usd)["resume"] >= 0
 
 
 @given(caches, prices, policies, st.booleans(), st.booleans())
 def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
-    cache: Cache, price: object, policy: ColdCache, can_compact: bool, anew: bool
+    cache: Cache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
 ) -> None:
     """A warm conversation goes on; another way is possible, allowed by the policy, and clearly cheaper by the figures that are shown."""
-    chosen = choose(cache, price, policy, can_compact=can_compact, may_begin_anew=anew)  # type: ignore[arg-type]
+    chosen = choose(cache, price, policy, can_compact=can_compact, may_begin_anew=anew)
     shown = dict(chosen.usd)
     assert ("compact" in shown, "fresh" in shown) == (can_compact, anew)
     if chosen.way is Way.RESUME:
@@ -54,10 +54,10 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
 
 
 @given(st.integers(1_000, 900_000), st.integers(1, 100_000), prices)
-def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: object) -> None:
+def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Price) -> None:
     """Of two conversations the longer costs more to go on with, and the cold one more than the warm one."""
     warm = Cache(tokens=tokens, idle_s=0, lifetime_s=3600)
-    assert ways(warm, price)[Way.RESUME] <= ways(cold(tokens), price)[Way.RESUME] <= ways(cold(tokens + more), price)[Way.RESUME]  # type: ignore[arg-type]
+    assert ways(warm, price)[Way.RESUME] <= ways(cold(tokens), price)[Way.RESUME] <= ways(cold(tokens + more), price)[Way.RESUME]
 
 
 def test_the_first_request_after_an_hour_is_the_dearest() -> None:

@@ -319,6 +319,19 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
     assert not entry.exists() and (outside / "file").read_text() == "of the user\n"
 
 
+def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
+    """What was half deleted when a kill came is no entry any more; the next sweep that may delete does away with it, and no dry one."""
+    _, top = ground.run("task")
+    entry = Path(ground.row(ground.sweep(days=20), top).trash)
+    doomed = entry.with_name(f".doomed-{entry.name}")
+    entry.rename(doomed)
+    (doomed / "workdir/locked").mkdir(mode=0)
+    ground.sweep(dry=True)
+    assert doomed.is_dir()
+    ground.sweep()
+    assert not doomed.exists()
+
+
 def test_a_restore_overwrites_nothing(ground: Ground) -> None:
     """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes back, git's state with it."""
     from perdure.sweeper import restore

@@ -106,7 +106,16 @@ def _rule(name: str, table: object) -> Rule:
         raise ValueError(f"{name}: there is no trigger {wrong[0]!r}; known are {', '.join(TRIGGERS)}")
     if not re.fullmatch(r"(?:https://[^\s@?#]+|/[^\0\n]*)", texts["clone"]):
         raise ValueError(f"clone of {name} is an https address without credentials, or an absolute path, with {{repository}} in it")
-    return Rule(name=name, **texts, **lists)  # type: ignore[arg-type] # keys and types were just checked
+    return Rule(
+        name=name,
+        agent=texts["agent"],
+        authors=lists["authors"],
+        clone=texts["clone"],
+        login=texts.get("login", ""),
+        labels=lists.get("labels", ()),
+        repositories=lists.get("repositories", ("*",)),
+        triggers=lists.get("triggers", TRIGGERS),
+    )
 
 
 def _text(name: str, key: str, value: object) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -144,7 +145,7 @@ class _Driving:
 
     def __init__(self, engine: Engine, plan: PlanRun, jobs: int, lost: Event) -> None:
         self._engine, self._plan, self._jobs, self._lost = engine, plan, jobs, lost
-        self._at_work: dict[Future[None], str] = {}
+        self._at_work: dict[Future[object], str] = {}
         self._troubles: list[BaseException] = []
         self._beat = time.monotonic()
 
@@ -160,7 +161,7 @@ class _Driving:
             if self._troubles:
                 raise self._troubles[0]
             if not self._engine.stopping() and all(stand.end is not None for stand in stands.values()):
-                self._submit(threads, "", lambda: self._conclude(stands))
+                self._submit(threads, "", partial(conclude, self._engine, self._plan, stands))
                 while self._at_work:
                     self._wait()
                 if self._troubles:
@@ -177,9 +178,9 @@ class _Driving:
             if len(self._at_work) >= self._jobs:
                 return
             if name not in self._at_work.values() and all(self._is_forked(stands[fork], stands) for fork in stand.strand.lets):
-                self._submit(threads, name, lambda stand=stand: self._task(stand, stands))  # type: ignore[misc]
+                self._submit(threads, name, partial(self._task, stand, stands))
 
-    def _submit(self, threads: ThreadPoolExecutor, name: str, job: Callable[[], None]) -> None:
+    def _submit(self, threads: ThreadPoolExecutor, name: str, job: Callable[[], object]) -> None:
         self._at_work[threads.submit(job)] = name
 
     def _wait(self) -> None:
@@ -203,9 +204,6 @@ class _Driving:
         if run.state is RunState.SUCCEEDED:
             planned = next(each for each in self._engine.store.planned(self._plan.id) if each.task == stand.task.name)
             keep_end(self._engine, self._plan, planned, run)
-
-    def _conclude(self, stands: Mapping[str, Stand]) -> None:
-        conclude(self._engine, self._plan, stands)
 
     def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
         """Whether the conversation may go on, as far as this fork is concerned: the fork has one of its own by now with its prompt in

@@ -81,6 +81,8 @@ def sweep(engine: Engine, rules: Rules, *, now: Moment | None = None, dry: bool 
         rows = [_proven(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
+            for directory in trashes(engine):
+                trash.purge_rests(directory)
             rows = [_done(engine, row, now.wall) for row in rows]
             _remember(engine, now, trouble)
         return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)

@@ -41,9 +41,11 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
             packed.unlink()
     if deletes := shelf.is_dir() and any(line.startswith("delete ") for line in orders):
         mark.touch()
-    refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
-    if deletes:
-        mark.unlink(missing_ok=True)
+    try:
+        refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
+    finally:
+        if deletes and not packed.exists():
+            mark.unlink(missing_ok=True)
 
 
 def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:

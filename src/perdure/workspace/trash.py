@@ -214,9 +214,7 @@ def purge(entry: Entry) -> None:
     try:
         entry.path.rename(doomed)
         sync(doomed.parent)
-        for directory, _, _ in os.walk(doomed):
-            Path(directory).chmod(0o700)
-        shutil.rmtree(doomed)
+        _delete(doomed)
     except OSError as error:
         raise WorkspaceError(f"{entry.path} cannot be deleted: {error}", "see who owns what lies in it") from error
 
@@ -225,6 +223,14 @@ def purge_rests(directory: Path) -> None:
     """Finishes the deletions that a kill cut off."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):
-            for folder, _, _ in os.walk(doomed):
-                Path(folder).chmod(0o700)
-            shutil.rmtree(doomed)
+            _delete(doomed)
+
+
+def _delete(doomed: Path) -> None:
+    """All of it, directories that nobody may look into among it; what a link leads to stays."""
+    doomed.chmod(0o700)
+    for directory, folders, _ in os.walk(doomed):
+        for path in (Path(directory, name) for name in folders):
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(doomed)
