@@ -65,42 +65,37 @@ def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
     assert 0 < after.run_after - ground.engine.store.now() <= 60_000
 
 
-def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground) -> None:
+@pytest.mark.parametrize("again", range(5))
+def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) -> None:
     """Whenever a pool claims it, a restore is done whole or refused untouched, and no attempt ends for a person to look at."""
     run, top = queued(ground)
     assert run.workspace is not None
     engine, store = ground.engine, ground.engine.store
-    for _ in range(5):
-        (top / "work.txt").write_text("later\n")
-        if store.get(run.id).state is RunState.QUEUED:
-            store.request_cancel(run.id)
-        store.requeue(run.id, "again")
-        told = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
-        over = threading.Event()
-        claimed: list[TaskRun] = []
+    over = threading.Event()
+    claimed: list[TaskRun] = []
 
-        def pool(over: threading.Event = over, claimed: list[TaskRun] = claimed) -> None:
-            assert run.workspace is not None
-            while not over.is_set():
-                try:
-                    os.close(engine.workspaces.lock(run.workspace, "a look"))
-                except Conflict:
-                    claim = store.claim(engine.worker, 60)
-                    claimed.extend([perform(engine, claim)] if claim is not None else [])
-                    return
+    def pool() -> None:
+        assert run.workspace is not None
+        while not over.is_set():
+            try:
+                os.close(engine.workspaces.lock(run.workspace, "a look"))
+            except Conflict:
+                claim = store.claim(engine.worker, 60)
+                claimed.extend([perform(engine, claim)] if claim is not None else [])
+                return
 
-        beside = threading.Thread(target=pool)
-        beside.start()
-        try:
-            restore(engine, "task", 1)
-            done = True
-        except Conflict:
-            done = False
-        over.set()
-        beside.join()
-        now = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
-        assert (now - told, (top / "work.txt").read_text()) == ((1, "at the checkpoint\n") if done else (0, "later\n"))
-        assert all(not each.conditions for each in claimed)
+    beside = threading.Thread(target=pool)
+    beside.start()
+    try:
+        restore(engine, "task", 1)
+        done = True
+    except Conflict:
+        done = False
+    over.set()
+    beside.join()
+    told = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
+    assert (told, (top / "work.txt").read_text()) == ((1, "at the checkpoint\n") if done else (0, "later\n"))
+    assert all(not each.conditions for each in claimed)
 
 
 def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
