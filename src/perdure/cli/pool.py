@@ -15,9 +15,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
-from perdure.cli.progress import line_of
 from perdure.cli.text import one_line
 from perdure.events import AttemptAdopted, AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued
+from perdure.logline import line_of
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine

@@ -1,35 +1,16 @@
-"""Text for a terminal. What agents, repositories and networks wrote is hostile: it is cleaned before it is shown."""
+"""Text for a terminal: how wide it is, and lines cut to it. What is cleaned, and how, is `perdure.text`'s."""
 
 from __future__ import annotations
 
 import os
-import re
-import time
+
+from perdure.text import age, at_home, clean, clock, filled, one_line, tokens, visible
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
-    from typing import Any, TextIO
+    from typing import TextIO
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""Controls but newline and tab, marks of direction, and what has no width: a text hidden in it would be there and not be seen."""
-
-
-def clean(text: str) -> str:
-    """The text without escape sequences, control characters (but newline and tab) and direction overrides."""
-    return _HIDDEN.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
-
-
-def visible(text: str) -> str:
-    """The text with every such character to be seen and without effect: `^[` for escape, `<U+202E>` for a direction override."""
-    return _HIDDEN.sub(_named, text).encode("utf-8", "replace").decode()
-
-
-def _named(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"^{chr(code ^ 64)}" if code < 32 or code == 127 else f"<U+{code:04X}>"
+__all__ = ["age", "at_home", "clean", "clock", "columns", "cut", "filled", "one_line", "tokens", "visible"]
 
 
 def columns(stream: TextIO) -> int:
@@ -56,44 +37,3 @@ def cut(line: str, width: int) -> str:
         if used < width:
             kept = at
     return line
-
-
-def one_line(text: str, width: int = 100) -> str:
-    """Clean, on one line, cut with a mark."""
-    line = " ".join(clean(text).split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
-
-
-def at_home(path: str) -> str:
-    """The path for a person, with `~` for the home directory."""
-    home = os.environ.get("HOME", "")
-    return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
-
-
-def age(then_ms: int, now_ms: int) -> str:
-    """`12s`, `5m`, `3h`, `2d`: how long ago."""
-    seconds = max(0, (now_ms - then_ms) // 1000)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-def clock(ms: int) -> str:
-    """A moment in local time, for a person."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
-
-
-def filled(fill: dict[str, Any]) -> str:
-    """`163k tokens of 200k (81 %), claude-opus-5-5`."""
-    held, window = fill["tokens"], fill["window"]
-    of = f" of {tokens(window)} ({held * 100 // window} %)" if window else ", of an unknown window"
-    whose = f", {one_line(fill['model'], 60)}" if fill["model"] else ""
-    return f"{tokens(held)} tokens{of}{whose}"
-
-
-def tokens(count: int) -> str:
-    """`950`, `12.3k`, `1.2M`."""
-    if count < 1000:
-        return str(count)
-    return f"{count / 1000:.1f}k" if count < 999_950 else f"{count / 1_000_000:.1f}M"

@@ -1,0 +1,128 @@
+"""A record of the journal as a line for a person: what `perdure logs`, the live progress and the dashboard show. Pure."""
+
+from __future__ import annotations
+
+from perdure.events import (
+    AttemptAdopted,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointMissed,
+    CheckpointRestored,
+    CollisionSeen,
+    Compacted,
+    CopyMissed,
+    CopyRestored,
+    DriftSeen,
+    FilesPlanned,
+    LimitSeen,
+    MapGiven,
+    MapMissed,
+    NotCompacted,
+    OutputCapped,
+    Record,
+    RetrySeen,
+    RolledOver,
+    RunFinished,
+    RunOpened,
+    RunQueued,
+    RunTakenBack,
+    Said,
+    SessionExpired,
+    SessionRetired,
+    SessionsRebuilt,
+    Summarised,
+    ToolEnded,
+    ToolStarted,
+    TranscriptMended,
+    VerifyEnded,
+    VerifyStarted,
+    WritesLost,
+)
+from perdure.model import Start
+from perdure.text import clean, clock, one_line, tokens
+
+
+def line_of(record: Record) -> str:
+    """A record as one line (or a few, for what the agent said) for a person; empty for what a person need not see."""
+    match record.event:
+        case AttemptStarted(continuation=asked):
+            what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
+            return f"attempt {record.attempt}: {what} ({one_line(asked.reason, 160)})"
+        case AttemptAdopted():
+            return f"attempt {record.attempt}: its supervisor had died; it is followed again"
+        case Said(text=text):
+            return "\n".join(f"  {line}" for line in clean(text).strip().split("\n"))
+        case ToolStarted(name=name, summary=summary):
+            return f"  > {one_line(name, 30)}: {one_line(summary, 160)}" if summary else f"  > {one_line(name, 30)}"
+        case ToolEnded(ok=False, summary=summary):
+            return f"    failed: {one_line(summary, 160)}"
+        case RetrySeen(detail=detail, status=status):
+            return f"  the agent tries again: {status or ''} {one_line(detail, 160)}"
+        case LimitSeen(detail=detail):
+            return f"  usage limit: {one_line(detail, 160)}"
+        case WritesLost(detail=detail):
+            return f"  the agent could not save its conversation: {one_line(detail, 160)}"
+        case CollisionSeen(detail=detail):
+            return f"  COLLISION: {one_line(detail, 200)}"
+        case CopyMissed(reason=reason):
+            return f"the own copy of the conversation is behind: {reason}"
+        case FilesPlanned(files=changes):
+            odd = [f"{change.action} {one_line(change.name, 60)}" for change in changes if change.action not in ("written", "same")]
+            return f"  task files: {len(changes)}" + (f" ({one_line(', '.join(odd), 200)})" if odd else "")
+        case MapGiven(tokens=size, files=mapped, left=beyond):
+            more = f", {beyond} had no room" if beyond else ""
+            return f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} file(s){more}"
+        case MapMissed(reason=reason):
+            return f"  no project map could be made: {one_line(reason, 200)}"
+        case Compacted(before=before, after=after):
+            return f"  the agent compacted its conversation: {before:,} tokens became {after:,}"
+        case NotCompacted(tokens=held):
+            return f"  the agent was told to compact its conversation and did not: {held:,} tokens"
+        case Summarised(text=text, reason=reason):
+            what = f"says for the next one: {one_line(text, 160)}" if text else f"gives no summary ({one_line(reason, 120)})"
+            return f"  the old conversation {what}"
+        case RolledOver(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} gives way to a new one: {one_line(cause, 160)}"
+        case CopyRestored(session_id=session_id):
+            return f"  conversation {session_id}: perdure's own copy was put back"
+        case TranscriptMended(session_id=session_id, edits=edits):
+            return f"  conversation {session_id}: a mended copy was put in place: {one_line('; '.join(edits), 240)}"
+        case CheckpointMissed(reason=reason):
+            return f"  no checkpoint could be taken: {one_line(reason, 200)}"
+        case CheckpointRestored(number=number, moved_from=host) if host:
+            return f"brought here from {clean(host)}, as it was at its newest published checkpoint (number {number} here)"
+        case CheckpointRestored(number=number, undo=undo):
+            return f"taken back to checkpoint {number}" + (f"; what was there is checkpoint {undo}" if undo else "")
+        case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
+            moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
+            files = f"{count} file(s) changed since checkpoint {record.event.number}: {one_line(', '.join(paths), 120)}" if count else ""
+            return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
+        case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
+            return f"  conversation {session_id}: its lifetime ended {clock(expired)}; what follows: {kind}"
+        case SessionsRebuilt(sessions=sessions):
+            return f"  lost records of {len(sessions)} conversation(s) were made again"
+        case SessionRetired(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
+        case OutputCapped(stream=stream, limit=limit):
+            return f"  {stream}: a line over {limit:,} bytes was cut"
+        case VerifyStarted(command=command):
+            return f"  verify: {one_line(command, 160)}"
+        case VerifyEnded(code=code):
+            return "  verify: passed" if code == 0 else f"  verify: failed with exit code {code}{_round(record.event)}"
+        case AttemptEnded(outcome=outcome, receipt=receipt):
+            proof = f"; receipt {receipt.verdict}: {one_line('; '.join(receipt.reasons), 240)}" if receipt else ""
+            return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
+        case RunQueued(reason=reason, run_after=after):
+            return f"again at {clock(after)}: {one_line(reason, 160)}"
+        case RunOpened(session_id=session_id):
+            return f"opened by hand: conversation {session_id}"
+        case RunTakenBack(turns=turns, others=others):
+            return f"taken back: {turns} turn(s) came by hand" + (f"; begun beside it: {', '.join(others)}" if others else "")
+        case RunFinished(state=state, reason=reason):
+            return f"{state}{': ' + one_line(reason, 200) if reason else ''}"
+        case _:
+            return ""
+
+
+def _round(check: VerifyEnded) -> str:
+    return f", round {check.round} of {check.rounds}" if 0 < check.round <= check.rounds else ""
