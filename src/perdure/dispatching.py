@@ -19,6 +19,7 @@ from perdure import bell, service
 from perdure.attempt import Engine
 from perdure.errors import AgentMissing, Conflict, NotFound, PerdureError, UsageError
 from perdure.forges import Delivery, DeliveryState, Intent
+from perdure.forges.postings import Origin, labels_of
 from perdure.forges.prompts import delta, first
 from perdure.forges.rules import BEGINNING, Rule, branch_of, issue_of, wants
 from perdure.model import SessionKey, TaskRun, TaskSpec
@@ -123,5 +124,14 @@ def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent) -> T
         base=intent.branch if intent.pull else seed.base,
         branch=branch_of(rule, number),
         scope=scope_of(rule, delivery, intent, number),
-        labels={"delivery": str(delivery.number), "issue": f"{intent.repository}#{number}", "agent": rule.name},
+        labels=labels_of(
+            delivery.number,
+            Origin(
+                source=delivery.source,
+                rule=rule.name,
+                repository=intent.repository,
+                number=number,
+                pull=intent.pull and number == intent.number,
+            ),
+        ),
     )

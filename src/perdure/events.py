@@ -472,6 +472,28 @@ class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
     others: tuple[str, ...] = ()
 
 
+class ToldForge(Event, frozen=True, tag="told_forge"):
+    """What became of the run stands on the forge: `url` is the comment."""
+
+    url: str
+
+
+class Published(Event, frozen=True, tag="published"):
+    """The run's branch was pushed. `pull` is the pull request for it, 0 where none was asked for."""
+
+    branch: str
+    commit: str
+    pull: int = 0
+    url: str = ""
+
+
+class NotPublished(Event, frozen=True, tag="not_published"):
+    """The run's branch was to be pushed and was not; a person is needed."""
+
+    branch: str
+    reason: str
+
+
 class RunFinished(Event, frozen=True, tag="run_finished"):
     """The run reached a final state."""
 
@@ -524,6 +546,9 @@ RunEvent = (
     | RunPutBack
     | RunOpened
     | RunTakenBack
+    | ToldForge
+    | Published
+    | NotPublished
     | RunFinished
 )
 

@@ -18,7 +18,9 @@ from perdure.events import (
     MapGiven,
     MapMissed,
     NotCompacted,
+    NotPublished,
     OutputCapped,
+    Published,
     Record,
     RetrySeen,
     RolledOver,
@@ -31,6 +33,7 @@ from perdure.events import (
     SessionRetired,
     SessionsRebuilt,
     Summarised,
+    ToldForge,
     ToolEnded,
     ToolStarted,
     TranscriptMended,
@@ -116,6 +119,12 @@ def line_of(record: Record) -> str:
             return f"again at {clock(after)}: {one_line(reason, 160)}"
         case RunOpened(session_id=session_id):
             return f"opened by hand: conversation {session_id}"
+        case Published(branch=branch, commit=commit, url=url):
+            return f"{one_line(branch)} was pushed: {commit[:12]}{f', {one_line(url, 200)}' if url else ''}"
+        case NotPublished(branch=branch, reason=reason):
+            return f"{one_line(branch)} was not pushed: {one_line(reason, 300)}"
+        case ToldForge(url=url):
+            return f"told on the forge: {one_line(url, 200)}"
         case RunTakenBack(turns=turns, others=others):
             return f"taken back: {turns} turn(s) came by hand" + (f"; begun beside it: {', '.join(others)}" if others else "")
         case RunFinished(state=state, reason=reason):

@@ -44,6 +44,7 @@ from perdure.model import (
 if TYPE_CHECKING:
     from perdure.events import AgentEvent, AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
     from perdure.forges import Accepted, Arrived, Delivery, DeliveryState, Reading
+    from perdure.forges.postings import Posting
     from perdure.mending import Mended
     from perdure.plan import PlannedRun, PlanRun
 
@@ -695,6 +696,40 @@ class InboxStore(Protocol):
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
         """Empties the bodies, and forgets the rows, of what was settled before these times (ms). What still waits, or failed, stays whole.
         Returns how many of each. A forgotten delivery that comes again is new."""
+        ...
+
+
+class PostingStore(Protocol):
+    """What forges were told of the runs that their deliveries began. `add` with a delivery begins a posting with its run."""
+
+    def posting(self, run_id: str) -> Posting | None:
+        """None for a run that no delivery began."""
+        ...
+
+    def postings_due(self, limit: int = 50) -> Sequence[Posting]:
+        """Those whose run changed after `seen`, or that wait (`tries`) and are due, of runs on the list whose files are on this host or
+        nowhere yet, and that nobody else holds."""
+        ...
+
+    def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
+        """Those of which a part could not be done, the next one to be tried first."""
+        ...
+
+    def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
+        """Takes a posting for this host, before anything is told; None while another one has it, or where there is none."""
+        ...
+
+    def put_posting(self, posting: Posting) -> None:
+        """Stores how far it has come. Raises LostLease unless this host holds it."""
+        ...
+
+    def hurry_posting(self, run_id: str) -> bool:
+        """Makes a posting due now; False where there is none."""
+        ...
+
+    def tell_run(self, run_id: str, events: Sequence[AnyEvent], condition: Condition | None = None, solved: str = "") -> TaskRun:
+        """Appends to the journal what happened to a run beside its attempts, and gives it a condition, or takes away the one of the type
+        `solved`. The state stays."""
         ...
 
 

@@ -377,3 +377,32 @@ UPDATE runs SET run_after = :run_after, reason = :reason, updated = :now WHERE i
 SELECT attempts.body AS body FROM attempts JOIN runs ON runs.id = attempts.run
 WHERE runs.agent = :agent AND attempts.ended IS NOT NULL
 ORDER BY attempts.started DESC LIMIT :limit;
+
+-- name: add_posting
+INSERT INTO postings (run, updated) VALUES (:run, :now) ON CONFLICT DO NOTHING;
+
+-- name: posting
+SELECT * FROM postings WHERE run = :run;
+
+-- name: postings_due
+-- What changed since it was told, or could not be told. A run's files are on its host, so that one tells of it.
+SELECT postings.* FROM postings JOIN runs ON runs.id = postings.run
+WHERE postings.due <= :now AND (runs.updated > postings.seen OR postings.tries > 0) AND runs.removed IS NULL
+  AND (runs.host = '' OR runs.host = :host) AND (postings.holder = :holder OR postings.held_until <= :now)
+ORDER BY postings.due, runs.updated LIMIT :limit;
+
+-- name: postings_waiting
+SELECT * FROM postings WHERE tries > 0 ORDER BY due LIMIT :limit;
+
+-- name: hold_posting
+UPDATE postings SET holder = :holder, held_until = :until WHERE run = :run AND (holder = :holder OR held_until <= :now) RETURNING *;
+
+-- name: put_posting
+UPDATE postings SET seen = :seen, due = :due, tries = :tries, body = :body, updated = :now WHERE run = :run AND holder = :holder
+RETURNING run;
+
+-- name: hurry_posting
+UPDATE postings SET due = 0, tries = CASE WHEN tries = 0 THEN 1 ELSE tries END WHERE run = :run RETURNING run;
+
+-- name: tell_run
+UPDATE runs SET conditions = :conditions, updated = :now WHERE id = :id RETURNING *;

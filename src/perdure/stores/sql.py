@@ -30,8 +30,9 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.stores.inbox import Inbox, settle_delivery
+from perdure.stores.inbox import settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
+from perdure.stores.postings import Postings
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Inbox, Accounts):
+class SqlStore(Postings, Accounts):
     """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
@@ -63,6 +64,8 @@ class SqlStore(Inbox, Accounts):
             )  # fmt: skip
             write.put_context(run_id, Context(1, spec.prompt, write.now, given))
             write.note(run_id, 0, [RunSubmitted()])
+            if delivery:
+                write.do("add_posting", run=run_id, now=write.now)
             return run_of(row)
 
     def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:

@@ -4,7 +4,7 @@
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore` or `InboxStore`.
+Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore`, `InboxStore` or `PostingStore`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from perdure.testing.stores.claims import Adopting, Claiming, Fencing
 from perdure.testing.stores.inbox import Inbox
 from perdure.testing.stores.opening import Opening
 from perdure.testing.stores.plans import Plans
+from perdure.testing.stores.postings import Postings
 from perdure.testing.stores.runs import Adding, Finding, Persons
 
 __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox, Accounts
+    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox,
+    Postings, Accounts,
 ):  # fmt: skip
-    """Every promise of the four protocols. The fixture `store` must be empty for each test."""
+    """Every promise of the protocols. The fixture `store` must be empty for each test."""
