@@ -230,7 +230,7 @@ def run_object() -> Iterator[str]:
             words = NOUNS.get(f"{noun}.{field}") or (doc[:1].lower() + doc[1:].rstrip(".")).replace("None where", "null where")
             used.add(f"{noun}.{field}")
             if not words:
-                raise SystemExit(f"docs/generate.py: {noun}.{field} has no words, in docs/words.py or model.py")
+                raise SystemExit(f"docs/generate.py: {noun}.{field} has no words, in docs/words.py or the model")
             rows.append((f"`{where}.{field}`", words))
     same("fields of the nouns", NOUNS, used & set(NOUNS))
     yield from table(("Field", "Meaning"), rows)
@@ -272,9 +272,9 @@ def sample_report() -> dict[str, Any]:
 
 
 def fields_of(noun: str) -> Iterator[tuple[str, str]]:
-    """The fields of a noun in model.py, each with the docstring below it."""
-    tree = ast.parse((SOURCE / "model.py").read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == noun)
+    """The fields of a noun of the model, each with the docstring below it."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((SOURCE / "model").glob("*.py"))]
+    body = next(node.body for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) and node.name == noun)
     for at, node in enumerate(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             after = body[at + 1] if at + 1 < len(body) else None

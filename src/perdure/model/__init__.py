@@ -1,0 +1,90 @@
+"""The nouns. Everything that perdure keeps, decides on or shows is one of these.
+
+They are frozen standard-library dataclasses, so that the cheapest verbs (`perdure ls`) pay for nothing else; their JSON
+form is made and read by `codec`. Times are integer milliseconds since 1970 (UTC), durations are seconds, money is US
+dollars. A new value comes from `dataclasses.replace`. Everybody imports them from here.
+"""
+
+from __future__ import annotations
+
+from perdure.model.attempts import Attempt, Command, Continuation, Evidence, Exit, Launch, Outcome, Program, Receipt, Snapshot
+from perdure.model.checkpoints import Checkpoint, CopyPart, Saved
+from perdure.model.choices import (
+    PUT_BACK,
+    Backend,
+    ColdCache,
+    ContinuityPolicy,
+    FileAction,
+    MapWhen,
+    Measure,
+    OnEdit,
+    OnExpiry,
+    OutcomeKind,
+    Permissions,
+    Rung,
+    RunState,
+    SessionState,
+    Start,
+    Verdict,
+    WhenFull,
+)
+from perdure.model.runs import NOWHERE, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
+from perdure.model.sessions import RESET, Conversation, Session, SessionKey
+from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
+from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
+
+__all__ = [
+    "NOTHING_GIVEN",
+    "NOWHERE",
+    "NO_USAGE",
+    "PUT_BACK",
+    "RESET",
+    "Attempt",
+    "Backend",
+    "Checkpoint",
+    "Claim",
+    "ColdCache",
+    "Command",
+    "CompactAt",
+    "Condition",
+    "Context",
+    "Continuation",
+    "ContinuityPolicy",
+    "Conversation",
+    "CopyPart",
+    "Decision",
+    "Evidence",
+    "Exit",
+    "FileAction",
+    "FileChange",
+    "Fill",
+    "Given",
+    "Host",
+    "Launch",
+    "MapWhen",
+    "Measure",
+    "OnEdit",
+    "OnExpiry",
+    "Outcome",
+    "OutcomeKind",
+    "Parking",
+    "Permissions",
+    "Program",
+    "Receipt",
+    "RunState",
+    "Rung",
+    "Saved",
+    "Seat",
+    "Session",
+    "SessionKey",
+    "SessionState",
+    "Snapshot",
+    "Start",
+    "TaskFile",
+    "TaskRun",
+    "TaskSpec",
+    "Usage",
+    "Verdict",
+    "WhenFull",
+    "Workspace",
+]
