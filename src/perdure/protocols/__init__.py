@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from perdure.protocols.agents import Abilities, AgentDriver, Archive, Folder, Heard, Home, Prompt, Retention, Spoken, Warm
 from perdure.protocols.around import Observer, Publisher
+from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
 from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore
 
@@ -17,7 +18,10 @@ __all__ = [
     "Archive",
     "Arrival",
     "Begun",
+    "BoardRow",
+    "BoardStore",
     "Ending",
+    "FailedAttempt",
     "Folder",
     "Heard",
     "Home",

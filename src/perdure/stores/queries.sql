@@ -406,3 +406,63 @@ UPDATE postings SET due = 0, tries = CASE WHEN tries = 0 THEN 1 ELSE tries END W
 
 -- name: tell_run
 UPDATE runs SET conditions = :conditions, updated = :now WHERE id = :id RETURNING *;
+
+-- name: board
+-- Runs of a state, the newest change first, below a change that was seen; those that ask for a person are on a list of their own.
+SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
+       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.host_name, runs.opened,
+       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
+FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
+WHERE runs.removed IS NULL AND runs.state = :state
+  AND NOT (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
+  AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
+  AND (:agent = '' OR runs.agent = :agent)
+  AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
+
+-- name: board_asking
+-- As `board`, for the runs of all states that ask for a person or are open to one.
+SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
+       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.host_name, runs.opened,
+       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
+FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
+WHERE runs.removed IS NULL AND (runs.opened = 1 OR runs.conditions <> '[]')
+  AND (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
+  AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
+  AND (:agent = '' OR runs.agent = :agent)
+  AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
+
+-- name: board_counts
+SELECT state, COUNT(*) AS many FROM runs WHERE removed IS NULL GROUP BY state;
+
+-- name: board_asking_counts
+SELECT state, COUNT(*) AS many FROM runs
+WHERE removed IS NULL AND (opened = 1 OR conditions <> '[]') AND (opened = 1 OR conditions LIKE '%"needs_person"%') GROUP BY state;
+
+-- name: board_matching
+-- The counts of what a search finds: `asks` is 1 for what asks for a person.
+SELECT runs.state, CASE WHEN runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%' THEN 1 ELSE 0 END AS asks, COUNT(*) AS many
+FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
+WHERE runs.removed IS NULL
+  AND (:agent = '' OR runs.agent = :agent)
+  AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+GROUP BY runs.state, asks;
+
+-- name: board_agents
+SELECT DISTINCT agent FROM runs WHERE removed IS NULL ORDER BY agent;
+
+-- name: newest_attempts
+SELECT body FROM attempts WHERE run = :run ORDER BY number DESC LIMIT :limit;
+
+-- name: failed_attempts
+SELECT attempts.run, attempts.number, attempts.ended, attempts.body, runs.agent, runs.name, runs.state, runs.removed
+FROM attempts JOIN runs ON runs.id = attempts.run
+WHERE attempts.outcome <> 'succeeded' AND attempts.ended >= :since ORDER BY attempts.ended DESC LIMIT :limit;
+
+-- name: latest_word
+SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND kind IN ('said', 'tool_started', 'attempt_started')
+ORDER BY seq DESC LIMIT 1;

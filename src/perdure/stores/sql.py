@@ -30,6 +30,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.stores.board import Boards
 from perdure.stores.inbox import settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.postings import Postings
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Postings, Accounts):
+class SqlStore(Postings, Accounts, Boards):
     """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:

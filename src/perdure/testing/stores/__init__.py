@@ -4,7 +4,7 @@
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore`, `InboxStore` or `PostingStore`.
+Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore`, `InboxStore`, `PostingStore` or `BoardStore`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from perdure.testing.stores.accounts import Accounts
 from perdure.testing.stores.arriving import Arriving
 from perdure.testing.stores.attempts import Performing, Sessions
+from perdure.testing.stores.boards import Boards
 from perdure.testing.stores.checkpoints import Checkpoints
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
 from perdure.testing.stores.inbox import Inbox
@@ -25,6 +26,6 @@ __all__ = ["StoreConformance"]
 
 class StoreConformance(
     Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox,
-    Postings, Accounts,
+    Postings, Accounts, Boards,
 ):  # fmt: skip
     """Every promise of the protocols. The fixture `store` must be empty for each test."""

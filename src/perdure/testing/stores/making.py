@@ -22,7 +22,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.protocols import Begun, Ending, InboxStore, PlanStore, PostingStore, RunStore, SessionStore
+from perdure.protocols import Begun, BoardStore, Ending, InboxStore, PlanStore, PostingStore, RunStore, SessionStore
 
 LEASE_S = 60.0
 LAPSED_S = 0.0
@@ -31,7 +31,7 @@ LAPSED_S = 0.0
 _numbers = count(1)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, Protocol):
+class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, Protocol):
     """Runs, sessions, plans, the inbox and what is answered together."""
 
 
