@@ -83,9 +83,16 @@ class GitFailed(WorkspaceError):
 
 
 class StoreError(PerdureError):
-    """The state directory or the database cannot be used: read-only, full, corrupt, on a network file system."""
+    """The state directory or the database cannot be used: read-only, full, corrupt, on a network file system.
+
+    `transient`: whether time may mend it, as a lock that is held, a server that restarts, a full disk.
+    """
 
     exit_code = 7
+
+    def __init__(self, message: str, hint: str = "", *, transient: bool = True) -> None:
+        super().__init__(message, hint)
+        self.transient = transient
 
 
 class DiskFull(StoreError):

@@ -115,15 +115,18 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
 
 def update(engine: Engine, ref: str, text: str, files: Asked | None = None) -> TaskRun:
     """Gives a run new instructions, and files; it is queued unless it is running, then it goes on with them afterwards."""
-    run = engine.store.get(ref)
-    check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
-    refuse_open(engine, run)
+    run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
         raise Conflict(f"{run.name} works on {run.host_name}: files can only be given there", f"perdure update {run.name}, on that host")
     given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
-    if run.state is RunState.RUNNING:
-        rescue(engine, run)
     return engine.store.update(run.id, text, given)
+
+
+def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
+    """The run, ready for new instructions: one that lost its supervisor is taken over. Raises UsageError, Conflict."""
+    check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+    refuse_open(engine, run)
+    return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.errors import StoreError
+from perdure.plan import PlanRun, PlanState
+from perdure.plans import driving
 from perdure.plans.beginning import begin
 from perdure.plans.reading import read_plan, seed_of
 from tests.journeys.stage import Stage
@@ -130,4 +134,60 @@ def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
     with perdure.open(one.repo, one.environ) as runner:
         assert 4.9 < runner.get("shop-three").spec.budget_usd < 5.0
     assert "budget      $5.00" in one.perdure("plan", "show", "shop").out
+    one.nothing_survives()
+
+
+def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
+    """The next such change of the plan finds a database that does not take it, as it is for a process that is killed just before."""
+    connection: sqlite3.Connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
+    connection.create_function("cut_off", 0, lambda: 1 // 0)
+    connection.execute(f"CREATE TEMP TRIGGER trouble BEFORE {what} BEGIN SELECT cut_off(); END")
+    return connection
+
+
+def drive(runner: perdure.Runner, plan: Path) -> PlanRun:
+    settings = runner._settings
+    return driving.retry(runner._engine, "shop", changed=(read_plan(plan, settings), seed_of(settings, plan.parent / "repo"), plan))
+
+
+def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
+    """The file has new prompts for two tasks that failed; the database fails as the plan takes them in: none of them is given yet, and
+    run again each is given once."""
+    one = stage(SCRIPT)
+    tasks = 'name = "one"\nprompt = "{}"\nfiles = ["x"]\nattempts = 1', 'name = "two"\nprompt = "{}"\nfiles = ["y"]\nattempts = 1'
+    plan = write(one, "shop", *(task.format("Begin.") for task in tasks))
+    assert one.perdure("plan", "run", str(plan)).code == 1
+    write(one, "shop", *(task.format("Now do it right.") for task in tasks))
+    with perdure.open(one.repo, one.environ) as runner:
+        connection = fails_at(runner, "UPDATE OF body ON main.plans")
+        with pytest.raises(StoreError):
+            drive(runner, plan)
+        runs = [each.run for each in runner._engine.store.planned(runner._engine.store.plan("shop").id)]
+        assert [len(runner._engine.store.contexts(run)) for run in runs] == [1] * len(runs)
+        connection.execute("DROP TRIGGER trouble")
+        drive(runner, plan)
+        assert [[context.text for context in runner._engine.store.contexts(run)] for run in runs] == [["Begin.", "Now do it right."]] * len(
+            runs
+        )
+    one.nothing_survives()
+
+
+def test_a_failed_check_is_told_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
+    """The plan's own check failed, and the database fails as that is noted: the agent is not told yet. Run again it is told once, and
+    that counts as one correction."""
+    one = stage("by history\nsay It is done.\n---\nrun echo one > one.txt\n---\nsay It is right.\n")
+    plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head='verify = "test -e one.txt"')
+    with perdure.open(one.repo, one.environ) as runner:
+        settings, store = runner._settings, runner._engine.store
+        begin(runner._engine, read_plan(plan, settings), seed_of(settings, one.repo), plan)
+        connection = fails_at(runner, "UPDATE ON main.planned_runs WHEN json_extract(NEW.body, '$.checks') = 1")
+        with pytest.raises(StoreError):
+            drive(runner, plan)
+        (planned,) = store.planned(store.plan("shop").id)
+        assert (planned.checks, len(store.contexts(planned.run))) == (0, 1)
+        connection.execute("DROP TRIGGER trouble")
+        assert drive(runner, plan).state is PlanState.SUCCEEDED
+        (planned,) = store.planned(store.plan("shop").id)
+        assert (planned.checks, len(store.contexts(planned.run))) == (1, 2)
+    assert sum("its check" in prompt for prompt in one.rehearsal.prompts()) == 1
     one.nothing_survives()

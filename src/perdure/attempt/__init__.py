@@ -21,7 +21,7 @@ from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import end_unheard
 from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
-from perdure.errors import Conflict, GitFailed, LostLease, PerdureError
+from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 
 __all__ = ["Engine", "forget_checkpoints", "perform", "seat_of", "take_over", "wait_for", "what_may_be_parked"]
@@ -48,7 +48,7 @@ def _perform(engine: Engine, claim: Claim) -> TaskRun:
     except Conflict as busy:
         # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was begun, and it counts for nothing.
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy)))
-    except GitFailed as error:
+    except (GitFailed, StoreError) as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
         return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
     except (PerdureError, OSError) as error:

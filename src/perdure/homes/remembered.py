@@ -87,7 +87,7 @@ class Remembered:
             self._read, self._homes = (0, 0, 0), ()
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise StoreError(
-                f"{self.file}, which says where the agents' homes are, cannot be read: {error}.", "perdure home status"
+                f"{self.file}, which says where the agents' homes are, cannot be read: {error}.", "perdure home status", transient=False
             ) from error
         return self._homes
 

@@ -121,20 +121,24 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(fresh, seed=_seed(wanted, replace(fresh.seed, base="") if moved else fresh.seed, Path(plan.file)))
     fresh = _checked(engine, fresh)
+    told: dict[str, str] = {}
     for stand in begun.values():
         if stand.run is not None and not _is_done(stand):
-            _instruct(engine, stand.run, stand.task, wanted.task(stand.task.name))
-    return engine.store.put_plan(fresh)
+            new = wanted.task(stand.task.name)
+            run = _assigned(engine, stand.run, stand.task, new)
+            if new.prompt != stand.task.prompt:
+                told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
+    # In one step: killed before it, all of it is done again; after it, none.
+    return engine.store.put_plan(fresh, told)
 
 
-def _instruct(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> None:
-    """Gives a begun task what its file says by now. Raises Conflict for limits of an attempt that is at work."""
+def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
+    """A begun task's run with the limits that its file says by now. Raises Conflict where an attempt is at work."""
     changes = {name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)}
-    if changes:
-        run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
-        engine.store.reassign(run.id, replace(run.spec, **changes))
-    if new.prompt != old.prompt:
-        service.update(engine, run.id, new.prompt)
+    if all(getattr(run.spec, name) == value for name, value in changes.items()):
+        return run
+    run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
+    return engine.store.reassign(run.id, replace(run.spec, **changes))
 
 
 def _is_done(stand: Stand) -> bool:

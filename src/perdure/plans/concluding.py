@@ -65,9 +65,9 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(said or problem)}")
         if reason := over(engine.store, plan):
             return _failed(engine, plan, f"the result is not right ({telling_line(said or problem)}), and {reason}")
-        run = service.update(engine, run.id, problem)
+        service.may_instruct(engine, run, problem)
         planned = replace(planned, checks=planned.checks + 1)
-        engine.store.put_planned(plan, planned)
+        engine.store.put_planned(plan, planned, told=problem)
 
 
 def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:

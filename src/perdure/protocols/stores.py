@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun
@@ -87,16 +87,18 @@ class PlanStore(Protocol):
         """Extends the lease."""
         ...
 
-    def put_plan(self, plan: PlanRun) -> PlanRun:
-        """Stores the plan's tasks, state, reason and `verified` as they are given, under the lease."""
+    def put_plan(self, plan: PlanRun, told: Mapping[str, str] = ...) -> PlanRun:
+        """Stores the plan's tasks, state, reason and `verified` as they are given, under the lease; in the same transaction the runs of
+        `told`, by id, get new instructions as by `RunStore.update`, so that a kill gives all of them once, or none yet."""
         ...
 
     def release_plan(self, plan: PlanRun) -> None:
         """Nobody is at work on it any more; nothing happens where somebody else is by now."""
         ...
 
-    def put_planned(self, plan: PlanRun, planned: PlannedRun) -> None:
-        """Inserts or replaces what is known of one task, under the plan's lease."""
+    def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
+        """Inserts or replaces what is known of one task, under the plan's lease; in the same transaction its run gets new instructions
+        where any are `told`."""
         ...
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:

@@ -1,20 +1,28 @@
-"""Plans in SQL: `perdure.protocols.PlanStore`. Nothing of a run is written here; who is at work on a plan holds its lease."""
+"""Plans in SQL: `perdure.protocols.PlanStore`. Who is at work on a plan holds its lease.
+
+Of a run only new instructions are written here, in one transaction with what the plan knows of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.stores.keeping import Keeping
 from perdure.stores.rows import Row, noun_of
+from perdure.stores.rules import instruct
 
 if TYPE_CHECKING:
     from perdure.plan import PlannedRun, PlanRun
 
 _OF_THE_ROW = ("created", "updated", "worker", "lease_until")
 """Kept in columns: the body is written by the holder of the lease alone."""
+
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class Plans(Keeping):
@@ -49,21 +57,25 @@ class Plans(Keeping):
             row = write.one("renew_plan", id=plan.id, worker=plan.worker, lease_until=write.now + int(lease_s * 1000))
             return _held(row, plan)
 
-    def put_plan(self, plan: PlanRun) -> PlanRun:
+    def put_plan(self, plan: PlanRun, told: Mapping[str, str] = NOBODY) -> PlanRun:
         with self._write() as write:
+            for run_id, text in told.items():
+                instruct(write, run_id, text)
             return _held(write.one("put_plan", id=plan.id, worker=plan.worker, body=_body(plan), now=write.now), plan)
 
     def release_plan(self, plan: PlanRun) -> None:
         with self._write() as write:
             write.do("release_plan", id=plan.id, worker=plan.worker, now=write.now)
 
-    def put_planned(self, plan: PlanRun, planned: PlannedRun) -> None:
+    def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
         from perdure.codec import encode
 
         with self._write() as write:
             if write.one("held_plan", id=plan.id, worker=plan.worker, now=write.now) is None:
                 raise _lost(plan)
             write.do("put_planned", plan=plan.id, task=planned.task, body=encode(planned))
+            if told:
+                instruct(write, planned.run, told)
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
         from perdure.plan import PlannedRun

@@ -33,7 +33,7 @@ def noun_of(text: str, kind: type[Noun]) -> Noun:
         return decode(text, kind)
     except MsgspecError as error:
         raise StoreError(
-            f"The database holds something that this perdure cannot read: {error}", "was it written by a newer one?"
+            f"The database holds something that this perdure cannot read: {error}", "was it written by a newer one?", transient=False
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL
-from perdure.model import Attempt, Claim, Condition, Given, RunState, TaskRun, TaskSpec
+from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Context, Given, RunState, TaskRun, TaskSpec
 from perdure.stores.rows import MAX_TIME, given_of, noun_of, run_of
 from perdure.stores.writing import Write
 
@@ -85,6 +85,18 @@ def settle(write: Write, run: TaskRun, state: RunState, run_after: int, reason: 
     )  # fmt: skip
     write.note(run.id, 0, [RunFinished(state=state, reason=reason) if state in FINAL else RunQueued(reason=reason, run_after=run_after)])
     return run_of(row)
+
+
+def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
+    """Appends a version of the instructions. A run in a final state is queued by it. Raises NotFound."""
+    from perdure.events import ContextAdded
+
+    run = run_of(write.named(run_id))
+    version = run.context_version + 1
+    write.put_context(run.id, Context(version, text, write.now, given))
+    write.note(run.id, 0, [ContextAdded(version=version)])
+    row = write.one("instruct", id=run.id, context_version=version, attempts_allowed=one_more(run), now=write.now)
+    return reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
 
 
 def reopen(write: Write, run: TaskRun, reason: str) -> TaskRun:

@@ -35,7 +35,7 @@ from perdure.stores.inbox import settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.postings import Postings
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
-from perdure.stores.rules import held, lost, merged, next_state, one_more, refuse_beside, reopen, same_task, settle
+from perdure.stores.rules import held, instruct, lost, merged, next_state, refuse_beside, reopen, same_task, settle
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent, RunTakenBack
@@ -167,16 +167,9 @@ class SqlStore(Postings, Accounts, Boards):
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)
 
     def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
-        from perdure.events import ContextAdded
-
         with self._write() as write:
-            run = run_of(write.named(run_id))
-            settle_delivery(write, delivery, run.name)
-            version = run.context_version + 1
-            write.put_context(run.id, Context(version, text, write.now, given))
-            write.note(run.id, 0, [ContextAdded(version=version)])
-            row = write.one("instruct", id=run.id, context_version=version, attempts_allowed=one_more(run), now=write.now)
-            return reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
+            settle_delivery(write, delivery, run_of(write.named(run_id)).name)
+            return instruct(write, run_id, text, given)
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:
         with self._write() as write:

@@ -50,7 +50,7 @@ class Sqlite:
         """One durable transaction and the time in it: all of it is stored when the block ends, or nothing. SQLite has one writer at a
         time, whatever is `claimed`. Raises StoreError, Conflict."""
         if self.read_only:
-            raise StoreError(f"{self.place} was opened for reading only")
+            raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self._turn, in_words(self.place, self.ballast):
             if self.ballast is not None:
                 self.ballast.ease()
@@ -263,7 +263,7 @@ def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
 def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreError:
     if error.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
         return Conflict(f"Somebody else is on it: {error}", "perdure ls")
-    return StoreError(f"The database {place} refused a change that would have broken its rules: {error}")
+    return StoreError(f"The database {place} refused a change that would have broken its rules: {error}", transient=False)
 
 
 def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
@@ -272,7 +272,9 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
         case _ if _no_room(error):
             return _full(place)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
-            return StoreError(f"The database {place} cannot be opened or written: {error}", ELSEWHERE)
+            # It cannot be opened also while a process has too many files open.
+            transient = code & 0xFF == sqlite3.SQLITE_CANTOPEN
+            return StoreError(f"The database {place} cannot be opened or written: {error}", ELSEWHERE, transient=transient)
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_FORMAT:
             return _damaged(place, str(error))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -290,7 +292,7 @@ def _no_room(error: sqlite3.DatabaseError) -> bool:
 
 def _damaged(place: str, why: str) -> StoreError:
     hint = f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a new one"
-    return StoreError(f"The database {place} is damaged: {why}", hint)
+    return StoreError(f"The database {place} is damaged: {why}", hint, transient=False)
 
 
 def _full(place: str) -> StoreError:

@@ -82,7 +82,7 @@ class Postgres:
     @contextmanager
     def writing(self, *, claimed: bool = False) -> Iterator[tuple[Cursor, int]]:
         if self.read_only:
-            raise StoreError(f"{self.place} was opened for reading only")
+            raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self.lines.lent() as line, self._in_words(line):
             with self._ended(line):
                 line.connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock{'_shared' if claimed else ''}({LOCK})")

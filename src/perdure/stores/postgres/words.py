@@ -45,7 +45,7 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
     if state == "23505":
         return Conflict(f"Somebody else is on it: {said}", "perdure ls")
     if state.startswith("23"):
-        return StoreError(f"The database {place} refused a change that would have broken its rules: {said}")
+        return StoreError(f"The database {place} refused a change that would have broken its rules: {said}", transient=False)
     if state == "53300":
         return Again(f"The database {place} takes no more connections: {said}", "raise max_connections there, or run fewer pools")
     if state in ("40001", "40P01"):
@@ -61,7 +61,7 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
     if state in ("53100", "53200"):
         return StoreError(f"The database {place} is out of room: {said}; nothing was stored, and what was there is kept", "make room there")
     if state.startswith(("28", "42501", "3D")):
-        return StoreError(f"The database {place} lets this user not do that: {said}", HINT)
+        return StoreError(f"The database {place} lets this user not do that: {said}", HINT, transient=False)
     return StoreError(f"The database {place} cannot be used: {said}", HINT)
 
 

@@ -10,7 +10,7 @@ import pytest
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
 from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd, weave
-from perdure.testing.stores.making import LEASE_S, Store
+from perdure.testing.stores.making import LEASE_S, Store, submit
 
 _numbers = count(1)
 
@@ -72,6 +72,27 @@ class Plans:
         assert store.plan(held.id).worker == "ben"
         store.release_plan(taken)
         assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
+
+    def test_instructions_stand_with_what_is_known_of_them(self, store: Store) -> None:
+        """New instructions for runs of the plan are stored with the plan, or with the task, or not at all: who lost the lease, or names
+        a run that is not there, changes nothing."""
+        held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
+        assert held is not None
+        one, two = submit(store), submit(store)
+        told = {one.id: "More.", two.id: "Even more."}
+        with pytest.raises(NotFound):
+            store.put_plan(replace(held, reason="changed"), {**told, "nobody": "x"})
+        assert (store.plan(held.id).reason, len(store.contexts(one.id))) == ("", 1)
+        store.put_plan(replace(held, reason="changed"), told)
+        store.put_planned(held, PlannedRun(task="a", run=one.id, checks=1), told="The check failed.")
+        assert [context.text for context in store.contexts(one.id)] == ["do it", "More.", "The check failed."]
+        assert [context.text for context in store.contexts(two.id)] == ["do it", "Even more."]
+        late = replace(held, worker="ben")
+        with pytest.raises(LostLease):
+            store.put_plan(late, told)
+        with pytest.raises(LostLease):
+            store.put_planned(late, PlannedRun(task="a", run=one.id), told="Late.")
+        assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:
         """Each task once, as it was last told, in the order in which they were begun; plans do not see each other's."""
