@@ -68,6 +68,7 @@ class Serving:
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self.tokens = 0
 
     def start(self, *words: str) -> Serving:
         """Returns when it listens."""
@@ -78,7 +79,7 @@ class Serving:
                 [sys.executable, "-m", "perdure", "serve", "--listen", "127.0.0.1:0", *(words or ("--jobs", "0"))], cwd=self.home,
                 env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
-        found = self.until(lambda: re.search(rb"listening on http://127\.0\.0\.1:(\d+)", log.read_bytes()[seen:]), "it listens")
+        found = self.until(lambda: re.search(rb"listening on http://[\d.]+:(\d+)", log.read_bytes()[seen:]), "it listens")
         self.port = int(found[1])
         return self
 
@@ -112,6 +113,20 @@ class Serving:
             [sys.executable, "-m", "perdure", *words], cwd=self.home, env=self.environ, capture_output=True, text=True, check=False,
             timeout=PATIENCE_S,
         )  # fmt: skip
+
+    def token(self, scope: str = "admin") -> str:
+        """The secret of a new token; made while it serves or before."""
+        self.tokens += 1
+        done = self.perdure("token", "new", f"{scope}-{self.tokens}", "--scope", scope)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def ask(self, method: str, path: str, token: str = "", body: object = None, **headers: str) -> tuple[int, dict[str, Any]]:
+        """One request to the API: status and JSON."""
+        sent = b"" if body is None else json.dumps(body).encode()
+        given = {} if body is None else {"content-type": "application/json"}
+        given |= {"authorization": f"Bearer {token}"} if token else {}
+        return self.send(path, sent, given | {name.replace("_", "-"): value for name, value in headers.items()}, method)
 
     # --- senders -------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "map": ("map", "the project map: what the files here export and import, as an agent would be told it"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
     "serve": ("serve", "take webhooks of a forge, and perform whatever is due beside"),
+    "token": ("token", "tokens for those who ask perdure serve: make one, list them, take one away"),
     "inbox": ("inbox", "list what forges delivered, show a delivery, or read one again"),
     "plan": ("plan", "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands"),
     "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),

@@ -11,10 +11,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from perdure.cli.compose import settings
+from perdure.cli.compose import open_to_read, settings
 from perdure.cli.pool import Wishes, open_pool, say
 from perdure.errors import PerdureError, UsageError
 
@@ -60,10 +60,10 @@ def serve_verb(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{error}, not {arguments.listen!r}") from None
     sockets = bound(host, port)
     try:
-        if is_public(sockets) and not secrets:
+        if is_public(sockets) and not secrets and not _has_token(chosen):
             raise UsageError(
-                f"{host} can be reached from outside, and no webhook with a secret is configured",
-                "add a [webhooks.NAME], or listen on 127.0.0.1",
+                f"{host} can be reached from outside, and there is neither a token nor a webhook with a secret",
+                "perdure token new NAME, add a [webhooks.NAME], or listen on 127.0.0.1",
             )
         return _serve(chosen, secrets, sockets, arguments.jobs)
     finally:
@@ -71,11 +71,21 @@ def serve_verb(arguments: argparse.Namespace) -> int:
             each.close()
 
 
+def _has_token(chosen: Settings) -> bool:
+    """Whether there is a token that is good now."""
+    with closing(open_to_read(chosen)) as store:
+        now = store.now()
+        return any(not token.expires or token.expires > now for token in store.tokens())
+
+
 def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
     from perdure.cli.housekeeping import Housekeeping
     from perdure.web.application import application
     from perdure.web.listening import Listening
     from perdure.web.notify import notify
+    from perdure.web.parts import Parts
+    from perdure.web.principal import Principals
+    from perdure.web.routes import routes
     from perdure.web.webhooks import Desk
     from perdure.web.writing import Writer
 
@@ -87,7 +97,11 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         kept = _dispatching(stack, engine, chosen) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
-        web = stack.enter_context(Listening(application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts), sockets))
+        reading = open_to_read(chosen)
+        stack.callback(reading.close)
+        parts = Parts(engine=engine, store=reading, settings=chosen, principals=Principals(reading, engine.store, say))
+        served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts))
+        web = stack.enter_context(Listening(served, sockets))
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")

@@ -31,6 +31,7 @@ from perdure.model.choices import (
 from perdure.model.runs import NOWHERE, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
+from perdure.model.tokens import Token, TokenScope
 from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
 
 __all__ = [
@@ -83,6 +84,8 @@ __all__ = [
     "TaskFile",
     "TaskRun",
     "TaskSpec",
+    "Token",
+    "TokenScope",
     "Usage",
     "Verdict",
     "WhenFull",

@@ -10,7 +10,7 @@ from perdure.protocols.agents import Abilities, AgentDriver, Archive, Folder, He
 from perdure.protocols.around import Observer, Publisher
 from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
-from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore
+from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore, TokenStore
 
 __all__ = [
     "Abilities",
@@ -37,5 +37,6 @@ __all__ = [
     "RunStore",
     "SessionStore",
     "Spoken",
+    "TokenStore",
     "Warm",
 ]

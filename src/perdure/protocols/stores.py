@@ -1,11 +1,11 @@
-"""The other things that a store keeps: conversations, plans, the inbox."""
+"""The other things that a store keeps: conversations, plans, the inbox, what was answered, tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun
+from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun, Token
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent
@@ -172,4 +172,40 @@ class PostingStore(Protocol):
     def tell_run(self, run_id: str, events: Sequence[AnyEvent], condition: Condition | None = None, solved: str = "") -> TaskRun:
         """Appends to the journal what happened to a run beside its attempts, and gives it a condition, or takes away the one of the type
         `solved`. The state stays."""
+        ...
+
+
+class TokenStore(Protocol):
+    """Who may ask the service. Whoever holds a secret is known by its SHA-256 (64 hexadecimal digits), and the secret is nowhere."""
+
+    def add_token(self, token: Token, sha256: str) -> Token:
+        """Keeps a new token; the store sets `created`. Raises Conflict for a name that is taken."""
+        ...
+
+    def tokens(self) -> Sequence[Token]:
+        """Oldest first, those that have expired too."""
+        ...
+
+    def token_of(self, sha256: str) -> Token | None:
+        """The token with this digest, unless it has expired."""
+        ...
+
+    def use_token(self, name: str) -> None:
+        """Writes down that it was used now, unless that was done within the hour. Nothing happens for a name that is gone."""
+        ...
+
+    def remove_token(self, name: str) -> Token:
+        """Takes a token away, and signs out all who signed in with it. Raises NotFound."""
+        ...
+
+    def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
+        """Keeps a sign-in with a token, under the digest of the browser's own secret."""
+        ...
+
+    def signed_in(self, sha256: str) -> Token | None:
+        """The token of a sign-in, unless either has expired, or the token was taken away."""
+        ...
+
+    def sign_out(self, sha256: str) -> None:
+        """Forgets a sign-in, if it is there."""
         ...

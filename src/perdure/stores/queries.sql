@@ -466,3 +466,38 @@ WHERE attempts.outcome <> 'succeeded' AND attempts.ended >= :since ORDER BY atte
 -- name: latest_word
 SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND kind IN ('said', 'tool_started', 'attempt_started')
 ORDER BY seq DESC LIMIT 1;
+
+-- name: add_token
+INSERT INTO tokens (name, sha256, scope, created, expires) VALUES (:name, :sha256, :scope, :now, :expires)
+ON CONFLICT DO NOTHING
+RETURNING *;
+
+-- name: tokens
+SELECT name, scope, created, expires, used FROM tokens ORDER BY ordinal;
+
+-- name: token_of
+SELECT name, scope, created, expires, used FROM tokens WHERE sha256 = :sha256 AND (expires = 0 OR expires > :now);
+
+-- name: use_token
+UPDATE tokens SET used = :now WHERE name = :name AND used < :before;
+
+-- name: remove_token
+DELETE FROM tokens WHERE name = :name RETURNING *;
+
+-- name: sign_in
+INSERT INTO sign_ins (sha256, token, created, expires) VALUES (:sha256, :token, :now, :expires);
+
+-- name: signed_in
+-- A sign-in lives as long as its token does.
+SELECT tokens.name, tokens.scope, tokens.created, tokens.expires, tokens.used
+FROM sign_ins JOIN tokens ON tokens.name = sign_ins.token
+WHERE sign_ins.sha256 = :sha256 AND sign_ins.expires > :now AND (tokens.expires = 0 OR tokens.expires > :now);
+
+-- name: sign_out
+DELETE FROM sign_ins WHERE sha256 = :sha256;
+
+-- name: sign_out_token
+DELETE FROM sign_ins WHERE token = :token;
+
+-- name: forget_sign_ins
+DELETE FROM sign_ins WHERE expires <= :now;

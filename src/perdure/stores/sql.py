@@ -33,17 +33,17 @@ from perdure.model import (
 from perdure.stores.board import Boards
 from perdure.stores.inbox import settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
-from perdure.stores.postings import Postings
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, instruct, lost, merged, next_state, refuse_beside, reopen, same_task, settle
+from perdure.stores.tokens import Tokens
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent, RunTakenBack
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Postings, Accounts, Boards):
-    """`RunStore`, `SessionStore` and `PlanStore` over one database. Threads may share it; processes open their own."""
+class SqlStore(Tokens, Accounts, Boards):
+    """All of `perdure.attempt.engine.Store` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
         from perdure.codec import encode

@@ -1,5 +1,5 @@
 """All addresses, and who may ask for them: only under a name that is allowed, so that no web page reaches a service on loopback by a name
-of its own (DNS rebinding). Nothing changes by a GET.
+of its own (DNS rebinding); and only who is known, but for what `guard` lists. Nothing changes by a GET.
 """
 
 from __future__ import annotations
@@ -13,17 +13,28 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from perdure.errors import PerdureError
+from perdure.web.guard import OWN_CHECKS, Guard
+from perdure.web.principal import Principals
+from perdure.web.problems import Problem, problem
 from perdure.web.webhooks import Desk, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
-def application(desk: Desk, problems: Callable[[], Sequence[str]], hosts: Sequence[str]) -> Starlette:
-    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names."""
+def application(
+    desk: Desk,
+    problems: Callable[[], Sequence[str]],
+    hosts: Sequence[str],
+    principals: Principals | None = None,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names.
+    `routes`: those of the API, the dashboard and the metrics; without `principals` nobody gets to them."""
 
     async def ready(request: Request) -> Response:
         found = await run_in_threadpool(problems)
@@ -36,16 +47,24 @@ def application(desk: Desk, problems: Callable[[], Sequence[str]], hosts: Sequen
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         said = {404: "There is nothing at this address", 405: "This address does not take that method"}
-        return answer(status, said.get(status, "Something went wrong in perdure; its log says more"), headers)
+        sentence = said.get(status, "Something went wrong in perdure; its log says more")
+        if request.url.path.startswith(OWN_CHECKS):
+            return answer(status, sentence, headers)
+        return problem(Problem(status, sentence, headers=headers))
+
+    async def told(request: Request, error: Exception) -> Response:
+        assert isinstance(error, PerdureError)
+        return problem(error)
 
     return Starlette(
         routes=[
             Route("/webhooks/{name}", desk.post, methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
             Route("/readyz", ready, methods=["GET"]),
+            *routes,
         ],
-        middleware=[Middleware(KnownHost, hosts=hosts)],
-        exception_handlers={HTTPException: refused, Exception: refused},
+        middleware=[Middleware(KnownHost, hosts=hosts), Middleware(Guard, principals=principals)],
+        exception_handlers={HTTPException: refused, PerdureError: told, Exception: refused},
     )
 
 

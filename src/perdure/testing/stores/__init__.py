@@ -4,7 +4,7 @@
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of `perdure.protocols.RunStore`, `SessionStore`, `PlanStore`, `InboxStore`, `PostingStore` or `BoardStore`.
+Each test is one promise of a protocol in `perdure.protocols`: `RunStore`, `SessionStore`, `PlanStore`, `InboxStore` and the others.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from perdure.testing.stores.opening import Opening
 from perdure.testing.stores.plans import Plans
 from perdure.testing.stores.postings import Postings
 from perdure.testing.stores.runs import Adding, Finding, Persons
+from perdure.testing.stores.tokens import Tokens
 
 __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
     Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox,
-    Postings, Accounts, Boards,
+    Postings, Accounts, Boards, Tokens,
 ):  # fmt: skip
     """Every promise of the protocols. The fixture `store` must be empty for each test."""

@@ -22,7 +22,7 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.protocols import Begun, BoardStore, Ending, InboxStore, PlanStore, PostingStore, RunStore, SessionStore
+from perdure.protocols import Begun, BoardStore, Ending, InboxStore, PlanStore, PostingStore, RunStore, SessionStore, TokenStore
 
 LEASE_S = 60.0
 LAPSED_S = 0.0
@@ -31,8 +31,8 @@ LAPSED_S = 0.0
 _numbers = count(1)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, Protocol):
-    """Runs, sessions, plans, the inbox and what is answered together."""
+class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, TokenStore, Protocol):
+    """All that a store keeps."""
 
 
 def place(name: str) -> Workspace:

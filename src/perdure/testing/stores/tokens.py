@@ -1,0 +1,84 @@
+"""Tokens and sign-ins: known by a digest, gone at once when they are taken away or have expired."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from perdure.errors import Conflict, NotFound
+from perdure.model import Token, TokenScope
+from perdure.testing.stores.making import Store
+
+LONG_S = 86_400.0
+
+
+def digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
+
+
+def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> Token:
+    """As a caller hands it in; the store sets when it was made."""
+    return Token(name=name, scope=scope, created=0, expires=expires)
+
+
+class Tokens:
+    """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`, `sign_out`."""
+
+    def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
+        """It is found by the digest of its secret and by nothing else; tokens are listed in the order in which they were made."""
+        first = store.add_token(token("ci", TokenScope.DISPATCH), digest("one"))
+        second = store.add_token(token("board"), digest("two"))
+        assert first.created > 0 and first.scope is TokenScope.DISPATCH
+        assert list(store.tokens()) == [first, second]
+        assert store.token_of(digest("one")) == first
+        assert store.token_of("one") is None and store.token_of(digest("ci")) is None and store.token_of("") is None
+
+    def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
+        """A second token of a name, or with the same secret, is refused, and the first one stays what it was."""
+        first = store.add_token(token("ci"), digest("one"))
+        for name, secret in (("ci", "two"), ("other", "one")):
+            with pytest.raises(Conflict):
+                store.add_token(token(name, TokenScope.ADMIN), digest(secret))
+        assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
+
+    def test_a_token_expires(self, store: Store) -> None:
+        """After its time it is listed and no longer good, nor is a sign-in with it; before its time it is."""
+        now = store.now()
+        store.add_token(token("old", expires=now - 1), digest("old"))
+        store.add_token(token("new", expires=now + 3_600_000), digest("new"))
+        store.sign_in("old", digest("cookie"), LONG_S)
+        assert store.token_of(digest("old")) is None and store.signed_in(digest("cookie")) is None
+        assert store.token_of(digest("new")) is not None and len(store.tokens()) == 2
+
+    def test_a_token_is_taken_away(self, store: Store) -> None:
+        """Then neither it nor a sign-in with it is good, also not when another token takes its name; once more is NotFound."""
+        store.add_token(token("ci"), digest("one"))
+        store.sign_in("ci", digest("cookie"), LONG_S)
+        store.remove_token("ci")
+        store.add_token(token("ci"), digest("two"))
+        assert store.token_of(digest("one")) is None and store.signed_in(digest("cookie")) is None
+        store.remove_token("ci")
+        with pytest.raises(NotFound):
+            store.remove_token("ci")
+
+    def test_a_sign_in_lasts(self, store: Store) -> None:
+        """It is good for as long as was said, and until it is signed out; others with the same token are not touched."""
+        made = store.add_token(token("ci", TokenScope.ADMIN), digest("one"))
+        for cookie in ("a", "b"):
+            store.sign_in("ci", digest(cookie), LONG_S)
+        store.sign_in("ci", digest("late"), -1.0)
+        assert store.signed_in(digest("a")) == made and store.signed_in(digest("late")) is None
+        store.sign_out(digest("a"))
+        store.sign_out(digest("a"))
+        assert store.signed_in(digest("a")) is None and store.signed_in(digest("b")) == made
+        assert store.token_of(digest("b")) is None, "a browser's secret is no token"
+
+    def test_a_use_is_written_down(self, store: Store) -> None:
+        """Once within the hour; of a token that is gone nothing is."""
+        store.add_token(token("ci"), digest("one"))
+        store.use_token("ci")
+        used = store.tokens()[0].used
+        store.use_token("ci")
+        store.use_token("nobody")
+        assert used > 0 and store.tokens()[0].used == used

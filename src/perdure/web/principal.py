@@ -1,0 +1,145 @@
+"""Who asks, and what they may do. Every address but a few that say so needs a token, on loopback too.
+
+A program sends its token as `Authorization: Bearer ...`. A browser signs in with one and gets a cookie; that is good for looking, and for
+forms that carry the value of `form_secret`. Scopes are one above the other: who may dispatch may read, an admin may do both.
+`guard` asks before any route is looked up, so that an address that nobody thought of is closed;
+a route that needs more than `read` calls `authenticated`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from perdure.attempt.engine import Store
+from perdure.errors import PerdureError
+from perdure.model import Token, TokenScope
+from perdure.web.problems import Problem
+from perdure.web.tokens import LONGEST, digest, new_cookie
+
+COOKIE = "perdure"
+SIGNED_IN_S = 12 * 3600.0
+FAILURES_MOST = 20
+WINDOW_S = 60.0
+"""Who has sent so many wrong secrets within so long is not looked up any more, unless the secret was good before."""
+ADDRESSES_MOST = 4096
+USED_EVERY_MS = 3_600_000
+ALL = tuple(TokenScope)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is the token's. `cookie`: the secret of a browser that has signed in; empty for a program."""
+
+    name: str
+    scopes: frozenset[TokenScope]
+    cookie: str = field(default="", repr=False)
+
+    def may(self, scope: TokenScope) -> bool:
+        return scope in self.scopes
+
+    @property
+    def form_secret(self) -> str:
+        """What a form of a signed-in browser has to carry, and no other site can know."""
+        return hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest() if self.cookie else ""
+
+    def sent_form(self, given: str) -> bool:
+        """Whether a form came from a page that was made for this principal."""
+        return bool(self.cookie) and hmac.compare_digest(self.form_secret.encode(), given.encode("utf-8", "replace"))
+
+
+def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
+    """Who asks. Raises Problem with 401 where `Guard` has let an unknown one pass, and with 403 where the scope does not reach."""
+    found = getattr(request.state, "principal", None)
+    if not isinstance(found, Principal):
+        raise unknown()
+    if not found.may(scope):
+        has = max(found.scopes, key=ALL.index)
+        raise Problem(
+            403, f"This needs the scope {scope}, and the token {found.name!r} has {has}", f"perdure token new NAME --scope {scope}"
+        )
+    return found
+
+
+def unknown() -> Problem:
+    """Nobody whom perdure knows."""
+    return Problem(401, "A token is needed, or the one that was sent is not good", "perdure token new NAME", {"www-authenticate": "Bearer"})
+
+
+@dataclass
+class Principals:
+    """Finds out who asks. Threads may share it; it waits for the store, so it is not for an event loop."""
+
+    reading: Store
+    """Only looked into: a connection that holds up nobody."""
+    writing: Store
+    say: Callable[[str], None] = lambda line: None
+    _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
+    _good: set[str] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def bearer(self, secret: str, address: str) -> Principal:
+        """The one who sent this token, from an address. Raises Problem with 401, or 429 after many failures."""
+        return _principal(self._token(secret, address))
+
+    def cookie(self, secret: str) -> Principal:
+        """The browser that has signed in. Raises Problem with 401."""
+        found = self.reading.signed_in(digest(secret)) if 0 < len(secret) <= LONGEST else None
+        if found is None:
+            raise unknown()
+        return _principal(found, secret)
+
+    def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
+        """Signs a browser in with a token: who it is, and the cookie's value. Raises as `bearer` does."""
+        token = self._token(secret.strip(), address)
+        cookie, sha256 = new_cookie()
+        self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
+        return _principal(token, cookie), cookie
+
+    def sign_out(self, principal: Principal) -> None:
+        """The cookie is not good any more."""
+        self.writing.sign_out(digest(principal.cookie))
+
+    def _token(self, secret: str, address: str) -> Token:
+        given = digest(secret[: LONGEST + 1])
+        if given not in self._good:
+            self._refuse_many(address)
+        found = self.reading.token_of(given) if 0 < len(secret) <= LONGEST else None
+        with self._lock:
+            if found is None:
+                self._good.discard(given)
+                self._note(address)
+            else:
+                self._good.add(given)
+        if found is None:
+            raise unknown()
+        if self.reading.now() - found.used > USED_EVERY_MS:
+            with suppress(PerdureError):  # A full disk is no reason to turn somebody away.
+                self.writing.use_token(found.name)
+        return found
+
+    def _refuse_many(self, address: str) -> None:
+        with self._lock:
+            failed = self._failed.get(address, [])
+            if len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S:
+                raise Problem(429, "Too many tokens that are not good came from there", "try again in a minute")
+
+    def _note(self, address: str) -> None:
+        """Counts a failure. The lock is held."""
+        failed = [*self._failed.pop(address, [])[1 - FAILURES_MOST :], time.monotonic()]
+        if len(failed) == FAILURES_MOST:
+            self.say(f"{FAILURES_MOST} tokens that are not good came from {address}")
+        while len(self._failed) >= ADDRESSES_MOST:
+            self._failed.pop(next(iter(self._failed)))
+        self._failed[address] = failed
+
+
+def _principal(token: Token, cookie: str = "") -> Principal:
+    return Principal(token.name, frozenset(ALL[: ALL.index(token.scope) + 1]), cookie)
