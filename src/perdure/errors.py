@@ -109,3 +109,29 @@ class CapsuleError(PerdureError):
     """A capsule cannot be written, or what is given as one cannot be trusted or used."""
 
     exit_code = 7
+
+
+class ForgeError(PerdureError):
+    """A forge did not do what its API was asked. The kinds say what follows: wait, a person is needed, or it can never be done."""
+
+    exit_code = 1
+
+
+class ForgeUnavailable(ForgeError):
+    """Not now: no answer, a fault on its side, or too many requests. To be asked again in `retry_s` seconds, and not before."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, hint: str = "", *, retry_s: float = 30.0) -> None:
+        super().__init__(message, hint)
+        self.retry_s = retry_s
+
+
+class ForgeDenied(ForgeError):
+    """The token is not taken, or does not reach so far. A person has to do something; asking again does not help."""
+
+    exit_code = 4
+
+
+class ForgeRefused(ForgeError):
+    """The forge understood the request and will not do it."""

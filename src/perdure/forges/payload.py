@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, NoReturn
 
 DEEPEST = 64
@@ -19,24 +20,38 @@ LIST_MOST = 100
 _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 _URL = re.compile(r"https?://[^\s\x00-\x20\x7f\"'<>\\^`{|}]+")
 _MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
+_ID = re.compile(r"[A-Za-z0-9][\w-]{0,99}", re.ASCII)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def parsed(body: bytes) -> Payload:
     """The object in a raw body. Raises ValueError, with a few words, for anything else: other JSON, NaN, a key twice, no UTF-8."""
+    value = _loaded(body)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return Payload(value)
+
+
+def parsed_list(body: bytes) -> list[Payload]:
+    """The objects of the list in a raw body. Raises ValueError as `parsed` does."""
+    value = _loaded(body)
+    if not isinstance(value, list):
+        raise ValueError("not a JSON list")
+    return [Payload(each) for each in value]
+
+
+def _loaded(body: bytes) -> object:
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        value: object = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("not valid UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON: {error.msg} at {error.pos}") from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
     if _is_deep(value):
         raise ValueError("nested too deeply")
-    return Payload(value)
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,7 +66,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _is_deep(value: object) -> bool:
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = [one for each in inner for one in each if isinstance(one, dict | list)]
@@ -98,6 +113,21 @@ class Payload:
         """The number there, from 1 to 2^53; else 0."""
         value = self._get(keys)
         return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else 0
+
+    def id(self, *keys: str) -> str:
+        """The forge's id there as a text: a number from 1 to 2^63, or one word of ASCII; else empty."""
+        value = self._get(keys)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value) if 0 < value < 2**63 else ""
+        return value if isinstance(value, str) and _ID.fullmatch(value) else ""
+
+    def time(self, *keys: str) -> int:
+        """The time there (RFC 3339, with its zone) in ms since 1970; else 0."""
+        try:
+            found = datetime.fromisoformat(self.name(*keys))
+            return max(0, int(found.timestamp() * 1000)) if found.tzinfo else 0
+        except (ValueError, OverflowError):
+            return 0
 
     def yes(self, *keys: str) -> bool:
         """Whether there is a `true`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 
 from perdure.forges.intents import Intent, IntentKind
+from perdure.forges.sources import token_of
 
 TRIGGERS = ("assigned", "labelled", "mentioned", "review_requested", "commented", "line_commented", "changes_requested", "ci_failed")
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
@@ -35,6 +36,9 @@ class Rule:
     repositories: tuple[str, ...] = ("*",)
     """Patterns for `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
+    token_file: str = ""
+    """Its own access to the forge's API (an absolute path); neither of the two: that of the source which sends the deliveries."""
+    token_env: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.agent}, for {', '.join(self.authors)})"
@@ -98,6 +102,7 @@ def _rule(name: str, table: object) -> Rule:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(known)}")
     lists = {key: _texts(name, key, table[key]) for key in ("authors", "labels", "repositories", "triggers") if key in table}
     texts = {key: _text(name, key, table[key]) for key in ("agent", "clone", "login") if key in table}
+    file, variable = token_of(name, table)
     if missing := [key for key in ("agent", "authors", "clone") if not {**lists, **texts}.get(key)]:
         raise ValueError(f"{name} needs {missing[0]}")
     if "*" in "".join(lists["authors"]):
@@ -115,6 +120,8 @@ def _rule(name: str, table: object) -> Rule:
         labels=lists.get("labels", ()),
         repositories=lists.get("repositories", ("*",)),
         triggers=lists.get("triggers", TRIGGERS),
+        token_file=file,
+        token_env=variable,
     )
 
 

@@ -1,6 +1,7 @@
 """Where deliveries come from, as the configuration has it: the tables `[webhooks.NAME]`, read by `config`.
 
-The secrets themselves never stand there: only the files, or the names of the variables, that hold them.
+The secrets themselves never stand there: only the files, or the names of the variables, that hold them. With a token, perdure also
+speaks to the forge that sends them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 from perdure.forges.intents import Forge
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-KEYS = ("forge", "secret_file", "secret_env")
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+KEYS = ("forge", "secret_file", "secret_env", "url", "token_file", "token_env")
+USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
+"""Where a forge is, if `url` does not say."""
+ADDRESS = re.compile(r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*")
 ACTIVE_MOST = 2
 """The new secret and the old one, while one takes the other's place on the forge."""
 
@@ -28,6 +33,11 @@ class Source:
     files: tuple[str, ...] = ()
     """Absolute paths, a secret each."""
     variables: tuple[str, ...] = ()
+    url: str = ""
+    """The forge's own address, as people open it; with a token it is always there. No slash at its end."""
+    token_file: str = ""
+    """An absolute path. Of the two, one at most; neither: the forge is only listened to."""
+    token_env: str = ""
 
     def __str__(self) -> str:
         held = [f"secret in {place}" for place in (*self.files, *(f"${name}" for name in self.variables))]
@@ -71,9 +81,48 @@ def _source(name: str, table: object) -> Source:
         raise ValueError(f"{name} needs a secret: secret_file or secret_env, and at most {ACTIVE_MOST} while one takes the other's place")
     if any(not path.startswith("/") or "\0" in path for path in files):
         raise ValueError(f"secret_file of {name} is an absolute path")
-    if any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) for variable in variables):
+    if any(not re.fullmatch(VARIABLE, variable) for variable in variables):
         raise ValueError(f"secret_env of {name} is the name of a variable, not the secret")
-    return Source(name, Forge(forge) if forge else None, files, variables)
+    known = Forge(forge) if forge else None
+    return Source(name, known, files, variables, *_api(name, known, table))
+
+
+def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str]:
+    """`url`, `token_file` and `token_env`, checked together."""
+    file, variable = token_of(name, table)
+    url = table.get("url", "")
+    if not (url or file or variable):
+        return "", "", ""
+    if forge is None:
+        raise ValueError(f"{name} needs its forge: with url or a token, perdure speaks to it ({', '.join(Forge)})")
+    return address(f"url of {name}", url or USUAL.get(forge, "")), file, variable
+
+
+def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str]:
+    """`token_file` and `token_env` of a table, one of them at most; empty where they are not. Raises ValueError."""
+    file, variable = table.get("token_file", ""), table.get("token_env", "")
+    if file and variable:
+        raise ValueError(f"{name} has one token: token_file or token_env")
+    if not isinstance(file, str) or (file and (not file.startswith("/") or "\0" in file)):
+        raise ValueError(f"token_file of {name} is an absolute path")
+    if not isinstance(variable, str) or (variable and not re.fullmatch(VARIABLE, variable)):
+        raise ValueError(f"token_env of {name} is the name of a variable, not the token")
+    return file, variable
+
+
+def address(what: str, url: object) -> str:
+    """A forge's address: https, or http on this machine; without userinfo, query and a slash at its end. Raises ValueError."""
+    found = (
+        re.fullmatch(r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*", url)
+        if isinstance(url, str)
+        else None
+    )
+    if found is None:
+        raise ValueError(f"{what} is an address such as https://git.example.com, without user, query or mark")
+    host = re.sub(r":[0-9]+$", "", found[2])
+    if found[1] == "http" and not re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]", host):
+        raise ValueError(f"{what} is https: over http, anybody between could read the token")
+    return f"{found[1]}://{found[2]}{found[3]}"
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

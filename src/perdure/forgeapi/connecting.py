@@ -1,0 +1,71 @@
+"""The clients of a configuration: one for each source with a token, and one more for each agent with a token of its own.
+
+Wired by `perdure serve` at its start. A rule's own token goes to every source that it works for, so an agent with a token of its own
+belongs to one forge; where a team has two, it writes two rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from perdure.errors import ConfigError, ForgeDenied, NotFound
+from perdure.forgeapi.asking import Asking
+from perdure.forgeapi.gitea import Forgejo, Gitea
+from perdure.forgeapi.tokens import Token, token_at
+from perdure.forges import Forge
+from perdure.forges.rules import Rule
+from perdure.forges.sources import Source
+from perdure.protocols import ForgeApi
+
+BEARER = ("authorization", "Bearer")
+
+
+def connect(forge: Forge, address: str, token: Token, ca_file: Path | None = None) -> ForgeApi:
+    """A client. `address`: the forge's own, as `forges.sources.address` has checked it."""
+    match forge:
+        case Forge.GITEA | Forge.FORGEJO:
+            asking = Asking(f"{address}/api/v1", token, ("authorization", "token"), "application/json", ca_file)
+            return (Forgejo if forge is Forge.FORGEJO else Gitea)(address, asking)
+    raise NotFound(f"perdure cannot speak to {forge} yet")
+
+
+class Forges:
+    """All clients, from `with` to its end. An address that is not configured is spoken to by nobody."""
+
+    def __init__(self, found: Mapping[tuple[str, str], ForgeApi]) -> None:
+        self._found = dict(found)
+
+    def of(self, source: str, rule: str = "") -> ForgeApi | None:
+        """Who speaks to the forge of a source: as this agent, where it has a token of its own, else as the source's login. None: nobody."""
+        return self._found.get((source, rule)) or self._found.get((source, ""))
+
+    def __enter__(self) -> Forges:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for each in self._found.values():
+            each.close()
+
+
+def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMapping[str, str], ca_file: Path | None = None) -> Forges:
+    """The clients of a configuration. The variables are taken out of `environ`: no agent gets them. Raises ConfigError, with all that is
+    wrong with the tokens."""
+    problems: list[str] = []
+    found: dict[tuple[str, str], ForgeApi] = {}
+    for source in sources:
+        own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules}
+        for name, token in {"": token_at(source.token_file, source.token_env, environ), **own}.items():
+            if token is None or not source.url or source.forge is None:
+                continue
+            try:
+                token.value()
+                found[source.name, name] = connect(source.forge, source.url, token, ca_file)
+            except ForgeDenied as error:
+                problems.append(f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}")
+    for variable in {*(source.token_env for source in sources), *(rule.token_env for rule in rules)}:
+        environ.pop(variable, None)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)), "make a token on the forge, and put it into a file that perdure alone can read")
+    return Forges(found)

@@ -1,0 +1,49 @@
+"""A token, and where it lies. One in a file is read for each request, so that a new one needs no restart; one in a variable is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perdure.errors import ForgeDenied
+
+LONGEST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One login's access to a forge. Never printed: `str` is the place."""
+
+    place: str
+    """For a person: `the file /path`, `the variable NAME`."""
+    path: Path | None = None
+    held: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.place
+
+    def value(self) -> str:
+        """The token itself. Raises ForgeDenied where there is none."""
+        if self.path is None:
+            found, why = self.held, "is empty"
+        else:
+            try:
+                with self.path.open("rb") as file:
+                    found, why = file.read(LONGEST + 1).decode("ascii").strip(), "is empty"
+            except OSError as error:
+                found, why = "", f"cannot be read: {error.strerror}"
+            except UnicodeDecodeError:
+                found, why = "", "holds no token"
+        if len(found) > LONGEST or any(not "!" <= each <= "~" for each in found):
+            found, why = "", "holds no token: it is one word of ASCII"
+        if not found:
+            raise ForgeDenied(f"The token of the forge is missing: {self.place} {why}", "make one on the forge and put it there")
+        return found
+
+
+def token_at(file: str, variable: str, environ: Mapping[str, str]) -> Token | None:
+    """The token of a table of the configuration: `token_file` (absolute) or `token_env`. None where neither is named."""
+    if file:
+        return Token(f"the file {file}", Path(file))
+    return Token(f"the variable {variable}", held=environ.get(variable, "").strip()) if variable else None

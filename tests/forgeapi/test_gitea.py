@@ -1,0 +1,34 @@
+"""Gitea and Forgejo, on the small forge. The same suite on a real Gitea is a part of `make test-forge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from perdure.errors import ForgeDenied
+from perdure.forges import Forge
+from perdure.forges.standing import Access
+from tests.forgeapi.places import REPOSITORY, TOKENS, SmallPlace, small_place
+from tests.forgeapi.suite import ForgeSuite
+from tests.servers.forge import gitea
+
+
+class TestGitea(ForgeSuite):
+    @pytest.fixture(params=[Forge.GITEA, Forge.FORGEJO])
+    def place(self, request: pytest.FixtureRequest) -> Iterator[SmallPlace]:
+        with small_place(request.param, gitea) as found:
+            yield found
+
+    def test_only_administrators_are_told_permissions(self, place: SmallPlace) -> None:
+        """A login that is no administrator is told what to do about it; of itself it may always ask."""
+        place.repo.access["cid"] = "write"
+        with pytest.raises(ForgeDenied, match=r"tells the permissions in shop/prices to its administrators only, and cid is") as denied:
+            place.with_token(TOKENS["cid"]).permission(REPOSITORY, "ben")
+        assert "administrator" in denied.value.hint
+        assert place.with_token(TOKENS["cid"]).permission(REPOSITORY, "cid") is Access.WRITE
+
+    def test_failed_deliveries_are_not_told(self, place: SmallPlace) -> None:
+        """Gitea has no call for them: None, and nothing is asked."""
+        assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=1) is None
+        assert not place.small.requests

@@ -1,0 +1,163 @@
+"""What a forge knows. The dialects tell it in their own words; tests act in it as people do on the web pages."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+BEGAN = 1_790_000_000_000
+"""ms. Each thing that happens is a second later than the one before."""
+
+
+@dataclass
+class Said:
+    """A comment, a review (with its verdict) or a line of one (with its path)."""
+
+    id: int
+    author: str
+    text: str
+    created: int
+    updated: int
+    verdict: str = ""
+    path: str = ""
+    line: int = 0
+    review: int = 0
+    reactions: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass
+class Item:
+    """An issue, or a pull request if it has a `head`."""
+
+    number: int
+    author: str
+    title: str
+    text: str
+    labels: list[str]
+    assignees: list[str]
+    created: int
+    updated: int
+    open: bool = True
+    merged: bool = False
+    draft: bool = False
+    head: str = ""
+    base: str = ""
+    reviewers: list[str] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+    reactions: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass
+class Status:
+    name: str
+    state: str
+    text: str
+    url: str
+    updated: int
+
+
+@dataclass
+class Sent:
+    """A webhook that was sent, and what it was answered."""
+
+    id: int
+    delivery: str
+    event: str
+    status: int
+    at: int
+
+
+@dataclass
+class Repository:
+    name: str
+    id: int
+    access: dict[str, str]
+    """none, read, write, admin by login."""
+    git: Path | None = None
+    """A bare repository; its branches are the forge's."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Branches, where there is no git."""
+    items: dict[int, Item] = field(default_factory=dict)
+    statuses: dict[str, list[Status]] = field(default_factory=dict)
+    hook: str = ""
+    """Where its webhooks go."""
+    sent: list[Sent] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    """Deliveries that were asked for again."""
+
+    def branches(self) -> dict[str, str]:
+        if self.git is None:
+            return dict(self.named)
+        argv = ["git", "-C", str(self.git), "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads"]
+        lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+        return {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines}
+
+
+class State:
+    """A whole forge. `tokens` are who may ask; whoever is in `people` is known."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, str] = {}
+        self.people: dict[str, int] = {}
+        self.repositories: dict[str, Repository] = {}
+        self._ids = count(101)
+        self._now = BEGAN
+
+    def tick(self) -> int:
+        self._now += 1000
+        return self._now
+
+    def person(self, login: str, token: str = "") -> str:
+        self.people.setdefault(login, next(self._ids))
+        if token:
+            self.tokens[token] = login
+        return login
+
+    def repository(self, name: str, git: Path | None = None, **access: str) -> Repository:
+        """Logins with `-` are given as `dev_bot`."""
+        people = {login.replace("_", "-"): level for login, level in access.items()}
+        for login in people:
+            self.person(login)
+        found = self.repositories[name] = Repository(name, next(self._ids), people, git)
+        if git is None:
+            found.named["main"] = "1" * 40
+        return found
+
+    def issue(self, name: str, author: str, title: str, text: str = "", labels: Sequence[str] = (), assignees: Sequence[str] = ()) -> Item:
+        repository = self.repositories[name]
+        self.person(author)
+        number, now = len(repository.items) + 1, self.tick()
+        item = Item(number, author, title, text, list(labels), list(assignees), now, now)
+        repository.items[number] = item
+        return item
+
+    def pull(self, name: str, author: str, title: str, text: str, head: str, base: str, draft: bool = False) -> Item:
+        item = self.issue(name, author, title, text)
+        item.head, item.base, item.draft = head, base, draft
+        return item
+
+    def say(self, name: str, number: int, author: str, text: str, **more: str | int) -> Said:
+        item = self.repositories[name].items[number]
+        self.person(author)
+        now = self.tick()
+        said = Said(next(self._ids), author, text, now, now, **more)  # type: ignore[arg-type]
+        item.said.append(said)
+        item.updated = now
+        return said
+
+    def review(self, name: str, number: int, author: str, verdict: str, text: str, lines: Sequence[tuple[str, int, str]] = ()) -> Said:
+        found = self.say(name, number, author, text, verdict=verdict)
+        for path, line, words in lines:
+            self.say(name, number, author, words, path=path, line=line, review=found.id)
+        return found
+
+    def end(self, name: str, number: int, *, merged: bool = False) -> None:
+        item = self.repositories[name].items[number]
+        item.open, item.merged, item.updated = False, merged, self.tick()
+
+    def reopen(self, name: str, number: int) -> None:
+        item = self.repositories[name].items[number]
+        item.open, item.updated = True, self.tick()
