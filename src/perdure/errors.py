@@ -59,6 +59,10 @@ class Conflict(PerdureError):
     exit_code = 6
 
 
+class Diverged(Conflict):
+    """A branch went on elsewhere: what is here and what is there have to be merged, by the agent or a person."""
+
+
 class LostLease(Conflict):
     """This worker no longer holds the attempt: another one took it over. Nothing more may be written."""
 

@@ -7,7 +7,7 @@ is only staged, and what stands in a commit in between. Called by `exporting` an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from perdure.capsule.scan import Scan
 from perdure.git import Git
@@ -18,33 +18,35 @@ LARGEST = 64 << 20
 """Larger files are not searched, and said to be so."""
 
 
-def search(git: Git, commit: str, base: str, scan: Scan) -> list[str]:
-    """Searches what is new since `base`. Returns the files that were too large to be searched."""
-    large = []
-    held: list[tuple[str, str]] = []
-    size = 0
-    for oid, name, length in _new(git, commit, base):
-        if length > LARGEST:
-            large.append(shown(name))
-            continue
-        held.append((oid, name))
-        size += length
-        if size > BATCH:
-            _search(git, held, scan)
-            held, size = [], 0
-    _search(git, held, scan)
-    return large
-
-
 def shown(name: str) -> str:
     """A name in the tree, for a person."""
     top, _, rest = name.partition("/")
     return {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)") if rest else name
 
 
-def _new(git: Git, commit: str, base: str) -> Iterator[tuple[str, str, int]]:
+def search(git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown) -> list[str]:
+    """Searches what is new since the commits `have`. Returns the files that were too large to be searched. `called`: how a file is
+    called, by its name in the tree."""
+    large = []
+    held: list[tuple[str, str]] = []
+    size = 0
+    for oid, name, length in _new(git, commit, have):
+        if length > LARGEST:
+            large.append(called(name))
+            continue
+        held.append((oid, name))
+        size += length
+        if size > BATCH:
+            _search(git, held, scan, called)
+            held, size = [], 0
+    _search(git, held, scan, called)
+    return large
+
+
+def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """(id, name, size) of every blob that came since."""
-    said = git.run("rev-list", "--objects", commit, *([f"^{base}"] if base else []), cap=1 << 30, timeout_s=1800.0).stdout
+    since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+    said = git.run("rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0).stdout
     names = {oid.decode(): os.fsdecode(name) for oid, _, name in (line.partition(b" ") for line in said.split(b"\n")) if name}
     asked = "".join(f"{oid}\n" for oid in names).encode()
     told = git.run("cat-file", "--batch-check", stdin=asked, cap=1 << 30, timeout_s=1800.0).stdout.decode()
@@ -54,7 +56,7 @@ def _new(git: Git, commit: str, base: str) -> Iterator[tuple[str, str, int]]:
             yield oid, names[oid], int(length[0])
 
 
-def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan) -> None:
+def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan, called: Callable[[str], str]) -> None:
     if not held:
         return
     asked = "".join(f"{oid}\n" for oid, _ in held).encode()
@@ -64,7 +66,7 @@ def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan) -> None:
         end = bytes(said[at : at + 200]).index(b"\n") + at
         length = int(bytes(said[at:end]).split(b" ")[2])
         at = end + 1 + length + 1
-        scan.look(shown(name), bytes(said[end + 1 : end + 1 + length]), name)
+        scan.look(called(name), bytes(said[end + 1 : end + 1 + length]), name)
 
 
 def on_disk(name: str) -> str:

@@ -119,7 +119,7 @@ class Packing:
         git = Git(cwd=git_dir, git_dir=git_dir, environ=self.engine.environ)
         base = self._base(git, place)
         scan = Scan(gathering.scan.redactor)
-        self.unsearched = tuple(blobs.search(git, saved.commit, base, scan))
+        self.unsearched = tuple(blobs.search(git, saved.commit, [base] if base else [], scan))
         found = self.findings = scan.findings
         without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found)) if self.leave_out else ()
         if "" in without:

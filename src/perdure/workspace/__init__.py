@@ -7,7 +7,7 @@ to move is moved to the trash or under a rescue ref, never deleted.
 
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
 secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `joining` commits and merges for
-plans, `removal` takes workdirs away, `trash`
+plans, `outgoing` pushes, `removal` takes workdirs away, `trash`
 keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`:
 `photograph` saves them (`scanning` reads files, `staging` the index), `restoring` and `placing` put them back, `packing` takes them
 elsewhere. What each backend protects from is in docs/reference/trust.md.
@@ -19,7 +19,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,25 @@ from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
 from perdure.workspace.joining import Joined
+from perdure.workspace.outgoing import Outgoing, outgoing
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
-__all__ = ["Applied", "Credentials", "Joined", "Packed", "PackedFacts", "Prepared", "Restored", "Thing", "WorkdirState", "Workspaces"]
+__all__ = [
+    "Applied",
+    "Credentials",
+    "Joined",
+    "Outgoing",
+    "Packed",
+    "PackedFacts",
+    "Prepared",
+    "Restored",
+    "Thing",
+    "WorkdirState",
+    "Workspaces",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +226,13 @@ class Workspaces:
         self._ready()
         message = Message(text=text, env=self._identity(workspace, agent))
         return joining.merge(self._places, workspace, self._git(), commit, message)
+
+    def outgoing(self, workspace: Workspace, credentials: Credentials | None = None) -> AbstractContextManager[Outgoing]:
+        """The workdir's branch as it is to be pushed to where it was cloned from. `credentials`: whose, if not those for fetching. The
+        caller holds its lock. Raises UsageError for a workdir that is no repository of its own, Diverged, WorkspaceError."""
+        self._ready()
+        source = self._source(workspace.repo)
+        return outgoing(self._places, workspace, replace(source, credentials=credentials or source.credentials), self._git())
 
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()

@@ -23,6 +23,8 @@ _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
+_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+"""There no transport without TLS gives anything away."""
 _PORTS = {"https": 443, "http": 80, "ssh": 22}
 
 
@@ -145,7 +147,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     except ValueError as error:
         raise UsageError(f"{shown!r} is not a repository address: {error}.", "Give it as https://host/owner/repository.") from None
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
-    if scheme not in allowed:
+    if scheme not in allowed and not (scheme == "http" and host in _LOOPBACK):
         also = " ssh must be allowed in the settings first." if scheme == "ssh" else ""
         raise UsageError(f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.", f"Use {', '.join(sorted(allowed))}.{also}")
     if parts.password is not None or (parts.username is not None and scheme != "ssh"):

@@ -1,0 +1,169 @@
+"""Brings the branch of an isolated workdir to where it was cloned from: what is new is shown first, then pushed, never by force.
+
+The git directory of the workdir belongs to its agent, so nothing is pushed from there: its configuration could name a proxy or another
+address for the password to go to. It is pushed from perdure's own view (see `view`), which borrows the agent's objects, and only if these
+are its own: links and alternates could lead to another repository's. The password is given by `askpass` to this one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
+from perdure.git import Git
+from perdure.model import Backend, Workspace
+from perdure.workspace.askpass import broker
+from perdure.workspace.cache import Source, opened
+from perdure.workspace.identity import Places
+from perdure.workspace.places import alternate, make_private, read
+from perdure.workspace.view import Looker, again, looking_alone
+
+PLAIN = (("core.commitGraph", "false"), ("core.multiPackIndex", "false"), ("pack.useBitmaps", "false"))
+"""Caches beside the agent's objects, which could say something else than the objects do."""
+_TIME_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A branch as it is to be pushed."""
+
+    branch: str
+    commit: str
+    tip: str
+    """Where the branch stands over there; empty where it is not there yet."""
+    commits: int
+    """So many are new to the other side."""
+    have: tuple[str, ...]
+    """What the other side has, as far as it is here."""
+    git: Git
+    """Sees all of it."""
+    source: Source
+    scratch: Path
+
+    def told(self) -> bytes:
+        """The new commits as git stores them: authors, times, messages. Hostile bytes."""
+        words = ("rev-list", "--format=raw", "--stdin")
+        return self.git.run(*words, stdin=_since(self.commit, self.have), settings=PLAIN, cap=1 << 28, timeout_s=_TIME_S).stdout
+
+    def push(self) -> None:
+        """Moves the branch over there to `commit`, if it is still where it was or behind. Raises Diverged if it is not, GitFailed."""
+        source = self.source
+        settings = [*PLAIN, *([("http.sslCAInfo", str(source.ca_file))] if source.ca_file is not None else [])]
+        login = source.credentials(source.url) if source.credentials is not None else None
+        options = (
+            "--quiet",
+            "--no-verify",
+            "--no-signed",
+            "--no-follow-tags",
+            "--recurse-submodules=no",
+            "--receive-pack=git-receive-pack",
+        )
+        with contextlib.ExitStack() as stack:
+            asking = stack.enter_context(broker(source.url, login, self.scratch)) if login else {}
+            try:
+                self.git.run(
+                    "push", *options, "--", source.url, f"{self.commit}:refs/heads/{self.branch}",
+                    allow=(source.scheme,), settings=settings, env=asking, timeout_s=_TIME_S,
+                )  # fmt: skip
+            except GitFailed as error:
+                if re.search(r"\[rejected\]|incorrect old value|failed to update ref|cannot lock ref", error.stderr):
+                    raise _diverged(self.branch) from error
+                raise _refused(error) from error
+
+
+@contextlib.contextmanager
+def outgoing(places: Places, workspace: Workspace, source: Source, git: Git) -> Iterator[Outgoing]:
+    """What there is to push, as the other side is now. The caller holds the workdir's lock.
+
+    Raises UsageError for a workdir that is no repository of its own, Diverged, GitFailed where the other side does not answer.
+    """
+    if workspace.backend is not Backend.ISOLATED:
+        raise UsageError(f"{workspace.path} is no repository of its own: its branch is in {workspace.repo} already.", "Use it there.")
+    with opened(places, source, git) as (cache, fault):
+        if fault is not None:
+            raise fault
+        there = cache.refs("refs/remotes/origin", "refs/tags")
+        objects = places.cache(source.id) / "objects"
+    tip = there.get(f"refs/remotes/origin/{workspace.branch}", "")
+    _check_objects(Path(workspace.path) / ".git/objects", objects)
+    with _looking(places, workspace, git) as looker:
+        commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
+        have = _here(looker.eye, list(dict.fromkeys(there.values())))
+        if tip and (tip not in have or not _is_behind(looker.eye, tip, commit)):
+            _show(looker, workspace.branch, tip)
+            raise _diverged(workspace.branch)
+        counted = looker.eye.run("rev-list", "--count", "--stdin", stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
+        yield Outgoing(
+            branch=workspace.branch, commit=commit, tip=tip, commits=int(counted.text), have=have, git=looker.eye, source=source,
+            scratch=make_private(places.scratch),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
+    def look() -> None:
+        with looking_alone(places, workspace, git):
+            pass
+
+    again(places, workspace, look, alone=True)
+    with looking_alone(places, workspace, git) as looker:
+        assert looker is not None
+        yield looker
+
+
+def _since(commit: str, have: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+
+
+def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
+    """Those of the commits and tags that are here: an agent may have given up what it borrowed."""
+    said = git.run("cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28).stdout.decode()
+    return tuple(line.split(" ")[0] for line in said.splitlines() if not line.endswith(" missing"))
+
+
+def _is_behind(git: Git, tip: str, commit: str) -> bool:
+    return git.run("merge-base", "--is-ancestor", tip, commit, good=(0, 1), settings=PLAIN).code == 0
+
+
+def _show(looker: Looker, branch: str, tip: str) -> None:
+    """Lets the agent see what came to its branch, so that it can merge it without a network."""
+    with contextlib.suppress(GitFailed):
+        looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
+
+
+def _check_objects(objects: Path, cache: Path) -> None:
+    """Raises WorkspaceError where not all of the objects are the workdir's own, or borrowed from where it began."""
+    borrowed = read(objects / "info/alternates")
+    linked = next((path for path in _entries(objects) if path.is_symlink()), None)
+    if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
+        what = f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
+        raise WorkspaceError(f"Not all objects of {objects} are its own: {what}.", "Look at it; nothing was pushed.")
+
+
+def _entries(objects: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(objects):
+        yield from (Path(directory, name) for name in (*folders, *files))
+
+
+def _diverged(branch: str) -> Diverged:
+    return Diverged(
+        f"The branch {branch} has commits on the forge that this run does not have, and nothing is pushed by force.",
+        f'perdure update NAME "Merge origin/{branch} into your branch, then go on."',
+    )
+
+
+def _refused(error: GitFailed) -> GitFailed:
+    """With what the other side said, where it said something: git's own last line tells nothing of it."""
+    said = [line.removeprefix("remote:").strip() for line in error.stderr.split("\n") if line.startswith("remote:")]
+    why = re.search(r"\[remote rejected\][^\n]*\(([^\n]*)\)", error.stderr)
+    words = "; ".join(filter(None, [why[1] if why else "", *said]))[:500]
+    return (
+        GitFailed(f"The push was refused: {words}.", argv=error.argv, code=error.code, stderr=error.stderr, hint=error.hint)
+        if words
+        else error
+    )
