@@ -9,6 +9,7 @@ from __future__ import annotations
 from perdure.protocols.agents import Abilities, AgentDriver, Archive, Folder, Heard, Home, Prompt, Retention, Spoken, Warm
 from perdure.protocols.around import Observer, Publisher
 from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
+from perdure.protocols.counting import AtWork, CountingStore, Counts
 from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
 from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore, TokenStore
@@ -18,9 +19,12 @@ __all__ = [
     "AgentDriver",
     "Archive",
     "Arrival",
+    "AtWork",
     "Begun",
     "BoardRow",
     "BoardStore",
+    "CountingStore",
+    "Counts",
     "Ending",
     "FailedAttempt",
     "Folder",

@@ -54,19 +54,19 @@ class Statistics:
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
     """Adds up attempts that have ended, in any order."""
-    touched = [(key, attempt) for key, attempt in ended if _touched(attempt)]
-    meant = [attempt for _, attempt in touched if _was_to_go_on(attempt)]
+    touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
+    meant = [attempt for _, attempt in touched if was_to_go_on(attempt)]
     verdicts = Counter(str(attempt.receipt.verdict) for _, attempt in touched if attempt.receipt is not None)
     fallbacks = Counter(cause for attempt in meant if (cause := fallback_of(attempt)))
     return Statistics(
         attempts=len(touched),
         begun=len(touched) - len(meant),
         to_go_on=len(meant),
-        went_on=sum(_went_on(attempt) for attempt in meant),
+        went_on=sum(did_go_on(attempt) for attempt in meant),
         expired=sum(bool(attempt.continuation and attempt.continuation.expired) for attempt in meant),
         verdicts=dict(verdicts.most_common()),
         fallbacks=dict(fallbacks.most_common()),
-        bought=sum(_bought(attempt) for _, attempt in touched),
+        bought=sum(bought_by(attempt) for _, attempt in touched),
         cached=sum(attempt.usage.cached for _, attempt in touched),
         saved=_saved(touched),
     )
@@ -88,7 +88,7 @@ def fallback_of(attempt: Attempt) -> str:
     return BY_RUNG.get(asked.rung, "")
 
 
-def _touched(attempt: Attempt) -> bool:
+def concerns_conversation(attempt: Attempt) -> bool:
     """Its agent was asked for a conversation; or a lost one was the reason that it was not."""
     if attempt.receipt is not None:
         return True
@@ -99,16 +99,19 @@ def _touched(attempt: Attempt) -> bool:
     )
 
 
-def _was_to_go_on(attempt: Attempt) -> bool:
+def was_to_go_on(attempt: Attempt) -> bool:
+    """It resumed or forked a conversation, stands in for a lost one, or was refused because of one."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
 
-def _went_on(attempt: Attempt) -> bool:
+def did_go_on(attempt: Attempt) -> bool:
+    """Its receipt says that the conversation went on."""
     return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
 
 
-def _bought(attempt: Attempt) -> int:
+def bought_by(attempt: Attempt) -> int:
+    """Tokens, in and out, that did not come from the prompt cache."""
     return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
 
 
@@ -117,8 +120,8 @@ def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
     total: int | None = None
     done = [(key.agent, attempt) for key, attempt in touched if attempt.outcome is not None and attempt.outcome.ok]
     for agent in {agent for agent, _ in done}:
-        cold = [_bought(attempt) for name, attempt in done if name == agent and not _was_to_go_on(attempt)]
-        warm = [_bought(attempt) for name, attempt in done if name == agent and _was_to_go_on(attempt) and _went_on(attempt)]
+        cold = [bought_by(attempt) for name, attempt in done if name == agent and not was_to_go_on(attempt)]
+        warm = [bought_by(attempt) for name, attempt in done if name == agent and was_to_go_on(attempt) and did_go_on(attempt)]
         if cold and warm:
             total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
     return total

@@ -501,3 +501,56 @@ DELETE FROM sign_ins WHERE token = :token;
 
 -- name: forget_sign_ins
 DELETE FROM sign_ins WHERE expires <= :now;
+
+-- name: count_runs
+SELECT state, agent, COUNT(*) AS number FROM runs WHERE removed IS NULL GROUP BY state, agent;
+
+-- name: count_due
+SELECT COUNT(*) AS number, MIN(run_after) AS since FROM runs WHERE state = 'queued' AND run_after <= :now;
+
+-- name: count_running
+SELECT agent, host_name, COUNT(*) AS number, SUM(CASE WHEN lease_until <= :now THEN 1 ELSE 0 END) AS lapsed,
+       MIN(lease_until) AS lease_until
+FROM runs WHERE state = 'running' GROUP BY agent, host_name;
+
+-- name: count_conditions
+-- Grouped by a text of no index, so that the few are found by theirs.
+SELECT agent || '' AS agent, COUNT(*) AS number FROM runs
+WHERE (opened = 1 OR conditions <> '[]') AND conditions LIKE '%"needs_person"%' AND removed IS NULL GROUP BY agent || '';
+
+-- name: count_opened
+SELECT COUNT(*) AS number FROM runs WHERE opened = 1;
+
+-- name: count_sessions
+SELECT agent, state, COUNT(*) AS number FROM sessions GROUP BY agent, state;
+
+-- name: count_deliveries
+SELECT source, state, COUNT(*) AS number FROM inbox GROUP BY source, state;
+
+-- name: oldest_delivery
+SELECT MIN(received) AS since FROM inbox WHERE state = 'received';
+
+-- name: count_parked
+SELECT COUNT(*) AS number FROM parked WHERE until_ms > :now;
+
+-- name: count_checkpoints
+SELECT COUNT(*) AS number FROM checkpoints;
+
+-- name: count_trouble
+SELECT records.kind AS kind, runs.agent AS agent, COUNT(*) AS number FROM records JOIN runs ON runs.id = records.run
+WHERE records.kind IN ('checkpoint_missed', 'collision_seen', 'compacted', 'copy_missed', 'rolled_over')
+GROUP BY records.kind, runs.agent;
+
+-- name: ended_after
+SELECT attempts.run, attempts.number, attempts.ended, attempts.body, runs.agent, runs.scope
+FROM attempts JOIN runs ON runs.id = attempts.run
+WHERE attempts.ended >= :ended AND (attempts.ended, attempts.run, attempts.number) > (:ended, :run, :number)
+ORDER BY attempts.ended, attempts.run, attempts.number
+LIMIT :limit;
+
+-- name: attempt_marks
+SELECT run, seq, attempt, at, event FROM records
+WHERE run = :run AND attempt = :attempt
+  AND kind IN ('agent_launched', 'attempt_adopted', 'checkpoint_taken', 'checkpoint_missed', 'collision_seen', 'compacted', 'rolled_over',
+               'drift_seen', 'transcript_mended', 'copy_restored', 'session_confirmed', 'session_retired', 'verify_ended', 'limit_seen')
+ORDER BY seq LIMIT 200;

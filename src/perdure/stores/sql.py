@@ -31,6 +31,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.stores.board import Boards
+from perdure.stores.counting import Counting
 from perdure.stores.inbox import settle_delivery
 from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(Tokens, Accounts, Boards):
+class SqlStore(Tokens, Accounts, Boards, Counting):
     """All of `perdure.attempt.engine.Store` over one database. Threads may share it; processes open their own."""
 
     def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:

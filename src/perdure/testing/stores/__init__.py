@@ -15,6 +15,7 @@ from perdure.testing.stores.attempts import Performing, Sessions
 from perdure.testing.stores.boards import Boards
 from perdure.testing.stores.checkpoints import Checkpoints
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
+from perdure.testing.stores.counting import Counting
 from perdure.testing.stores.inbox import Inbox
 from perdure.testing.stores.opening import Opening
 from perdure.testing.stores.plans import Plans
@@ -27,6 +28,6 @@ __all__ = ["StoreConformance"]
 
 class StoreConformance(
     Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox,
-    Postings, Accounts, Boards, Tokens,
+    Postings, Accounts, Boards, Tokens, Counting,
 ):  # fmt: skip
     """Every promise of the protocols. The fixture `store` must be empty for each test."""

@@ -22,7 +22,18 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.protocols import Begun, BoardStore, Ending, InboxStore, PlanStore, PostingStore, RunStore, SessionStore, TokenStore
+from perdure.protocols import (
+    Begun,
+    BoardStore,
+    CountingStore,
+    Ending,
+    InboxStore,
+    PlanStore,
+    PostingStore,
+    RunStore,
+    SessionStore,
+    TokenStore,
+)
 
 LEASE_S = 60.0
 LAPSED_S = 0.0
@@ -31,7 +42,7 @@ LAPSED_S = 0.0
 _numbers = count(1)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, TokenStore, Protocol):
+class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, TokenStore, CountingStore, Protocol):
     """All that a store keeps."""
 
 

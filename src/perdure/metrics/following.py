@@ -1,0 +1,52 @@
+"""Reads every attempt that has ended, once, in the order of their ends, and adds it up.
+
+The first call after a start reads the whole past, a page at a time; each further one only what is new. A transaction that was begun
+earlier may be seen later, so the last minute is read again each time, and what was counted then is known.
+"""
+
+from __future__ import annotations
+
+import time
+
+from perdure.attempt.engine import Store
+from perdure.metrics.tallies import Tally, agent_label
+
+PAGE = 500
+OVERLAP_MS = 60_000
+READ_S = 2.0
+"""So long one call reads at most; the next goes on from there."""
+
+
+class Following:
+    """Tallies by agent. One thread at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._newest = 0
+        self._counted: dict[tuple[str, int], int] = {}
+        self.tallies: dict[str, Tally] = {}
+        self.complete = False
+        """Whether all of the past is in the tallies: before that they are not to be shown."""
+
+    def catch_up(self, read_s: float = READ_S) -> None:
+        """Adds what has ended since, for at most about so many seconds. Raises StoreError."""
+        until = time.monotonic() + read_s
+        # An end that lies in the future was written under a clock that went wrong: what ends now stands before it.
+        oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
+        after = (oldest, "", 0)
+        while True:
+            page = self._store.ended_after(*after, limit=PAGE)
+            for key, attempt in page:
+                assert attempt.ended is not None
+                address = (attempt.run, attempt.number)
+                if address not in self._counted:
+                    self._counted[address] = attempt.ended
+                    self.tallies.setdefault(agent_label(key.agent), Tally()).add(attempt)
+                after = (attempt.ended, attempt.run, attempt.number)
+                self._newest = max(self._newest, attempt.ended)
+            if len(page) < PAGE:
+                self.complete = True
+                break
+            if time.monotonic() > until:
+                break
+        self._counted = {address: ended for address, ended in self._counted.items() if ended >= oldest}

@@ -1,0 +1,21 @@
+"""A wired engine over a store of its own, and what a scrape of it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from perdure.attempt import Engine
+from perdure.config import load
+from perdure.wiring import open_engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PERDURE_DISK_BALLAST": "0"}
+    found = open_engine(load(environ, tmp_path), environ)
+    with closing(found.store):
+        yield found
