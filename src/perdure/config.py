@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.durations import duration
 from perdure.errors import ConfigError
 from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
 
@@ -123,14 +124,6 @@ class Settings:
     """Who works on what, for whom: see `forges.rules`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
-
-
-def duration(text: str) -> float:
-    """Seconds from `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|h|d)?", text.strip())
-    if not match:
-        raise ValueError("a duration such as 90s, 15m or 2h is needed")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
 
 
 def without_password(address: str) -> str:

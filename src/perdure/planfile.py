@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.config import duration
+from perdure.durations import duration
 from perdure.errors import NotFound, UsageError
 from perdure.plan import LineOf, Plan, PlanError, planned
 

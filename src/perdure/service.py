@@ -28,8 +28,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
-def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None, delivery: int = 0) -> TaskRun:
-    """Accepts a task, with its files. The same key, spec and files give the run that is there. `delivery`: the one that asks for it.
+def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None, deliveries: Sequence[int] = ()) -> TaskRun:
+    """Accepts a task, with its files. The same key, spec and files give the run that is there. `deliveries`: those that ask for it.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
@@ -45,7 +45,7 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
         name = spec.name or suggest(tries)
         workspace = engine.workspaces.plan(spec, name, cwd)
         try:
-            return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, delivery)
+            return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
             # Only a suggested name may be taken by chance; every other conflict is the caller's to know.
             tries += 1

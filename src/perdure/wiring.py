@@ -82,6 +82,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
         map_when=chosen.map,
         map_tokens=chosen.map_tokens,
         account_jobs=chosen.account_jobs,
+        rules={rule.name: rule for rule in chosen.agents},
         context=Rules(policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)),
         cold_cache=chosen.cold_cache,
         volumes=Volumes(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, duration, load, password, shown
+from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, load, password, shown
+from perdure.durations import duration
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
 

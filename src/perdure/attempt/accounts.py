@@ -42,7 +42,11 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
     """The place that an attempt of the run needs. Raises PerdureError."""
     agent = run.spec.agent
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
-    return Seat(account=account_of(engine, run), agent=agent, model=run.spec.model, jobs=jobs)
+    rule = engine.rules.get(run.spec.rule)
+    return Seat(
+        account=account_of(engine, run), agent=agent, model=run.spec.model, jobs=jobs, rule=run.spec.rule,
+        rule_jobs=rule.concurrency if rule else 0,
+    )  # fmt: skip
 
 
 def parked_for(engine: Engine, seat: Seat) -> Parking | None:
@@ -80,9 +84,12 @@ def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
     if parking is not None:
         engine.store.defer(run.id, parking.until, f"parked: {parking.reason}")
         return True
-    if not seat.jobs or engine.store.seats_taken(seat.account) < seat.jobs:
+    if seat.jobs and engine.store.seats_taken(seat.account) >= seat.jobs:
+        reason = f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are at work"
+    elif seat.rule_jobs and engine.store.seats_taken_under(seat.rule) >= seat.rule_jobs:
+        reason = f"waits for its turn: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent {seat.rule} are at work"
+    else:
         return False
-    reason = f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are at work"
     if run.reason != reason:
         engine.store.defer(run.id, run.run_after, reason)
     return True

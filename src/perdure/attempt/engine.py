@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from perdure.attempt.warming import WarmAgents
 from perdure.codec import decode_event, encode
@@ -19,6 +19,9 @@ from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
 from perdure.volumes import Volumes
 from perdure.workspace import Workspaces
+
+if TYPE_CHECKING:
+    from perdure.forges.rules import Rule
 
 ORDINARY = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "TMPDIR", "XDG_*_HOME"),
@@ -77,6 +80,8 @@ class Engine:
     cold_cache: ColdCache = ColdCache.RESUME
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account, by agent; `*` for those that are not named."""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    """What is configured for the agents of a team, by the name that it gives them (`TaskSpec.rule`)."""
     context: Rules = AS_USUAL
     """What happens before a conversation is too long for its model."""
     warm: WarmAgents | None = None
@@ -109,6 +114,13 @@ class Engine:
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
+
+    def committer(self, run: TaskRun) -> dict[str, str]:
+        """Who the run's commits are by, as its rule says; empty where none does."""
+        rule = self.rules.get(run.spec.rule)
+        if rule is None or not rule.git_name:
+            return {}
+        return {f"GIT_{role}_{part}": text for role in ("AUTHOR", "COMMITTER") for part, text in rule.git_identity.items()}
 
     def moved_to(self, run_id: str) -> Path:
         """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""

@@ -131,6 +131,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
         idle = engine.warm.borrow(run.workspace, live.id if live is not None else "") if engine.warm is not None else None
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
+        prepared = replace(prepared, env=prepared.env | engine.committer(run))
         continuation = decide(engine, claim, driver, home, live, lineage, idle)
         lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
         if idle is not None and continuation.rolls_over:

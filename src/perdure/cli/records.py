@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
     """Prints what the attempts of a span say of continuity; of all agents, or of those that are named."""
-    from perdure.config import duration
+    from perdure.durations import duration
     from perdure.errors import UsageError
     from perdure.sessions import statistics
 

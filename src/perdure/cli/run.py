@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import Stopper, open_engine, settings
-from perdure.config import Settings, duration
+from perdure.config import Settings
+from perdure.durations import duration
 from perdure.errors import NotFound, PerdureError, UsageError
 from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, TaskSpec, WhenFull
 

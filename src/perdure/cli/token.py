@@ -53,7 +53,7 @@ def token_verb(arguments: argparse.Namespace) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from perdure.config import duration
+    from perdure.durations import duration
     from perdure.web.tokens import new_token
 
     if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
+from perdure.durations import duration
 from perdure.forges.intents import Intent, IntentKind
 from perdure.forges.sources import token_of
+from perdure.model import Permissions
 
-TRIGGERS = ("assigned", "labelled", "mentioned", "review_requested", "commented", "line_commented", "changes_requested", "ci_failed")
+TRIGGERS = (
+    *("assigned", "labelled", "mentioned", "review_requested"),
+    *("commented", "line_commented", "changes_requested", "ci_failed", "reopened"),
+)
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """These begin a task; the others go on with one."""
+OWN_MARK = "<!-- perdure:"
+"""Stands in every comment that perdure itself makes, whoever it speaks as."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +47,41 @@ class Rule:
     token_file: str = ""
     """Its own access to the forge's API (an absolute path); neither of the two: that of the source which sends the deliveries."""
     token_env: str = ""
+    sources: tuple[str, ...] = ()
+    """Whose deliveries it takes, by the names of `[webhooks.NAME]`; empty: all."""
+    model: str = ""
+    """Of this and the next five, what is empty (or 0) is as the settings say."""
+    permissions: str = ""
+    budget_usd: float = 0.0
+    timeout: float = 0.0
+    attempts: int = 0
+    verify: str = ""
+    concurrency: int = 0
+    """So many of its runs may be at work at once; 0: any number."""
+    git_name: str = ""
+    """Who its commits are by; empty: as for any run."""
+    git_email: str = ""
+    templates: str = ""
+    """The directory with its own templates for prompts; empty: perdure's."""
+    archive: str = "checkpoint"
+    """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
+
+    @property
+    def git_identity(self) -> dict[str, str]:
+        return {"NAME": self.git_name, "EMAIL": self.git_email}
 
     def __str__(self) -> str:
         return f"{self.name} ({self.agent}, for {', '.join(self.authors)})"
 
 
 def wants(rule: Rule, intent: Intent) -> str:
-    """The trigger by which the rule wants the intent, or empty."""
+    """The trigger by which the rule wants the intent, or empty. Where the rule names no authors, the forge is still to be asked for his
+    permission."""
     author, login = intent.author.casefold(), rule.login.casefold()
-    known = author in {name.casefold() for name in rule.authors} and author != login
-    if not known or not any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories):
+    known = not rule.authors or author in {name.casefold() for name in rule.authors}
+    if not author or author == login or not known or OWN_MARK in intent.text:
+        return ""
+    if not any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories):
         return ""
     return next((trigger for trigger in _triggers(rule, intent, login) if trigger in rule.triggers), "")
 
@@ -67,7 +100,7 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
             return ["review_requested"] if meant else []
         case IntentKind.COMMENTED:
             return [*mentioned, "commented"]
-        case IntentKind.LINE_COMMENTED | IntentKind.CHANGES_REQUESTED | IntentKind.CI_FAILED:
+        case IntentKind.LINE_COMMENTED | IntentKind.CHANGES_REQUESTED | IntentKind.CI_FAILED | IntentKind.REOPENED:
             return [intent.kind.value]
     return []
 
@@ -97,41 +130,115 @@ def _rule(name: str, table: object) -> Rule:
         raise ValueError(f"{name!r} cannot be a part of a branch's name: small letters, digits and - can")
     if not isinstance(table, Mapping):
         raise ValueError(f"a table [agents.{name}] is needed")
-    known = [field.name for field in fields(Rule)][1:]
-    if unknown := [key for key in table if key not in known]:
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(known)}")
-    lists = {key: _texts(name, key, table[key]) for key in ("authors", "labels", "repositories", "triggers") if key in table}
-    texts = {key: _text(name, key, table[key]) for key in ("agent", "clone", "login") if key in table}
-    file, variable = token_of(name, table)
-    if missing := [key for key in ("agent", "authors", "clone") if not {**lists, **texts}.get(key)]:
+    if unknown := [key for key in table if key not in READERS]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(READERS)}")
+    token_of(name, table)
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        try:
+            found[key] = READERS[key](value)
+        except ValueError as error:
+            raise ValueError(f"{key} of {name} {error}") from None
+    if missing := [key for key in ("agent", "authors", "clone") if not found.get(key)]:
         raise ValueError(f"{name} needs {missing[0]}")
-    if "*" in "".join(lists["authors"]):
-        raise ValueError(f"the authors of {name} are logins, one by one: whoever is named there has the agent at his command")
-    if wrong := [trigger for trigger in lists.get("triggers", ()) if trigger not in TRIGGERS]:
-        raise ValueError(f"{name}: there is no trigger {wrong[0]!r}; known are {', '.join(TRIGGERS)}")
-    if not re.fullmatch(r"(?:https://[^\s@?#]+|/[^\0\n]*)", texts["clone"]):
-        raise ValueError(f"clone of {name} is an https address without credentials, or an absolute path, with {{repository}} in it")
-    return Rule(
-        name=name,
-        agent=texts["agent"],
-        authors=lists["authors"],
-        clone=texts["clone"],
-        login=texts.get("login", ""),
-        labels=lists.get("labels", ()),
-        repositories=lists.get("repositories", ("*",)),
-        triggers=lists.get("triggers", TRIGGERS),
-        token_file=file,
-        token_env=variable,
-    )
+    if bool(found.get("git_name")) != bool(found.get("git_email")):
+        raise ValueError(f"{name} needs git_name and git_email together")
+    return Rule(name=name, **found)
 
 
-def _text(name: str, key: str, value: object) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} of {name} is a text")
+        raise ValueError("is a text")
     return value
 
 
-def _texts(name: str, key: str, value: object) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):
-        raise ValueError(f"{key} of {name} is a list of texts")
+        raise ValueError("is a list of texts")
     return tuple(value)
+
+
+def _authors(value: object) -> tuple[str, ...]:
+    if "*" in "".join(found := _texts(value)):
+        raise ValueError("are logins, one by one: whoever is named there has the agent at his command")
+    return found
+
+
+def _triggers_of(value: object) -> tuple[str, ...]:
+    found = _texts(value)
+    if wrong := [trigger for trigger in found if trigger not in TRIGGERS]:
+        raise ValueError(f"has no trigger {wrong[0]!r}; known are {', '.join(TRIGGERS)}")
+    return found
+
+
+def _clone(value: object) -> str:
+    if not re.fullmatch(r"(?:https://[^\s@?#]+|/[^\0\n]*)", found := _text(value)):
+        raise ValueError("is an https address without credentials, or an absolute path, with {repository} in it")
+    return found
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"is one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        raise ValueError("is a whole number from 1 to 1000")
+    return value
+
+
+def _money(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise ValueError("is an amount of dollars")
+    return float(value)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("is a duration such as 90s, 15m or 2h")
+    return duration(str(value))
+
+
+def _identity(value: object) -> str:
+    """A name or address that git takes as it is: one line without the marks that end it."""
+    if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
+        raise ValueError("is one line without < and >")
+    return found
+
+
+def _directory(value: object) -> str:
+    if not re.fullmatch(r"/[^\0]*", found := _text(value)):
+        raise ValueError("is an absolute path")
+    return found
+
+
+READERS: dict[str, Callable[[object], Any]] = {
+    "agent": _text,
+    "authors": _authors,
+    "clone": _clone,
+    "login": _text,
+    "labels": _texts,
+    "repositories": _texts,
+    "triggers": _triggers_of,
+    "sources": _texts,
+    "model": _text,
+    "permissions": _one_of(*Permissions),
+    "budget_usd": _money,
+    "timeout": _seconds,
+    "attempts": _count,
+    "verify": _text,
+    "concurrency": _count,
+    "git_name": _identity,
+    "git_email": _identity,
+    "templates": _directory,
+    "archive": _one_of("checkpoint", "capsule"),
+    # Checked together by `token_of`.
+    "token_file": _text,
+    "token_env": _text,
+}
+"""The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name ends."""

@@ -79,6 +79,9 @@ class Seat:
     model: str = ""
     jobs: int = 0
     """So many runs of the account may be at work at once; 0: any number."""
+    rule: str = ""
+    rule_jobs: int = 0
+    """So many runs under the rule may be at work at once; 0: any number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

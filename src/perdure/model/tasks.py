@@ -60,6 +60,9 @@ class TaskSpec:
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
     """Which prompts get the project map (see MapWhen); empty: as the settings say."""
+    rule: str = ""
+    """The `[agents.NAME]` that it works under: who its commits are by, and how many of its runs may be at work at once. Only a dispatch
+    sets it."""
 
 
 @dataclass(frozen=True, slots=True)

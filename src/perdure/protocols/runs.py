@@ -129,10 +129,12 @@ class RunStore(Protocol):
         """The store's clock, in ms."""
         ...
 
-    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
+    def add(
+        self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()
+    ) -> TaskRun:
         """Accepts a run as `queued`. The same key with an equal spec and equal files returns the run that is there; with others,
         or a taken name, raises Conflict. A workspace or scope on which another run is running raises Conflict.
-        `delivery`: the number of the one that asks for it, handled in the same transaction; Conflict if it was settled already."""
+        `deliveries`: the numbers of those that ask for it, handled in the same transaction; Conflict if one was settled already."""
         ...
 
     def get(self, ref: str) -> TaskRun:
@@ -169,6 +171,10 @@ class RunStore(Protocol):
         """How many runs are at work on an account."""
         ...
 
+    def seats_taken_under(self, rule: str) -> int:
+        """How many runs are at work under a rule."""
+        ...
+
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
         """The ended attempts of an agent that began last, of all runs, the newest first."""
         ...
@@ -198,9 +204,9 @@ class RunStore(Protocol):
         A newer context version than the attempt's makes a final state `queued` again, except `cancelled`."""
         ...
 
-    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
+    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()) -> TaskRun:
         """Appends a context version, with the files that came with it. A run in a final state becomes `queued` and may try once more.
-        `delivery` as in `add`."""
+        `deliveries` as in `add`."""
         ...
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:

@@ -131,6 +131,10 @@ class InboxStore(Protocol):
         """Ends a `received` delivery; False where somebody was quicker."""
         ...
 
+    def delay_delivery(self, number: int, reason: str) -> None:
+        """Says why a `received` delivery waits. Nothing happens to one that is settled."""
+        ...
+
     def replay_delivery(self, number: int, reading: Reading) -> Delivery:
         """Makes a delivery what it would be if it came now and were read so, whatever became of it. Raises NotFound."""
         ...

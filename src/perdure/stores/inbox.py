@@ -47,6 +47,10 @@ class Inbox(Plans):
         with self._write() as write:
             return write.one("settle_delivery", number=number, state=state.value, reason=reason, now=write.now) is not None
 
+    def delay_delivery(self, number: int, reason: str) -> None:
+        with self._write() as write:
+            write.do("delay_delivery", number=number, reason=reason)
+
     def replay_delivery(self, number: int, reading: Reading) -> Delivery:
         with self._write() as write:
             row = write.one("replay_delivery", number=number, now=write.now, **_read(reading))
@@ -60,13 +64,14 @@ class Inbox(Plans):
             return len(write.all("thin_inbox", before=bodies_before)), len(forgotten)
 
 
-def settle_delivery(write: Write, number: int, run_name: str) -> None:
-    """In the transaction that gives a run what a delivery asks for: `handled`. Raises Conflict if somebody was quicker. 0 is none."""
+def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
+    """In the transaction that gives a run what deliveries ask for: `handled`. Raises Conflict if somebody was quicker."""
     from perdure.forges import DeliveryState
 
     state = DeliveryState.HANDLED.value
-    if number and write.one("settle_delivery", number=number, state=state, reason=f"given to {run_name}", now=write.now) is None:
-        raise Conflict(f"Delivery {number} was settled already", f"perdure inbox show {number}")
+    for number in numbers:
+        if write.one("settle_delivery", number=number, state=state, reason=f"given to {run_name}", now=write.now) is None:
+            raise Conflict(f"Delivery {number} was settled already", f"perdure inbox show {number}")
 
 
 def _accept(write: Write, arrived: Arrived) -> Accepted:

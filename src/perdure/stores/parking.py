@@ -51,13 +51,19 @@ class Accounts(Keeping):
     def seats_taken(self, account: str) -> int:
         return int(self._rows("seats_taken", account=account)[0]["taken"])
 
+    def seats_taken_under(self, rule: str) -> int:
+        return int(self._rows("seats_taken_under", rule=rule)[0]["taken"])
+
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
         return [noun_of(row["body"], Attempt) for row in self._rows("latest_attempts", agent=agent, limit=limit)]
 
 
 def no_seat(write: Write, seat: Seat) -> bool:
-    """Whether a run may not begin now: its account or agent is parked, or as many of the account's runs are at work as may be."""
+    """Whether a run may not begin now: its account or agent is parked, or as many runs of the account, or under its rule, are at work as
+    may be."""
     if write.one("parked_for", account=seat.account, agent=seat.agent, model=seat.model, now=write.now) is not None:
+        return True
+    if seat.rule_jobs and seat.rule and write.one("seats_taken_under", rule=seat.rule)["taken"] >= seat.rule_jobs:
         return True
     return bool(seat.jobs and seat.account and write.one("seats_taken", account=seat.account)["taken"] >= seat.jobs)
 

@@ -3,9 +3,9 @@
 
 -- name: add_run
 INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attempts_allowed, run_after, created, updated, spec, workspace,
-                  host, host_name)
+                  host, host_name, rule)
 VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace,
-        :host, :host_name)
+        :host, :host_name, :rule)
 RETURNING *;
 
 -- name: take_in_run
@@ -334,6 +334,9 @@ WHERE state = 'received' ORDER BY number LIMIT :limit;
 -- Only what is still to be done can be settled: who was slower gets nothing.
 UPDATE inbox SET state = :state, reason = :reason, updated = :now WHERE number = :number AND state = 'received' RETURNING number;
 
+-- name: delay_delivery
+UPDATE inbox SET reason = :reason WHERE number = :number AND state = 'received';
+
 -- name: replay_delivery
 UPDATE inbox SET state = :state, reason = :reason, intent = :intent, updated = :now WHERE number = :number
 RETURNING number, source, delivery, forge, event, sha256, state, reason, received, updated, times, size, kept, intent;
@@ -349,6 +352,9 @@ UPDATE runs SET fill_tokens = :fill_tokens, fill_window = :fill_window WHERE id 
 
 -- name: seats_taken
 SELECT COUNT(*) AS taken FROM runs WHERE state = 'running' AND account = :account;
+
+-- name: seats_taken_under
+SELECT COUNT(*) AS taken FROM runs WHERE state = 'running' AND rule = :rule;
 
 -- name: take_seat
 UPDATE runs SET account = :account WHERE id = :id RETURNING *;

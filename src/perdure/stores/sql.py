@@ -32,7 +32,7 @@ from perdure.model import (
 )
 from perdure.stores.board import Boards
 from perdure.stores.counting import Counting
-from perdure.stores.inbox import settle_delivery
+from perdure.stores.inbox import settle_deliveries
 from perdure.stores.parking import Accounts, no_seat, put
 from perdure.stores.rows import attempt_values, claim_of, host_values, key_values, run_of, scope_of
 from perdure.stores.rules import held, instruct, lost, merged, next_state, refuse_beside, reopen, same_task, settle
@@ -46,14 +46,16 @@ if TYPE_CHECKING:
 class SqlStore(Tokens, Accounts, Boards, Counting):
     """All of `perdure.attempt.engine.Store` over one database. Threads may share it; processes open their own."""
 
-    def add(self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
+    def add(
+        self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()
+    ) -> TaskRun:
         from perdure.codec import encode
         from perdure.events import RunSubmitted
 
         scope = scope_of(spec, run_id)
         with self._write() as write:
             there = same_task(write, spec, given)
-            settle_delivery(write, delivery, (there.name if there else name))
+            settle_deliveries(write, deliveries, there.name if there else name)
             if there is not None:
                 return there
             if write.one("run_by_name", ref=name):
@@ -62,11 +64,11 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
             row = write.one(
                 "add_run", id=run_id, name=name, key=spec.key or None, agent=spec.agent, scope=scope, workspace_id=workspace.id,
                 place=workspace.path, attempts_allowed=spec.attempts, now=write.now, spec=encode(spec), workspace=encode(workspace),
-                **write.host_of(spec, scope, workspace, given),
+                rule=spec.rule, **write.host_of(spec, scope, workspace, given),
             )  # fmt: skip
             write.put_context(run_id, Context(1, spec.prompt, write.now, given))
             write.note(run_id, 0, [RunSubmitted()])
-            if delivery:
+            if deliveries:
                 write.do("add_posting", run=run_id, now=write.now)
             return run_of(row)
 
@@ -167,9 +169,9 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
                 put(write, parking)
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)
 
-    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, delivery: int = 0) -> TaskRun:
+    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()) -> TaskRun:
         with self._write() as write:
-            settle_delivery(write, delivery, run_of(write.named(run_id)).name)
+            settle_deliveries(write, deliveries, run_of(write.named(run_id)).name)
             return instruct(write, run_id, text, given)
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:

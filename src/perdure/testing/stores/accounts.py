@@ -16,7 +16,7 @@ HOUR = 3_600_000
 
 
 class Accounts:
-    """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `latest_attempts`."""
+    """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `seats_taken_under`, `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
         """As many runs of an account are claimed at once as it has seats; an end frees one, and another account has its own."""
@@ -40,6 +40,17 @@ class Accounts:
         submit(store)
         assert store.claim("ann", LEASE_S, seat=ONE) is None
         assert store.claim("ann", LEASE_S) is not None
+
+    def test_a_rule_has_so_many_seats(self, store: Store) -> None:
+        """As many runs under a rule are claimed at once as it may have, whatever their accounts; another rule's are not counted."""
+        runs = [submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")]
+        seats = [Seat(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs]
+        taken = [store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)]
+        assert [claim is not None for claim in taken] == [True, False, True]
+        assert (store.seats_taken_under("dev"), store.seats_taken_under("boss"), store.seats_taken_under("nobody")) == (1, 1, 0)
+        assert taken[0] is not None
+        store.finish(taken[0], FAILURE)
+        assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
 
     def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
         """An account that is parked launches nothing, nor does an agent; with another account or agent a run goes on."""

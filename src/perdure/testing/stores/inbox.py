@@ -30,7 +30,7 @@ def arrived(id: str = "", body: str = "", *, source: str = "shop", reading: Read
 
 
 class Inbox:
-    """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `replay_delivery`, `thin_inbox`."""
+    """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `delay_delivery`, `replay_delivery`, `thin_inbox`."""
 
     def test_a_delivery_is_kept_whole(self, store: Store) -> None:
         """It comes back as it arrived, body and intent, by number, id and the beginning of its id; the newest stands first."""
@@ -86,18 +86,37 @@ class Inbox:
         neither, and the same key later on is the same run."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
-        run = store.add(spec, "d" * 32, "delivered", place("delivered"), delivery=numbers[0])
+        run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
         assert store.delivery(str(numbers[0]))[0].state is DeliveryState.HANDLED
         with pytest.raises(Conflict):
-            store.add(replace(spec, key=""), "e" * 32, "late", place("late"), delivery=numbers[0])
+            store.add(replace(spec, key=""), "e" * 32, "late", place("late"), deliveries=[numbers[0]])
         with pytest.raises(NotFound):
             store.get("late")
-        assert store.update(run.id, "more", delivery=numbers[1]).context_version == 2
+        assert store.update(run.id, "more", deliveries=[numbers[1]]).context_version == 2
         with pytest.raises(Conflict):
-            store.update(run.id, "more, twice", delivery=numbers[1])
+            store.update(run.id, "more, twice", deliveries=[numbers[1]])
         assert [context.text for context in store.contexts(run.id)] == ["do it", "more"]
-        assert store.add(spec, "f" * 32, "another", place("another"), delivery=numbers[2]).id == run.id
+        assert store.add(spec, "f" * 32, "another", place("another"), deliveries=[numbers[2]]).id == run.id
         assert store.waiting_deliveries() == []
+
+    def test_several_in_one_update(self, store: Store) -> None:
+        """Several deliveries are handled by one update; if one of them was settled already, none is, and nothing is added."""
+        numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
+        run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
+        assert store.update(run.id, "more", deliveries=numbers[:2]).context_version == 2
+        with pytest.raises(Conflict):
+            store.update(run.id, "again", deliveries=[numbers[2], numbers[1]])
+        assert [each.number for each in store.waiting_deliveries()] == [numbers[2]]
+        assert store.get(run.id).context_version == 2
+
+    def test_why_it_waits(self, store: Store) -> None:
+        """A delivery that waits says why; one that is settled keeps what was said then."""
+        (accepted,) = store.accept([arrived()])
+        store.delay_delivery(accepted.number, "the agent is at work")
+        assert store.waiting_deliveries()[0].reason == "the agent is at work"
+        store.settle_delivery(accepted.number, DeliveryState.HANDLED, "done")
+        store.delay_delivery(accepted.number, "late")
+        assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
         """A settled delivery waits again with what it was read as now; one that says nothing now is ignored."""

@@ -17,7 +17,7 @@ from perdure.testing.stores.making import LEASE_S, Store, claimed, place, submit
 def delivered(store: Store, number: int) -> TaskRun:
     """A run that a delivery began."""
     (accepted,) = store.accept([arrived()])
-    return store.add(TaskSpec(prompt="do it"), f"{number:032x}", f"delivered-{number}", place(f"d{number}"), delivery=accepted.number)
+    return store.add(TaskSpec(prompt="do it"), f"{number:032x}", f"delivered-{number}", place(f"d{number}"), deliveries=[accepted.number])
 
 
 class Postings:

@@ -1,0 +1,86 @@
+"""Whose a delivery is: the one rule that it belongs to, and in which conversation.
+
+The conversation is the one of (agent, its name, repository, issue): the pull request of the agent's own branch belongs to its issue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from perdure.forges import Delivery, Intent
+from perdure.forges.postings import Origin, labels_of
+from perdure.forges.rules import BEGINNING, Rule, branch_of, issue_of, wants
+from perdure.model import Permissions, TaskRun, TaskSpec
+
+NAMED = frozenset({"assigned", "mentioned", "review_requested"})
+"""Triggers that name the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A rule that wants a delivery. `run`: what is at it already."""
+
+    rule: Rule
+    trigger: str
+    number: int
+    run: TaskRun | None
+
+
+RunOf = Callable[[Rule, str], TaskRun | None]
+"""The run of a rule in a scope."""
+
+
+def choose(rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf) -> Choice | str:
+    """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose own branch it is, then the first."""
+    wanted = [
+        Choice(rule, trigger, number, run_of(rule, scope_of(rule, delivery, intent, number)) if number else None)
+        for rule in rules
+        if takes_from(rule, delivery) and (trigger := wants(rule, intent))
+        for number in [issue_of(rule, intent)]
+    ]
+    able = [choice for choice in wanted if choice.run is not None or (choice.trigger in BEGINNING and choice.number)]
+    if not able:
+        return f"{wanted[0].rule.name} has no run to go on with" if wanted else "no agent wants it"
+    return min(able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent)))
+
+
+def takes_from(rule: Rule, delivery: Delivery) -> bool:
+    """Whether the rule takes deliveries of this source."""
+    return not rule.sources or delivery.source in rule.sources
+
+
+def is_own(rule: Rule, intent: Intent) -> bool:
+    """Whether the intent is about the branch that the agent itself works on."""
+    return bool(intent.branch) and branch_of(rule, issue_of(rule, intent)) == intent.branch
+
+
+def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
+    """Whose conversation it is."""
+    return f"{delivery.source}:{rule.name}:{intent.repository}#{number}"[-200:]
+
+
+def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str) -> TaskSpec:
+    """The task of a first delivery: what the rule says, else the seed. The key makes it one run, however often it is tried."""
+    number = issue_of(rule, intent)
+    origin = Origin(
+        source=delivery.source, rule=rule.name, repository=intent.repository, number=number, pull=intent.pull and number == intent.number
+    )
+    return replace(
+        seed,
+        prompt=prompt,
+        agent=rule.agent,
+        key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
+        repo=rule.clone.replace("{repository}", intent.repository),
+        base=intent.branch if intent.pull else seed.base,
+        branch=branch_of(rule, number),
+        scope=scope_of(rule, delivery, intent, number),
+        model=rule.model or seed.model,
+        permissions=Permissions(rule.permissions or seed.permissions),
+        budget_usd=rule.budget_usd or seed.budget_usd,
+        timeout_s=rule.timeout or seed.timeout_s,
+        attempts=rule.attempts or seed.attempts,
+        verify=rule.verify or seed.verify,
+        rule=rule.name,
+        labels=labels_of(delivery.number, origin),
+    )

@@ -1,0 +1,162 @@
+"""The thread of `perdure serve` that works on the inbox, beside the webhooks and the pool.
+
+Several events of one task become one update: those that wait when it is looked, and all that come while an agent is at work, told in
+order at its next attempt, each once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from perdure import bell, service
+from perdure.attempt import Engine
+from perdure.dispatching.choosing import Choice, choose, spec_of
+from perdure.dispatching.prompts import Prompts
+from perdure.errors import AgentMissing, Conflict, NotFound, PerdureError, UsageError
+from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.forges.rules import Rule
+from perdure.lifecycle import FINAL
+from perdure.model import RunState, SessionKey, TaskRun, TaskSpec
+
+AGAIN_S = 2.0
+"""So often the inbox is looked at, even if nothing came: what waits may wait no more."""
+AT_ONCE = 10_000
+
+Told = tuple[Delivery, Intent]
+
+
+class Dispatcher:
+    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line for each delivery that failed.
+
+    Raises ConfigError where a rule's templates cannot be used.
+    """
+
+    def __init__(self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None]) -> None:
+        self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
+        self._prompts = Prompts(rules)
+        self._woken = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
+
+    def wake(self) -> None:
+        """Something was received. From any thread."""
+        self._woken.set()
+
+    def __enter__(self) -> Dispatcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over = True
+        self.wake()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while not self._over:
+            self._woken.clear()
+            try:
+                self.round()
+            except (PerdureError, OSError) as error:
+                self._say(f"deliveries wait: {error}")
+            self._woken.wait(AGAIN_S)
+
+    def round(self) -> None:
+        """Settles whatever waits and can be settled now. Raises StoreError."""
+        news: dict[str, list[Told]] = {}
+        given = False
+        for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
+            if self._over:
+                break
+            given |= self._tried([delivery], partial(self._take, delivery, news))
+        for run_id, told in news.items():
+            given |= self._tried([delivery for delivery, _ in told], partial(self._give, run_id, told))
+        if given:
+            bell.ring(self._engine.state)
+
+    def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
+        """Whether a run got something to do by the work on these deliveries."""
+        try:
+            return work()
+        except (UsageError, AgentMissing, NotFound) as error:
+            for delivery in deliveries:
+                self._engine.store.settle_delivery(delivery.number, DeliveryState.FAILED, str(error))
+                self._say(f"delivery {delivery.number} failed: {error}")
+        except Conflict as error:
+            # Somebody else has the delivery, or a person the conversation.
+            self._wait(deliveries, str(error))
+        return False
+
+    def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
+        for delivery in deliveries:
+            if delivery.reason != f"waits: {why}":
+                self._engine.store.delay_delivery(delivery.number, f"waits: {why}")
+
+    def _settle(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
+        self._engine.store.settle_delivery(delivery.number, state, reason)
+
+    def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
+        """Begins a task, or puts the delivery to the news of the run whose it is."""
+        intent = delivery.intent
+        choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
+        if intent is None or isinstance(choice, str):
+            self._settle(delivery, DeliveryState.IGNORED, str(choice))
+            return False
+        if choice.run is None:
+            prompt = self._prompts.first(choice.rule, delivery, intent)
+            spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
+            service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
+            return True
+        if why := _is_no_news(choice, intent):
+            self._settle(delivery, DeliveryState.HANDLED, why)
+            return False
+        news.setdefault(choice.run.id, []).append((delivery, intent))
+        return False
+
+    def _give(self, run_id: str, told: Sequence[Told]) -> bool:
+        """One update for all that is new of a run. What is too long for one becomes several."""
+        run = self._engine.store.get(run_id)
+        deliveries = [delivery for delivery, _ in told]
+        if run.state is RunState.RUNNING:
+            self._wait(deliveries, f"{run.name} is at work, and is told when it is done")
+            return False
+        service.refuse_open(self._engine, run)
+        text = self._prompts.delta(self._rule_of(run), told)
+        try:
+            service.check_prompt(text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+        except UsageError:
+            if len(told) == 1:
+                raise
+            half = len(told) // 2
+            return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
+        self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries])
+        return True
+
+    def _rule_of(self, run: TaskRun) -> Rule:
+        name = run.spec.rule or run.spec.labels.get("agent", "")
+        found = next((rule for rule in self._rules if rule.name == name), None)
+        if found is None:
+            raise NotFound(f"There is no agent {name!r} in the configuration any more", "add [agents.NAME] again")
+        return found
+
+    def _run_of(self, rule: Rule, scope: str) -> TaskRun | None:
+        run = self._engine.store.run_of(SessionKey(rule.agent, scope))
+        if run is None:
+            return None
+        try:
+            return self._engine.store.get(run.id)
+        except NotFound:
+            return None  # It was removed from the list.
+
+
+def _is_no_news(choice: Choice, intent: Intent) -> str:
+    """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and assignees at each change of one, and an
+    issue that is opened with them comes as several events."""
+    run = choice.run
+    if run is None or intent.kind not in (IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.LABELLED, IntentKind.REVIEW_REQUESTED):
+        return ""
+    all_told = intent.forge in (Forge.GITEA, Forge.FORGEJO) and intent.kind is not IntentKind.REVIEW_REQUESTED
+    return f"{run.name} is at it already" if run.state not in FINAL or all_told else ""

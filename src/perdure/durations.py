@@ -1,0 +1,13 @@
+"""Durations as people write them, in settings, rules and plans."""
+
+from __future__ import annotations
+
+import re
+
+
+def duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|h|d)?", text.strip())
+    if not match:
+        raise ValueError("a duration such as 90s, 15m or 2h is needed")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]

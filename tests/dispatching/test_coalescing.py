@@ -1,0 +1,107 @@
+"""Several events become one update: each is told once, in order, and nothing is lost in between."""
+
+from __future__ import annotations
+
+import threading
+
+from perdure.events import RunTakenBack
+from perdure.forges import DeliveryState, Forge, Intent, IntentKind
+from perdure.model import Condition, RunState, Session, SessionKey, SessionState
+from tests.dispatching.office import Office, intent
+
+ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding", description="Off by a cent.")
+HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
+
+
+def comment(text: str, **more: object) -> Intent:
+    return intent(IntentKind.COMMENTED, text=text, **more)
+
+
+def test_events_while_an_agent_is_at_work(office: Office) -> None:
+    """What comes while an attempt runs waits, and says for what; then all of it is one update, in order, each once."""
+    office.told(ASSIGNED)
+    claim = office.claim()
+    waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
+    assert [each.state for each in waiting] == [WAITS] * 3
+    assert waiting[0].reason == f"waits: {claim.run.name} is at work, and is told when it is done"
+    assert office.run().context_version == 1
+    office.end(claim)
+    office.dispatcher.round()
+    assert {office.delivery(each.number).state for each in waiting} == {HANDLED}
+    assert (office.run().state, office.run().context_version) == (RunState.QUEUED, 2)
+    text = office.prompts()[1]
+    places = [text.index(f"remark {number}") for number in range(3)]
+    assert places == sorted(places) and text.count("remark") == 3 and "Off by a cent" not in text
+
+
+def test_events_of_one_round(office: Office) -> None:
+    """What waits together before anybody is at work becomes the task and one update."""
+    found = office.told(ASSIGNED, comment("first"), intent(IntentKind.COMMENTED, number=5, text="of another"), comment("second"))
+    assert [each.state for each in found] == [HANDLED, HANDLED, IGNORED, HANDLED]
+    assert office.run().context_version == 2
+    assert "first" in office.prompts()[1] and "second" in office.prompts()[1]
+
+
+def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
+    """Opened, labelled and assigned come as three events and make one task with nothing to add."""
+    opened = intent(
+        IntentKind.OPENED, whom=("dev-bot",), labels=("agent",), title="Rounding", description="Off by a cent.", text="Off by a cent."
+    )
+    found = office.told(opened, intent(IntentKind.LABELLED, labels=("agent",)), ASSIGNED)
+    assert [each.state for each in found] == [HANDLED] * 3
+    assert office.run().context_version == 1 and office.prompts()[0].count("Off by a cent.") == 1
+    assert found[1].reason == f"{office.run().name} is at it already"
+
+
+def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
+    """Another label on an issue that is done begins nothing anew on Gitea; assigned once more on GitHub it goes on."""
+    office.told(ASSIGNED)
+    office.end(office.claim())
+    (again,) = office.told(intent(IntentKind.LABELLED, labels=("agent", "bug"), forge=Forge.GITEA))
+    assert again.state is HANDLED and office.run().state is RunState.SUCCEEDED
+    office.told(ASSIGNED)
+    assert office.run().state is RunState.QUEUED
+
+
+def test_too_much_for_one_prompt(office: Office) -> None:
+    """What is too long for one update becomes several; what no prompt could hold has failed, with why."""
+    office.told(ASSIGNED)
+    limit = office.engine.driver("claude").abilities.max_prompt_bytes
+    long = "x" * 60_000
+    count = limit // len(long) + 2
+    assert limit
+    found = office.told(*(comment(f"{long} {number}") for number in range(count)))
+    assert {each.state for each in found} == {HANDLED}
+    told = "".join(office.prompts()[1:])
+    assert all(f"{long} {number}\n" in told for number in range(count))
+    assert all(len(text.encode()) <= limit for text in office.prompts())
+
+
+def test_while_a_person_has_it_open(office: Office) -> None:
+    """A conversation that a person has open is left alone; the delivery waits and says so."""
+    office.told(ASSIGNED)
+    office.end(office.claim())
+    run = office.run()
+    session = Session(key=SessionKey("claude", run.scope), id="s", state=SessionState.CONFIRMED, created=1, updated=1)
+    office.engine.store.open_run(run.id, Condition(type="open", message="", at=1), session)
+    (waits,) = office.told(comment("hello"))
+    assert waits.state is WAITS and "is open in the agent's own program" in waits.reason
+    office.engine.store.take_back(run.id, [], RunTakenBack(session_id="s"))
+    office.dispatcher.round()
+    assert office.delivery(waits.number).state is HANDLED
+
+
+def test_two_servers_at_once(office: Office) -> None:
+    """Two dispatchers on one store, side by side: each delivery is told once."""
+    office.told(ASSIGNED)
+    claim = office.claim()
+    office.arrive(*(comment(f"<{number}>") for number in range(20)))
+    office.end(claim)
+    both = [threading.Thread(target=office.dispatcher.round) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    office.dispatcher.round()
+    told = "".join(office.prompts()[1:])
+    assert [told.count(f"<{number}>") for number in range(20)] == [1] * 20
