@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
+FORGES ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt host-faults
+.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt host-faults
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,10 +16,16 @@ demo: install agents ## a real agent, killed in the middle of a tool call, goes 
 	$(BIN)/python demo/demo.py
 
 test: tools install agents ## the suite, on the real agent CLIs
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not forge"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
+
+test-forge: tools install agents gitea ## the tests on a real Gitea, with the agents that it sets to work
+	$(BIN)/python -m pytest -n $(FORGES) --dist loadfile -m forge
+
+gitea: tools install ## Gitea from its Go module, once a version, into ~/.cache/perdure-tests
+	$(BIN)/python -m tests.servers.gitea.build
 
 check: install ## format, lint, types, import floors, docs
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.servers.gitea.server import Gitea
     from tests.servers.postgres import Server
 
 TOP = Path(__file__).parents[1]
@@ -174,6 +175,15 @@ def agents() -> dict[str, Path]:
 def postgres() -> Iterator[Server]:
     """A fast PostgreSQL for as long as the session lasts. Whoever restarts or kills one makes a `Server` of its own."""
     from tests.servers.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gitea() -> Iterator[Gitea]:
+    """A Gitea for as long as the session lasts, for tests marked `forge`. Whoever stops or kills one makes a `Gitea` of its own."""
+    from tests.servers.gitea.server import running
 
     with running() as server:
         yield server

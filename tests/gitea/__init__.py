@@ -1,0 +1,1 @@
+"""Perdure beside a real Gitea: `make test-forge`."""
