@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from perdure.web.metrics import metrics
 from perdure.web.parts import Parts
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
     """The addresses of the API, the dashboard and the metrics."""
-    return []
+    return [metrics(parts)]
