@@ -62,6 +62,7 @@ SETTINGS = {
     "warm_most": "how many agents one perdure keeps waiting at once",
     "gc_inbox": "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; that it was here is known for a year",
     "serve_listen": "where `perdure serve` listens",
+    "clone_hosts": "servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is any",
     "serve_hosts": "names under which `perdure serve` may be asked, besides those of loopback; as a variable, with spaces between",
     "agents": "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and whose; as a variable: "
     "the same as JSON",

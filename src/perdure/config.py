@@ -116,6 +116,9 @@ class Settings:
     """Agents that one perdure keeps waiting at once."""
     gc_inbox: float = 30 * DAY
     """How long the body of a settled delivery is kept; that it was here, a year."""
+    clone_hosts: tuple[str, ...] = ()
+    """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is any. A pool that works for others
+    fetches from private addresses only where this, or a rule's `clone`, names the server."""
     serve_listen: str = "127.0.0.1:8420"
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
@@ -269,6 +272,15 @@ def _hosts(value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _servers(value: Any) -> tuple[str, ...]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name) for name in names
+    ):
+        raise ValueError("servers such as git.example.com or 10.0.0.5:3000 are needed")
+    return tuple(name.lower() for name in names)
+
+
 def _sources(value: Any) -> tuple[Source, ...]:
     from perdure.forges.sources import sources
 
@@ -340,6 +352,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "gc_inbox": _seconds,
     "serve_listen": _text,
     "serve_hosts": _hosts,
+    "clone_hosts": _servers,
     "webhooks": _sources,
     "agents": _rules,
 }
@@ -359,6 +372,7 @@ NOT_FOR_PROJECTS = frozenset(
         "permissions",
         "continuity",
         "ca_file",
+        "clone_hosts",
         "session_expiry",
         "session_cache",
         "checkpoint_store",

@@ -15,6 +15,7 @@ from perdure.config import Settings, password
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
+    from perdure.git.reaching import Hosts
     from perdure.model import Host
     from perdure.protocols import Observer
     from perdure.stores.sql import SqlStore
@@ -29,8 +30,9 @@ def open_to_read(chosen: Settings) -> SqlStore:
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
 
 
-def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = ()) -> Engine:
-    """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it."""
+def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = (), *, guarded: bool = False) -> Engine:
+    """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it. `guarded`: repositories
+    may be named by somebody outside."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
     from perdure.attempt.warming import Keep, WarmAgents
@@ -62,7 +64,14 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     atexit.register(warm.close)
     engine = Engine(
         store=store,
-        workspaces=Workspaces(chosen.root, environ=environ, credentials=forge_token(environ), ca_file=chosen.ca_file, empty=warm.end_in),
+        workspaces=Workspaces(
+            chosen.root,
+            environ=environ,
+            credentials=forge_token(environ),
+            ca_file=chosen.ca_file,
+            hosts=hosts_of(chosen, guarded),
+            empty=warm.end_in,
+        ),
         warm=warm,
         driver=drivers.load,
         copies=Copies(chosen.state / "transcripts", redactor),
@@ -99,6 +108,14 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
 
     leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
     return replace(engine, publisher=Publishing(engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)))
+
+
+def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
+    """Which servers may be fetched from. What a rule's address names is meant, and may be private."""
+    from perdure.git.reaching import Hosts, host_of
+
+    named = {host_of(rule.clone) for rule in chosen.agents if "://" in rule.clone}
+    return Hosts(only=frozenset(chosen.clone_hosts), named=frozenset(named), guarded=guarded)
 
 
 def this_host(chosen: Settings) -> Host:

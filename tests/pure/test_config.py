@@ -89,6 +89,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "gc_inbox": "5d",
         "serve_listen": "[::1]:80",
         "serve_hosts": "a.example b.example",
+        "clone_hosts": "git.example.com 10.0.0.5:3000",
         "agents": '{"dev": {"agent": "codex", "authors": ["ada"], "clone": "/srv/{repository}", "labels": ["agent"]}}',
         "webhooks": "shop=gitea:/s,$OLD lab=$LAB",
     }

@@ -22,13 +22,13 @@ BACKEND = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=
 class Forge(http.server.ThreadingHTTPServer):
     """git-http-backend behind basic authentication; records every Authorization header, and each fetch that it lets in.
 
-    `redirect`: where to send callers; `tls`: a file with key and certificate.
+    `redirect`: where to send callers; `tls`: a file with key and certificate; `anybody` may fetch.
     """
 
     daemon_threads = True
 
-    def __init__(self, yard: Yard, redirect: str = "", tls: Path | None = None) -> None:
-        self.yard, self.redirect, self.seen, self.fetches = yard, redirect, list[str](), 0
+    def __init__(self, yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False) -> None:
+        self.yard, self.redirect, self.seen, self.fetches, self.anybody = yard, redirect, list[str](), 0, anybody
         super().__init__(("127.0.0.1", 0), Turn)
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,7 +46,7 @@ class Turn(http.server.BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if self.server.redirect:
             return self.answer(302, {"Location": self.server.redirect + self.path})
-        if authorization != "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode():
+        if not self.server.anybody and authorization != "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode():
             return self.answer(401, {"WWW-Authenticate": 'Basic realm="forge"'})
         self.server.fetches += path.endswith("/info/refs")
         env = {
@@ -75,8 +75,8 @@ class Turn(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(yard: Yard, redirect: str = "", tls: Path | None = None) -> Iterator[Forge]:
-    with Forge(yard, redirect, tls) as forge:
+def serving(yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False) -> Iterator[Forge]:
+    with Forge(yard, redirect, tls, anybody) as forge:
         thread = threading.Thread(target=forge.serve_forever, args=(0.02,))
         thread.start()
         try:

@@ -62,8 +62,9 @@ class Wishes:
         os.write(2, b"perdure: draining; once more stops the agents\n" if self.asked == 1 else b"perdure: stopping the agents\n")
 
 
-def open_pool(chosen: Settings, wishes: Wishes) -> Engine:
-    """The engine of a pool: it tells on standard error how its attempts go, and stops its agents when that is asked."""
+def open_pool(chosen: Settings, wishes: Wishes, *, guarded: bool = False) -> Engine:
+    """The engine of a pool: it tells on standard error how its attempts go, and stops its agents when that is asked. `guarded`: whoever
+    gives it work is not at this terminal, as always where webhooks or agents are configured."""
     names: dict[str, str] = {}
 
     def tell(record: Record) -> None:
@@ -71,7 +72,8 @@ def open_pool(chosen: Settings, wishes: Wishes) -> Engine:
             names.setdefault(record.run, engine.store.get(record.run).name)
             print(f"{names[record.run]}: {one_line(line_of(record), 200)}", file=sys.stderr, flush=True)
 
-    engine = replace(open_engine(chosen, observers=[tell]), stopping=lambda: wishes.asked > 1)
+    guarded = guarded or bool(chosen.webhooks or chosen.agents)
+    engine = replace(open_engine(chosen, observers=[tell], guarded=guarded), stopping=lambda: wishes.asked > 1)
     return engine
 
 

@@ -90,7 +90,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     from perdure.web.writing import Writer
 
     wishes = Wishes()
-    engine = open_pool(chosen, wishes)
+    engine = open_pool(chosen, wishes, guarded=True)
     with ExitStack() as stack:
         stack.callback(engine.store.close)
         stack.enter_context(Housekeeping(engine, chosen, say))

@@ -26,6 +26,9 @@ BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 OWN_MARK = "<!-- perdure:"
 """Stands in every comment that perdure itself makes, whoever it speaks as."""
 
+_CLONE = re.compile(r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?)/[^\s@?#]*|/[^\0\n]*")
+"""Whom a payload names is never the server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
@@ -172,8 +175,9 @@ def _triggers_of(value: object) -> tuple[str, ...]:
 
 
 def _clone(value: object) -> str:
-    if not re.fullmatch(r"(?:https://[^\s@?#]+|/[^\0\n]*)", found := _text(value)):
-        raise ValueError("is an https address without credentials, or an absolute path, with {repository} in it")
+    if not _CLONE.fullmatch(found := _text(value)):
+        words = "is an https address without credentials (http on this machine), or an absolute path"
+        raise ValueError(f"{words}; {{repository}} may stand behind the server's name")
     return found
 
 

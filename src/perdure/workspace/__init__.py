@@ -25,6 +25,7 @@ from typing import Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
+from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves
@@ -70,8 +71,9 @@ class Workspaces:
     """All workdirs below one root. One root is one trust domain: its caches are shared by all its workspaces.
 
     `transports`: the URL schemes that may be fetched from. `credentials` is asked for each fetch by URL. `ca_file`: the
-    certificates that a forge of one's own is checked against. `most_files`: a directory without git that holds more is not saved.
-    `empty` ends what only waits in a workdir; it is called with the lock held, and may raise Conflict.
+    certificates that a forge of one's own is checked against; `hosts`: which servers may be fetched from. `most_files`: a directory
+    without git that holds more is not saved. `empty` ends what only waits in a workdir; it is called with the lock held, and may raise
+    Conflict.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Workspaces:
         transports: frozenset[str] = frozenset({"https"}),
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
+        hosts: Hosts = ANYWHERE,
         most_files: int = shelves.MOST_FILES,
         empty: Callable[[Workspace], None] = lambda _: None,
     ) -> None:
@@ -90,6 +93,7 @@ class Workspaces:
         self._transports = transports
         self._credentials = credentials
         self._ca_file = ca_file
+        self._hosts = hosts
         self._most_files = most_files
         self._empty = empty
         self.checkpoints = Checkpoints(self._places, self._git_at_root, self._shelf)
@@ -113,6 +117,7 @@ class Workspaces:
             if spec.backend == Backend.WORKTREE:
                 raise UsageError("A worktree needs a repository on this machine.", "Leave --backend out, or use a local path.")
             key = parse_remote(spec.repo, self._transports)
+            self._hosts.check(key.url)
             return self._of_repository(spec, Backend.ISOLATED, key.url, key.key, branch, base)
         return self._plan_local(spec, cwd, branch, base)
 
@@ -328,7 +333,9 @@ class Workspaces:
     def _source(self, repo: str) -> Source:
         if is_remote(repo):
             remote = parse_remote(repo, self._transports)
-            return Source(key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file)
+            return Source(
+                key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file, hosts=self._hosts
+            )  # fmt: skip
         return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
     def _of_repository(self, spec: TaskSpec, backend: Backend, repo: str, key: str, branch: str, base: str) -> Workspace:

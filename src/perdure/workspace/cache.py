@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.git import Git, unreachable
+from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import Places, identify, is_oid
 from perdure.workspace.places import held, make_private, read, sync, write
@@ -36,17 +37,26 @@ _HONEST_OLD_FAULTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials."""
+    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials, and which servers may be
+    spoken to."""
 
     key: str
     url: str
     scheme: str
     credentials: Credentials | None = None
     ca_file: Path | None = None
+    hosts: Hosts = ANYWHERE
 
     @property
     def id(self) -> str:
         return identify("cache", self.key)
+
+    def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""
+        if self.scheme == "file":
+            return []
+        certificates = [("http.sslCAInfo", str(self.ca_file))] if self.ca_file is not None else []
+        return [*certificates, *self.hosts.settings(self.url, environ)]
 
 
 @contextlib.contextmanager
@@ -135,8 +145,7 @@ def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]
     mark = places.making(source.id)
     write(mark, source.url)
     settings = [(f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS]
-    if source.ca_file is not None:
-        settings.append(("http.sslCAInfo", str(source.ca_file)))
+    settings += source.settings(cache.environ)
     login = source.credentials(source.url) if source.credentials is not None else None
     options = ("--quiet", "--prune", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--no-auto-maintenance")
     with contextlib.ExitStack() as stack:

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from perdure.errors import UsageError
+from perdure.git.reaching import PORTS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -25,7 +26,6 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 """There no transport without TLS gives anything away."""
-_PORTS = {"https": 443, "http": 80, "ssh": 22}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,8 @@ def is_remote(repo: str) -> bool:
 
 
 def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
-    """Checks an address. `allowed`: the schemes that may be used. Raises UsageError, and never repeats a secret."""
+    """Checks an address. `allowed`: the schemes that may be used; http always to this machine. Raises UsageError, and never repeats a
+    secret."""
     shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
     if scp := _SCP.fullmatch(repo):
         repo = f"ssh://{scp['user']}@{scp['host']}/{scp['path']}"
@@ -156,7 +157,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     plain = _HOST.fullmatch(host) and ".." not in host and _PATH.fullmatch(parts.path) and (not user or _NAME.fullmatch(user))
     if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit drops some of these without a word
         raise UsageError(f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository.")
-    place = host if port in (None, _PORTS.get(scheme)) else f"{host}:{port}"
+    place = host if port in (None, PORTS.get(scheme)) else f"{host}:{port}"
     path = parts.path.rstrip("/")
     at = f"{user}@" if user else ""
     return Remote(f"{scheme}://{at}{place}{path}", scheme, f"{scheme}://{at}{place}{path.removesuffix('.git')}")

@@ -53,7 +53,7 @@ class Outgoing:
     def push(self) -> None:
         """Moves the branch over there to `commit`, if it is still where it was or behind. Raises Diverged if it is not, GitFailed."""
         source = self.source
-        settings = [*PLAIN, *([("http.sslCAInfo", str(source.ca_file))] if source.ca_file is not None else [])]
+        settings = [*PLAIN, *source.settings(self.git.environ)]
         login = source.credentials(source.url) if source.credentials is not None else None
         options = (
             "--quiet",

@@ -1,0 +1,131 @@
+"""Which servers a call of git may speak to, and that it speaks to no other.
+
+`workspace` asks before each fetch, with the address of a repository. What is fetched may be named by somebody outside (a webhook's
+repository in a rule's address, a task over the API), and a name may lead into the network that perdure stands in: so the name is
+resolved once, the addresses are looked at, and git is given exactly those (`http.curloptResolve`, git 2.37), whatever the name leads
+to a moment later. The settings go by the full address, because git lets `http.<address>.*` of any configuration beat `http.*`
+(git-config(1), "http.<url>.*").
+
+Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself: it has the keys of known hosts instead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from perdure.errors import GitFailed, UsageError
+
+PORTS = {"https": 443, "http": 80, "ssh": 22}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""RFC 6052: an IPv4 address in the last 32 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosts:
+    """The owner's word on servers, each as `host` or `host:port` (see `host_of`).
+
+    `only`: others are refused; empty: there is no such list. `named`: what the configuration names elsewhere. `guarded`: who is on
+    neither must have a public address and the scheme's own port.
+    """
+
+    only: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
+    guarded: bool = False
+
+    def knows(self, url: str) -> bool:
+        """Whether the configuration names the server of an address."""
+        return host_of(url) in self.only | self.named
+
+    def check(self, url: str) -> None:
+        """Raises UsageError for a server that may not be spoken to, as far as its name says so: nobody is asked."""
+        place, parts = host_of(url), urlsplit(url)
+        if self.knows(url):
+            return
+        if self.only:
+            raise UsageError(f"Repositories are not fetched from {place}.", f"Add it to clone_hosts ({', '.join(sorted(self.only))}).")
+        if self.guarded and parts.port not in (None, PORTS.get(parts.scheme)):
+            raise UsageError(f"Repositories are not fetched from {place}, a port of its own.", "Add it to clone_hosts, if it is meant.")
+        if self.guarded and (why := unfit(parts.hostname or "", private=False)):
+            raise UsageError(f"Repositories are not fetched from {place}: its address is {why}.", "Add it to clone_hosts, if it is meant.")
+
+    def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What git is told for one call on an address: no redirects, the certificate, the proxy, and where the name leads.
+
+        Raises UsageError as `check` does and for a name that leads where it may not, GitFailed where it leads nowhere.
+        """
+        self.check(url)
+        parts = urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname or ""
+        if scheme not in ("http", "https"):
+            return []
+        proxy = proxy_of(scheme, host, environ)
+        told = [("followRedirects", "false"), ("sslVerify", "true"), ("proxy", proxy), ("curloptResolve", "")]
+        if self.guarded and not proxy:
+            port = parts.port or PORTS[scheme]
+            found = addresses(host, port)
+            if why := next((why for each in found if (why := unfit(each, private=self.knows(url)))), ""):
+                hint = "" if self.knows(url) else "Add it to clone_hosts, if it is meant."
+                raise UsageError(f"Repositories are not fetched from {host_of(url)}: its address is {why} ({', '.join(found)}).", hint)
+            told.append(("curloptResolve", f"{host}:{port}:{','.join(f'[{each}]' if ':' in each else each for each in found)}"))
+        return [(f"http.{url}.{name}", value) for name, value in told]
+
+
+ANYWHERE = Hosts()
+"""For a person at a terminal, who names a server himself."""
+
+
+def host_of(url: str) -> str:
+    """`host`, or `host:port` where the port is not the scheme's own."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    return host if parts.port in (None, PORTS.get(parts.scheme)) else f"{host}:{parts.port}"
+
+
+def unfit(address: str, *, private: bool) -> str:
+    """Why no server is spoken to at an address, in a few words, or empty. A text that is no address is not judged. `private`: those of
+    a network of one's own are fit. Link-local ones (where clouds keep their secrets), multicast and reserved ones never are."""
+    try:
+        ip = _meant(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return ""
+    if ip.is_link_local:
+        return "link-local"
+    if ip.is_unspecified or ip.is_multicast:
+        return "no server's"
+    if ip.is_loopback:
+        return "" if private else "this machine's own"
+    if ip.is_reserved:
+        return "reserved"
+    return "" if ip.is_global or private else "private"
+
+
+def _meant(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 one stands for, where it does."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or ip
+
+
+def addresses(host: str, port: int) -> tuple[str, ...]:
+    """Where a name leads now. Raises GitFailed, in git's own words for a server that is out of reach."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        said = f"Could not resolve host: {host}"
+        raise GitFailed(f"{said}.", argv=("git",), code=128, stderr=said, hint="Check the network and try again.") from error
+    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
+    """The proxy that the environment names for a server, as curl reads it; empty if there is none."""
+    names = (f"{scheme}_proxy", *(["HTTPS_PROXY"] if scheme == "https" else []), "all_proxy", "ALL_PROXY")
+    proxy = next((environ[name] for name in names if environ.get(name)), "")
+    without = [each.lower().lstrip(".") for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "") if each]
+    return "" if any(each in ("*", host) or host.endswith(f".{each}") for each in without) else proxy
