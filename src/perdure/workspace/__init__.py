@@ -334,7 +334,8 @@ class Workspaces:
         if is_remote(repo):
             remote = parse_remote(repo, self._transports)
             return Source(
-                key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file, hosts=self._hosts
+                key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file,
+                hosts=self._hosts,
             )  # fmt: skip
         return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
