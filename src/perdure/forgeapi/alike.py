@@ -99,7 +99,8 @@ class Alike(ABC):
         found = list(self._comments(ref, since))
         if ref.pull:
             found += self._reviews(ref, since)
-        return sorted((each for each in found if each.updated >= since), key=lambda each: (each.created, each.id))
+        # Ids are numbers: of one second the shorter is the older.
+        return sorted((each for each in found if each.updated >= since), key=lambda each: (each.created, len(each.id), each.id))
 
     def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
         pages = self._asking.pages(f"{thread(ref)}/comments", size=self.size, since=rfc3339(since))

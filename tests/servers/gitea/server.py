@@ -188,21 +188,42 @@ class Gitea:
         return str(made["sha1"])
 
     def user(self, name: str) -> str:
-        """A new user, who may do nothing yet, and a token of theirs."""
+        """A user, who may do nothing yet, and a token of theirs."""
+        if name in self.tokens:
+            return self.tokens[name]
         account = {"username": name, "email": f"{name}@example.com", "password": PASSWORD, "must_change_password": False}
         self.api("POST", "/admin/users", account)
         self.tokens[name] = self.token(name, "all")
         return self.tokens[name]
 
     def repository(self, owner: str, name: str, **may: str) -> str:
-        """A new private repository with `greet.py` on `main`; `may` says what others may do (`dev_bot="write"`). Its full name."""
-        self.api("POST", "/user/repos", {"name": name, "auto_init": True, "default_branch": "main", "private": True}, by=owner)
+        """A new private repository with `greet.py` on `main`; `may` says what others may do (`dev_bot="write"`). Its full name.
+
+        The owner is a user, or an organisation of `ADMIN`."""
+        room, maker = ("/user/repos", owner) if owner in self.tokens else (f"/orgs/{owner}/repos", ADMIN)
+        self.api("POST", room, {"name": name, "auto_init": True, "default_branch": "main", "private": True}, by=maker)
         full = f"{owner}/{name}"
-        content = base64.b64encode(b"def greet(name):\n    return 'Hello ' + name\n").decode()
-        self.api("POST", f"/repos/{full}/contents/greet.py", {"content": content, "message": "A greeting", "branch": "main"}, by=owner)
+        self.commit(full, "main", "greet.py", "def greet(name):\n    return 'Hello ' + name\n", by=maker)
         for login, permission in may.items():
-            self.api("PUT", f"/repos/{full}/collaborators/{login.replace('_', '-')}", {"permission": permission}, by=owner)
+            self.api("PUT", f"/repos/{full}/collaborators/{login.replace('_', '-')}", {"permission": permission})
         return full
+
+    def organisation(self, name: str) -> None:
+        """A new one, of `ADMIN`."""
+        self.api("POST", "/orgs", {"username": name, "visibility": "private"})
+
+    def commit(self, repository: str, branch: str, path: str, text: str, *, by: str, onto: str = "") -> str:
+        """Writes a new file on a branch, or on `onto`, a new branch that begins there: the commit."""
+        content = base64.b64encode(text.encode()).decode()
+        body = {"content": content, "message": f"Write {path}", "branch": branch} | ({"new_branch": onto} if onto else {})
+        made = self.api("POST", f"/repos/{repository}/contents/{path}", body, by=by)
+        return str(made["commit"]["sha"])
+
+    def merge(self, repository: str, number: int, *, by: str = ADMIN) -> None:
+        """Gitea looks first whether it can be merged; until then it answers 405."""
+        place = f"/repos/{repository}/pulls/{number}"
+        self.until(lambda: self.api("GET", place, by=by)["mergeable"], f"pull request {number} can be merged")
+        self.api("POST", f"{place}/merge", {"Do": "merge"}, by=by)
 
     def webhook(self, repository: str, address: str, secret: str) -> None:
         """The repository has this webhook, in place of the one before: its secret cannot be changed by the API."""

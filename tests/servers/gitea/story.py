@@ -6,7 +6,6 @@ action: `tests/forges/recorded/gitea-1.26` was made so.
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -32,13 +31,13 @@ class Story:
 
     def tell(self) -> list[Call]:
         """All that Gitea sent of it, in its order."""
-        by = self._by
+        by, gitea = self._by, self.gitea
         label = by("ada", "POST", "/labels", {"name": "agent", "color": "#00ff00"})["id"]
         self._step("issues", lambda: by("ada", "POST", "/issues", {"title": "Rounding", "body": "The total is off by a cent."}))
         self._step("issue_assign", lambda: by("ada", "PATCH", "/issues/1", {"assignees": ["dev-bot"]}))
         self._step("issue_label", lambda: by("ada", "POST", "/issues/1/labels", {"labels": [label]}))
         self._step("issue_comment", lambda: by("ada", "POST", "/issues/1/comments", {"body": "@dev-bot please look"}))
-        self._step("push", lambda: self._write("rounding.py", "1\n", "main", BRANCH))
+        self._step("push", lambda: gitea.commit("ada/web", "main", "rounding.py", "1\n", by="dev-bot", onto=BRANCH))
         pull = {"head": BRANCH, "base": "main", "title": "Round half to even", "body": "Closes #1"}
         self._step("pull_request", lambda: by("dev-bot", "POST", "/pulls", pull))
         self._step("pull_request_review_request", lambda: by("dev-bot", "POST", "/pulls/2/requested_reviewers", {"reviewers": ["ada"]}))
@@ -46,14 +45,14 @@ class Story:
         line = {"path": "rounding.py", "body": "Why 1?", "new_position": 1}
         self._step("pull_request_review_comment", lambda: self._review("COMMENT", "A question.", line))
         self._step("pull_request_review_rejected", lambda: self._review("REQUEST_CHANGES", "Round half to even."))
-        self._step("pull_request_sync", lambda: self._write("more.py", "2\n", BRANCH))
+        self._step("pull_request_sync", lambda: gitea.commit("ada/web", BRANCH, "more.py", "2\n", by="dev-bot"))
         self._step("pull_request_review_approved", lambda: self._review("APPROVED", "Good."))
-        head = self.gitea.api("GET", f"{self.at}/branches/{BRANCH}")["commit"]["id"]
+        head = gitea.api("GET", f"{self.at}/branches/{BRANCH}")["commit"]["id"]
         status = {"state": "failure", "context": "ci/test", "description": "1 failed", "target_url": "https://ci.example.com/7"}
         self._step("status", lambda: by("ada", "POST", f"/statuses/{head}", status))
         self._step("pull_request", lambda: by("ada", "PATCH", "/pulls/2", {"state": "closed"}))
         self._step("pull_request", lambda: by("ada", "PATCH", "/pulls/2", {"state": "open"}))
-        self._step("pull_request", self._merge)
+        self._step("pull_request", lambda: gitea.merge("ada/web", 2, by="ada"))
         self._step("delete", lambda: by("ada", "DELETE", f"/branches/{BRANCH}"))
         self._step("issues", lambda: by("ada", "PATCH", "/issues/1", {"state": "open"}))
         self._step("issue_label", lambda: by("ada", "DELETE", f"/issues/1/labels/{label}"))
@@ -63,18 +62,8 @@ class Story:
     def _by(self, login: str, method: str, path: str, body: object = None) -> Any:
         return self.gitea.api(method, f"{self.at}{path}", body, by=login)
 
-    def _write(self, path: str, text: str, branch: str, new: str = "") -> None:
-        content = base64.b64encode(text.encode()).decode()
-        body = {"content": content, "message": f"Write {path}", "branch": branch} | ({"new_branch": new} if new else {})
-        self._by("dev-bot", "POST", f"/contents/{path}", body)
-
     def _review(self, event: str, text: str, *lines: object) -> None:
         self._by("ada", "POST", "/pulls/2/reviews", {"event": event, "body": text, "comments": lines})
-
-    def _merge(self) -> None:
-        """Gitea looks first whether it can be merged: until then it answers 405."""
-        self.gitea.until(lambda: self._by("ada", "GET", "/pulls/2")["mergeable"], "it can be merged")
-        self._by("ada", "POST", "/pulls/2/merge", {"Do": "merge"})
 
     def _step(self, event: str, act: Callable[[], object]) -> None:
         seen = len(self.listener.calls)
