@@ -60,6 +60,9 @@ class Place(Protocol):
 class ForgeSuite:
     """Needs the fixture `place`, which may be shared: every test makes its own issues."""
 
+    verdicts = True
+    """The forge tells what a review comes to."""
+
     @pytest.fixture
     def place(self) -> Place:
         raise NotImplementedError
@@ -184,10 +187,11 @@ class ForgeSuite:
         ref = IssueRef(place.repository, number, True)
         place.say(ref, "cid", "looks fine")
         place.review(number, "ben", "changes_requested", "Not yet", [("README.md", 1, "say why")])
-        said = {each.kind: each for each in place.forge.comments(ref)}
-        assert said[CommentKind.COMMENT].text == "looks fine"
-        assert (said[CommentKind.REVIEW].text, said[CommentKind.REVIEW].verdict) == ("Not yet", Verdict.CHANGES_REQUESTED)
-        line = said[CommentKind.LINE]
+        said = place.forge.comments(ref)
+        assert [each.text for each in said if each.author == "cid"] == ["looks fine"]
+        if self.verdicts:
+            assert [(each.text, each.verdict) for each in said if each.verdict] == [("Not yet", Verdict.CHANGES_REQUESTED)]
+        (line,) = [each for each in said if each.kind is CommentKind.LINE]
         assert (line.text, line.path, line.line, line.author) == ("say why", "README.md", 1, "ben")
 
     def test_a_commit_is_judged(self, place: Place) -> None:

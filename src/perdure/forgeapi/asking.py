@@ -52,11 +52,12 @@ class Answer:
 
 
 class Asking:
-    """Requests below one API address (`https://git.example.com/api/v1`), with one token. `header` makes the token one."""
+    """Requests below one API address (`https://git.example.com/api/v1`), with one token. `scheme` is what stands before it
+    in the header Authorization."""
 
-    def __init__(self, api: str, token: Token, header: tuple[str, str], accept: str, ca_file: Path | None) -> None:
+    def __init__(self, api: str, token: Token, scheme: str, accept: str, ca_file: Path | None) -> None:
         self.api, self.token = api, token
-        self._name, self._scheme = header
+        self._scheme = scheme
         local = is_loopback(urlsplit(api).hostname or "")
         # Over http no certificate is looked at, and to load them all takes a tenth of a second.
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if api.startswith("http:") else None
@@ -110,7 +111,7 @@ class Asking:
         return answer
 
     def _once(self, method: str, url: str, query: Mapping[str, object] | None, body: Mapping[str, object] | None) -> Answer:
-        headers = {self._name: f"{self._scheme} {self.token.value()}".strip()}
+        headers = {"authorization": f"{self._scheme} {self.token.value()}"}
         given: dict[str, Any] = {name: value for name, value in (query or {}).items() if value not in ("", None)}
         until = time.monotonic() + CALL_S
         try:

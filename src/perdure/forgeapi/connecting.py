@@ -10,25 +10,31 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from perdure.errors import ConfigError, ForgeDenied, NotFound
+from perdure.errors import ConfigError, ForgeDenied
 from perdure.forgeapi.asking import Asking
 from perdure.forgeapi.gitea import Forgejo, Gitea
+from perdure.forgeapi.github import ACCEPT, GitHub, api_of
+from perdure.forgeapi.gitlab import GitLab
 from perdure.forgeapi.tokens import Token, token_at
 from perdure.forges import Forge
 from perdure.forges.rules import Rule
 from perdure.forges.sources import Source
 from perdure.protocols import ForgeApi
 
-BEARER = ("authorization", "Bearer")
+JSON = "application/json"
 
 
 def connect(forge: Forge, address: str, token: Token, ca_file: Path | None = None) -> ForgeApi:
     """A client. `address`: the forge's own, as `forges.sources.address` has checked it."""
     match forge:
-        case Forge.GITEA | Forge.FORGEJO:
-            asking = Asking(f"{address}/api/v1", token, ("authorization", "token"), "application/json", ca_file)
-            return (Forgejo if forge is Forge.FORGEJO else Gitea)(address, asking)
-    raise NotFound(f"perdure cannot speak to {forge} yet")
+        case Forge.GITHUB:
+            return GitHub(address, Asking(api_of(address), token, "Bearer", ACCEPT, ca_file))
+        case Forge.GITLAB:
+            return GitLab(address, Asking(f"{address}/api/v4", token, "Bearer", JSON, ca_file))
+        case Forge.GITEA:
+            return Gitea(address, Asking(f"{address}/api/v1", token, "token", JSON, ca_file))
+        case Forge.FORGEJO:
+            return Forgejo(address, Asking(f"{address}/api/v1", token, "token", JSON, ca_file))
 
 
 class Forges:

@@ -109,6 +109,12 @@ class Payload:
         value = self._get(keys)
         return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip() if isinstance(value, str) else ""
 
+    def names(self, *keys: str) -> tuple[str, ...]:
+        """The short texts of the list there, the first `LIST_MOST`."""
+        value = self._get(keys)
+        found = (Payload({"": each}).name("") for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
+        return tuple(filter(None, found))
+
     def number(self, *keys: str) -> int:
         """The number there, from 1 to 2^53; else 0."""
         value = self._get(keys)

@@ -84,8 +84,8 @@ class ForgeApi(Protocol):
         ...
 
     def failed_deliveries(self, repository: str, receiver: str, *, since: int) -> Sequence[FailedDelivery] | None:
-        """The webhooks that were sent since (ms) to an address that ends with `receiver` (`/webhooks/NAME`), and never taken. None: this
-        forge does not tell (Gitea, Forgejo), or not to this login."""
+        """The webhooks that were sent since (ms) to an address that ends with `receiver` (`/webhooks/NAME`), and never taken (GitLab:
+        in the last seven days). None: this forge does not tell (Gitea, Forgejo), or not to this login, or it has no such webhook."""
         ...
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
@@ -71,7 +72,8 @@ class Fault:
 
 
 class SmallForge:
-    """A forge of one dialect: a module with `PREFIX`, `ROUTES` and `asker(headers) -> token`. From `with` to its end."""
+    """A forge of one dialect: a module with `PREFIX`, `ROUTES`, `asker` (whose token?) and `dressed` (the last
+    hand on an answer). From `with` to its end."""
 
     def __init__(self, dialect: Any, state: State | None = None, port: int = 0, check: Callable[[Request], None] | None = None) -> None:
         self.state = state or State()
@@ -132,7 +134,11 @@ class SmallForge:
         with self._lock:
             fault = self.faults.pop(0) if self.faults else None
             if fault is None or fault.done:
-                status, value, headers = self._route(one, raw)
+                try:
+                    status, value, headers = self._route(one, raw)
+                except Exception:
+                    self.wrong.append(traceback.format_exc())
+                    status, value, headers = 500, {}, {}
         if fault is not None and fault.break_off:
             one.close_connection = True
             return
@@ -158,12 +164,13 @@ class SmallForge:
         except Answered as answered:
             status, value = answered.status, answered.value or {"message": f"answered with {answered.status}"}
         request = Request(one.command, path, query, body, login, status, value)
-        self.requests.append(request)
-        if self._check is not None:
-            try:
+        try:
+            if self._check is not None:
                 self._check(request)
-            except AssertionError as error:
-                self.wrong.append(f"{request.method} {path}: {error}")
+            status, value = self.dialect.dressed(one.command, path, status, value)
+        except AssertionError as error:
+            self.wrong.append(f"{request.method} {path}: {error}")
+        self.requests.append(replace(request, status=status, answer=value))
         return status, value, headers
 
     def _found(self, method: str, path: str, asked: Asked) -> Any:

@@ -102,6 +102,7 @@ class State:
     def __init__(self) -> None:
         self.tokens: dict[str, str] = {}
         self.people: dict[str, int] = {}
+        self.blocked: set[str] = set()
         self.repositories: dict[str, Repository] = {}
         self._ids = count(101)
         self._now = BEGAN

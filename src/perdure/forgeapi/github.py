@@ -1,0 +1,98 @@
+"""GitHub and Enterprise Server, after GitHub's published description of its REST API (version 2022-11-28).
+
+What is its own: checks beside statuses, which it counts apart; addresses of their own for comments on lines; and it tells, to who
+administers the webhooks of the repository or its organisation, which deliveries it could not bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+
+from perdure.errors import ForgeDenied, NotFound
+from perdure.forgeapi.alike import Alike, pull, repos, review, rfc3339, sha, told
+from perdure.forgeapi.asking import part
+from perdure.forges.payload import Payload
+from perdure.forges.standing import Check, CheckState, Comment, CommentKind, FailedDelivery, IssueRef, Pull
+
+ACCEPT = "application/vnd.github+json"
+CONCLUSIONS = {
+    **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
+    **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
+    **dict.fromkeys(("cancelled", "startup_failure", "stale"), CheckState.ERROR),
+}
+
+
+class GitHub(Alike):
+    """`perdure.protocols.ForgeApi` for GitHub."""
+
+    size = "per_page"
+
+    def _assigned(self, assignee: str) -> Mapping[str, str]:
+        return {"assignee": assignee}
+
+    def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
+        place = f"{repos(ref.repository)}/pulls/{ref.number}"
+        yield from filter(None, map(review, self._asking.pages(f"{place}/reviews", size=self.size)))
+        for each in self._asking.pages(f"{place}/comments", size=self.size, since=rfc3339(since)):
+            yield told(each, CommentKind.LINE)
+
+    def checks(self, repository: str, commit: str) -> Sequence[Check]:
+        runs = self._asking.get(f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100)
+        return [*super().checks(repository, commit), *map(_check_run, runs.all("check_runs"))]
+
+    def find_pull(self, repository: str, head: str) -> Pull | None:
+        owner = repository.partition("/")[0]
+        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="all", head=f"{owner}:{head}", sort="created",
+                                   direction="desc")  # fmt: skip
+        found = [one for one in (pull(repository, each) for each in pages) if one.head == head]
+        own = [one for one in found if one.head_repository.casefold() == repository.casefold()]
+        return next((one for one in own if one.open), own[0] if own else None)
+
+    def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
+        return body | {"draft": draft}
+
+    def failed_deliveries(self, repository: str, receiver: str, *, since: int) -> Sequence[FailedDelivery] | None:
+        told = False
+        found: list[FailedDelivery] = []
+        for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
+            try:
+                hooks = [each for each in self._asking.pages(f"{place}/hooks", size=self.size) if _leads_to(each, receiver)]
+            except (NotFound, ForgeDenied):
+                continue  # It is no administrator there, or the owner is no organisation.
+            for hook in hooks:
+                told = True
+                found += self._failed(f"{place}/hooks/{part(hook.id('id'))}", since)
+        return found if told else None
+
+    def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
+        """Those of which no attempt was taken, newest attempt each; the list is newest first."""
+        pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
+        attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
+        taken = {each.id("guid") for each in attempts if 200 <= each.number("status_code") < 300}
+        newest = {each.id("guid"): each for each in reversed(attempts)}
+        for guid, each in newest.items():
+            if guid and guid not in taken:
+                yield FailedDelivery(
+                    hook=hook, id=each.id("id"), delivery=guid, event=each.name("event"), at=each.time("delivered_at")
+                )  # fmt: skip
+
+    def redeliver(self, repository: str, failed: FailedDelivery) -> None:
+        self._asking.put("POST", f"{failed.hook}/deliveries/{part(failed.id)}/attempts", {})
+
+
+def api_of(address: str) -> str:
+    """Where the API of a GitHub is: github.com has a host of its own for it, Enterprise Server a path."""
+    return "https://api.github.com" if address == "https://github.com" else f"{address}/api/v3"
+
+
+def _leads_to(hook: Payload, receiver: str) -> bool:
+    return hook.url("config", "url").partition("?")[0].rstrip("/").endswith(receiver)
+
+
+def _check_run(found: Payload) -> Check:
+    over = found.name("status") == "completed"
+    return Check(
+        name=found.name("name"), state=CONCLUSIONS.get(found.name("conclusion"), CheckState.ERROR) if over else CheckState.PENDING,
+        text=found.name("output", "title"), url=found.url("html_url"), updated=found.time("completed_at") or found.time("started_at"),
+    )  # fmt: skip

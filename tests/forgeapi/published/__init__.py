@@ -1,0 +1,130 @@
+"""GitHub's own description of what perdure asks of it (`github.json`, made by `extract`), to hold both sides to.
+
+`dressed` makes a small forge's answer one of GitHub's: what GitHub always says is filled in, and what it does not say is taken out, so that
+a client that reads a field which is not published finds nothing. `check` holds a request to the parameters and the body that are published.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+DOCUMENT = json.loads(Path(__file__).with_name("github.json").read_text())
+WORDS = {"uri": "https://github.invalid/", "date-time": "2026-01-02T03:04:05Z"}
+
+
+def operation(method: str, path: str) -> Any:
+    """What is published of a path below the API's address, or None."""
+    for template, methods in DOCUMENT["paths"].items():
+        pattern = re.sub(r"\\\{(ref|branch)\\\}", ".+", re.escape(template))
+        if method.lower() in methods and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", pattern), f"/{path}"):
+            return methods[method.lower()]
+    return None
+
+
+def resolved(schema: Any) -> Any:
+    while "$ref" in schema:
+        schema = DOCUMENT["components"][schema["$ref"].split("/")[2]][schema["$ref"].split("/")[3]]
+    return schema
+
+
+def answer_schema(method: str, path: str, status: int) -> Any:
+    found = operation(method, path)
+    answer = resolved(found["responses"][str(status)]) if found and str(status) in found["responses"] else {}
+    return answer.get("content", {}).get("application/json", {}).get("schema")
+
+
+def check(method: str, path: str, query: dict[str, str], body: Any) -> None:
+    """Raises AssertionError for what GitHub does not publish."""
+    found = operation(method, path)
+    assert found is not None, f"GitHub has no {method} /{path}"
+    known = {each["name"]: each for each in map(resolved, found["parameters"])}
+    for name, value in query.items():
+        assert name in known, f"{name} is no parameter of {method} /{path}"
+        schema = known[name]["schema"]
+        kinds = {"integer": int, "boolean": bool}
+        held(kinds.get(schema.get("type"), str)(value), schema)
+    wanted = found["requestBody"].get("content", {}).get("application/json", {}).get("schema")
+    if wanted is not None:
+        held(body, wanted)
+        assert set(body) <= set(properties(wanted)), f"not published: {set(body) - set(properties(wanted))}"
+
+
+def held(value: Any, schema: Any) -> None:
+    """Raises AssertionError where a value is not of a schema."""
+    problems = [*validator(json.dumps(schema)).iter_errors(value)]
+    assert not problems, f"{problems[0].message} at {[*problems[0].absolute_path]}"
+
+
+@cache
+def validator(schema: str) -> Any:
+    return Draft202012Validator({**nullable(json.loads(schema)), "components": nullable(DOCUMENT["components"])})
+
+
+def nullable(value: Any) -> Any:
+    """OpenAPI 3.0 says `nullable` where JSON Schema says null."""
+    if isinstance(value, list):
+        return [nullable(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {name: nullable(each) for name, each in value.items()}
+    return {"anyOf": [inner, {"type": "null"}]} if value.get("nullable") is True else inner
+
+
+def properties(schema: Any) -> dict[str, Any]:
+    schema = resolved(schema)
+    found = dict(schema.get("properties", {}))
+    for each in (*schema.get("allOf", ()), *schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        found |= properties(each)
+    return found
+
+
+def filled(schema: Any) -> Any:
+    """The least that is valid."""
+    schema = resolved(schema)
+    if schema.get("nullable"):
+        return None
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "allOf" in schema:
+        return {name: each for one in schema["allOf"] for name, each in filled(one).items()}
+    if "anyOf" in schema or "oneOf" in schema:
+        return filled((schema.get("anyOf") or schema["oneOf"])[0])
+    match schema.get("type"):
+        case "object":
+            return {name: filled(schema["properties"][name]) for name in schema.get("required", ())}
+        case "array":
+            return []
+        case "string":
+            return WORDS.get(schema.get("format", ""), "")
+        case "boolean":
+            return False
+    return 1
+
+
+def dress(value: Any, schema: Any) -> Any:
+    """What we say, in what GitHub says."""
+    schema = resolved(schema)
+    if isinstance(value, list) and schema.get("type") == "array":
+        return [dress(each, schema["items"]) for each in value]
+    known = properties(schema)
+    if not isinstance(value, dict) or not known:
+        return value
+    ways = [one for one in (schema.get("anyOf") or schema.get("oneOf") or [schema]) if properties(one)]
+    least = filled({**resolved(ways[0]), "nullable": False})
+    return {**least, **{name: dress(each, known[name]) for name, each in value.items() if name in known}}
+
+
+def dressed(method: str, path: str, status: int, value: Any) -> tuple[int, Any]:
+    """An answer as GitHub would give it; one that cannot be made valid is a fault of the test's."""
+    schema = answer_schema(method, path, status)
+    if schema is None:
+        return status, value if status >= 300 or value is None else {}
+    found = dress(value, schema)
+    held(found, schema)
+    return status, found

@@ -1,0 +1,77 @@
+"""GitLab, on a small forge made after its documentation. The real one was not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from perdure.errors import NotFound
+from perdure.forges import Forge
+from perdure.forges.standing import Access, CheckState, CommentKind, IssueRef, Reaction
+from tests.forgeapi.places import REPOSITORY, SmallPlace, small_place
+from tests.forgeapi.suite import ForgeSuite
+from tests.servers.forge import gitlab
+from tests.servers.forge.state import Sent
+
+
+class TestGitLab(ForgeSuite):
+    verdicts = False
+
+    @pytest.fixture
+    def place(self) -> Iterator[SmallPlace]:
+        with small_place(Forge.GITLAB, gitlab) as found:
+            yield found
+
+    def test_what_events_say_of_themselves_is_left_out(self, place: SmallPlace) -> None:
+        """A system note is no comment."""
+        number = place.issue("ben", "Notes")
+        place.small.state.say(REPOSITORY, number, "ben", "changed the description", verdict="system")
+        place.say(IssueRef(REPOSITORY, number), "ben", "hello")
+        assert [each.text for each in place.forge.comments(IssueRef(REPOSITORY, number))] == ["hello"]
+
+    def test_issues_and_merge_requests_are_counted_apart(self, place: SmallPlace) -> None:
+        """An issue is none under a merge request's address."""
+        number = place.issue("ben", "Only an issue")
+        with pytest.raises(NotFound):
+            place.forge.issue(IssueRef(REPOSITORY, number, True))
+
+    def test_a_project_in_groups(self, place: SmallPlace) -> None:
+        """The whole path of a project is one part of the address."""
+        place.small.state.repository("shop/back/end", dev_bot="write")
+        number = place.small.state.issue("shop/back/end", "ben", "Deep").number
+        assert place.forge.issue(IssueRef("shop/back/end", number)).title == "Deep"
+
+    def test_a_status_twice(self, place: SmallPlace) -> None:
+        """GitLab refuses the state that a status is in; here that is no error, and an emoji that does not exist still is one."""
+        commit = place.branch("twice")
+        for _ in range(2):
+            place.forge.set_status(REPOSITORY, commit, CheckState.PENDING, context="perdure")
+        assert [each.state for each in place.forge.checks(REPOSITORY, commit)] == [CheckState.PENDING]
+        gone = IssueRef(REPOSITORY, 999)
+        with pytest.raises(NotFound):
+            place.forge.react(gone, Reaction.EYES)
+
+    def test_who_is_blocked_may_nothing(self, place: SmallPlace) -> None:
+        """Only active members count."""
+        place.small.state.blocked.add("ada")
+        assert place.forge.permission(REPOSITORY, "ada") is Access.NONE
+
+    def test_failed_deliveries(self, place: SmallPlace) -> None:
+        """What no attempt brought is told, and can be resent; a GitLab that does not answer for it is told as None."""
+        assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0) is None
+        place.repo.hook = "https://perdure.example.com/webhooks/lab"
+        place.repo.sent = [Sent(1, "k-1", "Issue Hook", 0, 0), Sent(2, "k-2", "Note Hook", 500, 0), Sent(3, "k-2", "Note Hook", 202, 0)]
+        found = place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0)
+        assert found is not None and [(each.delivery, each.id, each.event) for each in found] == [("k-1", "1", "Issue Hook")]
+        place.forge.redeliver(REPOSITORY, found[0])
+        assert place.repo.again == [1]
+
+    def test_a_reaction_to_a_comment_on_a_line(self, place: SmallPlace) -> None:
+        """Any note can have one."""
+        number = place.pull("ben", "Lines", "ben/lines")
+        place.review(number, "cid", "commented", "", [("a.py", 3, "why")])
+        ref = IssueRef(REPOSITORY, number, True)
+        line = place.forge.comments(ref)[0]
+        assert (line.kind, line.path, line.line) == (CommentKind.LINE, "a.py", 3)
+        place.forge.react(ref, Reaction.EYES, line)
