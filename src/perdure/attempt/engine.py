@@ -14,7 +14,18 @@ from perdure.context_size import Rules
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
 from perdure.model import NOWHERE, Attempt, Claim, ColdCache, Host, MapWhen, OnExpiry, TaskRun
-from perdure.protocols import AgentDriver, CountingStore, InboxStore, PlanStore, PostingStore, Publisher, RunStore, SessionStore, TokenStore
+from perdure.protocols import (
+    AgentDriver,
+    BoardStore,
+    CountingStore,
+    InboxStore,
+    PlanStore,
+    PostingStore,
+    Publisher,
+    RunStore,
+    SessionStore,
+    TokenStore,
+)
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts import Copies
 from perdure.volumes import Volumes
@@ -38,7 +49,7 @@ AS_USUAL = Rules()
 EventT = TypeVar("EventT", bound=AnyEvent)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, TokenStore, CountingStore, Protocol):
+class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, TokenStore, CountingStore, BoardStore, Protocol):
     """Runs, sessions, plans, the inbox, what is answered and the tokens, and counts of them."""
 
 

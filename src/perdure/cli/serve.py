@@ -21,6 +21,7 @@ from perdure.errors import PerdureError, UsageError
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.config import Settings
+    from perdure.model import TaskSpec
     from perdure.web.listening import Listening
 
 LOOK_S = 0.5
@@ -79,11 +80,12 @@ def _has_token(chosen: Settings) -> bool:
 
 
 def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
+    from perdure.cli.doctor import examine
     from perdure.cli.housekeeping import Housekeeping
     from perdure.web.application import application
     from perdure.web.listening import Listening
     from perdure.web.notify import notify
-    from perdure.web.parts import Parts
+    from perdure.web.parts import Check, Parts
     from perdure.web.principal import Principals
     from perdure.web.routes import routes
     from perdure.web.webhooks import Desk
@@ -99,7 +101,10 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        parts = Parts(engine=engine, store=reading, settings=chosen, principals=Principals(reading, engine.store, say))
+        parts = Parts(
+            engine=engine, store=reading, settings=chosen, principals=Principals(reading, engine.store, say), seed=_seed(chosen),
+            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [])],
+        )  # fmt: skip
         served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts))
         web = stack.enter_context(Listening(served, sockets))
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
@@ -116,14 +121,19 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
 def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings) -> Callable[[], None]:
     """Begins to give deliveries to agents. Returns what wakes it."""
     from perdure.dispatching import Dispatcher
+
+    return stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say)).wake
+
+
+def _seed(chosen: Settings) -> TaskSpec:
+    """What a task has that nobody was asked for."""
     from perdure.model import TaskSpec
 
-    seed = TaskSpec(
+    return TaskSpec(
         prompt="", base=chosen.base, backend=chosen.backend, model=chosen.model, permissions=chosen.permissions, timeout_s=chosen.timeout,
         stall_s=chosen.stall, attempts=chosen.attempts, budget_usd=chosen.budget_usd, continuity=chosen.continuity, verify=chosen.verify,
         verify_rounds=chosen.verify_rounds, verify_timeout_s=chosen.verify_timeout,
     )  # fmt: skip
-    return stack.enter_context(Dispatcher(engine, chosen.agents, seed, say)).wake
 
 
 def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:

@@ -12,7 +12,7 @@ the clock, the volume or the amount is not what it was, nothing goes at all, and
 from __future__ import annotations
 
 from perdure.sweeper.reset import Cleared, Target, clear, listed, purge, reset, restore
-from perdure.sweeper.sweeping import Sweep, due, here_and_now, rules_of, sweep
+from perdure.sweeper.sweeping import Sweep, due, here_and_now, next_sweep, rules_of, sweep
 from perdure.sweeper.usage import Usage, usage
 from perdure.sweeper.verdicts import Class, Moment, Row, Rules, Verdict
 
@@ -30,6 +30,7 @@ __all__ = [
     "due",
     "here_and_now",
     "listed",
+    "next_sweep",
     "purge",
     "reset",
     "restore",

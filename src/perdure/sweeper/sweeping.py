@@ -70,6 +70,12 @@ def due(engine: Engine) -> bool:
     return last is None or abs(now.wall - last.wall) > DAY_S * 1000 or (last.boot_id == now.boot_id and now.boot - last.boot > DAY_S)
 
 
+def next_sweep(engine: Engine) -> int:
+    """When the next daily sweep is due, in ms; 0 before the first."""
+    last = _last(_record(engine))
+    return int(last.wall + DAY_S * 1000) if last is not None else 0
+
+
 def sweep(engine: Engine, rules: Rules, *, now: Moment | None = None, dry: bool = False, accept: bool = False) -> Sweep:
     """Raises Conflict while another sweep is at work, and StoreError or WorkspaceError where nothing could be listed.
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from perdure.attempt import Engine
 from perdure.attempt.engine import Store
 from perdure.config import Settings
+from perdure.model import TaskSpec
 from perdure.web.principal import Principals
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would fail)."""
+
+    topic: str
+    state: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +29,7 @@ class Parts:
     store: Store
     settings: Settings
     principals: Principals
+    seed: TaskSpec
+    """What a new task is not asked for: the settings of this machine."""
+    checks: Callable[[], Sequence[Check]]
+    """Looks at everything that a run relies on; takes a while."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from perdure.web import dashboard
 from perdure.web.metrics import metrics
 from perdure.web.parts import Parts
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
     """The addresses of the API, the dashboard and the metrics."""
-    return [metrics(parts)]
+    return [metrics(parts), *dashboard.routes(parts)]

@@ -1,0 +1,63 @@
+"""What the pages work with. A page reads through a connection of its own, so that no reader holds up the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from anyio import CapacityLimiter
+
+from perdure import drivers
+from perdure.attempt import Engine
+from perdure.attempt.engine import Store
+from perdure.bell import ring
+from perdure.config import Settings
+from perdure.conversations import Shelf
+from perdure.errors import PerdureError
+from perdure.model import TaskSpec
+from perdure.protocols import AgentDriver
+from perdure.web.dashboard.measuring import Measured
+from perdure.web.parts import Check
+
+AT_ONCE = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at this machine, and takes a while."""
+
+    engine: Engine
+    look: Store
+    settings: Settings
+    seed: TaskSpec
+    checks: Callable[[], Sequence[Check]]
+    measured: Measured
+
+    @cached_property
+    def limiter(self) -> CapacityLimiter:
+        """So many pages are made at once: what takes long here leaves the threads of webhooks and health alone."""
+        return CapacityLimiter(AT_ONCE)
+
+    def ring(self) -> None:
+        """Tells the pools that there is work."""
+        ring(self.engine.state)
+
+    def shelf(self) -> Shelf:
+        """All conversations of this machine."""
+        return Shelf(self.look, _loaded(), self.engine.environ)
+
+    @property
+    def agents(self) -> list[str]:
+        return list(drivers.names())
+
+
+def _loaded() -> dict[str, AgentDriver]:
+    """A driver that cannot be loaded hides no other."""
+    found = {}
+    for name in drivers.names():
+        try:
+            found[name] = drivers.load(name)
+        except PerdureError:
+            continue
+    return found

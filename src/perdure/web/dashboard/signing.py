@@ -1,0 +1,56 @@
+"""In and out: a token opens a sign-in, whose cookie no script can read and no other site can send."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from perdure.web.dashboard.doors import read_form
+from perdure.web.dashboard.rendering import HEADERS, page
+from perdure.web.principal import COOKIE, SIGNED_IN_S, Principals, authenticated
+from perdure.web.problems import Problem
+
+LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
+"""An address of this site: `//other` and `/\\other` are others'."""
+
+
+def routes(principals: Principals) -> list[BaseRoute]:
+    """`/sign-in` and `/sign-out`."""
+
+    async def sign_in(request: Request) -> Response:
+        if request.method != "POST":
+            return _door(request.query_params.get("next", "/"))
+        form: dict[str, str] = {}
+        try:
+            form = await read_form(request)
+            address = request.client.host if request.client else ""
+            _, cookie = await run_in_threadpool(principals.sign_in, form.get("token", ""), address)
+        except Problem as problem:
+            wrong = "That token is not known here, or it has expired." if problem.status == 401 else str(problem)
+            return _door(form.get("next", "/"), wrong, problem.status)
+        answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
+        answer.set_cookie(COOKIE, cookie, max_age=int(SIGNED_IN_S), httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        return answer
+
+    async def sign_out(request: Request) -> Response:
+        principal = authenticated(request)
+        if not principal.sent_form((await read_form(request)).get("csrf", "")):
+            raise Problem(403, "The form does not come from a page that was made for you", "open the page anew")
+        await run_in_threadpool(principals.sign_out, principal)
+        answer = RedirectResponse("/sign-in", 303, HEADERS)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    return [Route("/sign-in", sign_in, methods=["GET", "POST"]), Route("/sign-out", sign_out, methods=["POST"])]
+
+
+def _door(next: str, sentence: str = "", status: int = 200) -> Response:
+    return page("sign_in.html", status, next=_local(next), sentence=sentence)
+
+
+def _local(next: str) -> str:
+    return next if LOCAL.fullmatch(next) else "/"
