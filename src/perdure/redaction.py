@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-TELLING = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
+TELLING = re.compile(r"KEY|TOKEN(?!_HOST$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE", re.IGNORECASE)
+"""But not PERDURE_GIT_TOKEN_HOST, which every message about the forge would miss, and GIT_AUTHOR_NAME."""
 SHORTEST = 8
 """A shorter value is not replaced: it could be any word."""
 

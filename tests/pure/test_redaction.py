@@ -34,6 +34,12 @@ def test_what_is_no_secret_stays() -> None:
     assert NO_SECRETS.bytes(b"anything") == b"anything"
 
 
+def test_names_that_only_look_like_secrets() -> None:
+    """The forge's host and the author of commits are told, whatever their variables are called; what authorizes is not."""
+    environ = {"PERDURE_GIT_TOKEN_HOST": "git.example.com", "GIT_AUTHOR_NAME": "Ada Lovelace", "PROXY_AUTHORIZATION": "Basic YWRhOng="}
+    assert Redactor.of(environ).text("git.example.com Ada Lovelace Basic YWRhOng=") == f"git.example.com Ada Lovelace {'*' * 14}"
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) -> None:
     """The length never changes, and the secret is never left."""
