@@ -494,6 +494,22 @@ class NotPublished(Event, frozen=True, tag="not_published"):
     reason: str
 
 
+class CleanedUp(Event, frozen=True, tag="cleaned_up"):
+    """The run's work is over and its workdir went to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there."""
+
+    why: str
+    checkpoint: int = 0
+    trash: str = ""
+    capsule: str = ""
+
+
+class BroughtBack(Event, frozen=True, tag="brought_back"):
+    """What was cleaned up is there again: from the trash, or from a checkpoint."""
+
+    place: str
+    checkpoint: int = 0
+
+
 class RunFinished(Event, frozen=True, tag="run_finished"):
     """The run reached a final state."""
 
@@ -549,6 +565,8 @@ RunEvent = (
     | ToldForge
     | Published
     | NotPublished
+    | CleanedUp
+    | BroughtBack
     | RunFinished
 )
 

@@ -6,8 +6,10 @@ from perdure.events import (
     AttemptAdopted,
     AttemptEnded,
     AttemptStarted,
+    BroughtBack,
     CheckpointMissed,
     CheckpointRestored,
+    CleanedUp,
     CollisionSeen,
     Compacted,
     CopyMissed,
@@ -117,6 +119,10 @@ def line_of(record: Record) -> str:
             return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
         case RunQueued(reason=reason, run_after=after):
             return f"again at {clock(after)}: {one_line(reason, 160)}"
+        case CleanedUp(why=why, checkpoint=number):
+            return f"cleaned up ({one_line(why, 120)}): its workdir went to the trash" + (f"; checkpoint {number}" if number else "")
+        case BroughtBack(checkpoint=number):
+            return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):
             return f"opened by hand: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):

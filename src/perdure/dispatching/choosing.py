@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from perdure.forges import Delivery, Intent
 from perdure.forges.postings import Origin, labels_of
-from perdure.forges.rules import BEGINNING, Rule, branch_of, issue_of, wants
+from perdure.forges.rules import BEGINNING, Rule, branch_of, is_apart, issue_of, wants
 from perdure.model import Permissions, TaskRun, TaskSpec
 
 NAMED = frozenset({"assigned", "mentioned", "review_requested"})
@@ -57,7 +57,7 @@ def is_own(rule: Rule, intent: Intent) -> bool:
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
     """Whose conversation it is."""
-    return f"{delivery.source}:{rule.name}:{intent.repository}#{number}"[-200:]
+    return f"{delivery.source}:{rule.name}:{intent.repository}{'!' if is_apart(intent, number) else '#'}{number}"[-200:]
 
 
 def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str) -> TaskSpec:
@@ -73,7 +73,7 @@ def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prom
         key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
         repo=rule.clone.replace("{repository}", intent.repository),
         base=intent.branch if intent.pull else seed.base,
-        branch=branch_of(rule, number),
+        branch=branch_of(rule, number, apart=is_apart(intent, number)),
         scope=scope_of(rule, delivery, intent, number),
         model=rule.model or seed.model,
         permissions=Permissions(rule.permissions or seed.permissions),

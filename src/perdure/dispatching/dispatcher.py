@@ -7,6 +7,7 @@ order at its next attempt, each once.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,17 +15,31 @@ from types import TracebackType
 
 from perdure import bell, service
 from perdure.attempt import Engine
-from perdure.dispatching.choosing import Choice, choose, spec_of
+from perdure.dispatching.choosing import Choice, choose, scope_of, spec_of, takes_from
+from perdure.dispatching.cleaning import bring_back, clean, end, is_cleaned_up
+from perdure.dispatching.current import ENDING, QUIET, ForgeOf, holds_no_more, no_forge, not_over
 from perdure.dispatching.prompts import Prompts
-from perdure.errors import AgentMissing, Conflict, NotFound, PerdureError, UsageError
+from perdure.errors import (
+    AgentMissing,
+    CapsuleError,
+    Conflict,
+    ForgeDenied,
+    ForgeRefused,
+    ForgeUnavailable,
+    NotFound,
+    PerdureError,
+    UsageError,
+)
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule
+from perdure.forges.rules import Rule, issue_of
 from perdure.lifecycle import FINAL
 from perdure.model import RunState, SessionKey, TaskRun, TaskSpec
 
 AGAIN_S = 2.0
 """So often the inbox is looked at, even if nothing came: what waits may wait no more."""
 AT_ONCE = 10_000
+DENIED_S = 60.0
+"""A token that is not taken is tried again so much later: a new one may lie in its file by then."""
 
 Told = tuple[Delivery, Intent]
 
@@ -35,8 +50,11 @@ class Dispatcher:
     Raises ConfigError where a rule's templates cannot be used.
     """
 
-    def __init__(self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None]) -> None:
-        self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
+    def __init__(
+        self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None], forge_of: ForgeOf = no_forge
+    ) -> None:
+        self._engine, self._rules, self._seed, self._say, self._forge_of = engine, rules, seed, say, forge_of
+        self._later: dict[str, float] = {}
         self._prompts = Prompts(rules)
         self._woken = threading.Event()
         self._over = False
@@ -71,6 +89,8 @@ class Dispatcher:
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
             if self._over:
                 break
+            if self._later.get(delivery.source, 0.0) > time.monotonic():
+                continue
             given |= self._tried([delivery], partial(self._take, delivery, news))
         for run_id, told in news.items():
             given |= self._tried([delivery for delivery, _ in told], partial(self._give, run_id, told))
@@ -81,14 +101,26 @@ class Dispatcher:
         """Whether a run got something to do by the work on these deliveries."""
         try:
             return work()
-        except (UsageError, AgentMissing, NotFound) as error:
+        except (UsageError, AgentMissing, NotFound, ForgeRefused, CapsuleError) as error:
             for delivery in deliveries:
                 self._engine.store.settle_delivery(delivery.number, DeliveryState.FAILED, str(error))
                 self._say(f"delivery {delivery.number} failed: {error}")
+        except ForgeUnavailable as error:
+            self._put_off(deliveries, error, error.retry_s)
+        except ForgeDenied as error:
+            self._put_off(deliveries, error, DENIED_S)
         except Conflict as error:
             # Somebody else has the delivery, or a person the conversation.
             self._wait(deliveries, str(error))
         return False
+
+    def _put_off(self, deliveries: Sequence[Delivery], error: PerdureError, for_s: float) -> None:
+        """All of the source wait, so that they stay in order."""
+        source = deliveries[0].source
+        if source not in self._later:
+            self._say(f"deliveries of {source} wait: {error}")
+        self._later[source] = time.monotonic() + for_s
+        self._wait(deliveries, str(error))
 
     def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
         for delivery in deliveries:
@@ -101,9 +133,17 @@ class Dispatcher:
     def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
         """Begins a task, or puts the delivery to the news of the run whose it is."""
         intent = delivery.intent
+        if intent is not None and intent.kind in ENDING:
+            return self._clean(delivery, intent, news)
         choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
         if intent is None or isinstance(choice, str):
             self._settle(delivery, DeliveryState.IGNORED, str(choice))
+            return False
+        why, intent = holds_no_more(self._forge_of(delivery.source, choice.rule.name), self._engine.store, delivery, intent, choice)
+        if not why and choice.run is not None and choice.trigger in QUIET and is_cleaned_up(self._engine, choice.run):
+            why = f"{choice.run.name} is over and cleaned up"
+        if why:
+            self._settle(delivery, DeliveryState.IGNORED, why)
             return False
         if choice.run is None:
             prompt = self._prompts.first(choice.rule, delivery, intent)
@@ -124,6 +164,7 @@ class Dispatcher:
             self._wait(deliveries, f"{run.name} is at work, and is told when it is done")
             return False
         service.refuse_open(self._engine, run)
+        bring_back(self._engine, run)
         text = self._prompts.delta(self._rule_of(run), told)
         try:
             service.check_prompt(text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes)
@@ -134,6 +175,40 @@ class Dispatcher:
             return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
         self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries])
         return True
+
+    def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
+        """The work on an issue is over: what its runs have left is cleaned up, after what was said before."""
+        found = [
+            (rule, run)
+            for rule in self._rules
+            if takes_from(rule, delivery) and (number := issue_of(rule, intent))
+            if (run := self._run_of(rule, scope_of(rule, delivery, intent, number))) is not None
+        ]
+        if not found:
+            self._settle(delivery, DeliveryState.IGNORED, "no agent is at it")
+            return False
+        rule, run = found[0]
+        if why := not_over(self._forge_of(delivery.source, rule.name), self._engine.store, delivery, intent):
+            self._settle(delivery, DeliveryState.IGNORED, why)
+            return False
+        said = []
+        for rule, run in found:
+            if run.state is RunState.RUNNING and intent.author.casefold() == rule.login.casefold() != "":
+                raise Conflict(f"{run.name} is at work; it ended the issue itself", f"perdure logs -f {run.name}")
+            for each, _ in news.pop(run.id, []):
+                self._settle(each, DeliveryState.IGNORED, f"{run.name} was {_ended(intent)} since")
+            run = end(self._engine, run)
+            if run.state not in FINAL:
+                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
+            pull = intent.number if intent.pull else self._pull_of(run)
+            why = f"{_ended(intent)} by {intent.author}" if intent.author else _ended(intent)
+            said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
+        self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
+        return False
+
+    def _pull_of(self, run: TaskRun) -> int:
+        posting = self._engine.store.posting(run.id)
+        return posting.pull if posting is not None else 0
 
     def _rule_of(self, run: TaskRun) -> Rule:
         name = run.spec.rule or run.spec.labels.get("agent", "")
@@ -150,6 +225,10 @@ class Dispatcher:
             return self._engine.store.get(run.id)
         except NotFound:
             return None  # It was removed from the list.
+
+
+def _ended(intent: Intent) -> str:
+    return {IntentKind.BRANCH_DELETED: "left without its branch"}.get(intent.kind, intent.kind.value)
 
 
 def _is_no_news(choice: Choice, intent: Intent) -> str:

@@ -86,6 +86,7 @@ def intent(
         commit=commit or thing.name("head", "sha"),
         url=url or thing.url("html_url"),
         clone_url=payload.url("repository", "clone_url"),
+        at=thing.time("updated_at"),
     )
     return Reading(found)
 

@@ -116,5 +116,6 @@ def _intent(
         commit=commit,
         url=url,
         clone_url=project.url("git_http_url") or project.url("http_url"),
+        at=(thing or Payload(None)).time("updated_at"),
     )
     return Reading(found)

@@ -70,6 +70,8 @@ class Intent:
     """For a person: http(s), of the comment, the issue or the check."""
     clone_url: str = ""
     """http(s)."""
+    at: int = 0
+    """When the issue or pull request was changed last, as the forge saw it then (ms); 0: it did not say."""
 
 
 @dataclass(frozen=True, slots=True)

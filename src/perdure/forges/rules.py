@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from perdure.durations import duration
-from perdure.forges.intents import Intent, IntentKind
+from perdure.forges.intents import Forge, Intent, IntentKind
 from perdure.forges.sources import token_of
 from perdure.model import Permissions
 
@@ -108,9 +108,14 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
     return []
 
 
-def branch_of(rule: Rule, number: int) -> str:
-    """The branch that the agent works on for an issue."""
-    return f"perdure/{rule.name}-{number}"
+def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
+    """The branch that the agent works on for an issue. `apart`: see `is_apart`."""
+    return f"perdure/{rule.name}-{'mr' if apart else ''}{number}"
+
+
+def is_apart(intent: Intent, number: int) -> bool:
+    """Whether the number is that of a merge request of GitLab, which counts them apart from its issues."""
+    return intent.forge is Forge.GITLAB and intent.pull and number == intent.number
 
 
 def issue_of(rule: Rule, intent: Intent) -> int:

@@ -11,6 +11,7 @@ the clock, the volume or the amount is not what it was, nothing goes at all, and
 
 from __future__ import annotations
 
+from perdure.sweeper.inventory import at_work, unfinished
 from perdure.sweeper.reset import Cleared, Target, clear, listed, purge, reset, restore
 from perdure.sweeper.sweeping import Sweep, due, here_and_now, next_sweep, rules_of, sweep
 from perdure.sweeper.usage import Usage, usage
@@ -26,6 +27,7 @@ __all__ = [
     "Target",
     "Usage",
     "Verdict",
+    "at_work",
     "clear",
     "due",
     "here_and_now",
@@ -36,5 +38,6 @@ __all__ = [
     "restore",
     "rules_of",
     "sweep",
+    "unfinished",
     "usage",
 ]

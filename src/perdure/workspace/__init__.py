@@ -31,7 +31,7 @@ from perdure.workspace import applying, changes, contents, isolated, joining, pl
 from perdure.workspace import shelf as shelves
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
-from perdure.workspace.cache import Source, opened
+from perdure.workspace.cache import Source, fetched, opened
 from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
@@ -253,6 +253,13 @@ class Workspaces:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
         self._ready()
         return removal.unsaved(self._places, workspace, self._git(), lambda: self._elsewhere(workspace))
+
+    def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
+        """Fetches what the remote has under a ref of its own, and keeps it: what it leads to counts as saved. Nothing happens where the
+        repository is not elsewhere. Raises GitFailed, NotFound where the remote has no such ref."""
+        if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
+            self._ready()
+            fetched(self._places, self._source(workspace.repo), self._git(), f"+{ref}:refs/perdure/rescue/{workspace.id}/{ref}")
 
     def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
         """Moves the workdir into the trash, and returns where; None if there is none. The caller holds its lock.

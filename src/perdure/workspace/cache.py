@@ -85,6 +85,13 @@ def opened(places: Places, source: Source, git: Git) -> Iterator[tuple[Git, GitF
         yield cache, fault
 
 
+def fetched(places: Places, source: Source, git: Git, refspec: str) -> None:
+    """Fetches one ref more into the cache that is there."""
+    with held(places.lock(source.id), timeout_s=3600.0) as fd:
+        cache = Git(cwd=places.root, git_dir=places.cache(source.id), ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        _fetch(places, source, cache, (refspec,))
+
+
 def find(places: Places, source: Source, cache: Git, base: str, fault: GitFailed | None) -> str:
     """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises `fault`, if any, or NotFound."""
     if not base:

@@ -1,0 +1,121 @@
+"""What is over on the forge is cleaned up here: archived, then moved to the trash; and brought back when it goes on.
+
+The order is what makes a kill harmless: a checkpoint of workdir and conversation is published, a capsule written where the rule asks for
+one, then the workdir moves, by one rename. A workdir goes only if everything in it is proven to be saved elsewhere at that moment, by the
+sweeper's guard; what is not saved stays, and its run says so. The conversation stays the run's own: whatever comes afterwards brings the
+workdir back and goes on in it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from perdure import checkpoints, service, sweeper
+from perdure.attempt import Engine
+from perdure.attempt.engine import HISTORY
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.events import BroughtBack, CleanedUp, RunReset
+from perdure.forges import Forge
+from perdure.forges.rules import Rule
+from perdure.lifecycle import FINAL
+from perdure.model import Backend, Condition, TaskRun, Workspace
+
+VERB = "clean-up"
+KEPT = "unsaved"
+"""The condition of a run whose work is over and whose workdir holds what is nowhere else."""
+ARCHIVE = "archive"
+"""Below the state directory: the capsules of what was cleaned up."""
+
+
+def clean(engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None) -> str:
+    """Cleans up and returns what was done, in words. `pull`: the pull request of the work, whose commits the forge keeps for good.
+
+    Raises Conflict while somebody is at work in it, and PerdureError where it cannot be archived: then all is as it was.
+    """
+    place = run.workspace
+    if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED):
+        return f"{run.name} has no workdir of its own"
+    if not os.path.lexists(place.path):
+        return f"{run.name} has no workdir any more"
+    fd = engine.workspaces.lock(place, f"the clean-up of {run.name}")
+    try:
+        beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
+        if used := sweeper.at_work(beside, sweeper.unfinished(engine)):
+            raise Conflict(used, f"perdure stop {run.name}")
+        if lost := _lost(engine, place, pull, forge):
+            return _kept(engine, run, why, lost)
+        checkpoint = checkpoints.keep(engine, run, place, VERB)
+        capsule = _capsule(engine, run, checkpoint.number) if rule.archive == "capsule" and checkpoint is not None else ""
+        about = {"verb": VERB, "run": run.name, "runs": [each.id for each in beside], "why": why, "unsaved": []}
+        trash = engine.workspaces.put_away(place, about)
+    finally:
+        os.close(fd)
+    event = CleanedUp(why=why, checkpoint=checkpoint.number if checkpoint else 0, trash=trash.name if trash else "", capsule=capsule)
+    engine.store.tell_run(run.id, [event], solved=KEPT)
+    if checkpoint is not None and engine.publisher is not None:
+        engine.publisher.published(checkpoint)
+    return f"{run.name} is cleaned up: {why}"
+
+
+def _lost(engine: Engine, place: Workspace, pull: int, forge: Forge | None) -> list[str]:
+    """What would be lost with the workdir. After a squash its commits are in no branch; the forge keeps them with the pull request."""
+    lost = engine.workspaces.unsaved(place)
+    if not (lost and pull and forge):
+        return lost
+    ref = f"refs/merge-requests/{pull}/head" if forge is Forge.GITLAB else f"refs/pull/{pull}/head"
+    try:
+        engine.workspaces.keep_of_remote(place, ref)
+    except PerdureError:
+        return lost
+    return engine.workspaces.unsaved(place)
+
+
+def _kept(engine: Engine, run: TaskRun, why: str, lost: list[str]) -> str:
+    message = f"{why}, and its workdir stays: it holds what is nowhere else: {'; '.join(lost)}"
+    engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
+    return f"{run.name}: {message}"
+
+
+def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
+    """Writes one, without the secrets that are known; returns its path."""
+    from perdure.capsule.exporting import Wanted, export
+
+    target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(export(engine, run.id, Wanted(target=target, at=number, redact=True, leave_out=True)).path)
+
+
+def end(engine: Engine, run: TaskRun) -> TaskRun:
+    """Stops what is not finished, so that it can be cleaned up."""
+    return run if run.state in FINAL else service.stop(engine, run.id)
+
+
+def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
+    """Whether the run's work is over and its workdir is in the trash, or was."""
+    return _gone(engine, run) is not None
+
+
+def _gone(engine: Engine, run: TaskRun) -> CleanedUp | None:
+    if run.workspace is None or run.state not in FINAL or os.path.lexists(run.workspace.path):
+        return None
+    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    last = next((event for event in reversed(told) if isinstance(event, CleanedUp | BroughtBack | RunReset)), None)
+    return last if isinstance(last, CleanedUp) else None
+
+
+def bring_back(engine: Engine, run: TaskRun) -> None:
+    """Brings back a workdir that was cleaned up: from the trash, or from the checkpoint that was taken then. Nothing happens where it is
+    there, or where a person had it reset since. Raises PerdureError."""
+    gone = _gone(engine, run)
+    if gone is None or run.workspace is None:
+        return
+    there = {entry.id for entry in sweeper.listed(engine)}
+    number = 0
+    if gone.trash in there:
+        sweeper.restore(engine, gone.trash)
+    elif gone.checkpoint:
+        try:
+            number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
+        except NotFound:
+            return  # It was forgotten by its age: the workdir begins at the branch again.
+    engine.store.tell_run(run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=KEPT)

@@ -1,0 +1,152 @@
+"""What is over is cleaned up, and nothing that is nowhere else goes; what goes on again finds everything where it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perdure import sweeper
+from perdure.dispatching.cleaning import KEPT, is_cleaned_up
+from perdure.events import BroughtBack, CleanedUp
+from perdure.forges import DeliveryState, Intent, IntentKind
+from perdure.forges.rules import Rule
+from perdure.model import RunState
+from tests.dispatching.office import Office, intent
+
+ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
+CLOSED, REOPENED = intent(IntentKind.CLOSED), intent(IntentKind.REOPENED)
+MERGED = intent(IntentKind.MERGED, number=9, pull=True, branch="perdure/dev-4")
+DELETED = intent(IntentKind.BRANCH_DELETED, number=0, branch="perdure/dev-4")
+HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
+
+
+def worked(office: Office, *, commit: bool = True) -> Path:
+    """A run that has done its first turn: one more file, committed or not."""
+    office.told(ASSIGNED)
+    run, claim = office.run(), office.claim()
+    assert run.workspace is not None
+    office.ground.prepare(run.workspace)
+    top = Path(run.workspace.path)
+    (top / "made.txt").write_text("by the agent\n")
+    if commit:
+        office.ground.yard.git("add", ".", cwd=top)
+        office.ground.yard.git("commit", "-qm", "made", cwd=top)
+    office.end(claim)
+    return top
+
+
+@pytest.mark.parametrize("over", [CLOSED, MERGED, DELETED], ids=["closed", "merged", "branch"])
+def test_over_and_opened_again(office: Office, over: Intent) -> None:
+    """The workdir goes to the trash with a checkpoint of it; opened again it is there as it was, and the run goes on with that alone."""
+    top = worked(office)
+    (done,) = office.told(over)
+    run = office.run()
+    assert done.state is HANDLED and f"{run.name} is cleaned up" in done.reason
+    assert not top.exists() and is_cleaned_up(office.engine, run) and run.state is RunState.SUCCEEDED
+    (event,) = [record.event for record in office.engine.store.history(run.id) if isinstance(record.event, CleanedUp)]
+    assert [entry.id for entry in sweeper.listed(office.engine)] == [event.trash] and event.checkpoint == 1
+    assert [each.why for each in office.engine.store.checkpoints(run.id)] == ["clean-up"]
+    (again,) = office.told(over)
+    assert again.state is HANDLED and "no workdir any more" in again.reason
+    (back,) = office.told(REOPENED)
+    assert back.state is HANDLED and (top / "made.txt").read_text() == "by the agent\n"
+    assert (office.run().id, office.run().state, office.run().context_version) == (run.id, RunState.QUEUED, 2)
+    assert "opened again by ada" in office.prompts()[1] and "Rounding" not in office.prompts()[1]
+    assert any(isinstance(record.event, BroughtBack) for record in office.engine.store.history(run.id))
+    assert office.ground.yard.git("status", "--porcelain", cwd=top) == ""
+
+
+def test_what_is_not_saved_stays(office: Office) -> None:
+    """A workdir with work that is nowhere else stays, and its run says what; once that is committed the next end takes it."""
+    top = worked(office, commit=False)
+    (kept,) = office.told(CLOSED)
+    assert kept.state is HANDLED and "untracked files: made.txt" in kept.reason and (top / "made.txt").exists()
+    (condition,) = office.run().conditions
+    assert condition.type == KEPT and "closed by ada" in condition.message and "made.txt" in condition.message
+    office.ground.yard.git("add", ".", cwd=top)
+    office.ground.yard.git("commit", "-qm", "made", cwd=top)
+    office.told(DELETED)
+    assert not top.exists() and office.run().conditions == ()
+
+
+def test_back_from_its_checkpoint(office: Office) -> None:
+    """When the trash was purged meanwhile, the checkpoint of the clean-up brings all of it back."""
+    top = worked(office)
+    office.told(CLOSED)
+    for entry in sweeper.listed(office.engine):
+        sweeper.purge(office.engine, entry.id)
+    office.told(REOPENED)
+    assert (top / "made.txt").read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
+    (back,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, BroughtBack)]
+    assert back.checkpoint == 1
+
+
+def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:
+    """Thanks under a closed issue begin nothing; who names the agent there has it go on, with its workdir."""
+    top = worked(office)
+    thanks = intent(IntentKind.COMMENTED, text="thanks!")
+    assert [each.state for each in office.told(CLOSED, thanks)] == [HANDLED, IGNORED]
+    assert not top.exists()
+    office.told(intent(IntentKind.COMMENTED, text="@dev-bot why?", mentions=("dev-bot",)))
+    assert top.exists() and office.run().state is RunState.QUEUED
+
+
+def test_while_nobody_has_begun(office: Office) -> None:
+    """An issue that is closed before its agent began is not worked on; opened again it is."""
+    office.told(ASSIGNED, intent(IntentKind.COMMENTED, text="hurry"), CLOSED)
+    assert office.run().state is RunState.CANCELLED and office.run().context_version == 1
+    office.told(REOPENED)
+    assert office.run().state is RunState.QUEUED
+
+
+def test_out_of_order(office: Office) -> None:
+    """Closed and opened again, told the other way round: the times of the forge decide, and the workdir stays; the same for the reverse."""
+    top = worked(office)
+    assert [each.state for each in office.told(replace(REOPENED, at=2000), replace(CLOSED, at=1000))] == [HANDLED, IGNORED]
+    assert top.exists()
+    office.end(office.claim())
+    (gone, late) = office.told(replace(CLOSED, at=4000), replace(REOPENED, at=3000))
+    assert (gone.state, late.state) == (HANDLED, IGNORED) and "it was closed since" in late.reason and not top.exists()
+
+
+def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
+    """With `archive = "capsule"` one is written before the workdir goes."""
+    office = make(Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive="capsule"))
+    top = worked(office)
+    office.told(CLOSED)
+    (event,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, CleanedUp)]
+    assert not top.exists() and Path(event.capsule).stat().st_size > 0
+
+
+def test_somebody_stands_in_it(office: Office) -> None:
+    """While somebody has the workdir, the end waits and says so; nothing is half done."""
+    top = worked(office)
+    workspace = office.run().workspace
+    assert workspace is not None
+    fd = office.engine.workspaces.lock(workspace, "a test")
+    (waits,) = office.told(CLOSED)
+    assert waits.state is WAITS and "a test" in waits.reason and top.exists()
+    os.close(fd)
+    office.dispatcher.round()
+    assert office.delivery(waits.number).state is HANDLED and not top.exists()
+
+
+def test_what_a_person_has_reset_stays_so(office: Office) -> None:
+    """After a reset by a person the run begins anew: no clean-up of before is undone."""
+    top = worked(office)
+    office.told(CLOSED)
+    sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
+    office.told(intent(IntentKind.COMMENTED, text="@dev-bot again", mentions=("dev-bot",)))
+    assert not top.exists() and office.run().state is RunState.QUEUED
+
+
+def test_a_stranger_reopens(office: Office) -> None:
+    """Who is nobody's author has nothing brought back."""
+    top = worked(office)
+    office.told(CLOSED)
+    assert [each.state for each in office.told(replace(REOPENED, author="mallory"))] == [IGNORED]
+    assert not top.exists()
