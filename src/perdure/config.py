@@ -120,6 +120,8 @@ class Settings:
     """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is any. A pool that works for others
     fetches from private addresses only where this, or a rule's `clone`, names the server."""
     serve_listen: str = "127.0.0.1:8420"
+    serve_public_url: str = ""
+    """Where people open the dashboard, for links in what is told on a forge; no slash at its end."""
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()
@@ -281,6 +283,13 @@ def _servers(value: Any) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
 
 
+def _page(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]{1,253}(?:/[A-Za-z0-9._~/-]*)?", text):
+        raise ValueError("an address such as https://perdure.example.com is needed")
+    return text
+
+
 def _sources(value: Any) -> tuple[Source, ...]:
     from perdure.forges.sources import sources
 
@@ -351,6 +360,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "warm_most": _count,
     "gc_inbox": _seconds,
     "serve_listen": _text,
+    "serve_public_url": _page,
     "serve_hosts": _hosts,
     "clone_hosts": _servers,
     "webhooks": _sources,

@@ -10,7 +10,7 @@ import argparse
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,11 @@ from perdure.errors import PerdureError, UsageError
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.config import Settings
+<<<<<<< HEAD
     from perdure.model import TaskSpec
+=======
+    from perdure.forgeapi.connecting import Forges
+>>>>>>> 7267f61 (Back to the forge: one comment for a task, reactions, a status; the branch pushed and a pull request opened by perdure)
     from perdure.web.listening import Listening
 
 LOOK_S = 0.5
@@ -82,6 +86,7 @@ def _has_token(chosen: Settings) -> bool:
 def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
     from perdure.cli.doctor import examine
     from perdure.cli.housekeeping import Housekeeping
+    from perdure.forgeapi.connecting import forges
     from perdure.web.application import application
     from perdure.web.listening import Listening
     from perdure.web.notify import notify
@@ -92,10 +97,14 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     from perdure.web.writing import Writer
 
     wishes = Wishes()
-    engine = open_pool(chosen, wishes, guarded=True)
     with ExitStack() as stack:
+        # Before the engine: it is told of the environment that is left then.
+        clients = stack.enter_context(forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file))
+        engine = open_pool(chosen, wishes, guarded=True)
         stack.callback(engine.store.close)
         stack.enter_context(Housekeeping(engine, chosen, say))
+        if chosen.agents:
+            _posting(stack, engine, chosen, clients, [*clients.held(), *(each for held in secrets.values() for each in held)])
         kept = _dispatching(stack, engine, chosen) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
@@ -134,6 +143,22 @@ def _seed(chosen: Settings) -> TaskSpec:
         stall_s=chosen.stall, attempts=chosen.attempts, budget_usd=chosen.budget_usd, continuity=chosen.continuity, verify=chosen.verify,
         verify_rounds=chosen.verify_rounds, verify_timeout_s=chosen.verify_timeout,
     )  # fmt: skip
+
+
+def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges, secrets: Sequence[str]) -> None:
+    """Begins to tell forges what became of their deliveries."""
+    from perdure.posting import Answering, Poster
+    from perdure.redaction import Redactor
+
+    def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
+        return lambda url: clients.login(source, rule, url)
+
+    answering = Answering(
+        engine=engine, rules={rule.name: rule for rule in chosen.agents}, forge=clients.of, credentials=login,
+        redactor=Redactor.of({**engine.environ, **{f"SECRET_{number}": each for number, each in enumerate(secrets)}}),
+        page=lambda name: f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else "",
+    )  # fmt: skip
+    stack.enter_context(Poster(answering, say))
 
 
 def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:

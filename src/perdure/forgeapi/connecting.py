@@ -7,6 +7,7 @@ belongs to one forge; where a team has two, it writes two rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -40,12 +41,28 @@ def connect(forge: Forge, address: str, token: Token, ca_file: Path | None = Non
 class Forges:
     """All clients, from `with` to its end. An address that is not configured is spoken to by nobody."""
 
-    def __init__(self, found: Mapping[tuple[str, str], ForgeApi]) -> None:
-        self._found = dict(found)
+    def __init__(self, found: Mapping[tuple[str, str], ForgeApi], tokens: Mapping[tuple[str, str], Token]) -> None:
+        self._found, self._tokens = dict(found), dict(tokens)
 
     def of(self, source: str, rule: str = "") -> ForgeApi | None:
         """Who speaks to the forge of a source: as this agent, where it has a token of its own, else as the source's login. None: nobody."""
         return self._found.get((source, rule)) or self._found.get((source, ""))
+
+    def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
+        """User and secret for git at this address, as this agent; None unless it is the very forge of the source: a token goes nowhere
+        else. The user is what GitHub, Gitea and GitLab take beside a token (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
+        api, token = self.of(source, rule), self._tokens.get((source, rule)) or self._tokens.get((source, ""))
+        if api is None or token is None or not f"{url}/".startswith(f"{api.address}/"):
+            return None
+        return "x-access-token", token.value()
+
+    def held(self) -> Sequence[str]:
+        """The tokens themselves, for who looks for them in what is to leave the machine. One that cannot be read is left out."""
+        found = []
+        for token in self._tokens.values():
+            with suppress(ForgeDenied):
+                found.append(token.value())
+        return found
 
     def __enter__(self) -> Forges:
         return self
@@ -60,6 +77,7 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     wrong with the tokens."""
     problems: list[str] = []
     found: dict[tuple[str, str], ForgeApi] = {}
+    tokens: dict[tuple[str, str], Token] = {}
     for source in sources:
         own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules}
         for name, token in {"": token_at(source.token_file, source.token_env, environ), **own}.items():
@@ -68,10 +86,11 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
             try:
                 token.value()
                 found[source.name, name] = connect(source.forge, source.url, token, ca_file)
+                tokens[source.name, name] = token
             except ForgeDenied as error:
                 problems.append(f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}")
     for variable in {*(source.token_env for source in sources), *(rule.token_env for rule in rules)}:
         environ.pop(variable, None)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), "make a token on the forge, and put it into a file that perdure alone can read")
-    return Forges(found)
+    return Forges(found, tokens)

@@ -27,8 +27,10 @@ class Posting:
     """The digest of what stands in it."""
     reaction: str = ""
     """The newest that was put under the issue."""
+    attempt: int = 0
+    """The newest attempt whose work was brought out."""
     commit: str = ""
-    """What the branch was pushed as."""
+    """What the branch was pushed as; empty: it had nothing new."""
     status: str = ""
     """The newest status, as `commit state`."""
     pull: int = 0

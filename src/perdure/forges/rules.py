@@ -66,6 +66,10 @@ class Rule:
     git_email: str = ""
     templates: str = ""
     """The directory with its own templates for prompts; empty: perdure's."""
+    report: bool = True
+    """What becomes of its runs is told on the forge, where there is a token: one comment, reactions, a status."""
+    publish: str = "no"
+    """After its success perdure pushes the `branch`, and opens a `pull` request for it."""
     archive: str = "checkpoint"
     """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
 
@@ -213,6 +217,12 @@ def _seconds(value: object) -> float:
     return duration(str(value))
 
 
+def _yes(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is true or false")
+    return value
+
+
 def _identity(value: object) -> str:
     """A name or address that git takes as it is: one line without the marks that end it."""
     if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
@@ -245,6 +255,8 @@ READERS: dict[str, Callable[[object], Any]] = {
     "git_name": _identity,
     "git_email": _identity,
     "templates": _directory,
+    "report": _yes,
+    "publish": _one_of("no", "branch", "pull"),
     "archive": _one_of("checkpoint", "capsule"),
     # Checked together by `token_of`.
     "token_file": _text,

@@ -173,6 +173,10 @@ class PostingStore(Protocol):
         """Makes a posting due now; False where there is none."""
         ...
 
+    def final_words(self, run_id: str) -> str:
+        """What the agent said at the end of its newest turn; empty where it said nothing."""
+        ...
+
     def tell_run(self, run_id: str, events: Sequence[AnyEvent], condition: Condition | None = None, solved: str = "") -> TaskRun:
         """Appends to the journal what happened to a run beside its attempts, and gives it a condition, or takes away the one of the type
         `solved`. The state stays."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import LostLease
 from perdure.model import Condition, TaskRun
 from perdure.stores.inbox import Inbox
-from perdure.stores.rows import Row, noun_of, run_of
+from perdure.stores.rows import Row, event_of, noun_of, run_of
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent
@@ -50,6 +50,13 @@ class Postings(Inbox):
     def hurry_posting(self, run_id: str) -> bool:
         with self._write() as write:
             return write.one("hurry_posting", run=run_id) is not None
+
+    def final_words(self, run_id: str) -> str:
+        from perdure.events import TurnEnded
+
+        rows = self._rows("final_words", run=run_id)
+        event = event_of(rows[0]["event"]) if rows else None
+        return event.text if isinstance(event, TurnEnded) else ""
 
     def tell_run(self, run_id: str, events: Sequence[AnyEvent], condition: Condition | None = None, solved: str = "") -> TaskRun:
         from perdure.codec import encode

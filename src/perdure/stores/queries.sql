@@ -560,3 +560,6 @@ WHERE run = :run AND attempt = :attempt
   AND kind IN ('agent_launched', 'attempt_adopted', 'checkpoint_taken', 'checkpoint_missed', 'collision_seen', 'compacted', 'rolled_over',
                'drift_seen', 'transcript_mended', 'copy_restored', 'session_confirmed', 'session_retired', 'verify_ended', 'limit_seen')
 ORDER BY seq LIMIT 200;
+
+-- name: final_words
+SELECT event FROM records WHERE run = :run AND kind = 'turn_ended' ORDER BY seq DESC LIMIT 1;

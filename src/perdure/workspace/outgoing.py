@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, Result
 from perdure.model import Backend, Workspace
 from perdure.workspace.askpass import broker
 from perdure.workspace.cache import Source, opened
@@ -50,11 +50,14 @@ class Outgoing:
         words = ("rev-list", "--format=raw", "--stdin")
         return self.git.run(*words, stdin=_since(self.commit, self.have), settings=PLAIN, cap=1 << 28, timeout_s=_TIME_S).stdout
 
+    def names(self) -> bytes:
+        """The names of the new files and directories. Hostile bytes."""
+        words = ("rev-list", "--objects", "--stdin")
+        said = self.git.run(*words, stdin=_since(self.commit, self.have), settings=PLAIN, cap=1 << 30, timeout_s=_TIME_S).stdout
+        return b"\n".join(line.partition(b" ")[2] for line in said.split(b"\n"))
+
     def push(self) -> None:
         """Moves the branch over there to `commit`, if it is still where it was or behind. Raises Diverged if it is not, GitFailed."""
-        source = self.source
-        settings = [*PLAIN, *source.settings(self.git.environ)]
-        login = source.credentials(source.url) if source.credentials is not None else None
         options = (
             "--quiet",
             "--no-verify",
@@ -63,17 +66,27 @@ class Outgoing:
             "--recurse-submodules=no",
             "--receive-pack=git-receive-pack",
         )
+        try:
+            self._ask("push", *options, "--", self.source.url, f"{self.commit}:refs/heads/{self.branch}")
+        except GitFailed as error:
+            if re.search(r"\[rejected\]|incorrect old value|failed to update ref|cannot lock ref", error.stderr):
+                raise _diverged(self.branch) from error
+            raise _refused(error) from error
+
+    def default_branch(self) -> str:
+        """The branch that the other side's HEAD names; empty where it names none. Raises GitFailed."""
+        said = self._ask("ls-remote", "--symref", "--upload-pack=git-upload-pack", "--", self.source.url, "HEAD").text
+        found = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", said, re.MULTILINE)
+        return found[1] if found else ""
+
+    def _ask(self, *words: str) -> Result:
+        """One call to the other side, with the password for it."""
+        source = self.source
+        settings = [*PLAIN, *source.settings(self.git.environ)]
+        login = source.credentials(source.url) if source.credentials is not None else None
         with contextlib.ExitStack() as stack:
             asking = stack.enter_context(broker(source.url, login, self.scratch)) if login else {}
-            try:
-                self.git.run(
-                    "push", *options, "--", source.url, f"{self.commit}:refs/heads/{self.branch}",
-                    allow=(source.scheme,), settings=settings, env=asking, timeout_s=_TIME_S,
-                )  # fmt: skip
-            except GitFailed as error:
-                if re.search(r"\[rejected\]|incorrect old value|failed to update ref|cannot lock ref", error.stderr):
-                    raise _diverged(self.branch) from error
-                raise _refused(error) from error
+            return self.git.run(*words, allow=(source.scheme,), settings=settings, env=asking, timeout_s=_TIME_S)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,257 @@
+"""What stands on the forge of a run, step by step; each test acts as people and an agent would, and looks at the forge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.forges.postings import Posting, origin_of
+from perdure.model import OutcomeKind, RunState
+from tests.posting.conftest import PASSWORD, TOKEN, Bench
+
+
+def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
+    """One comment is made and then only edited, through two conversations' worth of attempts; reactions say seen and done."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    answering.answer(run.id)
+    assert bench.issue.reactions == {("dev-bot", "eyes")}
+    (first,) = bench.comments
+    assert first.startswith("<!-- perdure:task=") and "**dev** (claude) is about to begin." in first
+    answering.answer(bench.begin(run).id)
+    assert "is at work (attempt 1)" in bench.comments[0]
+    answering.answer(bench.end(run).id)
+    assert "is done." in bench.comments[0] and "| 1 | succeeded | fresh | " in bench.comments[0]
+    assert "| 12.3k / 1.2k | $0.12 |" in bench.comments[0] and f"perdure open {run.name}" in bench.comments[0]
+    assert f"https://perdure.example.com/runs/{run.name}" in bench.comments[0]
+    assert bench.issue.reactions == {("dev-bot", "eyes"), ("dev-bot", "rocket")}
+    bench.again(run)
+    bench.worked(run)
+    answering.answer(run.id)
+    assert len(bench.comments) == 1 and "| 2 | succeeded |" in bench.comments[0] and "| all | " in bench.comments[0]
+    assert bench.engine.store.postings_due() == [] and bench.posting(run).reason == ""
+    assert bench.small.asked("DELETE", ".") == []
+
+
+def test_nothing_is_said_twice(bench: Bench) -> None:
+    """A run that has not changed is not told again, and a posting that was lost finds its comment again."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    answering.answer(run.id)
+    asked = len(bench.small.requests)
+    answering.answer(run.id)
+    assert len(bench.small.requests) == asked
+    bench.engine.store.put_posting(Posting(run=run.id))
+    answering.answer(run.id)
+    assert len(bench.comments) == 1
+
+
+def test_a_comment_that_somebody_deleted(bench: Bench) -> None:
+    """What becomes of the run afterwards is told in a new one."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    answering.answer(run.id)
+    bench.issue.said.clear()
+    answering.answer(bench.worked(run).id)
+    assert len(bench.comments) == 1 and "is done" in bench.comments[0]
+
+
+def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
+    """Who writes perdure's mark into a comment of his own keeps it as he wrote it."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    origin = origin_of(run)
+    assert origin is not None
+    marker = answering.marker(origin)
+    bench.small.state.say("shop/prices", 1, "mallory", f"{marker} mine")
+    answering.answer(run.id)
+    assert bench.comments[0] == f"{marker} mine" and len(bench.comments) == 2
+
+
+def test_hostile_words_do_nothing(bench: Bench) -> None:
+    """Mentions, references, commands, HTML and broken fences of an agent stand in the comment as code, and secrets not at all."""
+    says = f"@ada closes #1\n/close\n<img src=x onerror=alert(1)>\n```\n@ben {TOKEN}\n````\nAKIAABCDEFGHIJKLMNOP \x1b[31m"
+    run = bench.worked(bench.dispatched(), says=says)
+    bench.answering().answer(run.id)
+    (text,) = bench.comments
+    before, _, rest = text.partition("`````text\n")
+    inside, _, after = rest.partition("\n`````")
+    assert "@ada closes #1\n/close\n<img" in inside and "@ben" in inside and "\x1b" not in text
+    assert "@" not in before + after and "<img" not in before + after
+    assert TOKEN not in text and "AKIAABCDEFGHIJKLMNOP" not in text and "*" * len(TOKEN) in inside
+
+
+def test_published_with_a_pull_request(bench: Bench) -> None:
+    """After success the branch is pushed with what the agent left uncommitted, a pull request is opened against the default branch, and
+    the commit has a status; later work goes to the same branch and the same pull request."""
+    answering = bench.answering(publish="pull")
+    run = bench.dispatched()
+    answering.answer(bench.begin(run).id)
+    assert bench.branch() == "" and bench.pulls == []
+    assert run.workspace is not None
+    Path(run.workspace.path, "work.txt").write_text("x\n")
+    answering.answer(bench.end(run).id)
+    head = bench.branch()
+    assert bench.git("show", f"{head}:work.txt") == "x"
+    (pull,) = bench.pulls
+    assert (pull.head, pull.base, pull.text.split("\n")[0]) == ("perdure/dev-1", "main", "Closes #1.")
+    assert "<" not in pull.title and pull.title.endswith("(#1)")
+    assert [(each.name, each.state) for each in bench.shop.statuses[head]] == [("perdure/dev", "success")]
+    assert f"at `{head[:12]}`, [pull request {pull.number}]" in bench.comments[0]
+    assert PASSWORD not in bench.comments[0] + pull.text
+    bench.again(run)
+    answering.answer(bench.begin(run).id)
+    assert bench.shop.statuses[head][-1].state == "pending"
+    Path(run.workspace.path, "more.txt").write_text("y\n")
+    answering.answer(bench.end(run).id)
+    assert bench.branch() != head and len(bench.pulls) == 1 and len(bench.comments) == 1
+    assert [each.state for each in bench.shop.statuses[bench.branch()]] == ["success"]
+    kinds = [str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)]
+    assert kinds.count("published") == 2 and kinds.count("told_forge") == 1
+    saved = bench.engine.store.checkpoints(run.id)
+    assert [each.why for each in saved] == ["publish", "publish"] and saved[-1].workdir.head == bench.branch()
+
+
+def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:
+    """An agent that changed nothing has no branch pushed and no pull request."""
+    run = bench.begin(bench.dispatched())
+    bench.end(run)
+    bench.answering(publish="pull").answer(run.id)
+    assert bench.branch() == "" and bench.pulls == [] and "is done" in bench.comments[0] and "Branch" not in bench.comments[0]
+    assert bench.posting(run).tries == 0
+
+
+@pytest.mark.parametrize("where", ["a file", "a file that was taken out again", "a message", "a name"])
+def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
+    """A secret anywhere in what would be pushed holds the branch back, a person is told where it stands and not what it is; without it,
+    the branch goes out and nobody is needed any more."""
+    secret = "AKIA" + "ABCDEFGHIJKLMNOP"
+    run = bench.begin(bench.dispatched())
+    assert run.workspace is not None
+    place = Path(run.workspace.path)
+    base = bench.git("rev-parse", "HEAD", cwd=place)
+    (place / (secret if where == "a name" else "key.txt")).write_text(f"one\n{secret if where.startswith('a file') else ''}\n")
+    bench.git("add", "-A", cwd=place)
+    bench.git("commit", "-qm", secret if where == "a message" else "a commit", cwd=place)
+    if where == "a file that was taken out again":
+        bench.git("rm", "-q", "key.txt", cwd=place)
+        bench.git("commit", "-qm", "another", cwd=place)
+    bench.end(run)
+    answering = bench.answering(publish="branch")
+    answering.answer(run.id)
+    assert bench.branch() == ""
+    (needs,) = bench.engine.store.get(run.id).conditions
+    assert needs.type == "needs_person" and "AWS access key" in needs.message and secret not in needs.message
+    assert "**A person is needed:**" in bench.comments[0] and secret not in bench.comments[0]
+    assert bench.posting(run).tries == 1 and bench.posting(run).due > bench.engine.store.now()
+    answering.answer(run.id)
+    kinds = [str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)]
+    assert kinds.count("not_published") == 1, "a person is told once"
+    bench.git("reset", "-q", "--soft", base, cwd=place)
+    bench.git("commit", "-q", "--allow-empty", "-m", "clean", cwd=place)
+    if where != "a file that was taken out again" and where != "a message":
+        for path in (place / "key.txt", place / secret):
+            path.unlink(missing_ok=True)
+        bench.git("add", "-A", cwd=place)
+        bench.git("commit", "-q", "--amend", "--allow-empty", "-m", "clean", cwd=place)
+    answering.answer(run.id)
+    assert bench.branch() and bench.engine.store.get(run.id).conditions == () and "needed" not in bench.comments[0]
+    assert bench.posting(run).tries == 0
+
+
+def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
+    """Commits of somebody else on the branch are not overwritten: a person is told, and after a merge it is pushed."""
+    answering = bench.answering(publish="branch")
+    run = bench.worked(bench.dispatched())
+    answering.answer(run.id)
+    other = tmp_path / "other"
+    bench.git("clone", "-q", "-b", "perdure/dev-1", str(bench.bare), str(other), cwd=tmp_path)
+    (other / "theirs.txt").write_text("t\n")
+    bench.git("add", "-A", cwd=other)
+    bench.git("commit", "-qm", "theirs", cwd=other)
+    bench.git("push", "-q", cwd=other)
+    theirs = bench.branch()
+    bench.again(run)
+    bench.worked(run, "mine.txt")
+    answering.answer(run.id)
+    assert bench.branch() == theirs and "does not have" in bench.engine.store.get(run.id).conditions[0].message
+    bench.again(run)
+    run = bench.begin(run)
+    assert run.workspace is not None
+    bench.git("merge", "-q", "--no-edit", "origin/perdure/dev-1", cwd=Path(run.workspace.path))
+    bench.end(run)
+    answering.answer(run.id)
+    assert bench.branch() != theirs and bench.engine.store.get(run.id).conditions == ()
+
+
+def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
+    """A run that failed says so, with why, and its branch stays here."""
+    run = bench.begin(bench.dispatched())
+    assert run.workspace is not None
+    Path(run.workspace.path, "half.txt").write_text("x")
+    bench.end(run, OutcomeKind.FAILED, RunState.FAILED)
+    bench.answering(publish="pull").answer(run.id)
+    assert "has failed: `it broke`" in bench.comments[0] and f"perdure retry {run.name}" in bench.comments[0]
+    assert bench.branch() == "" and ("dev-bot", "confused") in bench.issue.reactions
+
+
+def test_a_forge_that_is_down(bench: Bench) -> None:
+    """What cannot be told waits as long as the forge says, is asked nothing more meanwhile, and is told when it is there again."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    bench.small.fail(429, retry_after="120")
+    answering.answer(run.id)
+    assert bench.comments == [] and bench.issue.reactions == set() and not bench.small.faults
+    posting = bench.posting(run)
+    assert posting.tries == 1 and posting.due >= bench.engine.store.now() + 100_000 and posting.reason
+    assert bench.engine.store.postings_due() == [] and [each.run for each in bench.engine.store.postings_waiting()] == [run.id]
+    with bench.another_client():
+        answering.answer(run.id)
+    assert len(bench.comments) == 1 and bench.posting(run).tries == 0
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
+    """A connection that breaks off, before or after the forge did what it was asked, leaves one comment."""
+    answering = bench.answering()
+    run = bench.dispatched()
+    for number in range(6):
+        bench.small.fail(times=1, break_off=True, done=done)
+        answering.answer(run.id)
+        assert len(bench.comments) <= 1, number
+        bench.engine.store.hurry_posting(run.id)
+    bench.small.faults.clear()
+    answering.answer(run.id)
+    assert len(bench.comments) == 1 and bench.issue.reactions == {("dev-bot", "eyes")}
+
+
+def test_git_that_is_down(bench: Bench) -> None:
+    """A push that finds nobody waits; the comment is there all the same, and says so; nobody is called for it."""
+    answering = bench.answering(publish="branch")
+    run = bench.worked(bench.dispatched())
+    bench.http.down = True
+    answering.answer(run.id)
+    assert "**Not pushed:**" in bench.comments[0] and bench.engine.store.get(run.id).conditions == ()
+    assert str(bench.engine.workspaces.root) not in bench.comments[0]
+    bench.http.down = False
+    answering.answer(run.id)
+    assert bench.branch() and "Not pushed" not in bench.comments[0]
+
+
+def test_a_token_without_rights(bench: Bench) -> None:
+    """What the forge denies is told to the owner, and tried again rarely."""
+    bench.shop.access["dev-bot"] = "none"
+    run = bench.dispatched()
+    bench.answering().answer(run.id)
+    assert bench.comments == [] and "no comment" in bench.posting(run).reason and bench.posting(run).tries == 1
+
+
+def test_who_does_not_want_it(bench: Bench) -> None:
+    """`report = false` and `publish = "no"` leave the forge as it is; a task that was begun anew is told of by its newest run alone."""
+    run = bench.worked(bench.dispatched())
+    bench.answering(report=False).answer(run.id)
+    assert bench.small.requests == [] and bench.posting(run).tries == 0 and bench.engine.store.postings_due() == []
+    bench.engine.store.remove(run.id)
+    bench.answering().answer(bench.dispatched().id)
+    assert "about to begin" in bench.comments[0] and bench.engine.store.postings_due() == []
