@@ -21,11 +21,8 @@ from perdure.errors import PerdureError, UsageError
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.config import Settings
-<<<<<<< HEAD
-    from perdure.model import TaskSpec
-=======
     from perdure.forgeapi.connecting import Forges
->>>>>>> 7267f61 (Back to the forge: one comment for a task, reactions, a status; the branch pushed and a pull request opened by perdure)
+    from perdure.model import TaskSpec
     from perdure.web.listening import Listening
 
 LOOK_S = 0.5
