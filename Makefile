@@ -49,8 +49,9 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept)
 	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)
 
-webhook-kills: install ## perdure serve killed N times under webhook load (N=200), then 500 deliveries sent 20 times each
+webhook-kills: install agents ## perdure serve killed N times under webhook load (N=200), a storm of 500 deliveries 20 times each; N kills with agents at work
 	$(BIN)/python -m tests.web.kills $(N)
+	$(BIN)/python -m tests.web.working $(N)
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d

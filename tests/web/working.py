@@ -1,0 +1,226 @@
+"""`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents are at work on what webhooks asked for.
+
+Real agents (Claude Code on the rehearsal) by a rule. Each sender opens an issue with the agent's label, then comments on it, each delivery
+again until it is acknowledged; after a few comments it opens the next issue. At the end: every acknowledged delivery stands in the inbox
+once and was given to its run; each issue has one run; what was said stands in that run's instructions once and reached the model once; no
+turn was made twice; and nothing lives on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import random
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure import stores
+from perdure.events import AttemptAdopted
+from perdure.forges import DeliveryState, Forge
+from perdure.model import OutcomeKind, RunState, TaskRun
+from perdure.rehearsal import Rehearsal
+from perdure.stores.sql import SqlStore
+from tests.forges import payloads
+from tests.journeys.stage import Stage
+from tests.web.serving import Serving
+
+COMMENTS = 6
+"""So many on one issue, then comes the next."""
+JOBS = 2
+SCRIPT = "by history\n" + "\n---\n".join(f"run echo {n} >> log.txt\n---\nslow 0.7\nsay Turn {n} is done." for n in range(1, 4 * COMMENTS))
+CONFIG = """
+permissions = "full"
+[webhooks.tea]
+forge = "gitea"
+secret_file = "{{home}}/secret"
+[agents.dev]
+agent = "claude"
+login = "dev-bot"
+authors = ["unknwon"]
+labels = ["agent"]
+clone = "{repo}"
+"""
+MARK = re.compile(r"note-\d+-\d+\.")
+
+
+@dataclass
+class Found:
+    """What a campaign came to. `wrong` is empty when all promises held."""
+
+    kills: int
+    at_work: int = 0
+    """Kills while an agent lived."""
+    issues: int = 0
+    acknowledged: int = 0
+    sent: int = 0
+    attempts: int = 0
+    adopted: int = 0
+    ended: int = 0
+    """Attempts that were ended because nobody had launched their agent yet."""
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Sender:
+    """One person on the forge, who says `note-ISSUE-NUMBER.` again and again."""
+
+    serving: Serving
+    numbers: Any
+    over: threading.Event
+    chance: random.Random
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    """The delivery's number by what was said."""
+    sent: int = 0
+
+    def go(self) -> None:
+        while not self.over.is_set():
+            issue = next(self.numbers)
+            self._say(issue, 0, "issue_label", "issues_opened")
+            for number in range(1, COMMENTS + 1):
+                if self.over.wait(self.chance.random() * 3):
+                    return
+                self._say(issue, number, "issue_comment", "issue_comment_created")
+
+    def _say(self, issue: int, number: int, event: str, name: str) -> None:
+        mark = f"note-{issue}-{number}."
+
+        def change(body: Any) -> None:
+            if not number:
+                payloads.gitea_labels(body)
+            body["issue"] |= {"number": issue, "title": f"Issue {issue}", "body": mark}
+            if number:
+                body["issue"]["body"] = "as above"
+                body["comment"]["body"] = f"{mark} Go on."
+
+        body = payloads.derived("gitea", name, change)
+        for tries in range(10**6):
+            self.sent += 1
+            headers = payloads.headers(Forge.GITEA, event, body, id=f"{mark}{tries if number % 3 == 2 else ''}")
+            try:
+                status, said = self.serving.send("/webhooks/tea", body, headers)
+            except (OSError, http.client.HTTPException, ValueError):
+                # Also when all is over: the server comes back for the last time.
+                time.sleep(0.05)
+                continue
+            assert status == 202, (status, said)
+            self.acknowledged[mark] = said["delivery"]
+            return
+
+
+def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) -> Found:
+    """Kills and counts. The server is stopped in good order at the end, when all work is done."""
+    chance, found, over = random.Random(seed), Found(kills), threading.Event()
+    numbers = iter(range(1, 10**9))
+    people = [_Sender(serving, numbers, over, random.Random(seed + number)) for number in range(senders)]
+    threads = [threading.Thread(target=each.go, daemon=True) for each in people]
+    serving.start("--jobs", str(JOBS))
+    for thread in threads:
+        thread.start()
+    for number in range(kills):
+        if number % 2 == 0:
+            # Each other time while an agent is at work for certain, else at any moment.
+            serving.until(one.marked, "an agent is at work")
+        time.sleep(chance.random() * 2)
+        found.at_work += bool(one.marked())
+        serving.kill()
+        serving.start("--jobs", str(JOBS))
+    over.set()
+    for thread in threads:
+        thread.join()
+    with closing(stores.open(serving.state / "perdure.db", read_only=True)) as store:
+        serving.until(lambda: _is_done(store), "all is done")
+    if (code := serving.stop()) != 0:
+        found.wrong.append(f"serve ended with {code}")
+    acknowledged = {mark: number for each in people for mark, number in each.acknowledged.items()}
+    found.sent, found.acknowledged = sum(each.sent for each in people), len(acknowledged)
+    with closing(stores.open(serving.state / "perdure.db", read_only=True)) as store:
+        _look(one, store, acknowledged, found)
+    with contextlib.suppress(AssertionError):
+        one.until(lambda: not one.marked(), "nothing lives on")
+    found.wrong += [f"process {pid} lives on" for pid in one.marked()]
+    return found
+
+
+def _is_done(store: SqlStore) -> bool:
+    waits = store.waiting_deliveries(1)
+    return not waits and not store.find([RunState.PENDING, RunState.QUEUED, RunState.RUNNING], limit=1)
+
+
+def _look(one: Stage, store: SqlStore, acknowledged: dict[str, int], found: Found) -> None:
+    kept = {each.number: each for each in store.inbox(limit=100_000)}
+    wrong = found.wrong
+    for mark, number in acknowledged.items():
+        if number not in kept or not kept[number].id.startswith(mark):
+            wrong.append(f"{mark} was acknowledged as {number} and is not there")
+        elif kept[number].state is not DeliveryState.HANDLED:
+            wrong.append(f"{mark} is {kept[number].state}: {kept[number].reason}")
+    twice = [mark for mark, count in Counter(MARK.match(each.id)[0] for each in kept.values()).items() if count > 1]  # type: ignore[index]
+    wrong += [f"{mark} stands in the inbox twice" for mark in twice]
+    runs = [store.get(row.id) for row in store.find(limit=100_000)]
+    issues = Counter(str(run.spec.branch) for run in runs)
+    found.issues = len(issues)
+    wrong += [f"{branch} has {count} runs" for branch, count in issues.items() if count > 1]
+    told = Counter(mark for run in runs for context in store.contexts(run.id) for mark in set(MARK.findall(context.text)))
+    last = {request.session: request for request in one.rehearsal.requests}
+    heard = Counter(mark for request in last.values() for prompt in request.prompts for mark in set(MARK.findall(prompt)))
+    for what, counts in (("the instructions", told), ("what reached the model", heard)):
+        wrong += [f"{mark} stands {counts[mark]} times in {what}" for mark in acknowledged if counts[mark] != 1]
+    for run in runs:
+        _look_at(store, run, found)
+
+
+def _look_at(store: SqlStore, run: TaskRun, found: Found) -> None:
+    attempts = store.attempts(run.id)
+    found.attempts += len(attempts)
+    found.adopted += sum(isinstance(record.event, AttemptAdopted) for record in store.history(run.id, limit=100_000))
+    ended = [attempt for attempt in attempts if attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.LOST]
+    found.ended += len(ended)
+    if run.state is not RunState.SUCCEEDED:
+        found.wrong.append(f"{run.name} has {run.state}: {run.reason}")
+    if open_ones := [attempt.number for attempt in attempts if attempt.outcome is None]:
+        found.wrong.append(f"{run.name}: attempts {open_ones} have no end")
+    done = [attempt for attempt in attempts if attempt not in ended]
+    if verdicts := [each.receipt.verdict.value for each in done[1:] if each.receipt is not None and each.receipt.verdict != "native"]:
+        found.wrong.append(f"{run.name}: receipts {verdicts}")
+    assert run.workspace is not None
+    turns = (Path(run.workspace.path) / "log.txt").read_text().split()
+    if turns != [str(number) for number in range(1, len(done) + 1)]:
+        found.wrong.append(f"{run.name}: {len(done)} attempts made the turns {' '.join(turns)}")
+
+
+def play(directory: Path, kills: int, senders: int, seed: int, look: Callable[[Found], None] = print) -> Found:
+    """One campaign in a directory. Its path is short: sockets have 108 bytes."""
+    with Rehearsal(SCRIPT) as rehearsal:
+        one = Stage(directory, "claude", rehearsal)
+        serving = Serving(one.home, CONFIG.format(repo=one.repo), **one.environ)
+        try:
+            found = campaign(one, serving, kills, senders, seed)
+            look(found)
+            return found
+        finally:
+            serving.kill()
+            one.close()
+
+
+def main() -> int:
+    count, seed = int(sys.argv[1]), int(time.time())
+    directory = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="pw"))
+    print(f"seed {seed}, in {directory}", flush=True)
+    found = play(directory, count, 3, seed)
+    if not found.wrong:
+        shutil.rmtree(directory, ignore_errors=True)
+    return 1 if found.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
