@@ -104,6 +104,8 @@ class Tally:
     """Failed checks of the newest instructions, this one included."""
     rounds_allowed: int = 0
     """So many of them go back to the agent."""
+    unbegun: bool = False
+    """This attempt was lost before its agent was started: free, like the outcomes in `FREE`."""
     loop: str = ""
     """That the newest attempts crash and crash again, and nothing comes of them, in a sentence; empty where they do not."""
 
@@ -123,11 +125,12 @@ def decide(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, j
         return _ask(outcome, NEEDS_PERSON[OutcomeKind.BUDGET_SPENT], now)
     if kind is OutcomeKind.VERIFY_FAILED:
         return _check_again(outcome, tally, now)
-    if kind in FREE and tally.free >= FREE_LIMIT:
+    free = kind in FREE or tally.unbegun
+    if free and tally.free >= FREE_LIMIT:
         return Decision(state=RunState.FAILED, reason=f"{kind} {tally.free} times in a row: {outcome.detail}")
-    if kind not in UNCOUNTED and tally.counted >= tally.allowed:
+    if not free and tally.counted >= tally.allowed:
         return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {tally.counted} of {tally.allowed} attempts used")
-    if tally.loop and kind not in UNCOUNTED:
+    if tally.loop and not free:
         return _ask(outcome, f"{tally.loop}: mend the cause, then perdure retry", now)
     return Decision(state=RunState.QUEUED, run_after=_when(outcome, tally, now, jitter), reason=_say(outcome))
 
@@ -161,7 +164,7 @@ def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
         return limited_until
     if outcome.kind in AT_ONCE:
         return now
-    tries = max(tally.free if outcome.kind in FREE else tally.counted, 1)
+    tries = max(tally.free if outcome.kind in FREE or tally.unbegun else tally.counted, 1)
     # A limit whose end is past should be over: soon again, but not all free attempts at once where the time was wrong.
     base = 1.0 if limited_until is not None else _BACKOFF_S.get(outcome.kind, 1.0)
     delay_s = min(base * 4 ** min(tries - 1, 8), _BACKOFF_CAP_S)

@@ -29,6 +29,7 @@ FEW, MANY = 50, 1000
 """So many due runs are looked at; more only where all of the first ones have to wait for their accounts."""
 POOL_NAP_S = 1.0
 """So often a pool looks, even if nothing rang: for what becomes due by the clock, and for supervisors that died."""
+TELL_S = 60.0
 MARGIN = 0.25
 """Of a lease: so much later than at its end an attempt of another host is taken over. Its shim has ended the agent long before."""
 LEFT_ALONE_MS = 5_000
@@ -107,18 +108,28 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
         time.sleep(NAP_S)
 
 
-def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[], bool] = lambda: False, nap_s: float = POOL_NAP_S) -> int:
+def work(
+    engine: Engine,
+    jobs: int,
+    *,
+    once: bool = False,
+    draining: Callable[[], bool] = lambda: False,
+    nap_s: float = POOL_NAP_S,
+    patient: bool = False,
+) -> int:
     """Performs due attempts of all runs, `jobs` at a time, in threads, and takes over those whose supervisor died.
 
     `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and it returns when what is at work
-    has ended; `engine.stopping` ends that too. Returns how many attempts it has worked on.
+    has ended; `engine.stopping` ends that too. `patient`: a database that cannot be used for a while is waited for, as one that is
+    shared always is. Returns how many attempts it has worked on.
     """
     # Neither is of use to those who follow one run.
     from concurrent.futures import ThreadPoolExecutor
 
     from perdure.bell import Bell
 
-    done = 0
+    done, told = 0, _Told()
+    patient = patient or bool(engine.host.id)
     bell = Bell(engine.state)
     with closing(bell), ThreadPoolExecutor(jobs, thread_name_prefix="attempt") as threads:
         at_work: dict[Future[TaskRun], str] = {}
@@ -127,7 +138,11 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
                 del at_work[ended]
                 done += _ended_well(ended)
             closed = draining() or engine.stopping()
-            while not closed and len(at_work) < jobs and (job := _looked(engine, set(at_work.values()))) is not None:
+            while (
+                not closed
+                and len(at_work) < jobs
+                and (job := _looked(engine, set(at_work.values()), told if patient else None)) is not None
+            ):
                 claim, step = job
                 begun = threads.submit(step, engine, claim)
                 at_work[begun] = claim.run.id
@@ -137,14 +152,27 @@ def work(engine: Engine, jobs: int, *, once: bool = False, draining: Callable[[]
             bell.wait(nap_s)
 
 
-def _looked(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """The next job. A shared database that is away is waited for, as long as it takes."""
+class _Told:
+    """Says of a trouble that lasts that it does, and no more often than somebody would read it."""
+
+    def __init__(self) -> None:
+        self._words, self._at = "", 0.0
+
+    def tell(self, words: str) -> None:
+        now = time.monotonic()
+        if words != self._words or now - self._at >= TELL_S:
+            self._words, self._at = words, now
+            print(f"perdure: {words}", file=sys.stderr, flush=True)
+
+
+def _looked(engine: Engine, mine: set[str], told: _Told | None) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
+    """The next job. With somebody to be `told`, a database that time may mend is waited for, as long as it takes."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:
-        if not engine.host.id:
+        if told is None or not error.transient:
             raise
-        print(f"perdure: {error}", file=sys.stderr, flush=True)
+        told.tell(str(error))
         return None
 
 

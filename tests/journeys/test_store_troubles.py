@@ -5,14 +5,16 @@ The trouble is a trigger in the supervisor's own connection, so that one real st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 
 import perdure
-from perdure.attempt import perform
+from perdure.attempt import perform, take_over
+from perdure.errors import StoreError
 from perdure.model import Claim, OutcomeKind, RunState, TaskRun, TaskSpec
-from perdure.worker import drive
+from perdure.worker import drive, work
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -65,6 +67,43 @@ def test_a_database_that_fails_for_a_moment_is_tried_again(stage: MakeStage) -> 
         runner._engine.store.requeue(run.id, "now")
         done = drive(runner._engine, run.id)
         assert (done.state, ended(runner, done)) == (RunState.SUCCEEDED, [OutcomeKind.OVERLOADED, OutcomeKind.SUCCEEDED]), done.reason
+    one.nothing_survives()
+
+
+def test_restarts_before_the_agents_start_use_up_no_attempt(stage: MakeStage) -> None:
+    """Four supervisors that die before they have started the agent leave the one attempt that is allowed; the fifth uses it."""
+    one = stage(SCRIPT)
+    with perdure.open(one.repo, one.environ) as runner:
+        run = begun(runner, one).run
+        for _ in range(4):
+            (claim,) = runner._engine.store.claims()
+            left = take_over(runner._engine, claim)
+            assert (left.state, left.reason) == (RunState.QUEUED, "lost: perdure was ended before it had started the agent")
+            runner._engine.store.requeue(run.id, "now")
+            assert runner._engine.store.claim("here:00000000:1:1", 60.0, ref=run.id) is not None
+        (claim,) = runner._engine.store.claims()
+        take_over(runner._engine, claim)
+        runner._engine.store.requeue(run.id, "now")
+        done = drive(runner._engine, run.id)
+        assert (done.state, ended(runner, done)) == (RunState.SUCCEEDED, [OutcomeKind.LOST] * 5 + [OutcomeKind.SUCCEEDED]), done.reason
+    one.nothing_survives()
+
+
+def test_a_pool_that_serves_waits_for_its_database(stage: MakeStage, capsys: pytest.CaptureFixture[str]) -> None:
+    """While nothing can be claimed it says so once, and works when it can be; a pool of a person's ends with the sentence."""
+    one = stage(SCRIPT)
+    with perdure.open(one.repo, one.environ) as runner:
+        connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
+        tries = itertools.count(1)
+        connection.create_function("explode", 0, lambda: 1 // (next(tries) // 4))
+        connection.execute("CREATE TEMP TRIGGER trouble BEFORE INSERT ON main.attempts BEGIN SELECT explode(); END")
+        run = runner.submit(TaskSpec(prompt="Write one.txt.", agent="claude", repo=str(one.repo), permissions="full", name="task"))
+        with pytest.raises(StoreError):
+            work(runner._engine, 1, once=True)
+        over = lambda: runner._engine.store.get(run.id).state is RunState.SUCCEEDED  # noqa: E731
+        assert work(runner._engine, 1, draining=over, patient=True, nap_s=0.05) == 1
+        assert ended(runner, run) == [OutcomeKind.SUCCEEDED]
+    assert capsys.readouterr().err.count("cannot be used") == 1
     one.nothing_survives()
 
 

@@ -166,6 +166,17 @@ def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> 
         state = decide(Outcome(kind=past[-1]), tally, ContinuityPolicy.FRESH_OK, NOW).state
 
 
+@given(st.integers(1, FREE_LIMIT - 1), st.integers(1, 5), policies, jitters)
+def test_what_was_lost_before_its_start_does_not_count(free: int, allowed: int, policy: ContinuityPolicy, jitter: float) -> None:
+    """A server that is restarted while an attempt opens takes none of the attempts away; but it does not go on for ever."""
+    lost = Outcome(kind=K.LOST, detail="before its agent")
+    tally = Tally(counted=allowed, free=free, allowed=allowed, unbegun=True, loop="it crashes")
+    decision = decide(lost, tally, policy, NOW, jitter)
+    assert decision.state is S.QUEUED and NOW < decision.run_after <= NOW + 1_100_000
+    assert decide(lost, replace(tally, unbegun=False), policy, NOW, jitter).state is S.FAILED
+    assert decide(lost, replace(tally, free=FREE_LIMIT), policy, NOW, jitter).state is S.FAILED
+
+
 @given(st.integers(1, 10**9), st.integers(1, FREE_LIMIT - 1), policies, jitters)
 def test_a_usage_limit_waits_until_its_time(ahead: int, free: int, policy: ContinuityPolicy, jitter: float) -> None:
     """Where the agent said when the limit ends, the run is due then, to the millisecond, however often it was tried."""

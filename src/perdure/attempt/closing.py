@@ -225,15 +225,16 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
     """What the attempts add up to, the one that just ended included, and its outcome."""
     run = claim.run
-    kinds = [attempt.outcome.kind for attempt in earlier if attempt.outcome is not None] + [outcome.kind]
+    kinds = [_counted_as(attempt) for attempt in (*earlier, replace(ended, outcome=outcome)) if attempt.outcome is not None]
     free = 0
     for kind in reversed(kinds):
-        if kind not in FREE:
+        if kind is not None and kind not in FREE:
             break
         free += 1
     return Tally(
-        counted=sum(kind not in UNCOUNTED for kind in kinds),
+        counted=sum(kind is not None and kind not in UNCOUNTED for kind in kinds),
         free=free,
+        unbegun=kinds[-1] is None,
         allowed=run.attempts_allowed,
         spent_usd=spending.spent([*earlier, ended], run.spec.model),
         budget_usd=run.spec.budget_usd,
@@ -241,3 +242,10 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
         rounds_allowed=run.spec.verify_rounds,
         loop=loop([*earlier, ended]),
     )
+
+
+def _counted_as(attempt: Attempt) -> OutcomeKind | None:
+    """None for one that was lost before its agent was started, as by a restart of the server: it says nothing of the task."""
+    assert attempt.outcome is not None
+    kind = attempt.outcome.kind
+    return None if kind is OutcomeKind.LOST and attempt.continuation is None else kind

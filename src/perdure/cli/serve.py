@@ -162,7 +162,7 @@ def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) ->
     from perdure.worker import work
 
     if jobs:
-        work(engine, jobs, draining=lambda: wishes.draining or not web.alive)
+        work(engine, jobs, draining=lambda: wishes.draining or not web.alive, patient=True)
         return
     while not wishes.draining and web.alive:
         time.sleep(LOOK_S)
