@@ -26,9 +26,15 @@ from perdure.events import (
 )
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
-from perdure.protocols import RunStore
+from perdure.protocols import RunRow, RunStore
 
 SCHEMA_VERSION = 1
+WHY = (
+    *("number", "continuation", "rung", "why", "prices", "session_id", "lost_session_id", "expired", "rebuilt_sessions", "fill", "sizes"),
+    *("agent_version", "flags", "outcome", "receipt", "effects", "turn", "checkpoint", "checkpoints", "missed_checkpoints"),
+    *("drift", "files", "checks"),
+)
+"""What `why` tells of an attempt."""
 SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
@@ -84,6 +90,31 @@ def run_report(
         "updated": run.updated,
         "finished": run.finished,
         "run_after": run.run_after,
+    }
+
+
+def why_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's report that `perdure why --json` prints."""
+    waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions")}
+    attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
+    return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
+
+
+def row_of(row: RunRow) -> dict[str, Any]:
+    """A run of a list, as `perdure ls --json` prints it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": str(row.state),
+        "agent": row.agent,
+        "attempt": row.attempt,
+        "reason": row.reason,
+        "updated": row.updated,
+        "created": row.created,
+        "place": row.place,
+        "run_after": row.run_after,
+        "fill_tokens": row.fill_tokens,
+        "fill_window": row.fill_window,
     }
 
 

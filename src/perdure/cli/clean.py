@@ -33,19 +33,10 @@ def gc_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     swept = sweep(open_engine(chosen), rules_of(chosen, many=arguments.many), dry=arguments.dry_run, accept=arguments.accept)
     if arguments.json:
-        print(json.dumps(_swept(swept), indent=2, ensure_ascii=False))
+        print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
     else:
         _show(swept, all_rows=arguments.all)
     return NEEDS_A_PERSON if swept.for_a_person else 0
-
-
-def _swept(swept: Sweep) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = [
-        {"class": str(row.cls), "name": row.name, "path": row.path, "verdict": str(row.verdict), "why": row.why, "used": row.used or None}
-        | {"bytes": row.bytes, "trash": row.trash}
-        for row in swept.rows
-    ]
-    return {"schema_version": 1, "dry_run": swept.dry, "trouble": swept.trouble, "rows": rows}
 
 
 def _show(swept: Sweep, *, all_rows: bool) -> None:
@@ -107,12 +98,7 @@ def trash_verb(arguments: argparse.Namespace) -> int:
 
 
 def _list_trash(entries: Any, *, as_json: bool) -> None:
-    rows = [
-        {"id": entry.id, "at": entry.at or None, "kind": entry.kind, "run": str(entry.about.get("run", "")), "why": entry.why}
-        | {"verb": str(entry.about.get("verb", "")), "path": str(entry.path), "parts": dict(entry.parts)}
-        | {"unsaved": None if entry.unsaved is None else list(entry.unsaved)}
-        for entry in entries
-    ]
+    rows = [entry.report() for entry in entries]
     if as_json:
         print(json.dumps({"schema_version": 1, "entries": rows}, indent=2, ensure_ascii=False))
         return
@@ -144,9 +130,7 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         raise UsageError("a run's name says it all: leave the flags out", "perdure reset NAME")
     cleared = reset(open_engine(settings()), Target(run=arguments.name, **given), Path.cwd(), dry=arguments.dry_run)
     if arguments.json:
-        found: dict[str, Any] = {"runs": [run.name for run in cleared.runs], "sessions": cleared.sessions, "saved": cleared.saved}
-        found |= {"trash": [path.name for path in cleared.trash], "unsaved": cleared.unsaved, "kept": cleared.kept}
-        print(json.dumps({"schema_version": 1, "dry_run": arguments.dry_run, **found}, indent=2, ensure_ascii=False))
+        print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
         return 0
     for run in cleared.runs:
         print(f"{run.name} {'would begin' if arguments.dry_run else 'begins'} anew")
@@ -172,9 +156,7 @@ def du_verb(arguments: argparse.Namespace) -> int:
 
     found = usage(open_engine(settings()))
     if arguments.json:
-        keys = ("class", "agent", "owner")
-        rows = [dict(zip(keys, key, strict=True)) | {"bytes": count, "files": found.files[key]} for key, count in found.bytes.items()]
-        print(json.dumps({"schema_version": 1, "bytes": found.total, "rows": rows, "unreadable": found.unreadable}, indent=2))
+        print(json.dumps(found.report(), indent=2))
         return 0
     for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE")):
         table((head, "SIZE"), [(one_line(name, 80), size(count)) for name, count in found.by(part)])

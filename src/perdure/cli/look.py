@@ -66,27 +66,11 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 
 def why_verb(arguments: argparse.Namespace) -> int:
     from perdure.explaining import explained
+    from perdure.report import why_of
 
     report = _report(arguments.name)
     if arguments.json:
-        start = (
-            "number",
-            "continuation",
-            "rung",
-            "why",
-            "prices",
-            "session_id",
-            "lost_session_id",
-            "expired",
-            "rebuilt_sessions",
-            "fill",
-            "sizes",
-        )
-        after = ("agent_version", "flags", "outcome", "receipt", "effects", "turn", "checkpoint", "checkpoints", "missed_checkpoints")
-        keep = (*start, *after, "drift", "files", "checks")
-        attempts = [{key: attempt[key] for key in keep} for attempt in report["attempts"]]
-        waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions")}
-        print(json.dumps({"schema_version": 1, "name": report["name"], **waits, "attempts": attempts}, indent=2, ensure_ascii=False))
+        print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
         return 0
     print(f"{report['name']}: {report['state']}; policy {report['policy']}, conversation of {clean(report['scope'])}")
     if report["state"] == "queued" and report["reason"]:

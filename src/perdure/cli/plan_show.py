@@ -47,25 +47,11 @@ def show(arguments: argparse.Namespace) -> int:
 
 def ls(arguments: argparse.Namespace) -> int:
     """`plan ls`."""
-    from perdure.plans.standing import standing
-    from perdure.plans.telling import state_of
+    from perdure.plans.telling import row_of
 
     chosen = settings()
     store, host = open_to_read(chosen), this_host(chosen)
-    found = []
-    for plan in store.plans(1000):
-        stands = standing(store, plan)
-        done = sum(stand.end is not None for stand in stands.values())
-        found.append(
-            {
-                "name": plan.name,
-                "state": state_of(store, plan, host),
-                "tasks": len(stands),
-                "done": done,
-                "file": plan.file,
-                "updated": plan.updated,
-            }
-        )
+    found = [row_of(store, plan, host) for plan in store.plans(1000)]
     if arguments.json:
         print(json.dumps({"schema_version": 1, "plans": found}, indent=2, ensure_ascii=False))
         return 0

@@ -26,19 +26,11 @@ def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
     ended = [each for agent in agents or [""] for each in store.ended(begin, store.now() + 1, agent, scope)]
     found = statistics(ended)
     if as_json:
-        print(json.dumps(report(found), indent=2, ensure_ascii=False))
+        print(json.dumps(found.report(), indent=2, ensure_ascii=False))
     else:
         for name, value in _lines(found):
             print(f"{name:16}  {value}".rstrip())
     return 0
-
-
-def report(found: Statistics) -> dict[str, object]:
-    """The object that `sessions stats --json` prints."""
-    from perdure.codec import plain
-
-    rate = found.success_rate
-    return {"schema_version": 1, **plain(found), "success_rate": None if rate is None else round(rate, 4)}
 
 
 def _lines(found: Statistics) -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     from perdure.cli.housekeeping import Housekeeping
     from perdure.forgeapi.connecting import forges
     from perdure.web.application import application
+    from perdure.web.journal import Journal
     from perdure.web.listening import Listening
     from perdure.web.notify import notify
     from perdure.web.parts import Check, Parts
@@ -107,12 +108,15 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         reading = open_to_read(chosen)
         stack.callback(reading.close)
+        principals, journal = Principals(reading, engine.store, say), Journal(reading)
         parts = Parts(
-            engine=engine, store=reading, settings=chosen, principals=Principals(reading, engine.store, say), seed=_seed(chosen),
-            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [])],
+            engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
+            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [])], dispatch=kept or (lambda: None),
         )  # fmt: skip
         served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts))
         web = stack.enter_context(Listening(served, sockets))
+        # Ends before the server does, so that it need not wait for those who listen.
+        stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")

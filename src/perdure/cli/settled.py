@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean
 from perdure.config import shown
-from perdure.errors import AgentMissing, PerdureError
 from perdure.model import RunState
 
 DEFAULT = "default"
@@ -22,10 +21,11 @@ def agents_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def agents_verb(arguments: argparse.Namespace) -> int:
-    from perdure import drivers
+    from perdure.drivers.installed import installed
 
-    running = [row.agent for row in open_to_read(settings()).find([RunState.RUNNING], limit=100_000)]
-    found = [_agent(name, running.count(name)) for name in drivers.names()]
+    chosen = settings()
+    running = [row.agent for row in open_to_read(chosen).find([RunState.RUNNING], limit=100_000)]
+    found = installed(running, os.environ, environment(chosen))
     if arguments.json:
         print(json.dumps({"schema_version": 1, "agents": found}, indent=2, ensure_ascii=False))
         return 0
@@ -39,23 +39,6 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         else:
             print(f"  {clean(agent['problem'])}")
     return 0
-
-
-def _agent(name: str, running: int) -> dict[str, Any]:
-    """One agent as --json shows it; a driver that cannot be loaded is said to be so, and hides no other."""
-    from perdure import drivers
-
-    found = {"name": name, "installed": False, "version": "", "program": "", "home": "", "abilities": {}, "running": running, "problem": ""}
-    try:
-        driver = drivers.load(name)
-        found |= {"home": str(driver.home(environment(settings()))), "abilities": asdict(driver.abilities)}
-        program = driver.locate(os.environ)
-        found |= {"installed": True, "version": program.version, "program": program.path}
-    except AgentMissing as error:
-        found["problem"] = f"{str(error).rstrip('.')}: {error.hint}"
-    except PerdureError as error:
-        found["problem"] = str(error)
-    return found
 
 
 def _words(abilities: dict[str, Any]) -> list[str]:

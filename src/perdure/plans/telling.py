@@ -61,6 +61,19 @@ def state_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> str:
     return "running" if alive or (alive is None and plan.lease_until >= store.now()) else "stopped"
 
 
+def row_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
+    """A plan of a list, as `perdure plan ls --json` prints it."""
+    stands = standing(store, plan)
+    return {
+        "name": plan.name,
+        "state": state_of(store, plan, host),
+        "tasks": len(stands),
+        "done": sum(stand.end is not None for stand in stands.values()),
+        "file": plan.file,
+        "updated": plan.updated,
+    }
+
+
 def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
     """How a task stands, in one word: `waits`, `ready`, `blocked`, or the state of its run."""
     if stand.end is not None:

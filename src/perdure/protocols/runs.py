@@ -85,6 +85,8 @@ class RunRow:
     """What the conversation's newest request carried; 0: not known."""
     fill_window: int = 0
     """What its model takes; 0: not known."""
+    ordinal: int = 0
+    """Runs are numbered in the order in which they came; with this a list goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +143,10 @@ class RunStore(Protocol):
         """By id, name, key or unique prefix of the id (at least 4). Raises NotFound, with near names in the hint."""
         ...
 
-    def find(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """Newest first."""
+    def find(
+        self, states: Sequence[RunState] = (), limit: int = 50, *, before: int = 0, agent: str = "", scope: str = ""
+    ) -> Sequence[RunRow]:
+        """Newest first. `before`: only those with smaller ordinals, the next page."""
         ...
 
     def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:
@@ -307,6 +311,15 @@ class RunStore(Protocol):
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         """Records of the run with `seq` greater than `after`, oldest first."""
+        ...
+
+    def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        """Records of all runs with `seq` greater than `after`, in the order of their numbers. Where several hosts write at once, one with
+        a smaller number may appear later."""
+        ...
+
+    def newest_record(self) -> int:
+        """The greatest `seq` there is; 0 without a record."""
         ...
 
     def close(self) -> None:

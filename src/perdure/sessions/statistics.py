@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from perdure.codec import plain
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
 
 WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED})
@@ -50,6 +52,11 @@ class Statistics:
     def success_rate(self) -> float | None:
         """Of the conversations that were to go on, how many did, from 0 to 1; None if there were none."""
         return self.went_on / self.to_go_on if self.to_go_on else None
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure sessions stats --json` prints."""
+        rate = self.success_rate
+        return {"schema_version": 1, **plain(self), "success_rate": None if rate is None else round(rate, 4)}
 
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:

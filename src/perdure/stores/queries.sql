@@ -41,11 +41,14 @@ LIMIT 1;
 
 -- name: newest
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
-FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
+FROM runs WHERE removed IS NULL AND ordinal < :before AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
+ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
-FROM runs WHERE state = :state AND removed IS NULL ORDER BY ordinal DESC LIMIT :limit;
+FROM runs WHERE state = :state AND removed IS NULL AND ordinal < :before
+  AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
+ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: claim_next
 UPDATE runs
@@ -206,6 +209,12 @@ INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at,
 
 -- name: history
 SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
+
+-- name: journal
+SELECT run, seq, attempt, at, event FROM records WHERE seq > :after ORDER BY seq LIMIT :limit;
+
+-- name: newest_record
+SELECT COALESCE(MAX(seq), 0) AS seq FROM records;
 
 -- name: live_session
 SELECT id, body, revision FROM sessions WHERE agent = :agent AND scope = :scope AND state <> 'retired';

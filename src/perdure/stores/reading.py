@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from perdure.events import Record
     from perdure.protocols import PlacedRun, RunRow
 
+ALL = 2**62
 PREFIX = 4
 """The least number of characters of an id that name a run."""
 
@@ -53,16 +54,19 @@ class Reading:
         with self._database.reading() as cursor:
             return run_of(named(cursor, ref))
 
-    def find(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+    def find(
+        self, states: Sequence[RunState] = (), limit: int = 50, *, before: int = 0, agent: str = "", scope: str = ""
+    ) -> Sequence[RunRow]:
+        values = {"limit": limit, "before": before or ALL, "agent": agent, "scope": scope}
         with self._database.reading() as cursor:
             if not states:
-                rows = cursor.execute(SQL["newest"], {"limit": limit}).fetchall()
+                rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
                 # One state at a time is one walk of an index each; all at once would be a sort of everything.
                 rows = [
                     row
                     for state in dict.fromkeys(states)
-                    for row in cursor.execute(SQL["newest_in_state"], {"state": str(state), "limit": limit}).fetchall()
+                    for row in cursor.execute(SQL["newest_in_state"], values | {"state": str(state)}).fetchall()
                 ]
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
@@ -98,6 +102,15 @@ class Reading:
 
         rows = self._rows("history", run=run_id, after=after, limit=limit)
         return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+
+    def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        from perdure.events import Record
+
+        rows = self._rows("journal", after=after, limit=limit)
+        return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+
+    def newest_record(self) -> int:
+        return int(self._rows("newest_record")[0]["seq"])
 
     def session(self, key: SessionKey) -> Session | None:
         found = self._sessions("live_session", key)

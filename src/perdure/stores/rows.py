@@ -92,6 +92,7 @@ def run_row_of(row: Row) -> RunRow:
         run_after=row["run_after"],
         fill_tokens=row["fill_tokens"],
         fill_window=row["fill_window"],
+        ordinal=row["ordinal"],
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
@@ -46,6 +47,19 @@ class Cleared:
     unsaved: tuple[str, ...] = ()
     """What is nowhere else but in the trash from now on: such an entry is purged by a person only."""
     kept: tuple[str, ...] = ()
+
+    def report(self, *, dry: bool) -> dict[str, Any]:
+        """The object that `perdure reset --json` prints."""
+        return {
+            "schema_version": 1,
+            "dry_run": dry,
+            "runs": [run.name for run in self.runs],
+            "sessions": list(self.sessions),
+            "saved": list(self.saved),
+            "trash": [path.name for path in self.trash],
+            "unsaved": list(self.unsaved),
+            "kept": list(self.kept),
+        }
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from perdure import process
 from perdure.attempt import Engine
@@ -51,6 +52,15 @@ class Sweep:
     @property
     def for_a_person(self) -> bool:
         return bool(self.trouble) or any(row.verdict is Verdict.PERSON for row in self.rows)
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure gc --json` prints."""
+        rows: list[dict[str, Any]] = [
+            {"class": str(row.cls), "name": row.name, "path": row.path, "verdict": str(row.verdict), "why": row.why}
+            | {"used": row.used or None, "bytes": row.bytes, "trash": row.trash}
+            for row in self.rows
+        ]
+        return {"schema_version": 1, "dry_run": self.dry, "trouble": self.trouble, "rows": rows}
 
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from perdure.attempt import Engine
 from perdure.workspace import trash
@@ -42,6 +43,12 @@ class Usage:
     @property
     def total(self) -> int:
         return sum(self.bytes.values())
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure du --json` prints."""
+        keys = ("class", "agent", "owner")
+        rows = [dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]} for key, count in self.bytes.items()]
+        return {"schema_version": 1, "bytes": self.total, "rows": rows, "unreadable": list(self.unreadable)}
 
 
 def usage(engine: Engine) -> Usage:

@@ -9,12 +9,11 @@ from urllib.parse import quote, urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.errors import PerdureError
-from perdure.web.principal import COOKIE, Principal, Principals, unknown
+from perdure.web.principal import Principal, Principals, unknown
 from perdure.web.problems import Problem, problem
 
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in"})
@@ -58,23 +57,18 @@ class Guard:
         if self.principals is None:
             raise unknown()
         self._looks = self._looks or CapacityLimiter(LOOKS_MOST)
-        address = (scope.get("client") or ("", 0))[0]
-        given = headers.getlist("authorization")
-        if given:
-            kind, _, secret = given[0].partition(" ")
-            if len(given) > 1 or kind.lower() != "bearer":
-                raise unknown()
-            return await to_thread.run_sync(self.principals.bearer, secret.strip(), address, limiter=self._looks)
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        if not cookie:
-            raise unknown()
-        return await to_thread.run_sync(self.principals.cookie, cookie, limiter=self._looks)
+        return await to_thread.run_sync(self.principals.known, headers, address_of(scope), limiter=self._looks)
 
     def _refused(self, scope: Scope, headers: Headers, error: PerdureError) -> ASGIApp:
         a_page = scope["method"] in SAFE and not scope["path"].startswith(API) and "text/html" in headers.get("accept", "")
         if a_page and isinstance(error, Problem) and error.status == 401:
             return RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'])}", 303)
         return problem(error)
+
+
+def address_of(scope: Scope) -> str:
+    """Who is at the other end of the connection."""
+    return (scope.get("client") or ("", 0))[0]
 
 
 def refuse_other_sites(headers: Headers) -> None:

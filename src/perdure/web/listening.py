@@ -21,13 +21,16 @@ from perdure.errors import UsageError
 HEAD_S = 10.0
 CONNECTIONS_MOST = 400
 DRAIN_S = 15
+STUCK_S = 30.0
+"""A connection whose other end has taken nothing for so long is hung up on: a reader that has gone to sleep holds its place for ever."""
 BACKLOG = 1024
 
 
 class Patient(H11Protocol):
-    """A connection whose every request has its head within `HEAD_S`."""
+    """A connection whose every request has its head within `HEAD_S`, and whose answers are taken."""
 
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,8 +46,22 @@ class Patient(H11Protocol):
         elif self._late is None:
             self._watch()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(STUCK_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unstick()
+
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._unstick()
         super().connection_lost(exc)
 
     def _watch(self) -> None:

@@ -9,6 +9,7 @@ from perdure.attempt import Engine
 from perdure.attempt.engine import Store
 from perdure.config import Settings
 from perdure.model import TaskSpec
+from perdure.web.journal import Journal
 from perdure.web.principal import Principals
 
 
@@ -29,7 +30,10 @@ class Parts:
     store: Store
     settings: Settings
     principals: Principals
+    journal: Journal
     seed: TaskSpec
     """What a new task is not asked for: the settings of this machine."""
     checks: Callable[[], Sequence[Check]]
     """Looks at everything that a run relies on; takes a while."""
+    dispatch: Callable[[], None] = lambda: None
+    """Tells who gives deliveries to agents that there may be one."""

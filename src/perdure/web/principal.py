@@ -16,7 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import Request, cookie_parser
 
 from perdure.attempt.engine import Store
 from perdure.errors import PerdureError
@@ -84,6 +85,16 @@ class Principals:
     _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
     _good: set[str] = field(default_factory=set, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def known(self, headers: Headers, address: str) -> Principal:
+        """The one whose token or cookie stands in the headers of a request. Raises Problem with 401, or 429 after many failures."""
+        given = headers.getlist("authorization")
+        if given:
+            kind, _, secret = given[0].partition(" ")
+            if len(given) > 1 or kind.lower() != "bearer":
+                raise unknown()
+            return self.bearer(secret.strip(), address)
+        return self.cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     def bearer(self, secret: str, address: str) -> Principal:
         """The one who sent this token, from an address. Raises Problem with 401, or 429 after many failures."""

@@ -46,6 +46,20 @@ class Entry:
     """What of it was nowhere else when it was moved, a sentence each."""
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def report(self) -> dict[str, Any]:
+        """The entry as `perdure trash --json` shows it."""
+        return {
+            "id": self.id,
+            "at": self.at or None,
+            "kind": self.kind,
+            "run": str(self.about.get("run", "")),
+            "why": self.why,
+            "verb": str(self.about.get("verb", "")),
+            "path": str(self.path),
+            "parts": dict(self.parts),
+            "unsaved": None if self.unsaved is None else list(self.unsaved),
+        }
+
 
 def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]) -> Path:
     """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those before it are in the entry.

@@ -1,0 +1,101 @@
+"""Conversations: all that there are, one with its lineage, what they add up to, and going on with one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import UNSET
+
+from perdure import drivers
+from perdure.conversations import Entry, Shelf, Wanted, resume
+from perdure.durations import duration
+from perdure.errors import PerdureError, UsageError
+from perdure.model import Permissions, SessionKey, TokenScope
+from perdure.sessions import statistics
+from perdure.web.api import forms
+from perdure.web.api.runs import ready, refuse_widening
+from perdure.web.api.verbs import Asked, Verb
+from perdure.web.parts import Parts
+from perdure.workspace.identity import is_remote
+
+
+def shelf(parts: Parts, only: tuple[str, ...] = ()) -> Shelf:
+    """Where conversations are looked for. Raises AgentMissing for an agent that is not known."""
+    found = {}
+    for name in only or drivers.names():
+        try:
+            found[name] = parts.engine.driver(name)
+        except PerdureError:
+            if only:
+                raise
+    return Shelf(parts.store, found, parts.engine.environ, frozenset(only))
+
+
+def listed(parts: Parts, asked: Asked) -> dict[str, Any]:
+    return {"sessions": [entry.report() for entry in shelf(parts, asked.query.agent).entries(asked.query.limit)]}
+
+
+def shown(parts: Parts, asked: Asked) -> dict[str, Any]:
+    there = shelf(parts)
+    entry = there.find(asked.at["session"])
+    return {**entry.report(), "lineage": [each.report() for each in there.lineage(entry)]}
+
+
+def spoken(parts: Parts, asked: Asked) -> dict[str, Any]:
+    there = shelf(parts)
+    entry = there.find(asked.at["session"])
+    return {"session": entry.id, "spoken": [{"by_agent": each.by_agent, "text": each.text} for each in there.spoken(entry)]}
+
+
+def added_up(parts: Parts, asked: Asked) -> dict[str, Any]:
+    wanted, now = asked.query, parts.store.now()
+    try:
+        begin = now - int(duration(wanted.since) * 1000) if wanted.since else 0
+    except ValueError as error:
+        raise UsageError(f"since: {error}") from None
+    ended = [each for agent in wanted.agent or ("",) for each in parts.store.ended(begin, now + 1, agent, wanted.scope)]
+    return statistics(ended).report()
+
+
+def resumed_run(parts: Parts, asked: Asked) -> dict[str, Any]:
+    run = parts.store.get(asked.at["run"])
+    session = parts.store.session(SessionKey(run.spec.agent, run.scope))
+    entry = Entry(agent=run.spec.agent, id=session.id if session else "", updated=run.updated, session=session, run=run)
+    return _resumed(parts, asked, entry)
+
+
+def resumed(parts: Parts, asked: Asked) -> dict[str, Any]:
+    return _resumed(parts, asked, shelf(parts).find(asked.at["session"]))
+
+
+def _resumed(parts: Parts, asked: Asked, entry: Entry) -> dict[str, Any]:
+    said, chosen = asked.body, parts.settings
+    permissions = chosen.permissions if said.permissions is UNSET else said.permissions
+    if not asked.who.may(TokenScope.ADMIN):
+        # A conversation without a run goes on in its own directory, which may be any.
+        here = "its own directory" if entry.run is None and not said.repo else ""
+        refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
+    if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():
+        raise UsageError("A repository on the service's own disk is named by its absolute path")
+    spec = replace(
+        parts.seed, prompt=said.prompt, name=said.name, model=said.model, permissions=permissions,
+        verify="" if permissions is Permissions.READ else parts.seed.verify,
+    )  # fmt: skip
+    return ready(parts, resume(parts.engine, entry, Wanted(spec=spec, repo=said.repo, branch=said.branch)))
+
+
+VERBS = (
+    Verb(method="GET", path="/sessions", says="Conversations, the newest first, also those that were begun by hand.", does=listed,
+         answer="Sessions", query=forms.SessionsQuery),
+    Verb(method="GET", path="/sessions/stats", says="How often conversations went on, and why some did not.", does=added_up,
+         answer="Statistics", query=forms.StatsQuery),
+    Verb(method="GET", path="/sessions/{session}", says="A conversation, and those that it came from.", does=shown, answer="Session"),
+    Verb(method="GET", path="/sessions/{session}/spoken", says="What was said last in a conversation: hostile text.", does=spoken,
+         answer="Spoken"),
+    Verb(method="POST", path="/sessions/{session}/resume", says="Goes on with a conversation, also one that was begun by hand.",
+         does=resumed, answer="Run", scope=TokenScope.DISPATCH, body=forms.Resume),
+    Verb(method="POST", path="/runs/{run}/resume", says="Goes on with the conversation of a run.", does=resumed_run, answer="Run",
+         scope=TokenScope.DISPATCH, body=forms.Resume),
+)  # fmt: skip

@@ -1,0 +1,96 @@
+"""The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of all runs, or of one.
+
+Each event is a record as `perdure logs --json` prints it; its id is the record's number. Who comes back with `Last-Event-ID` gets all that
+came since, each record once and in order. Who does not keep up, or whose token is not good any more, is let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from perdure.codec import encode
+from perdure.errors import PerdureError
+from perdure.events import Record
+from perdure.web.api.forms import LARGEST
+from perdure.web.api.verbs import Room
+from perdure.web.guard import address_of
+from perdure.web.journal import Listener
+from perdure.web.parts import Parts
+from perdure.web.principal import authenticated
+from perdure.web.problems import Problem
+
+HEARTBEAT_S = 15.0
+PAGE = 500
+BEGIN = b"retry: 2000\n\n"
+"""Milliseconds after which a browser comes back by itself."""
+HEARTBEAT = b": still here\n\n"
+
+
+def stream(parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, of all runs or of the one in the address. Without `Last-Event-ID` (or `?after=`) the stream of all runs begins now,
+    and that of one run with its first record."""
+
+    async def streamed(request: Request) -> Response:
+        authenticated(request)
+        ref = request.path_params.get("run", "")
+        run = (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
+        after = _after(request)
+        listener = parts.journal.listen(run)
+        if listener is None:
+            raise Problem(503, "As many listen already as perdure takes", "try again later")
+        begin = min(after, listener.since) if after >= 0 else 0 if run else listener.since
+        return StreamingResponse(_told(parts, room, request, listener, begin), media_type="text/event-stream")
+
+    return streamed
+
+
+def _after(request: Request) -> int:
+    """The number that the reader has seen last; -1 for a new one. Raises Problem."""
+    said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
+    if said != "-1" and not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
+        raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
+    return int(said)
+
+
+async def _told(parts: Parts, room: Room, request: Request, listener: Listener, after: int) -> AsyncIterator[bytes]:
+    try:
+        yield BEGIN
+        while after < listener.since:
+            page = await to_thread.run_sync(partial(_page, parts, listener.run, after), limiter=room.limiter)
+            page = [record for record in page if record.seq <= listener.since]
+            if not page:
+                break
+            after = page[-1].seq
+            yield b"".join(event(record.seq, encode(record)) for record in page)
+        while True:
+            told = await listener.next(HEARTBEAT_S)
+            if told:
+                yield b"".join(event(each.record.seq, each.text) for each in told)
+            elif listener.over or not await _still_known(parts, request):
+                return
+            else:
+                yield HEARTBEAT
+    finally:
+        parts.journal.leave(listener)
+
+
+def _page(parts: Parts, run: str, after: int) -> list[Record]:
+    return list(parts.store.history(run, after, PAGE) if run else parts.store.journal(after, PAGE))
+
+
+async def _still_known(parts: Parts, request: Request) -> bool:
+    try:
+        await to_thread.run_sync(parts.principals.known, request.headers, address_of(request.scope))
+    except PerdureError:
+        return False
+    return True
+
+
+def event(number: int, text: str) -> bytes:
+    """One event. The text is JSON, which has no line ends of its own."""
+    return f"id: {number}\ndata: {text}\n\n".encode()
