@@ -7,7 +7,7 @@ FORGES ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills bench coherence docs screens clean fmt host-faults
+.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens clean fmt host-faults
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ kills: install agents ## N random kills of a two-turn task (N=200), with the cou
 webhook-kills: install agents ## perdure serve killed N times under webhook load (N=200), a storm of 500 deliveries 20 times each; N kills with agents at work
 	$(BIN)/python -m tests.web.kills $(N)
 	$(BIN)/python -m tests.web.working $(N)
+
+posting-kills: install agents ## who tells a forge of a run is killed at each of his requests (some minutes)
+	$(BIN)/python -m tests.posting.kills
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d

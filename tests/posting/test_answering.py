@@ -8,7 +8,7 @@ import pytest
 
 from perdure.forges.postings import Posting, origin_of
 from perdure.model import OutcomeKind, RunState
-from tests.posting.conftest import PASSWORD, TOKEN, Bench
+from tests.posting.bench import PASSWORD, TOKEN, Bench
 
 
 def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:

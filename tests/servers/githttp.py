@@ -6,7 +6,7 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +23,8 @@ class GitHttp:
     down: bool = False
     asked: list[str] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
+    done: Callable[[str], None] = lambda what: None
+    """Called with each request when it was carried out, before it is answered."""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.port}/{name}.git"
@@ -74,6 +76,7 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
 
         def do_GET(self) -> None:
             status, headers, content = _answer(found, self)
+            found.done(f"{self.command} {self.path}")
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -86,8 +89,13 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Who asked was killed."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     found.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
