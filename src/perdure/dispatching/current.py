@@ -1,93 +1,118 @@
-"""How it stands on the forge now: what follows from an event follows from that, not from the order in which events came.
+"""How things stand on the forge now, asked before anything is done: an event tells of a moment that is over, and may come late, out of
+order, or again. Where no token is configured, the event is all there is.
 
-Where perdure has a token it asks the forge. Where it has none, a newer event of the same issue in the inbox says so, by the forge's own
-times. Each answer is why nothing is to be done, in words, or empty.
+Who may have an agent at work is asked too. That a check has failed is told by whoever may judge commits, which on all forges takes the
+permission to write: what is asked there is whether the commit is the one that the branch stands at, as anybody can let a check fail in a
+fork.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from perdure.dispatching.choosing import Choice
-from perdure.errors import NotFound
+from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forges import Delivery, Intent, IntentKind
-from perdure.forges.standing import Issue, IssueRef, Pull
-from perdure.protocols import ForgeApi, InboxStore
+from perdure.forges.rules import Rule
+from perdure.forges.standing import Access, Issue, IssueRef, Pull
+from perdure.protocols import ForgeApi
 
-ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
-"""After these the work is over."""
-QUIET = frozenset({"commented", "line_commented", "ci_failed"})
-"""Triggers that wake nobody whose work is over."""
-LOOKED_AT = 1000
-"""So many of the newest deliveries of a source are compared."""
-
-ForgeOf = Callable[[str, str], ForgeApi | None]
-"""Who speaks to the forge of a source, as this agent."""
+KEPT_S = 30.0
+DENIED_S = 60.0
+"""So long nothing is asked of a forge that did not take the token; who asks on may be locked out."""
+OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
 
-def no_forge(source: str, rule: str) -> ForgeApi | None:
-    return None
-
-
-def not_over(forge: ForgeApi | None, store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Why what ended is not over."""
-    if forge is None:
-        return _newer(store, delivery, intent, {IntentKind.REOPENED})
+def current(api: ForgeApi, intent: Intent) -> Intent | str:
+    """The intent as it is meant now, or why nothing follows from it any more. Raises ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
-        try:
-            return f"the branch {intent.branch} is there again" if forge.branch(intent.repository, intent.branch) else ""
-        except NotFound:
-            return ""
-    found = _read(forge, intent)
-    return "it is open again" if found is not None and found.open else ""
-
-
-def holds_no_more(forge: ForgeApi | None, store: InboxStore, delivery: Delivery, intent: Intent, choice: Choice) -> tuple[str, Intent]:
-    """Why what somebody wanted is to be done no more; else the intent, with what the issue says now."""
-    if forge is None:
-        why = _newer(store, delivery, intent, {IntentKind.CLOSED, IntentKind.MERGED}) if choice.trigger == "reopened" else ""
-        return why, intent
-    if not intent.number:
-        return "", intent
-    found = _read(forge, intent)
-    if found is None:
-        return "it is not there any more", intent
-    login = choice.rule.login.casefold()
-    assigned = {each.casefold() for each in found.assignees}
-    asked = {each.casefold() for each in found.reviewers} if isinstance(found, Pull) else set()
-    now = replace(intent, title=found.title, description=found.text)
-    match choice.trigger:
-        case "assigned" if login not in assigned:
-            return f"it is not assigned to {choice.rule.login} any more", now
-        case "labelled" if not set(choice.rule.labels) & set(found.labels):
-            return "its label was taken off", now
-        case "review_requested" if login not in asked:
-            return f"{choice.rule.login} is not asked for a review any more", now
-    quiet = choice.run is None or choice.trigger in QUIET or choice.trigger == "reopened"
-    return ("it is closed" if quiet and not found.open else ""), now
-
-
-def _read(forge: ForgeApi, intent: Intent) -> Issue | None:
+        there = api.branch(intent.repository, intent.branch)
+        return intent if there is None else f"the branch {intent.branch} is there"
+    if intent.kind is IntentKind.CI_FAILED:
+        return _failed(api, intent)
     try:
-        if intent.pull:
-            return forge.pull(intent.repository, intent.number)
-        return forge.issue(IssueRef(intent.repository, intent.number))
+        # A comment on a pull request may come as one on an issue; GitLab alone counts them apart, and says which it is.
+        found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
+        pull = api.pull(intent.repository, intent.number) if found.ref.pull else None
     except NotFound:
-        return None
+        return intent if intent.kind in OVER else f"{intent.repository}#{intent.number} is not there any more"
+    return _now(intent, found, pull)
 
 
-def _newer(store: InboxStore, delivery: Delivery, intent: Intent, kinds: set[IntentKind]) -> str:
-    """A later event of the same issue that says otherwise. Without times, the one that came later counts."""
-    for each in store.inbox(source=delivery.source, limit=LOOKED_AT):
-        other = each.intent
-        if other is None or other.kind not in kinds or (other.repository, other.number, other.pull) != _whose(intent):
-            continue
-        later = other.at > intent.at if other.at and intent.at else each.number > delivery.number
-        if later and each.number != delivery.number:
-            return f"it was {other.kind} since (delivery {each.number})"
-    return ""
+def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
+    if found.open is (intent.kind in OVER):
+        return f"{found.ref} is {'open' if found.open else 'closed'} by now"
+    if intent.kind in OVER and pull is not None:
+        intent = replace(intent, kind=IntentKind.MERGED if pull.merged else IntentKind.CLOSED)
+    asked = pull.reviewers if pull is not None and intent.kind is IntentKind.REVIEW_REQUESTED else found.assignees
+    own = pull is None or pull.head_repository.casefold() == intent.repository.casefold()
+    return replace(
+        intent, pull=pull is not None, title=found.title, description=found.text, whom=_both(intent.whom, asked),
+        labels=_both(intent.labels, found.labels), branch=pull.head if pull is not None and own else "",
+        commit=pull.head_commit if pull is not None else intent.commit,
+    )  # fmt: skip
 
 
-def _whose(intent: Intent) -> tuple[str, int, bool]:
-    return intent.repository, intent.number, intent.pull
+def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
+    if not intent.branch:
+        return "it names no branch"
+    there = api.branch(intent.repository, intent.branch)
+    if there is None or there.commit != intent.commit:
+        return f"{intent.branch} does not stand at the commit that has failed"
+    return intent
+
+
+class Current:
+    """Asks, and keeps an answer for `KEPT_S`: a delivery is looked at every few seconds while it waits. `forge` gives who speaks to the
+    forge of a source as a rule's agent, if anybody does."""
+
+    def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
+        self._forge = forge
+        self._kept: dict[tuple[int, tuple[str, ...]], tuple[float, Intent | str, Sequence[Rule]]] = {}
+        self._waits: dict[str, tuple[float, ForgeError]] = {}
+
+    def of(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
+        """The intent as it is meant now, or why nothing follows from it, and those of the rules that work for its author; all of them
+        where there is nobody to ask and none of them needs it. Raises ForgeUnavailable and ForgeDenied: it has to wait."""
+        now = time.monotonic()
+        until, error = self._waits.get(delivery.source, (0.0, None))
+        if error is not None and now < until:
+            raise error
+        self._kept = {key: kept for key, kept in self._kept.items() if now < kept[0]}
+        key = (delivery.number, tuple(rule.name for rule in rules))
+        if key not in self._kept:
+            try:
+                self._kept[key] = (now + KEPT_S, *self._asked(delivery, intent, rules))
+            except (ForgeUnavailable, ForgeDenied) as failed:
+                self._waits[delivery.source] = (now + (failed.retry_s if isinstance(failed, ForgeUnavailable) else DENIED_S), failed)
+                raise
+        return self._kept[key][1:]
+
+    def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
+        speakers = [api for rule in rules if (api := self._forge(delivery.source, rule.name)) is not None]
+        found = current(speakers[0], intent) if speakers else intent
+        if isinstance(found, str):
+            return found, ()
+        whys = {rule.name: refused(self._forge(delivery.source, rule.name), rule, found) for rule in rules}
+        able = [rule for rule in rules if not whys[rule.name]]
+        return (found, able) if able or not rules else (whys[rules[0].name], ())
+
+
+def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
+    """Why the rule does not work for the author of the intent, or empty; `forges.rules.wants` has looked at the names. Raises
+    ForgeError."""
+    if not rule.least or intent.kind in (IntentKind.CI_FAILED, IntentKind.BRANCH_DELETED, *OVER):
+        return ""
+    if api is None:
+        return f"{rule.name} works for who may {rule.least}, and there is no token to ask the forge with"
+    least = Access(rule.least)
+    if api.permission(intent.repository, intent.author).reaches(least):
+        return ""
+    return f"{intent.author} may not {least} in {intent.repository}" if least is Access.WRITE else f"{intent.author} is no administrator"
+
+
+def _both(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
+    """What an event told, as far as it is still so."""
+    known = {each.casefold() for each in there}
+    return tuple(each for each in told if each.casefold() in known)

@@ -7,7 +7,6 @@ order at its next attempt, each once.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ from perdure import bell, service
 from perdure.attempt import Engine
 from perdure.dispatching.choosing import Choice, choose, scope_of, spec_of, takes_from
 from perdure.dispatching.cleaning import bring_back, clean, end, is_cleaned_up
-from perdure.dispatching.current import ENDING, QUIET, ForgeOf, holds_no_more, no_forge, not_over
+from perdure.dispatching.current import Current
+from perdure.dispatching.ordering import ENDING, overtaken
 from perdure.dispatching.prompts import Prompts
 from perdure.errors import (
     AgentMissing,
@@ -31,33 +31,36 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule, issue_of
+from perdure.forges.rules import Rule, issue_of, wants
 from perdure.lifecycle import FINAL
 from perdure.model import RunState, SessionKey, TaskRun, TaskSpec
+from perdure.protocols import ForgeApi
 
 AGAIN_S = 2.0
 """So often the inbox is looked at, even if nothing came: what waits may wait no more."""
 AT_ONCE = 10_000
-DENIED_S = 60.0
-"""A token that is not taken is tried again so much later: a new one may lie in its file by then."""
+QUIET = frozenset({"commented", "line_commented", "ci_failed"})
+"""Triggers that wake nobody whose work is over."""
 
 Told = tuple[Delivery, Intent]
 
 
 class Dispatcher:
-    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line for each delivery that failed.
+    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line for each delivery that failed; `forge`
+    gives who speaks to the forge of a source as a rule's agent, if anybody does.
 
     Raises ConfigError where a rule's templates cannot be used.
     """
 
     def __init__(
-        self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None], forge_of: ForgeOf = no_forge
-    ) -> None:
-        self._engine, self._rules, self._seed, self._say, self._forge_of = engine, rules, seed, say, forge_of
-        self._later: dict[str, float] = {}
+        self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None],
+        forge: Callable[[str, str], ForgeApi | None] = lambda source, rule: None,
+    ) -> None:  # fmt: skip
+        self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
+        self._current = Current(forge)
         self._prompts = Prompts(rules)
         self._woken = threading.Event()
-        self._over = False
+        self._ending = False
         self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
 
     def wake(self) -> None:
@@ -69,12 +72,12 @@ class Dispatcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._over = True
+        self._ending = True
         self.wake()
         self._thread.join()
 
     def _go(self) -> None:
-        while not self._over:
+        while not self._ending:
             self._woken.clear()
             try:
                 self.round()
@@ -87,10 +90,8 @@ class Dispatcher:
         news: dict[str, list[Told]] = {}
         given = False
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
-            if self._over:
+            if self._ending:
                 break
-            if self._later.get(delivery.source, 0.0) > time.monotonic():
-                continue
             given |= self._tried([delivery], partial(self._take, delivery, news))
         for run_id, told in news.items():
             given |= self._tried([delivery for delivery, _ in told], partial(self._give, run_id, told))
@@ -105,22 +106,10 @@ class Dispatcher:
             for delivery in deliveries:
                 self._engine.store.settle_delivery(delivery.number, DeliveryState.FAILED, str(error))
                 self._say(f"delivery {delivery.number} failed: {error}")
-        except ForgeUnavailable as error:
-            self._put_off(deliveries, error, error.retry_s)
-        except ForgeDenied as error:
-            self._put_off(deliveries, error, DENIED_S)
-        except Conflict as error:
-            # Somebody else has the delivery, or a person the conversation.
+        except (Conflict, ForgeUnavailable, ForgeDenied) as error:
+            # Somebody else has the delivery, or a person the conversation, or the forge has to be asked and does not answer.
             self._wait(deliveries, str(error))
         return False
-
-    def _put_off(self, deliveries: Sequence[Delivery], error: PerdureError, for_s: float) -> None:
-        """All of the source wait, so that they stay in order."""
-        source = deliveries[0].source
-        if source not in self._later:
-            self._say(f"deliveries of {source} wait: {error}")
-        self._later[source] = time.monotonic() + for_s
-        self._wait(deliveries, str(error))
 
     def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
         for delivery in deliveries:
@@ -136,14 +125,15 @@ class Dispatcher:
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
         choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
+        if intent is not None and isinstance(choice, Choice) and not _is_at_work(choice.run):
+            wanting = [rule for rule in self._rules if takes_from(rule, delivery) and wants(rule, intent)]
+            now, able = self._current.of(delivery, intent, wanting)
+            choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
+            intent = now if isinstance(now, Intent) else intent
+        if intent is not None and isinstance(choice, Choice):
+            choice = self._over(choice) or overtaken(self._engine.store, delivery, intent) or choice
         if intent is None or isinstance(choice, str):
             self._settle(delivery, DeliveryState.IGNORED, str(choice))
-            return False
-        why, intent = holds_no_more(self._forge_of(delivery.source, choice.rule.name), self._engine.store, delivery, intent, choice)
-        if not why and choice.run is not None and choice.trigger in QUIET and is_cleaned_up(self._engine, choice.run):
-            why = f"{choice.run.name} is over and cleaned up"
-        if why:
-            self._settle(delivery, DeliveryState.IGNORED, why)
             return False
         if choice.run is None:
             prompt = self._prompts.first(choice.rule, delivery, intent)
@@ -187,8 +177,8 @@ class Dispatcher:
         if not found:
             self._settle(delivery, DeliveryState.IGNORED, "no agent is at it")
             return False
-        rule, run = found[0]
-        if why := not_over(self._forge_of(delivery.source, rule.name), self._engine.store, delivery, intent):
+        now, _ = self._current.of(delivery, intent, [rule for rule, _ in found])
+        if why := now if isinstance(now, str) else overtaken(self._engine.store, delivery, intent):
             self._settle(delivery, DeliveryState.IGNORED, why)
             return False
         said = []
@@ -205,6 +195,11 @@ class Dispatcher:
             said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
         return False
+
+    def _over(self, choice: Choice) -> str:
+        """Why a run is left alone whose work is over: what is only said under it wakes nobody."""
+        quiet = choice.run is not None and choice.trigger in QUIET and is_cleaned_up(self._engine, choice.run)
+        return f"{choice.run.name} is over and cleaned up" if quiet and choice.run is not None else ""
 
     def _pull_of(self, run: TaskRun) -> int:
         posting = self._engine.store.posting(run.id)
@@ -225,6 +220,11 @@ class Dispatcher:
             return self._engine.store.get(run.id)
         except NotFound:
             return None  # It was removed from the list.
+
+
+def _is_at_work(run: TaskRun | None) -> bool:
+    """Then it is told later, and how things stand is asked then."""
+    return run is not None and run.state is RunState.RUNNING
 
 
 def _ended(intent: Intent) -> str:

@@ -89,6 +89,13 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
                 tokens[source.name, name] = token
             except ForgeDenied as error:
                 problems.append(f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}")
+    problems += [
+        f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} has no token to ask the forge with"
+        for rule in rules
+        for source in sources
+        if rule.least and (not rule.sources or source.name in rule.sources)
+        if (source.name, "") not in found and (source.name, rule.name) not in found
+    ]
     for variable in {*(source.token_env for source in sources), *(rule.token_env for rule in rules)}:
         environ.pop(variable, None)
     if problems:

@@ -1,6 +1,7 @@
 """Who works on what: the tables `[agents.NAME]`, and which intents each of them wants. Pure; read by `config`, asked by `dispatching`.
 
-Nobody is trusted by default: an agent works only for the authors that its rule names, and never on its own events.
+Nobody is trusted by default: an agent works only for the authors that its rule names, or for whom the forge says that they may write
+there, and never on its own events.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class Rule:
     name: str
     agent: str
     """The CLI."""
-    authors: tuple[str, ...]
-    """Whom it works for, by login."""
     clone: str
     """Where it clones from: an https address or an absolute path, with `{repository}` for `owner/name`."""
+    authors: tuple[str, ...] = ()
+    """Whom it works for, by login; empty: for everybody with the access that is needed."""
+    access: str = ""
+    """What an author must be allowed to do in the repository, by the forge's word: `write` or `admin`. See `least`."""
     login: str = ""
     """Its own on the forge: who is assigned, mentioned, asked for a review."""
     labels: tuple[str, ...] = ()
@@ -74,11 +77,17 @@ class Rule:
     """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
 
     @property
+    def least(self) -> str:
+        """What the forge is asked about an author: `write`, `admin`, or nothing where the rule names its authors and asks no more."""
+        return self.access or ("" if self.authors else "write")
+
+    @property
     def git_identity(self) -> dict[str, str]:
         return {"NAME": self.git_name, "EMAIL": self.git_email}
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.agent}, for {', '.join(self.authors)})"
+        whom = ", ".join(self.authors) or "all"
+        return f"{self.name} ({self.agent}, for {whom}{f' who may {self.least}' if self.least else ''})"
 
 
 def wants(rule: Rule, intent: Intent) -> str:
@@ -133,7 +142,7 @@ def rules(value: object) -> tuple[Rule, ...]:
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, Mapping):
-        raise ValueError("a table [agents.NAME] with agent, authors and clone is needed")
+        raise ValueError("a table [agents.NAME] with agent and clone is needed")
     return tuple(_rule(str(name), table) for name, table in value.items())
 
 
@@ -151,7 +160,7 @@ def _rule(name: str, table: object) -> Rule:
             found[key] = READERS[key](value)
         except ValueError as error:
             raise ValueError(f"{key} of {name} {error}") from None
-    if missing := [key for key in ("agent", "authors", "clone") if not found.get(key)]:
+    if missing := [key for key in ("agent", "clone") if not found.get(key)]:
         raise ValueError(f"{name} needs {missing[0]}")
     if bool(found.get("git_name")) != bool(found.get("git_email")):
         raise ValueError(f"{name} needs git_name and git_email together")
@@ -239,6 +248,7 @@ def _directory(value: object) -> str:
 READERS: dict[str, Callable[[object], Any]] = {
     "agent": _text,
     "authors": _authors,
+    "access": _one_of("write", "admin"),
     "clone": _clone,
     "login": _text,
     "labels": _texts,
