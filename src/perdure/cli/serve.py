@@ -100,10 +100,11 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         clients = stack.enter_context(forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file))
         engine = open_pool(chosen, wishes, guarded=True)
         stack.callback(engine.store.close)
+        engine.workspaces.ask_also(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
         if chosen.agents:
             _posting(stack, engine, chosen, clients, [*clients.held(), *(each for held in secrets.values() for each in held)])
-        kept = _dispatching(stack, engine, chosen) if chosen.agents else None
+        kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         reading = open_to_read(chosen)
@@ -128,11 +129,11 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     return 0
 
 
-def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings) -> Callable[[], None]:
+def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> Callable[[], None]:
     """Begins to give deliveries to agents. Returns what wakes it."""
     from perdure.dispatching import Dispatcher
 
-    return stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say)).wake
+    return stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)).wake
 
 
 def _seed(chosen: Settings) -> TaskSpec:

@@ -56,6 +56,11 @@ class Forges:
             return None
         return "x-access-token", token.value()
 
+    def login_at(self, url: str) -> tuple[str, str] | None:
+        """User and secret for git at this address, as any of the logins that are known there; None where none is."""
+        found = (self.login(source, rule, url) for source, rule in sorted(self._found))
+        return next((login for login in found if login is not None), None)
+
     def held(self) -> Sequence[str]:
         """The tokens themselves, for who looks for them in what is to leave the machine. One that cannot be read is left out."""
         found = []

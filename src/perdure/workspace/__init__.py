@@ -98,6 +98,11 @@ class Workspaces:
         self._empty = empty
         self.checkpoints = Checkpoints(self._places, self._git_at_root, self._shelf)
 
+    def ask_also(self, credentials: Credentials) -> None:
+        """Who is asked for a fetch where the others have nothing to say."""
+        before = self._credentials
+        self._credentials = lambda url: (before(url) if before is not None else None) or credentials(url)
+
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
         """Where this task works. Looks, and changes nothing.
 
