@@ -1,4 +1,4 @@
-"""A real terminal for a command: a pty of a given size, and everything that was written to it."""
+"""A real terminal for a command: a pty of a given size and everything that was written to it, or a screen with keys, in tmux."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 from tests.journeys.stage import PATIENCE_S, Stage
 
@@ -30,3 +31,39 @@ def on_terminal(stage: Stage, *words: str, columns: int = 80, **environ: str) ->
             os.close(master)
         code = started.wait(PATIENCE_S)
     return code, seen.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+class Terminal:
+    """A shell in tmux, of that width."""
+
+    def __init__(self, one: Stage, columns: int, **environ: str) -> None:
+        self.socket = str(one.directory / "tmux")
+        self.environ = {**one.environ, "TERM": "xterm-256color", **environ}
+        start = one.directory / "bashrc"
+        start.write_text("PS1='ready> '\n")
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", "-c", str(one.repo), f"bash --rcfile {start}")
+
+    def tmux(self, *words: str) -> str:
+        done = subprocess.run(["tmux", "-S", self.socket, *words], env=self.environ, capture_output=True, text=True, check=False)
+        return done.stdout
+
+    def screen(self) -> list[str]:
+        return self.tmux("capture-pane", "-p").split("\n")
+
+    def shows(self, what: str) -> list[str]:
+        """Waits until it stands on the screen."""
+        end = time.monotonic() + PATIENCE_S
+        while what not in "\n".join(lines := self.screen()):
+            assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(lines)
+            time.sleep(0.05)
+        return lines
+
+    def type(self, *keys: str) -> None:
+        for key in keys:
+            self.tmux("send-keys", key)
+
+    def modes(self) -> str:
+        """The terminal's settings, and whether its full screen and hidden cursor are in use."""
+        flags = self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}")
+        tty = self.tmux("display-message", "-p", "#{pane_tty}").strip()
+        return flags + subprocess.run(["stty", "-F", tty, "-a"], capture_output=True, text=True, check=True).stdout

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("resume", "go on with a chosen conversation, also one that was begun by hand"),
     "fork": ("fork", "start a run whose conversation and files begin where another run stands"),
     "ls": ("ls", "list runs"),
+    "top": ("top", "all runs at once in this terminal: who needs input, who works; look in, retry, stop"),
     "show": ("look", "show one run, its attempts and receipts"),
     "logs": ("look", "what the agent said and did; -f follows"),
     "attach": ("attach", "follow a run at work; Ctrl-C leaves, and the run goes on"),

@@ -190,7 +190,7 @@ def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[A
         if progress:
             progress.introduce(run)
         if arguments.detach and run.state is RunState.QUEUED:
-            _detach(chosen, run)
+            detach(chosen, run)
         elif run.state is RunState.RUNNING and not arguments.detach:
             run = follow(engine, run.id, progress or (lambda record: None))
         elif run.state is not RunState.RUNNING:
@@ -217,7 +217,8 @@ def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[A
     return code
 
 
-def _detach(chosen: Settings, run: TaskRun) -> None:
+def detach(chosen: Settings, run: TaskRun) -> None:
+    """Leaves a run to a supervisor of its own, in the background."""
     from perdure.process.detached import spawn_detached
 
     log = chosen.state / "runs" / run.id / "supervisor.log"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.model import Attempt, RunState, SessionKey, SessionState
 from perdure.stores.queries import SQL
 from perdure.stores.reading import Reading
-from perdure.stores.rows import event_of, noun_of
+from perdure.stores.rows import noun_of, record_of
 
 if TYPE_CHECKING:
     from perdure.events import Record
@@ -52,7 +52,4 @@ class Counting(Reading):
         return [(SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows]
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
-        from perdure.events import Record
-
-        rows = self._rows("attempt_marks", run=run, attempt=attempt)
-        return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+        return [record_of(row) for row in self._rows("attempt_marks", run=run, attempt=attempt)]

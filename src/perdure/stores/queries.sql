@@ -207,6 +207,9 @@ UPDATE attempts SET ended = :ended, outcome = :outcome, body = :body WHERE run =
 -- name: add_record
 INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at, :kind, :event) RETURNING seq;
 
+-- name: latest
+SELECT run, seq, attempt, at, event FROM records WHERE run = :run ORDER BY seq DESC LIMIT :limit;
+
 -- name: history
 SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
 

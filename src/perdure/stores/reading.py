@@ -12,12 +12,12 @@ from perdure.stores.queries import SQL
 from perdure.stores.rows import (
     Row,
     claim_of,
-    event_of,
     given_of,
     host_values,
     key_values,
     noun_of,
     placed_of,
+    record_of,
     run_of,
     run_row_of,
     session_of,
@@ -97,11 +97,11 @@ class Reading:
     def contexts(self, run_id: str) -> Sequence[Context]:
         return [Context(row["version"], row["text"], row["at"], given_of(row)) for row in self._rows("contexts", run=run_id)]
 
-    def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        from perdure.events import Record
+    def latest(self, run_id: str, limit: int = 1000) -> Sequence[Record]:
+        return [record_of(row) for row in reversed(self._rows("latest", run=run_id, limit=limit))]
 
-        rows = self._rows("history", run=run_id, after=after, limit=limit)
-        return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+    def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        return [record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)]
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         from perdure.events import Record

@@ -11,7 +11,7 @@ from perdure.errors import StoreError
 from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Given, Host, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent
+    from perdure.events import AnyEvent, Record
     from perdure.protocols import PlacedRun, RunRow
 
 Noun = TypeVar("Noun")
@@ -164,6 +164,13 @@ def host_values(host: Host, now: int) -> dict[str, Any]:
     if not host.id:
         return {"host": "", "left_alone": now}
     return {"host": host.id, "left_alone": -1 if host.patience_s is None else now - int(host.patience_s * 1000)}
+
+
+def record_of(row: Row) -> Record:
+    """A row of `records` as a Record."""
+    from perdure.events import Record
+
+    return Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
 
 
 def event_of(text: str) -> AnyEvent:

@@ -90,6 +90,15 @@ class Counting:
         key, attempt = store.ended_after(0, "", 0)[0]
         assert (key.agent, attempt.outcome) == ("claude", SUCCESS.outcome)
 
+    def test_the_newest_records(self, store: Store) -> None:
+        """As many as were asked for, the newest of the run, oldest first."""
+        run, other = submit(store), submit(store)
+        claim = claimed(store, run)
+        store.record(claim, [Said(text=f"{number}") for number in range(5)])
+        claimed(store, other)
+        assert [record.event for record in store.latest(run.id, 2)] == [Said(text="3"), Said(text="4")]
+        assert store.latest(run.id) == store.history(run.id)
+
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
         """What perdure did in this attempt comes, in order; what the agent said, and other attempts, do not."""
         run = submit(store)

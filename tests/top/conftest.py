@@ -1,0 +1,18 @@
+"""A store of its own for each board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from perdure import stores
+from perdure.stores.sql import SqlStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    with closing(stores.open(tmp_path / "perdure.db")) as found:
+        yield found

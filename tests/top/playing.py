@@ -1,0 +1,75 @@
+"""A board that is played on by Textual's pilot: real keys, a real store, and what stands on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from textual.pilot import Pilot
+
+from perdure.top.app import Board
+from perdure.top.view import Looked
+
+PATIENCE_S = 20.0
+Story = Callable[["Play"], Awaitable[None]]
+
+
+def nothing(run_id: str) -> str:
+    raise AssertionError("nobody asked for this")
+
+
+class Play:
+    """The board under a pilot."""
+
+    def __init__(self, app: Board, pilot: Pilot[None]) -> None:
+        self.app, self.pilot = app, pilot
+
+    def screen(self) -> list[str]:
+        """The lines on the screen, as a person reads them."""
+        size = self.app.size
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips][: size.height]
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def until(self, met: Callable[[], Any], what: str) -> None:
+        """Waits until something holds."""
+        end = time.monotonic() + PATIENCE_S
+        while not met():
+            assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(self.screen())
+            await self.pilot.pause(0.02)
+
+    async def shows(self, *texts: str) -> None:
+        """Waits until all of these stand on the screen."""
+        for text in texts:
+            await self.until(lambda text=text: any(text in line for line in self.screen()), text)
+
+    async def hides(self, text: str) -> None:
+        await self.until(lambda: not any(text in line for line in self.screen()), f"(no more) {text}")
+
+    async def chooses(self, run_id: str) -> None:
+        """Moves the cursor down to a run."""
+        await self.until(lambda: self.app.chosen, "a chosen run")
+        while self.app.chosen != run_id:
+            await self.press("j")
+
+
+def play(
+    store: Looked,
+    story: Story,
+    *,
+    retry: Callable[[str], str] = nothing,
+    stop: Callable[[str], str] = nothing,
+    size: tuple[int, int] = (120, 40),
+) -> None:
+    """Plays a story on a board; it looks into the store five times a second."""
+
+    async def go() -> None:
+        app = Board(store, retry, stop, look_s=0.2)
+        async with app.run_test(size=size) as pilot:
+            await story(Play(app, pilot))
+
+    asyncio.run(go())
