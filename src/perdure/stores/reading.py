@@ -104,10 +104,7 @@ class Reading:
         return [record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)]
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        from perdure.events import Record
-
-        rows = self._rows("journal", after=after, limit=limit)
-        return [Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"])) for row in rows]
+        return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
 
     def newest_record(self) -> int:
         return int(self._rows("newest_record")[0]["seq"])
