@@ -193,6 +193,16 @@ class ForgeSuite:
             assert [(each.text, each.verdict) for each in said if each.verdict] == [("Not yet", Verdict.CHANGES_REQUESTED)]
         (line,) = [each for each in said if each.kind is CommentKind.LINE]
         assert (line.text, line.path, line.line, line.author) == ("say why", "README.md", 1, "ben")
+        assert line.review in ("", *(each.id for each in said if each.kind is CommentKind.REVIEW))
+
+    def test_a_pull_request_by_its_commit(self, place: Place) -> None:
+        """The open pull request of a commit is found; a closed one, and a commit without any, are not."""
+        number = place.pull("dev-bot", "By its commit", "perdure/dev-3")
+        commit = place.forge.pull(place.repository, number).head_commit
+        found = place.forge.pull_at(place.repository, commit)
+        assert found is not None and (found.ref.number, found.head) == (number, "perdure/dev-3")
+        place.end(found.ref)
+        assert place.forge.pull_at(place.repository, commit) is None
 
     def test_a_commit_is_judged(self, place: Place) -> None:
         """A status is stored under its name, and the newest of a name is what the commit stands judged by."""

@@ -18,14 +18,14 @@ _files = count()
 
 
 class GiteaPlace:
-    """`tests.forgeapi.suite.Place`: the repository `shop/prices` of an organisation, and its people."""
+    """`tests.forgeapi.suite.Place`: a repository of the organisation `shop`, and its people."""
 
-    def __init__(self, gitea: Gitea) -> None:
+    def __init__(self, gitea: Gitea, name: str = "prices") -> None:
         self.gitea = gitea
-        for name in ("ada", "ben", "cid", "dev-bot"):
-            gitea.user(name)
+        for login in ("ada", "ben", "cid", "dev-bot"):
+            gitea.user(login)
         gitea.organisation("shop")
-        self.repository = gitea.repository("shop", "prices", ada="admin", ben="write", cid="read", dev_bot="admin")
+        self.repository = gitea.repository("shop", name, ada="admin", ben="write", cid="read", dev_bot="admin")
         self.labels: dict[str, int] = {}
         self._clients: list[ForgeApi] = []
         self.forge = self.with_token(gitea.tokens["dev-bot"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forges import Delivery, Intent, IntentKind
 from perdure.forges.rules import Rule
@@ -21,6 +22,7 @@ from perdure.protocols import ForgeApi
 KEPT_S = 30.0
 DENIED_S = 60.0
 """So long nothing is asked of a forge that did not take the token; who asks on may be locked out."""
+Answer = tuple[Intent | str, Sequence[Rule]]
 OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
 
@@ -69,31 +71,47 @@ class Current:
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
-        self._kept: dict[tuple[int, tuple[str, ...]], tuple[float, Intent | str, Sequence[Rule]]] = {}
+        self._kept: dict[tuple[int, tuple[str, ...] | None], tuple[float, Answer]] = {}
         self._waits: dict[str, tuple[float, ForgeError]] = {}
 
     def of(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
         """The intent as it is meant now, or why nothing follows from it, and those of the rules that work for its author; all of them
         where there is nobody to ask and none of them needs it. Raises ForgeUnavailable and ForgeDenied: it has to wait."""
+        return self._once(delivery, tuple(rule.name for rule in rules), lambda: self._asked(delivery, intent, rules))
+
+    def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
+        """A failed check that names nothing but its commit, with the branch that stands there. Raises as `of` does."""
+        api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
+        if api is None or not is_placeless(intent):
+            return intent
+        found, _ = self._once(delivery, None, lambda: (with_branch(api, intent), ()))
+        return found if isinstance(found, Intent) else intent
+
+    def knows(self, delivery: Delivery, rule: Rule) -> bool:
+        """Whether there is somebody to ask."""
+        return self._forge(delivery.source, rule.name) is not None
+
+    def _once(self, delivery: Delivery, what: tuple[str, ...] | None, ask: Callable[[], Answer]) -> Answer:
         now = time.monotonic()
         until, error = self._waits.get(delivery.source, (0.0, None))
         if error is not None and now < until:
             raise error
         self._kept = {key: kept for key, kept in self._kept.items() if now < kept[0]}
-        key = (delivery.number, tuple(rule.name for rule in rules))
+        key = (delivery.number, what)
         if key not in self._kept:
             try:
-                self._kept[key] = (now + KEPT_S, *self._asked(delivery, intent, rules))
+                self._kept[key] = (now + KEPT_S, ask())
             except (ForgeUnavailable, ForgeDenied) as failed:
                 self._waits[delivery.source] = (now + (failed.retry_s if isinstance(failed, ForgeUnavailable) else DENIED_S), failed)
                 raise
-        return self._kept[key][1:]
+        return self._kept[key][1]
 
     def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
         speakers = [api for rule in rules if (api := self._forge(delivery.source, rule.name)) is not None]
         found = current(speakers[0], intent) if speakers else intent
         if isinstance(found, str):
             return found, ()
+        found = with_lines(speakers[0], delivery, found) if speakers else found
         whys = {rule.name: refused(self._forge(delivery.source, rule.name), rule, found) for rule in rules}
         able = [rule for rule in rules if not whys[rule.name]]
         return (found, able) if able or not rules else (whys[rules[0].name], ())

@@ -7,7 +7,7 @@ order at its next attempt, each once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -124,6 +124,8 @@ class Dispatcher:
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
+        if intent is not None:
+            intent = self._current.placed(delivery, intent, self._rules)
         choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
         if intent is not None and isinstance(choice, Choice) and not _is_at_work(choice.run):
             wanting = [rule for rule in self._rules if takes_from(rule, delivery) and wants(rule, intent)]
@@ -131,7 +133,7 @@ class Dispatcher:
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, Choice):
-            choice = self._over(choice) or overtaken(self._engine.store, delivery, intent) or choice
+            choice = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent) or choice
         if intent is None or isinstance(choice, str):
             self._settle(delivery, DeliveryState.IGNORED, str(choice))
             return False
@@ -196,10 +198,13 @@ class Dispatcher:
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
         return False
 
-    def _over(self, choice: Choice) -> str:
-        """Why a run is left alone whose work is over: what is only said under it wakes nobody."""
-        quiet = choice.run is not None and choice.trigger in QUIET and is_cleaned_up(self._engine, choice.run)
-        return f"{choice.run.name} is over and cleaned up" if quiet and choice.run is not None else ""
+    def _over(self, delivery: Delivery, choice: Choice, news: Mapping[str, object]) -> str:
+        """Why a run is left alone whose work is over: what is only said under it wakes nobody. Unless the forge says itself that it is open,
+        or it was opened again just before."""
+        if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
+            return ""
+        asked = self._current.knows(delivery, choice.rule)
+        return f"{choice.run.name} is over and cleaned up" if not asked and is_cleaned_up(self._engine, choice.run) else ""
 
     def _pull_of(self, run: TaskRun) -> int:
         posting = self._engine.store.posting(run.id)

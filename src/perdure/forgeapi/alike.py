@@ -146,6 +146,10 @@ class Alike(ABC):
             return None
         return Branch(found.name("name"), found.name("commit", "sha") or found.name("commit", "id"), found.yes("protected"))
 
+    def pull_at(self, repository: str, commit: str) -> Pull | None:
+        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="open")
+        return next((found for each in pages if (found := pull(repository, each)).head_commit == commit), None)
+
     @abstractmethod
     def find_pull(self, repository: str, head: str) -> Pull | None: ...
 
@@ -203,6 +207,7 @@ def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
     return Comment(
         id=found.id("id"), kind=kind, author=found.name("user", "login"), text=found.text("body"), created=found.time("created_at"),
         updated=found.time("updated_at"), url=found.url("html_url"), path=found.name("path"), line=line if kind is CommentKind.LINE else 0,
+        review=found.id("pull_request_review_id") if kind is CommentKind.LINE else "",
     )  # fmt: skip
 
 

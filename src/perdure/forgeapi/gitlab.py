@@ -191,6 +191,11 @@ class GitLab:
         own = [pull(repository, each, repository) for each in found if each.name("source_branch") == head]
         return next((one for one in own if one.open), own[0] if own else None)
 
+    def pull_at(self, repository: str, commit: str) -> Pull | None:
+        pages = self._pages(f"{project(repository)}/merge_requests", state="opened")
+        found = next((each for each in pages if each.name("sha") == commit), None)
+        return self._whole(repository, found) if found is not None else None
+
     def open_pull(self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False) -> Pull:
         found = self.find_pull(repository, head)
         if found is not None and found.open:

@@ -124,6 +124,8 @@ class Comment:
     url: str
     path: str = ""
     line: int = 0
+    review: str = ""
+    """Of a line: the id of the review that it was said in, where the forge tells."""
     verdict: Verdict | None = None
 
 

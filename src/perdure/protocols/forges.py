@@ -79,6 +79,10 @@ class ForgeApi(Protocol):
         """The pull request of this branch of the same repository: the open one, else the newest."""
         ...
 
+    def pull_at(self, repository: str, commit: str) -> Pull | None:
+        """The open pull request whose branch stands at this commit."""
+        ...
+
     def open_pull(self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False) -> Pull:
         """Opens a pull request, or returns the open one of this branch. Raises ForgeRefused where nothing is to be merged."""
         ...

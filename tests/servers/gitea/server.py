@@ -98,6 +98,7 @@ class Gitea:
         self.ca_file = self.top / "certificate.pem"
         self.process: subprocess.Popen[bytes] | None = None
         self.tokens: dict[str, str] = {}
+        self.organisations: set[str] = set()
         account = self._run("id", "-un").strip()
         text = INI.format(account=account, top=self.top, static=place(), port=self.port, address=address or self.url)
         (self.top / "app.ini").write_text(text)
@@ -209,8 +210,10 @@ class Gitea:
         return full
 
     def organisation(self, name: str) -> None:
-        """A new one, of `ADMIN`."""
-        self.api("POST", "/orgs", {"username": name, "visibility": "private"})
+        """One of `ADMIN`."""
+        if name not in self.organisations:
+            self.api("POST", "/orgs", {"username": name, "visibility": "private"})
+            self.organisations.add(name)
 
     def commit(self, repository: str, branch: str, path: str, text: str, *, by: str, onto: str = "") -> str:
         """Writes a new file on a branch, or on `onto`, a new branch that begins there: the commit."""

@@ -1,0 +1,57 @@
+"""What an event leaves out, as the forge itself tells it. Gitea and Forgejo send a review without what was said of its lines, and a
+failed check without its branch (Gitea 1.26.4, modules/structs/hook.go; `tests/forges/recorded/gitea-1.26` has both).
+
+GitHub and GitLab send a delivery for each line, and name the branch. Without a token the event is all there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.forges import Delivery, Forge, Intent, IntentKind
+from perdure.forges.standing import Comment, CommentKind, IssueRef, Verdict
+from perdure.protocols import ForgeApi
+
+VERDICTS = {IntentKind.CHANGES_REQUESTED: Verdict.CHANGES_REQUESTED, IntentKind.LINE_COMMENTED: Verdict.COMMENTED}
+BEFORE_MS = 3_600_000
+"""A review is looked for from so long before its delivery on: two clocks, and a delivery that waited."""
+MOST = 60_000
+"""Characters, as of any text of an event."""
+
+
+def is_placeless(intent: Intent) -> bool:
+    """Whether it is a failed check that says nothing but which commit."""
+    return intent.kind is IntentKind.CI_FAILED and bool(intent.commit) and not (intent.branch or intent.number)
+
+
+def with_branch(api: ForgeApi, intent: Intent) -> Intent:
+    """A failed check with the pull request of its commit, and that one's branch if it is the repository's own. Raises ForgeError."""
+    found = api.pull_at(intent.repository, intent.commit) if is_placeless(intent) else None
+    if found is None:
+        return intent
+    own = found.head_repository.casefold() == intent.repository.casefold()
+    return replace(intent, number=found.ref.number, pull=True, title=found.title, branch=found.head if own else "")
+
+
+def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
+    """A review with what was said of its lines: `path:line: text`, a paragraph each. Raises ForgeError, NotFound."""
+    if intent.forge not in (Forge.GITEA, Forge.FORGEJO) or intent.kind not in VERDICTS:
+        return intent
+    since = min(filter(None, (delivery.received, intent.at))) - BEFORE_MS
+    said = api.comments(IssueRef(intent.repository, intent.number, True), since=max(0, since))
+    meant = [each for each in said if _is_meant(each, intent)]
+    if not meant:
+        return intent
+    # The event does not say which of several that read the same.
+    review = min(meant, key=lambda each: abs(each.created - delivery.received))
+    lines = [f"{each.path}:{each.line}: {each.text.strip()}" for each in said if each.review == review.id]
+    return replace(intent, text="\n\n".join(filter(None, [intent.text.strip(), *lines]))[:MOST])
+
+
+def _is_meant(each: Comment, intent: Intent) -> bool:
+    return (
+        each.kind is CommentKind.REVIEW
+        and each.verdict is VERDICTS[intent.kind]
+        and each.author.casefold() == intent.author.casefold()
+        and each.text.strip() == intent.text.strip()
+    )

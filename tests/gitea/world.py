@@ -1,0 +1,142 @@
+"""A team in miniature: a real Gitea with a repository and its people, Claude Code on a script, and a real `perdure serve` between them.
+
+`ada` owns the repository and asks, `mallory` may only read it, `dev-bot` is perdure's login.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Stage
+from tests.servers.gitea.server import Gitea
+from tests.servers.gitea.story import SECRET
+from tests.web.serving import Serving
+
+CONFIG = """
+permissions = "full"
+ca_file = "{gitea.ca_file}"
+[webhooks.tea]
+forge = "gitea"
+url = "{gitea.url}"
+secret_file = "{{home}}/secret"
+token_file = "{token}"
+[agents.dev]
+agent = "claude"
+login = "dev-bot"
+authors = ["ada"]
+repositories = ["ada/*"]
+labels = ["agent"]
+clone = "{gitea.url}/{{{{repository}}}}.git"
+git_name = "dev-bot"
+git_email = "dev-bot@example.com"
+{more}
+"""
+
+_numbers = count(1)
+
+
+class World:
+    """One repository and one perdure. `issue`, `say` and the like are what people do; `run` is what perdure shows."""
+
+    def __init__(self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str = "") -> None:
+        self.gitea, self.rehearsal = gitea, rehearsal
+        for name in ("ada", "mallory", "dev-bot"):
+            gitea.user(name)
+        self.repository = gitea.repository("ada", f"web{next(_numbers)}", dev_bot="admin", mallory="read")
+        self.token = directory / "token"
+        self.token.write_text(gitea.tokens["dev-bot"])
+        host = gitea.url.removeprefix("https://").partition(":")[0]
+        git = {"PERDURE_GIT_TOKEN": gitea.tokens["dev-bot"], "PERDURE_GIT_TOKEN_HOST": host}
+        self.stage = Stage(directory, "claude", rehearsal, git)
+        self.serving = Serving(self.stage.home, CONFIG.format(gitea=gitea, token=self.token, more=more), **self.stage.environ)
+
+    def start(self, *words: str) -> World:
+        """perdure serves, and Gitea calls it."""
+        self.serving.start(*(words or ("--jobs", "2")))
+        self.gitea.webhook(self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET)
+        return self
+
+    def do(self, method: str, path: str, body: object = None, *, by: str = "ada") -> Any:
+        """One call of Gitea's API, below the repository."""
+        return self.gitea.api(method, f"/repos/{self.repository}{path}", body, by=by)
+
+    def issue(self, title: str, text: str, *, assigned: bool = True, by: str = "ada") -> int:
+        """A new issue, for dev-bot."""
+        made = {"title": title, "body": text} | ({"assignees": ["dev-bot"]} if assigned else {})
+        number: int = self.do("POST", "/issues", made, by=by)["number"]
+        return number
+
+    def say(self, number: int, text: str, *, by: str = "ada") -> None:
+        self.do("POST", f"/issues/{number}/comments", {"body": text}, by=by)
+
+    def pulls(self) -> list[dict[str, Any]]:
+        """The pull requests, open or not."""
+        found: list[dict[str, Any]] = self.do("GET", "/pulls?state=all")
+        return found
+
+    def file(self, branch: str, path: str) -> str:
+        """What a file holds on a branch."""
+        found = self.do("GET", f"/contents/{path}?ref={branch}")["content"]
+        return base64.b64decode(found).decode()
+
+    def comment(self, number: int = 1) -> str:
+        """The only comment that dev-bot made there, or nothing."""
+        found = [each["body"] for each in self.do("GET", f"/issues/{number}/comments") if each["user"]["login"] == "dev-bot"]
+        assert len(found) < 2, found
+        return "".join(found)
+
+    def reactions(self, number: int) -> set[str]:
+        return {each["content"] for each in self.do("GET", f"/issues/{number}/reactions") or []}
+
+    def statuses(self, commit: str) -> dict[str, str]:
+        """Names and states."""
+        return {each["context"]: each["status"] for each in self.do("GET", f"/commits/{commit}/status")["statuses"] or []}
+
+    def runs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.stage.perdure("ls", "--json").out)["runs"]
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """The only run, as `perdure show --json` tells it."""
+        (found,) = self.runs()
+        return self.stage.show(found["name"])
+
+    def settled(self, attempts: int) -> dict[str, Any]:
+        """The only run, when it has so many attempts and all are over."""
+
+        def met() -> dict[str, Any] | None:
+            found = self.run() if self.runs() else {"state": ""}
+            return found if found["state"] in ("succeeded", "failed") and len(found["attempts"]) >= attempts else None
+
+        found: dict[str, Any] = self.serving.until(met, f"attempt {attempts} is over")
+        return found
+
+    def prompts(self) -> list[str]:
+        """What the agent was told, in order."""
+        return self.rehearsal.prompts()
+
+    def close(self) -> None:
+        self.serving.kill()
+        self.stage.close()
+        self.rehearsal.stop()
+
+
+@contextmanager
+def world(gitea: Gitea, script: str, more: str = "") -> Iterator[World]:
+    """A world for a while. `more` goes on with `[agents.dev]`. Short paths: sockets have 108 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    found = World(gitea, directory, Rehearsal(script).start(), more)
+    try:
+        yield found
+    finally:
+        found.close()
+        shutil.rmtree(directory, ignore_errors=True)
