@@ -199,7 +199,7 @@ class Dispatcher:
         return False
 
     def _over(self, delivery: Delivery, choice: Choice, news: Mapping[str, object]) -> str:
-        """Why a run is left alone whose work is over: what is only said under it wakes nobody. Unless the forge says itself that it is open,
+        """Why a run is left alone whose work is over: what is only said under it wakes nobody. Unless the forge says that it is open,
         or it was opened again just before."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
