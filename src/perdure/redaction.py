@@ -12,7 +12,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -29,6 +29,8 @@ class Redactor:
     pattern: re.Pattern[bytes] | None = None
     reach: int = 0
     """So many bytes before a place may belong to a secret that goes on after it."""
+    forms: frozenset[bytes] = field(default=frozenset(), repr=False)
+    """The secrets, as they are written down."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
@@ -37,9 +39,11 @@ class Redactor:
         for name, value in environ.items():
             if TELLING.search(name) and len(value) >= SHORTEST and not Path(value).exists():
                 forms |= set(_forms(value))
-        if not forms:
-            return cls()
-        return cls(re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))), max(map(len, forms)))
+        return _replacing(frozenset(forms))
+
+    def also(self, environ: Mapping[str, str]) -> Redactor:
+        """For the secrets in these variables besides."""
+        return _replacing(self.forms | Redactor.of(environ).forms)
 
     def bytes(self, content: bytes) -> bytes:
         """The content without secrets, of the same length."""
@@ -62,6 +66,14 @@ class Redactor:
             if found:
                 view.flush()
         return len(found)
+
+
+def _replacing(forms: frozenset[bytes]) -> Redactor:
+    if not forms:
+        return Redactor()
+    # The longest first: one secret may begin as another does.
+    pattern = re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+    return Redactor(pattern, max(map(len, forms)), forms)
 
 
 def _forms(value: str) -> Iterator[bytes]:

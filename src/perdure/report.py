@@ -6,7 +6,7 @@ Fields are added without a new `schema_version`; a field that is removed or chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
@@ -24,9 +24,10 @@ from perdure.events import (
     Summarised,
     VerifyEnded,
 )
+from perdure.forges.postings import Posting
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
-from perdure.protocols import RunRow, RunStore
+from perdure.protocols import PostingStore, RunRow, RunStore
 
 SCHEMA_VERSION = 1
 WHY = (
@@ -38,10 +39,15 @@ WHY = (
 SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
-def report_of(store: RunStore, run: TaskRun) -> dict[str, Any]:
+class Told(RunStore, PostingStore, Protocol):
+    """Runs, and what forges were told of them."""
+
+
+def report_of(store: Told, run: TaskRun) -> dict[str, Any]:
     """The report of a run as it stands in the store."""
     records = store.history(run.id, limit=100_000)
-    return run_report(run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records)
+    posting = store.posting(run.id) if "delivery" in run.spec.labels else None
+    return run_report(run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records, posting)
 
 
 def run_report(
@@ -51,6 +57,7 @@ def run_report(
     effects: Sequence[Effect] = (),
     checkpoints: Sequence[Checkpoint] = (),
     records: Sequence[Record] = (),
+    posting: Posting | None = None,
 ) -> dict[str, Any]:
     """The object that `show`, `run`, `retry` and `update` print with --json."""
     total = Usage()
@@ -86,6 +93,7 @@ def run_report(
         "fill": next((plain(each.fill) for each in reversed(attempts) if each.fill is not None), None),
         "when_full": run.spec.when_full,
         "conditions": [plain(condition) for condition in run.conditions],
+        "posting": plain(posting) if posting is not None else None,
         "created": run.created,
         "updated": run.updated,
         "finished": run.finished,
@@ -95,7 +103,7 @@ def run_report(
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's report that `perdure why --json` prints."""
-    waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions")}
+    waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions", "posting")}
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 

@@ -30,9 +30,12 @@ def open_to_read(chosen: Settings) -> SqlStore:
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
 
 
-def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = (), *, guarded: bool = False) -> Engine:
+def open_engine(
+    chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = (), *, guarded: bool = False,
+    secrets: Sequence[str] = (),
+) -> Engine:  # fmt: skip
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it. `guarded`: repositories
-    may be named by somebody outside."""
+    may be named by somebody outside. `secrets` are replaced in what perdure writes, as those of the environment."""
     from perdure import drivers, stores
     from perdure.attempt import Engine
     from perdure.attempt.warming import Keep, WarmAgents
@@ -50,7 +53,7 @@ def open_engine(chosen: Settings, environ: Mapping[str, str], observers: Sequenc
     ballast = Ballast(chosen.state, chosen.disk_ballast)
     host = this_host(chosen)
     passwords = {"DATABASE_PASSWORD": password(chosen.database), "CACHE_PASSWORD": password(chosen.session_cache)}
-    redactor = Redactor.of({**environ, **passwords})
+    redactor = Redactor.of({**environ, **passwords, **{f"SECRET_{number}": each for number, each in enumerate(secrets)}})
     store = stores.open(chosen.database or chosen.state / DATABASE, observers=observers, ballast=ballast, host=host)
     if chosen.session_cache:
         from perdure.stores import sessioncache

@@ -21,7 +21,6 @@ from perdure.forges.rules import rules
 from perdure.model import OutcomeKind, Receipt, RunState, TaskRun, TaskSpec, Usage, Verdict
 from perdure.posting import Answering
 from perdure.protocols import ForgeApi
-from perdure.redaction import Redactor
 from perdure.testing.stores.inbox import arrived
 from perdure.testing.stores.making import begun, claimed, ending
 from tests.journeys.stage import native
@@ -139,8 +138,8 @@ def environment(top: Path) -> dict[str, str]:
 def open_engine(top: Path) -> Engine:
     """As any verb does it, with the password for fetching."""
     environ = environment(top)
-    engine = wiring.open_engine(load(environ, top), environ)
-    engine.workspaces._credentials = lambda url: ("x-access-token", PASSWORD)
+    engine = wiring.open_engine(load(environ, top), environ, secrets=[TOKEN, PASSWORD])
+    engine.workspaces.ask_also(lambda url: ("x-access-token", PASSWORD))
     return engine
 
 
@@ -171,5 +170,5 @@ def answering_of(engine: Engine, clone: str, api: Callable[[], ForgeApi], **rule
     return Answering(
         engine=engine, rules={each.name: each for each in rules({"dev": table})}, forge=lambda source, name: api(),
         credentials=lambda source, name: lambda url: ("x-access-token", PASSWORD),
-        redactor=Redactor.of({"FORGE_TOKEN": TOKEN}), page=lambda name: f"https://perdure.example.com/runs/{name}",
+        page=lambda name: f"https://perdure.example.com/runs/{name}",
     )  # fmt: skip

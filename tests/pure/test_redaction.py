@@ -60,3 +60,13 @@ def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
     assert log.read_bytes().startswith(b"x" * 5000 + b"*")
     (tmp_path / "empty").touch()
     assert REDACTOR.file(tmp_path / "empty") == REDACTOR.file(tmp_path / "missing") == 0
+
+
+def test_more_secrets_besides() -> None:
+    """Further variables add to what is replaced: also a secret that goes on where a known one ends, and one with a bar in it."""
+    both = REDACTOR.also({"OTHER_TOKEN": f"{SECRET}-and-more", "A_KEY": "one|two|three"})
+    assert (
+        both.text(f"{SECRET}-and-more {SECRET} one|two|three one two")
+        == f"{'*' * len(SECRET + '-and-more')} {'*' * len(SECRET)} {'*' * 13} one two"
+    )
+    assert REDACTOR.also({}).text(SECRET) == "*" * len(SECRET) == NO_SECRETS.also({"A_KEY": SECRET}).text(SECRET)

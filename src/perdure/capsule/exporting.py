@@ -70,8 +70,8 @@ def export(engine: Engine, ref: str, wanted: Wanted) -> Exported:
 
 
 def redactor_of(engine: Engine, run: TaskRun) -> Redactor:
-    """For the secrets of this environment, and of the variables that the task itself sets."""
-    return Redactor.of({**run.spec.env, **engine.environ})
+    """For the secrets that this perdure knows, and of the variables that the task itself sets."""
+    return engine.redactor.also({**run.spec.env, **engine.environ})
 
 
 def refuse_secrets(findings: list[Finding], *, redacts: bool, leaves_out: bool) -> None:

@@ -33,9 +33,9 @@ def environment(chosen: Settings) -> Mapping[str, str]:
     return remembered.environment(chosen.state, os.environ)
 
 
-def open_engine(chosen: Settings, observers: Sequence[Observer] = (), *, guarded: bool = False) -> Engine:
-    """Everything wired, for verbs that act. `guarded`: repositories may be named by somebody outside."""
-    return wiring.open_engine(chosen, os.environ, observers, guarded=guarded)
+def open_engine(chosen: Settings, observers: Sequence[Observer] = (), *, guarded: bool = False, secrets: Sequence[str] = ()) -> Engine:
+    """Everything wired, for verbs that act; see `wiring`."""
+    return wiring.open_engine(chosen, os.environ, observers, guarded=guarded, secrets=secrets)
 
 
 class Stopper:

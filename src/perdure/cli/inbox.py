@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.ls import table
 from perdure.cli.text import age, clean, clock, one_line
-from perdure.errors import StoreError, UsageError
+from perdure.errors import NotFound, StoreError, UsageError
 
 if TYPE_CHECKING:
     from perdure.forges import Delivery, Intent
+    from perdure.forges.postings import Posting
 
 STATES = ("received", "handled", "ignored", "failed")
 
 
 def inbox_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", choices=["ls", "show", "replay"], default="ls", help="ls (the default), show ID, or replay ID ..."
+        "what",
+        nargs="?",
+        choices=["ls", "show", "replay", "tell"],
+        default="ls",
+        help="ls (the default), show ID, replay ID ..., or tell RUN ...",
     )
-    parser.add_argument("id", nargs="*", help="a delivery's number, its id, or the beginning of it (at least 4 characters)")
+    parser.add_argument("id", nargs="*", help="a delivery's number, its id, or the beginning of it (at least 4 characters); of tell: runs")
     parser.add_argument("--state", default="", choices=STATES, help="only these")
     parser.add_argument("--source", default="", metavar="NAME", help="only what came by /webhooks/NAME")
     parser.add_argument("-n", "--limit", type=_limit, default=50)
@@ -37,21 +42,46 @@ def _limit(text: str) -> int:
 
 def inbox_verb(arguments: argparse.Namespace) -> int:
     if (arguments.what == "ls") == bool(arguments.id):
-        raise UsageError("show and replay need a delivery, and ls takes none", "perdure inbox")
+        raise UsageError("show and replay need a delivery, tell a run, and ls takes none", "perdure inbox")
     if arguments.what == "show":
         return _show(arguments)
     if arguments.what == "replay":
         return _replay(arguments)
+    if arguments.what == "tell":
+        return _tell(arguments)
     from perdure.forges import DeliveryState
 
     store = open_to_read(settings())
     state = DeliveryState(arguments.state) if arguments.state else None
     found = store.inbox(state, arguments.source, arguments.limit, arguments.before)
+    waiting = store.postings_waiting()
     if arguments.json:
-        _print({"deliveries": [plain(each) for each in found]})
+        _print({"deliveries": [plain(each) for each in found], "postings": [plain(each) for each in waiting]})
         return 0
     now = store.now()
     table(("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found])
+    if waiting:
+        print("\nTheir forge was not told all of these runs (perdure inbox tell RUN tries now):")
+        table(("RUN", "AGAIN AT", "TRIES", "WHY"), [_waits(store.get(each.run).name, each) for each in waiting])
+    return 0
+
+
+def _waits(name: str, each: Posting) -> tuple[str, ...]:
+    return (name, clock(each.due), str(each.tries), one_line(each.reason, 200))
+
+
+def _tell(arguments: argparse.Namespace) -> int:
+    """`perdure serve` tells the forges of these runs now, whatever they wait for."""
+    store = open_engine(settings()).store
+    runs = [store.get(ref) for ref in arguments.id]
+    for run in runs:
+        if not store.hurry_posting(run.id):
+            raise NotFound(f"{run.name} was not begun by a delivery, so no forge is told of it", "perdure inbox")
+    if arguments.json:
+        _print({"postings": [plain(posting) for run in runs if (posting := store.posting(run.id)) is not None]})
+        return 0
+    for run in runs:
+        print(f"{run.name} is told to its forge as soon as perdure serve looks")
     return 0
 
 
@@ -100,8 +130,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plain(delivery: Delivery) -> dict[str, Any]:
-    """A delivery as `--json` shows it."""
+def plain(delivery: Delivery | Posting) -> dict[str, Any]:
+    """A delivery, or what a forge was told, as `--json` shows it."""
     from perdure.codec import plain as as_json
 
     found: dict[str, Any] = as_json(delivery)

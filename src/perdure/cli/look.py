@@ -77,6 +77,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
     for condition in report["conditions"]:
         print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
+    for line in told(report["posting"]):
+        print(f"\nforge       {line}")
     if there := _waits_for(report):
         print(f"\nhost        {there}")
     previous: dict[str, Any] | None = None
@@ -90,6 +92,21 @@ def why_verb(arguments: argparse.Namespace) -> int:
             f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} days; perdure's copy stays (perdure doctor)"
         )
     return 0
+
+
+def told(posting: dict[str, Any] | None) -> list[str]:
+    """What stands of a run on its forge, and what could not be told."""
+    if posting is None:
+        return []
+    lines = [f"told at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
+    if posting["commit"]:
+        pull = f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}" if posting["pull"] else ""
+        lines.append(f"its branch was pushed as {posting['commit'][:12]}{pull}")
+    if posting["tries"]:
+        lines.append(f"again at {clock(posting['due'])}, after {posting['tries']} tries: {one_line(posting['reason'], 300)}")
+    elif posting["reason"]:
+        lines.append(f"given up until the run changes: {one_line(posting['reason'], 300)}")
+    return lines
 
 
 def _waits_for(report: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class Wishes:
         os.write(2, b"perdure: draining; once more stops the agents\n" if self.asked == 1 else b"perdure: stopping the agents\n")
 
 
-def open_pool(chosen: Settings, wishes: Wishes, *, guarded: bool = False) -> Engine:
+def open_pool(chosen: Settings, wishes: Wishes, *, guarded: bool = False, secrets: Sequence[str] = ()) -> Engine:
     """The engine of a pool: it tells on standard error how its attempts go, and stops its agents when that is asked. `guarded`: whoever
     gives it work is not at this terminal, as always where webhooks or agents are configured."""
     names: dict[str, str] = {}
@@ -73,7 +74,8 @@ def open_pool(chosen: Settings, wishes: Wishes, *, guarded: bool = False) -> Eng
             print(f"{names[record.run]}: {one_line(line_of(record), 200)}", file=sys.stderr, flush=True)
 
     guarded = guarded or bool(chosen.webhooks or chosen.agents)
-    engine = replace(open_engine(chosen, observers=[tell], guarded=guarded), stopping=lambda: wishes.asked > 1)
+    opened = open_engine(chosen, observers=[tell], guarded=guarded, secrets=secrets)
+    engine = replace(opened, stopping=lambda: wishes.asked > 1)
     return engine
 
 

@@ -10,7 +10,7 @@ import argparse
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
@@ -98,12 +98,13 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     with ExitStack() as stack:
         # Before the engine: it is told of the environment that is left then.
         clients = stack.enter_context(forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file))
-        engine = open_pool(chosen, wishes, guarded=True)
+        held = [*clients.held(), *(each for several in secrets.values() for each in several)]
+        engine = open_pool(chosen, wishes, guarded=True, secrets=held)
         stack.callback(engine.store.close)
         engine.workspaces.ask_also(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
         if chosen.agents:
-            _posting(stack, engine, chosen, clients, [*clients.held(), *(each for held in secrets.values() for each in held)])
+            _posting(stack, engine, chosen, clients)
         kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
@@ -147,17 +148,15 @@ def _seed(chosen: Settings) -> TaskSpec:
     )  # fmt: skip
 
 
-def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges, secrets: Sequence[str]) -> None:
+def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
     """Begins to tell forges what became of their deliveries."""
     from perdure.posting import Answering, Poster
-    from perdure.redaction import Redactor
 
     def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
         return lambda url: clients.login(source, rule, url)
 
     answering = Answering(
         engine=engine, rules={rule.name: rule for rule in chosen.agents}, forge=clients.of, credentials=login,
-        redactor=Redactor.of({**engine.environ, **{f"SECRET_{number}": each for number, each in enumerate(secrets)}}),
         page=lambda name: f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else "",
     )  # fmt: skip
     stack.enter_context(Poster(answering, say))

@@ -25,7 +25,6 @@ from perdure.model import Condition, RunState, SessionKey, TaskRun
 from perdure.posting.publishing import HeldBack, published, pull_request, push
 from perdure.posting.saying import Account, comment
 from perdure.protocols import ForgeApi
-from perdure.redaction import Redactor
 from perdure.workspace import Credentials
 
 AGAIN_S = 10.0
@@ -63,7 +62,6 @@ class Answering:
     rules: Mapping[str, Rule]
     forge: Callable[[str, str], ForgeApi | None]
     credentials: Callable[[str, str], Credentials | None]
-    redactor: Redactor
     page: Callable[[str], str] = lambda name: ""
     """The address of a run's page, by its name; empty where there is none."""
 
@@ -101,7 +99,7 @@ class Answering:
         """Without secrets (those of this environment, and what looks like one) and without the places of this machine."""
         for place in sorted(map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True):
             text = text.replace(place, "...")
-        pieces = Scan(self.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
+        pieces = Scan(self.engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
         return b"".join(pieces).decode("utf-8", "replace")
 
 
@@ -160,7 +158,7 @@ class _Answer:
         engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
         try:
             pushed = push(
-                engine, self.run, self.whose.credentials(self.origin.source, self.origin.rule), self.whose.redactor,
+                engine, self.run, self.whose.credentials(self.origin.source, self.origin.rule), engine.redactor.also(self.run.spec.env),
                 needs_base=self.rule.publish == "pull" and not self.run.spec.base,
             )  # fmt: skip
             if pushed is None:

@@ -410,7 +410,7 @@ WHERE postings.due <= :now AND (runs.updated > postings.seen OR postings.tries >
 ORDER BY postings.due, runs.updated LIMIT :limit;
 
 -- name: postings_waiting
-SELECT * FROM postings WHERE tries > 0 ORDER BY due LIMIT :limit;
+SELECT postings.* FROM postings JOIN runs ON runs.id = postings.run WHERE tries > 0 AND removed IS NULL ORDER BY due LIMIT :limit;
 
 -- name: hold_posting
 UPDATE postings SET holder = :holder, held_until = :until WHERE run = :run AND (holder = :holder OR held_until <= :now) RETURNING *;

@@ -52,7 +52,7 @@ class Postings:
         assert {each.run for each in store.postings_due()} == {first.id, second.id}
         store.request_cancel(second.id)
         store.remove(second.id)
-        assert [each.run for each in store.postings_due()] == [first.id]
+        assert [each.run for each in store.postings_due()] == [first.id] == [each.run for each in store.postings_waiting()]
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
         """Without holding a posting nobody writes it."""
