@@ -122,6 +122,8 @@ class Settings:
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
     """Where people open the dashboard, for links in what is told on a forge; no slash at its end."""
+    serve_reconcile: float = 300.0
+    """So often forges are asked what was missed; 0: never."""
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()
@@ -361,6 +363,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "gc_inbox": _seconds,
     "serve_listen": _text,
     "serve_public_url": _page,
+    "serve_reconcile": _seconds,
     "serve_hosts": _hosts,
     "clone_hosts": _servers,
     "webhooks": _sources,

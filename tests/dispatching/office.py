@@ -46,9 +46,10 @@ class Office:
         for each in intents:
             self.count += 1
             body = json.dumps({"number": self.count})
+            digest = sha256(body.encode()).hexdigest()
             made.append(
                 Arrived(
-                    source=source, id=f"d-{self.count}", forge=each.forge, event="e", sha256=sha256(body.encode()).hexdigest(), body=body,
+                    source=source, id=f"delivery-{self.count:04}", forge=each.forge, event="e", sha256=digest, body=body,
                     reading=Reading(each),
                 )
             )  # fmt: skip

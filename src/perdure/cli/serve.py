@@ -132,9 +132,12 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
 
 def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> Callable[[], None]:
     """Begins to give deliveries to agents. Returns what wakes it."""
-    from perdure.dispatching import Dispatcher
+    from perdure.dispatching import Dispatcher, Reconciler
 
-    return stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)).wake
+    wake = stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)).wake
+    if chosen.serve_reconcile:
+        stack.enter_context(Reconciler(engine, chosen.webhooks, chosen.agents, clients.of, chosen.serve_reconcile, wake, say))
+    return wake
 
 
 def _seed(chosen: Settings) -> TaskSpec:

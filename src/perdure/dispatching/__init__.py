@@ -2,7 +2,8 @@
 cleaned up.
 
 `perdure serve` is the caller. The rooms: `dispatcher` (the thread, and what becomes of each delivery), `choosing` (whose it is), `prompts`
-(what the agent is told, from templates that a team can change).
+(what the agent is told, from templates that a team can change) with `outside` (what others wrote in it), `current` and `ordering` (how it
+stands now), `cleaning` (what is over), `reconciling` (what no delivery told).
 
 Each delivery is settled in the very transaction that makes its run or adds its instructions, so a kill at any point does it once or not
 yet. What cannot be done now (the agent is at work, a full disk, a conversation that a person has open) stays `received`, says why, and is
@@ -10,5 +11,6 @@ tried again; what never can is `failed`, with why.
 """
 
 from perdure.dispatching.dispatcher import Dispatcher
+from perdure.dispatching.reconciling import Reconciler
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "Reconciler"]

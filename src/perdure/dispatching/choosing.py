@@ -57,7 +57,12 @@ def is_own(rule: Rule, intent: Intent) -> bool:
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
     """Whose conversation it is."""
-    return f"{delivery.source}:{rule.name}:{intent.repository}{'!' if is_apart(intent, number) else '#'}{number}"[-200:]
+    return scope_of_thing(delivery.source, rule, intent.repository, number, apart=is_apart(intent, number))
+
+
+def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
+    """The same, of an issue that no delivery told. `apart`: see `rules.is_apart`."""
+    return f"{source}:{rule.name}:{repository}{'!' if apart else '#'}{number}"[-200:]
 
 
 def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str) -> TaskSpec:

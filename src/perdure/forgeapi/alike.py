@@ -95,6 +95,9 @@ class Alike(ABC):
     @abstractmethod
     def _assigned(self, assignee: str) -> Mapping[str, str]: ...
 
+    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
+        return ""
+
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
         found = list(self._comments(ref, since))
         if ref.pull:

@@ -38,6 +38,21 @@ class Gitea(Alike):
     def _assigned(self, assignee: str) -> Mapping[str, str]:
         return {"assigned_by": assignee}
 
+    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
+        """From the timeline: a label that is put on has the body `1`, one that is taken off has none (models/issues/issue_label.go)."""
+        who = ""
+        for each in self._asking.pages(f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size):
+            match each.name("type"):
+                case "label":
+                    same = bool(label) and each.name("label", "name") == label and each.text("body") == "1"
+                case "assignees":
+                    whom = each.name("assignee", "login").casefold()
+                    same = bool(assignee) and whom == assignee.casefold() and not each.yes("removed_assignee")
+                case kind:
+                    same = reopened and kind == "reopen"
+            who = each.name("user", "login") if same else who
+        return who
+
     def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
         place = f"{repos(ref.repository)}/pulls/{ref.number}/reviews"
         for each in self._asking.pages(place, size=self.size):

@@ -115,6 +115,9 @@ class GitLab:
         found += [pull(repository, each, "") for each in self._pages(f"{place}/merge_requests", **query)]
         return [each for each in found if each.open and has(each.labels, label) and has(each.assignees, assignee)]
 
+    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
+        return ""
+
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
         # Newest change first, so that what is older than `since` is not fetched.
         found: list[Comment] = []

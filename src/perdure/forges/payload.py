@@ -103,6 +103,10 @@ class Payload:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
+    def value(self, *keys: str) -> object:
+        """Whatever is there."""
+        return self._get(keys)
+
     def at(self, *keys: str) -> Payload:
         """The object there."""
         return Payload(self._get(keys))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from perdure.errors import PerdureError
 from perdure.forges import forgejo, gitea, github, gitlab
+from perdure.forges.found import FOUND, found_again
 from perdure.forges.intents import Arrived, Forge, Reading
 from perdure.forges.payload import Payload, parsed
 
@@ -58,7 +59,7 @@ def receive(
     sha256 = hashlib.sha256(body).hexdigest()
     # Older GitLabs name none.
     delivery = named if _ID.fullmatch(named) else f"sha256:{sha256}"
-    event = _first(headers, module.EVENT)[:100]
+    event = _first(headers, module.EVENT)[:100].replace(FOUND, "?")
     try:
         payload = parsed(body)
     except ValueError as error:
@@ -70,7 +71,7 @@ def receive(
 
 def read(forge: Forge, event: str, payload: Payload) -> Reading:
     """What a payload comes to."""
-    reading: Reading = MODULES[forge].translate(event, payload)
+    reading: Reading = found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
     return reading
 
 

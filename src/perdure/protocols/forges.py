@@ -45,6 +45,11 @@ class ForgeApi(Protocol):
         """The open issues and pull requests that have this label, and this assignee, and were updated since (ms); at most 1,000."""
         ...
 
+    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
+        """Who put this label on last, assigned this login, or opened it again; empty where that is not known (GitHub and GitLab are not
+        asked)."""
+        ...
+
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
         """What was said or changed since (ms), this login's own too, oldest first; of a pull request with its reviews and their lines."""
         ...

@@ -146,6 +146,15 @@ def get_issue(asked: Asked, name: str, number: str) -> Any:
     return issue(asked, name, item(asked, name, number))
 
 
+def timeline(asked: Asked, name: str, number: str) -> Any:
+    found = [
+        {"type": kind, "user": user(asked, by), "body": "1" if kind == "label" else "", "removed_assignee": False}
+        | {"label": {"label": {"name": what}}, "assignees": {"assignee": user(asked, what)}}.get(kind, {})
+        for kind, what, by in item(asked, name, number).chosen
+    ]
+    return Page(found, "limit")
+
+
 def get_pull(asked: Asked, name: str, number: str) -> Any:
     found = item(asked, name, number)
     if not found.head:
@@ -267,6 +276,7 @@ ROUTES: list[Route] = [
     ("GET", rf"{R}/issues/(\d+)", get_issue),
     ("GET", rf"{R}/issues/(\d+)/comments", comments),
     ("POST", rf"{R}/issues/(\d+)/comments", add_comment),
+    ("GET", rf"{R}/issues/(\d+)/timeline", timeline),
     ("PATCH", rf"{R}/issues/comments/(\d+)", edit_comment),
     ("POST", rf"{R}/issues/(\d+)/reactions", react),
     ("POST", rf"{R}/issues/comments/(\d+)/reactions", react_to_comment),

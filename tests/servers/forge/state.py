@@ -48,6 +48,8 @@ class Item:
     reviewers: list[str] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
     reactions: set[tuple[str, str]] = field(default_factory=set)
+    chosen: list[tuple[str, str, str]] = field(default_factory=list)
+    """Who put on a label, assigned whom, or opened it again: (label, assignees or reopen, which, by whom)."""
 
 
 @dataclass
@@ -132,6 +134,7 @@ class State:
         self.person(author)
         number, now = len(repository.items) + 1, self.tick()
         item = Item(number, author, title, text, list(labels), list(assignees), now, now)
+        item.chosen = [*(("label", each, author) for each in labels), *(("assignees", each, author) for each in assignees)]
         repository.items[number] = item
         return item
 
@@ -155,10 +158,17 @@ class State:
             self.say(name, number, author, words, path=path, line=line, review=found.id)
         return found
 
+    def label(self, name: str, number: int, by: str, label: str) -> None:
+        item = self.repositories[name].items[number]
+        item.labels.append(label)
+        item.chosen.append(("label", label, by))
+        item.updated = self.tick()
+
     def end(self, name: str, number: int, *, merged: bool = False) -> None:
         item = self.repositories[name].items[number]
         item.open, item.merged, item.updated = False, merged, self.tick()
 
-    def reopen(self, name: str, number: int) -> None:
+    def reopen(self, name: str, number: int, by: str = "ada") -> None:
         item = self.repositories[name].items[number]
+        item.chosen.append(("reopen", "", by))
         item.open, item.updated = True, self.tick()

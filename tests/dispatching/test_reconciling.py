@@ -1,0 +1,181 @@
+"""What no delivery told is found by asking: after an outage all work is there, once, and for nobody who could not have had it before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from perdure.dispatching import Dispatcher, Reconciler
+from perdure.forgeapi.connecting import connect
+from perdure.forgeapi.tokens import Token
+from perdure.forges import DeliveryState, Forge, IntentKind, parsed, read
+from perdure.forges.rules import Rule
+from perdure.forges.sources import Source
+from perdure.model import RunState, TaskSpec
+from perdure.protocols import ForgeApi
+from tests.dispatching.office import Office, intent
+from tests.servers.forge import SmallForge
+from tests.servers.forge import gitea as gitea_dialect
+from tests.servers.forge import github as github_dialect
+from tests.servers.forge.state import Sent
+
+DEV = Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", labels=("agent",), repositories=("shop/*",))
+
+
+@dataclass
+class Asking:
+    """An office with a forge that can be asked, and whose webhooks never come unless a test says so."""
+
+    office: Office
+    small: SmallForge
+    forge: ForgeApi
+    reconciler: Reconciler
+    kept: list[None]
+
+    def round(self) -> int:
+        """How many deliveries were found; then the dispatcher has a round."""
+        found = self.reconciler.round()
+        self.office.dispatcher.round()
+        return found
+
+    def label(self, number: int, by: str) -> None:
+        self.small.state.label("shop/web", number, by, "agent")
+
+
+@pytest.fixture
+def asking(make: Callable[..., Office]) -> Iterator[Asking]:
+    with asked(make, DEV, gitea_dialect, Forge.GITEA) as found:
+        yield found
+
+
+@contextmanager
+def asked(make: Callable[..., Office], rule: Rule, dialect: object, kind: Forge) -> Iterator[Asking]:
+    office = make(rule)
+    with SmallForge(dialect) as small, closing(connect(kind, small.url, Token("a test", held="t0ken"))) as forge:
+        small.state.person("dev-bot", "t0ken")
+        small.state.repository("shop/web", ada="admin", ben="write", mallory="read", dev_bot="admin")
+
+        def of(source: str, rule: str) -> ForgeApi:
+            return forge
+
+        office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append, of)
+        kept: list[None] = []
+        sources = [Source("hub", kind, url=small.url)]
+        reconciler = Reconciler(office.engine, sources, office.rules, of, 300.0, lambda: kept.append(None), office.said.append)
+        yield Asking(office, small, forge, reconciler, kept)
+
+
+def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
+    """Labelled, assigned and begun elsewhere: each open issue that is the agent's has a task after one round, and no second one after
+    more; issues of nobody, closed ones and those that a stranger labelled have none."""
+    state = asking.small.state
+    labelled = state.issue("shop/web", "mallory", "By label", "The text", ["agent"]).number
+    assigned = state.issue("shop/web", "ada", "By assignee", assignees=["dev-bot"]).number
+    state.issue("shop/web", "ada", "Nobody's")
+    closed = state.issue("shop/web", "ada", "Closed", labels=["agent"]).number
+    state.end("shop/web", closed)
+    later = state.issue("shop/web", "mallory", "Labelled later").number
+    asking.label(later, "ada")
+    assert asking.round() == 3 and asking.kept
+    runs = {run.spec.labels["issue"] for run in asking.office.runs()}
+    assert runs == {f"shop/web#{assigned}", f"shop/web#{later}"}, "mallory's own label counts for nothing"
+    ignored = asking.office.engine.store.inbox(DeliveryState.IGNORED)
+    assert [each.intent.number for each in ignored if each.intent] == [labelled]
+    assert [asking.round() for _ in range(3)] == [0, 0, 0] and len(asking.office.runs()) == 2
+    assert any("found labelled of shop/web" in line for line in asking.office.said)
+
+
+def test_what_was_said_meanwhile(asking: Asking) -> None:
+    """A comment and a review that nobody told become one update, in order; what a delivery told, what perdure wrote, and what the agent
+    itself said do not."""
+    office, state = asking.office, asking.small.state
+    state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    run = office.run()
+    office.end(office.claim())
+    state.say("shop/web", 1, "ada", "told by a delivery")
+    state.say("shop/web", 1, "ada", "never told")
+    state.say("shop/web", 1, "dev-bot", "I am done")
+    state.say("shop/web", 1, "ada", "never told either")
+    state.say("shop/web", 1, "mallory", "me too")
+    office.told(intent(IntentKind.COMMENTED, text="told by a delivery", number=1, forge=Forge.GITEA))
+    office.end(office.claim())
+    for said in state.repositories["shop/web"].items[1].said:
+        said.created = said.updated = run.created + said.id
+    office.engine.store.now = lambda: run.created + 10 * 60_000  # type: ignore[method-assign]
+    assert asking.round() == 4, "what the agent and strangers said is kept, and ignored"
+    text = office.prompts()[2]
+    assert text.index("never told") < text.index("never told either") and "told by a delivery" not in text
+    assert office.run().context_version == 3 and "I am done" not in text and "me too" not in text
+    assert asking.round() == 0
+
+
+def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
+    """An issue that was closed while nobody told is cleaned up, and one that was opened again goes on; a stranger opens nothing again."""
+    office, state = asking.office, asking.small.state
+    state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    claim = office.claim()
+    assert claim.run.workspace is not None
+    office.ground.prepare(claim.run.workspace)
+    office.end(claim)
+    top = Path(claim.run.workspace.path)
+    state.end("shop/web", 1)
+    assert asking.round() == 1 and not top.exists()
+    assert asking.round() == 0
+    state.reopen("shop/web", 1, by="mallory")
+    assert asking.round() == 1 and not top.exists()
+    state.end("shop/web", 1)
+    asking.round()
+    state.reopen("shop/web", 1, by="ada")
+    assert asking.round() == 1 and top.exists() and office.run().state is RunState.QUEUED
+
+
+def test_a_forge_that_does_not_answer(asking: Asking) -> None:
+    """While the forge is away nothing is found and that is said once; when it is back, everything is."""
+    asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.small.fail(503, times=3)
+    assert [asking.reconciler.round() for _ in range(3)] == [0, 0, 0]
+    assert len([line for line in asking.office.said if "cannot be asked" in line]) == 1
+    assert asking.round() == 1 and len(asking.office.runs()) == 1
+
+
+def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> None:
+    """Where the forge tells what it could not send, that is sent again under its own id, and not what is here already."""
+    with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
+        repository = asking.small.state.repositories["shop/web"]
+        repository.hook = "https://perdure.example.com/webhooks/hub"
+        now = asking.office.engine.store.now()
+        (number,) = asking.office.arrive(intent(IntentKind.COMMENTED, text="x"))
+        here = asking.office.delivery(number).id
+        repository.sent = [
+            Sent(11, "guid-0011", "issues", 503, now), Sent(12, here, "issues", 502, now), Sent(13, "guid-0013", "issues", 202, now)
+        ]  # fmt: skip
+        asking.round()
+        assert repository.again == [11]
+
+
+def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
+    """What was found can be replayed: its body is read to the same intent. A forge cannot send such a thing."""
+    asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    (one,) = asking.office.engine.store.inbox()
+    delivery, body = asking.office.engine.store.delivery(str(one.number))
+    again = read(delivery.forge, delivery.event, parsed(body.encode()))
+    assert again.intent == delivery.intent and delivery.intent is not None and delivery.intent.author == "ada"
+    assert read(delivery.forge, delivery.event, parsed(b'{"intent": {"kind": 7}}')).intent is None
+
+
+@pytest.mark.parametrize(("rule", "count"), [(DEV, 0), (replace(DEV, authors=()), 1)], ids=["named", "all"])
+def test_where_nobody_tells_who_chose_the_agent(make: Callable[..., Office], rule: Rule, count: int) -> None:
+    """On a forge that does not tell who put a label on, an agent that works for named people alone is left alone: nobody knows for whom it
+    would be. One that works for all who may write works for the issue's author, if he may."""
+    with asked(make, rule, github_dialect, Forge.GITHUB) as asking:
+        asking.small.state.issue("shop/web", "ada", "By who may", labels=["agent"])
+        asking.small.state.issue("shop/web", "mallory", "By who may not", labels=["agent"])
+        asking.round()
+        assert len(asking.office.runs()) == count
