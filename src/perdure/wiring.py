@@ -36,7 +36,7 @@ def open_engine(
 ) -> Engine:  # fmt: skip
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it. `guarded`: repositories
     may be named by somebody outside. `secrets` are replaced in what perdure writes, as those of the environment."""
-    from perdure import drivers, stores
+    from perdure import drivers, stores, tracing
     from perdure.attempt import Engine
     from perdure.attempt.warming import Keep, WarmAgents
     from perdure.config import sizes
@@ -54,7 +54,11 @@ def open_engine(
     host = this_host(chosen)
     passwords = {"DATABASE_PASSWORD": password(chosen.database), "CACHE_PASSWORD": password(chosen.session_cache)}
     redactor = Redactor.of({**environ, **passwords, **{f"SECRET_{number}": each for number, each in enumerate(secrets)}})
-    store = stores.open(chosen.database or chosen.state / DATABASE, observers=observers, ballast=ballast, host=host)
+    traces = tracing.tracer(environ, _tell)
+    seen_by = [*observers, *([traces] if traces is not None else [])]
+    store = stores.open(chosen.database or chosen.state / DATABASE, observers=seen_by, ballast=ballast, host=host)
+    if traces is not None:
+        traces.store = store
     if chosen.session_cache:
         from perdure.stores import sessioncache
 
