@@ -104,7 +104,7 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
         ("/plans", "Plans"),
         ("/inbox", "Deliveries"),
         ("/disk", "Disk"),
-        ("/disk/sweep?all=true", "Sweep"),
+        ("/disk/sweep?all=true", "Swept"),
         ("/trash", "Trash"),
     ):
         ask("GET", path, shape)
@@ -139,13 +139,13 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     cleared = ask("POST", "/admin/reset", "Cleared", target | {"dry_run": False})
     assert cleared["runs"] == ["task"] and not workdir.exists()
     (entry,) = ask("GET", "/trash", "Trash")["entries"]
-    assert ask("POST", f"/trash/{entry['id']}/restore", "BroughtBack")["places"] and workdir.exists()
+    assert ask("POST", f"/trash/{entry['id']}/restore", "Returned")["places"] and workdir.exists()
     status, said = serving.ask("DELETE", "/api/v1/runs/task", token)
     assert status == 409 and "nowhere else" in said["detail"] and "--force" in said["hint"]
     gone = ask("DELETE", "/runs/task?force=true", "Removed")
     assert gone["run"] == "task" and serving.ask("GET", "/api/v1/runs/task", token)[0] == 404
     assert ask("DELETE", f"/trash/{gone['trash']}", "Purged")["id"] == gone["trash"]
-    ask("POST", "/admin/sweep", "Sweep", {})
+    ask("POST", "/admin/sweep", "Swept", {})
     assert serving.stop() == 0
     one.nothing_survives()
 
@@ -175,11 +175,12 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
 
 
 def test_each_verb_needs_its_scope(serving: Serving) -> None:
-    """A token that does not reach is refused before anything is looked at, and one that does is not."""
+    """Without a token each is refused; so is a token that does not reach, before anything is looked at, and one that does is not."""
     tokens = {scope: serving.token(scope.value) for scope in TokenScope}
     order = list(TokenScope)
     for verb in VERBS:
         path = "/api/v1" + verb.path.replace("{", "no-").replace("}", "")
+        assert serving.ask(verb.method, path, "", {} if verb.body else None)[0] == 401
         for scope, token in tokens.items():
             status = serving.ask(verb.method, path, token, {} if verb.body else None)[0]
             assert (status == 403) == (order.index(scope) < order.index(verb.scope)), (verb.id, scope, status)

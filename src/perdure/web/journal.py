@@ -62,6 +62,8 @@ class Listener:
         return told
 
     def tell(self, batch: Sequence[Told]) -> None:
+        if self.over:
+            return
         self._told += [each for each in batch if each.record.seq > self.since and self.run in ("", each.record.run)]
         if len(self._told) > BEHIND_MOST:
             self._told.clear()

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from perdure.events import Record
 from perdure.forges import DeliveryState, Forge, Intent
+from perdure.forges.postings import Posting
 from perdure.model import (
     Checkpoint,
     Condition,
@@ -144,6 +145,7 @@ class Run(Answer):
     updated: int
     finished: int | None
     run_after: int
+    posting: Posting | None
 
 
 class Why(Answer):
@@ -152,6 +154,7 @@ class Why(Answer):
     reason: str
     run_after: int
     conditions: list[Condition]
+    posting: Posting | None
     attempts: list[AttemptWhy]
 
 
@@ -375,7 +378,7 @@ class SweepRow(Shape):
     trash: str
 
 
-class Sweep(Answer):
+class Swept(Answer):
     """`trouble`: why nothing was taken at all."""
 
     dry_run: bool
@@ -409,7 +412,7 @@ class Trash(Answer):
     entries: list[TrashEntry]
 
 
-class BroughtBack(Answer):
+class Returned(Answer):
     places: list[str]
     sessions: list[str]
     run: str

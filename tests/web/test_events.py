@@ -1,0 +1,268 @@
+"""The stream of events: each record once and in order, whoever goes and comes back, from one reader of the journal for all."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.attempt.engine import Store
+from perdure.config import load
+from perdure.errors import StoreError
+from perdure.events import Record, RunSubmitted, Said
+from perdure.model import TaskSpec, Token, TokenScope
+from perdure.testing.stores.making import claimed, submit
+from perdure.web import journal as journals
+from perdure.web import listening
+from perdure.web.api import events
+from perdure.web.api.routes import api
+from perdure.web.application import application
+from perdure.web.journal import Journal, Told
+from perdure.web.listening import Listening, bound
+from perdure.web.parts import Parts
+from perdure.web.principal import Principals
+from perdure.web.tokens import new_token
+from perdure.web.webhooks import Desk
+from perdure.web.writing import Writer
+from perdure.wiring import open_engine, open_to_read
+from tests.web.listening import Stream, stream
+from tests.web.serving import PATIENCE_S, Serving
+
+
+class Counting:
+    """A store that counts how often the journal is read, and fails while it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.reads, self.broken = store, 0, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        self.reads += 1
+        if self.broken:
+            raise StoreError("The database is away")
+        return self.store.journal(after, limit)
+
+
+class Hall:
+    """A server in this process, for those who listen."""
+
+    def __init__(self, home: Path, stack: ExitStack) -> None:
+        environ = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PERDURE_DISK_BALLAST": "0"}
+        chosen = load(environ, home)
+        self.engine = open_engine(chosen, environ)
+        stack.callback(self.engine.store.close)
+        self.store = self.engine.store
+        self.reading: Any = Counting(open_to_read(chosen))
+        stack.callback(self.reading.close)
+        principals = Principals(self.reading, self.store)
+        self.journal = Journal(self.reading)
+        parts = Parts(
+            engine=self.engine, store=self.reading, settings=chosen, principals=principals, journal=self.journal,
+            seed=TaskSpec(prompt=""), checks=list,
+        )  # fmt: skip
+        sockets = bound("127.0.0.1", 0)
+        desk = Desk({}, Writer(self.store.accept), lambda line: None)
+        stack.enter_context(Listening(application(desk, list, (), principals, api(parts)), sockets))
+        stack.enter_context(self.journal)
+        self.port = int(sockets[0].getsockname()[1])
+        self.token, digest = new_token()
+        self.store.add_token(Token(name="ear", scope=TokenScope.READ, created=0), digest)
+
+    def until(self, met: Callable[[], Any], what: str) -> Any:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            if value := met():
+                return value
+            time.sleep(0.02)
+        raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
+
+    def listeners(self) -> int:
+        return len(self.journal._listeners)
+
+
+@pytest.fixture
+def hall(tmp_path: Path) -> Iterator[Hall]:
+    with ExitStack() as stack:
+        yield Hall(tmp_path, stack)
+
+
+def numbers(told: Sequence[tuple[int, dict[str, Any]]]) -> list[int]:
+    return [number for number, _ in told]
+
+
+def take(listened: Stream, count: int) -> list[tuple[int, dict[str, Any]]]:
+    return [next(iter(listened)) for _ in range(count)]
+
+
+def test_who_comes_back_misses_nothing(serving: Serving) -> None:
+    """With the id that was seen last all that came since is told, once and in order: of all runs, and of one; the record is what
+    `perdure logs --json` prints."""
+    token = serving.token("read")
+    with closing(_store(serving)) as store:
+        first, second = submit(store, name="first"), submit(store, name="second")
+        claim = claimed(store, first)
+        store.record(claim, [Said(text=f"line\n{number}") for number in range(5)])
+        with stream(serving, "/api/v1/events", token, after=0) as listened:
+            assert listened.status == 200 and listened.headers["content-type"].startswith("text/event-stream")
+            begin = take(listened, 4)
+        store.record(claim, [Said(text="while nobody listened")])
+        with stream(serving, "/api/v1/events", token, after=begin[-1][0]) as listened:
+            store.record(claim, [Said(text="while one listens")])
+            rest = take(listened, 6)
+        everything = [*store.history(first.id), *store.history(second.id)]
+        assert numbers(begin + rest) == sorted(record.seq for record in everything)
+        with stream(serving, "/api/v1/runs/first/events", token) as listened:
+            of_one = take(listened, len(store.history(first.id)))
+        assert [record["event"]["text"] for _, record in of_one if record["event"]["kind"] == "said"][-1] == "while one listens"
+        lines = [json.loads(line) for line in serving.perdure("logs", "first", "--json").stdout.splitlines()]
+        assert [record for _, record in of_one] == lines
+        with stream(serving, "/api/v1/runs/second/events", token, after=10**12) as listened:
+            store.request_cancel(second.id)
+            assert [record["run"] for _, record in listened.until("run_finished")] == [second.id, second.id]
+        store.request_cancel(first.id)
+
+
+def _store(serving: Serving) -> Any:
+    from perdure import stores
+
+    return stores.open(serving.state / "perdure.db")
+
+
+def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty listeners are each told everything, and the journal is read no more often than for one."""
+    with ExitStack() as stack:
+        monkeypatch.setattr(journals, "LOOK_S", 3600.0)
+        ears = [stack.enter_context(_listen(hall)) for _ in range(40)]
+        hall.until(lambda: hall.listeners() == 40, "all listen")
+        run = submit(hall.store)
+        claim = claimed(hall.store, run)
+        for number in range(20):
+            hall.store.record(claim, [Said(text=str(number))])
+        before = hall.reading.reads
+        hall.journal._wake.set()
+        told = [take(each, 22) for each in ears]
+        assert all(each == told[0] for each in told) and len({number for number, _ in told[0]}) == 22
+        assert hall.reading.reads - before <= 3
+    hall.until(lambda: hall.listeners() == 0, "who went away is forgotten")
+
+
+def _listen(hall: Hall, after: int | None = None) -> Any:
+    found: Any = type("Where", (), {"port": hall.port})()
+    return stream(found, "/api/v1/events", hall.token, after)
+
+
+def test_a_reader_that_does_not_keep_up_is_let_go(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is hung up on, the others are told everything meanwhile, and when it comes back it goes on behind what it had read."""
+    monkeypatch.setattr(journals, "BEHIND_MOST", 20)
+    monkeypatch.setattr(listening, "STUCK_S", 0.3)
+    request = f"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {hall.token}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", hall.port), timeout=PATIENCE_S) as slow, _listen(hall) as quick:
+        slow.sendall(request.encode())
+        hall.until(lambda: hall.listeners() == 2, "both listen")
+        claim = claimed(hall.store, submit(hall.store))
+        seen = take(quick, 2)
+        while hall.listeners() == 2:
+            hall.store.record(claim, [Said(text="x" * 400_000) for _ in range(5)])
+            seen += take(quick, 5)
+        got = b""
+        slow.settimeout(PATIENCE_S)
+        try:
+            while data := slow.recv(1 << 20):
+                got += data
+        except ConnectionResetError:
+            pass
+        last = max((int(number) for number in re.findall(rb"id: (\d+)\ndata: [^\n]*\n\n", got)), default=0)
+        assert last < seen[-1][0]
+    with _listen(hall, last) as again:
+        assert numbers(take(again, len([each for each in seen if each[0] > last]))) == [number for number, _ in seen if number > last]
+
+
+def test_a_token_that_is_taken_away_ends_its_stream(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next sign of life the stream is over; until then there are signs of life."""
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    with _listen(hall) as listened:
+        while listened.answer.readline() != b": still here\n":
+            pass
+        hall.store.remove_token("ear")
+        assert list(listened) == []
+    hall.until(lambda: hall.listeners() == 0, "it is forgotten")
+
+
+def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is one too many is asked to come again, and an id that is none is refused."""
+    monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
+    with _listen(hall) as listened:
+        assert listened.status == 200
+        with _listen(hall) as other:
+            assert other.status == 503 and other.headers["retry-after"]
+    for bad in ("x", "-2", "1.5", "9" * 30, "\u00b2"):
+        with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
+            sent = {"authorization": f"Bearer {hall.token}", "last-event-id": bad}
+            connection.request("GET", "/api/v1/events", headers={name: value.encode("utf-8") for name, value in sent.items()})
+            assert connection.getresponse().status == 400, bad
+
+
+def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving]) -> None:
+    """A stream comes to its end in good order when the service is told to end, and the service does not wait for who listens."""
+    serving = serves().start()
+    token = serving.token("read")
+    with stream(serving, "/api/v1/events", token) as listened:
+        assert serving.process is not None
+        serving.process.terminate()
+        assert listened.answer.read().endswith(events.BEGIN)
+    assert serving.stop() == 0
+
+
+def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
+    """Listeners wait, and are told what came meanwhile as soon as it is there again."""
+    with _listen(hall) as listened:
+        hall.until(lambda: hall.listeners() == 1, "it listens")
+        hall.reading.broken = True
+        reads = hall.reading.reads
+        submit(hall.store)
+        hall.until(lambda: hall.reading.reads > reads + 2, "it is asked again")
+        hall.reading.broken = False
+        assert next(iter(listened))[1]["event"]["kind"] == "run_submitted"
+
+
+def record(seq: int) -> Record:
+    return Record("run", seq, 0, 0, RunSubmitted())
+
+
+def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a number is missing, what comes after it waits until it is there, or until it is sure that it never will be."""
+    found = Journal(hall.store)
+    assert [each.seq for each in found._whole(4, [record(5), record(6)])] == [5, 6]
+    assert [each.seq for each in found._whole(4, [record(5), record(7), record(8)])] == [5]
+    assert found._whole(4, [record(6)]) == []
+    assert [each.seq for each in found._whole(4, [record(5), record(6), record(7)])] == [5, 6, 7]
+    found._whole(4, [record(6)])
+    monkeypatch.setattr(journals, "SETTLE_S", 0.0)
+    assert [each.seq for each in found._whole(4, [record(6), record(7)])] == [6, 7]
+
+
+def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
+    """Of records that were on their way when it began, a listener is told those that are newer than what it reads for itself."""
+
+    async def heard() -> list[int]:
+        found = Journal(hall.store)
+        found.newest = 5
+        listener = found.listen()
+        assert listener is not None and listener.since == 5
+        found._spread([Told(record(number), "") for number in (4, 5, 6)])
+        found._spread([Told(record(3), "")])
+        assert found.newest == 6
+        return [each.record.seq for each in await listener.next(PATIENCE_S)]
+
+    assert asyncio.run(heard()) == [6]
