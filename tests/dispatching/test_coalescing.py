@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from perdure.errors import WorkspaceError
 from perdure.events import RunTakenBack
 from perdure.forges import DeliveryState, Forge, Intent, IntentKind
-from perdure.model import Condition, RunState, Session, SessionKey, SessionState
+from perdure.model import Condition, RunState, Session, SessionKey, SessionState, TaskRun, TaskSpec, Workspace
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding", description="Off by a cent.")
@@ -105,3 +110,44 @@ def test_two_servers_at_once(office: Office) -> None:
     office.dispatcher.round()
     told = "".join(office.prompts()[1:])
     assert [told.count(f"<{number}>") for number in range(20)] == [1] * 20
+
+
+def test_one_that_makes_trouble_holds_up_nobody(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that cannot be worked on for an unforeseen reason waits and says so; the others are worked on, and it is again later."""
+    plan = office.engine.workspaces.plan
+
+    def broken(spec: TaskSpec, name: str, cwd: Path) -> Workspace:
+        if spec.branch.endswith("-4"):
+            raise WorkspaceError("the volume is away")
+        return plan(spec, name, cwd)
+
+    monkeypatch.setattr(office.engine.workspaces, "plan", broken)
+    first, second = office.told(ASSIGNED, replace(ASSIGNED, number=5))
+    assert (first.state, first.reason, second.state) == (WAITS, "waits: the volume is away", HANDLED)
+    monkeypatch.setattr(office.engine.workspaces, "plan", plan)
+    office.dispatcher.round()
+    assert office.delivery(first.number).state is WAITS, "not at once"
+    office.dispatcher._later.clear()
+    office.dispatcher.round()
+    assert office.delivery(first.number).state is HANDLED
+
+
+def test_in_order_though_the_agent_ends_in_between(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that ends while the deliveries are looked at lets none of them overtake another."""
+    office.told(ASSIGNED)
+    claim = office.claim()
+    get, looks = office.engine.store.get, []
+
+    def once_at_work(ref: str) -> TaskRun:
+        found = get(ref)
+        looks.append(ref)
+        if len(looks) == 1:
+            office.end(claim)
+        return found
+
+    monkeypatch.setattr(office.engine.store, "get", once_at_work)
+    told = office.told(comment("before"), comment("after"))
+    assert [each.state for each in told] == [WAITS, WAITS]
+    office.dispatcher.round()
+    text = office.prompts()[1]
+    assert text.index("before") < text.index("after") and office.run().context_version == 2

@@ -7,6 +7,7 @@ order at its next attempt, each once.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from perdure.errors import (
     ForgeUnavailable,
     NotFound,
     PerdureError,
+    StoreError,
     UsageError,
 )
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
@@ -39,6 +41,8 @@ from perdure.protocols import ForgeApi
 AGAIN_S = 2.0
 """So often the inbox is looked at, even if nothing came: what waits may wait no more."""
 AT_ONCE = 10_000
+TROUBLED_S = 60.0
+"""What could not be worked on for a reason that time may mend is tried again so much later."""
 QUIET = frozenset({"commented", "line_commented", "ci_failed"})
 """Triggers that wake nobody whose work is over."""
 
@@ -60,6 +64,8 @@ class Dispatcher:
         self._current = Current(forge)
         self._prompts = Prompts(rules)
         self._woken = threading.Event()
+        self._held: set[str] = set()
+        self._later: dict[int, float] = {}
         self._ending = False
         self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
 
@@ -89,9 +95,13 @@ class Dispatcher:
         """Settles whatever waits and can be settled now. Raises StoreError."""
         news: dict[str, list[Told]] = {}
         given = False
+        self._held.clear()
+        self._later = {number: until for number, until in self._later.items() if until > time.monotonic()}
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
             if self._ending:
                 break
+            if delivery.number in self._later:
+                continue
             given |= self._tried([delivery], partial(self._take, delivery, news))
         for run_id, told in news.items():
             given |= self._tried([delivery for delivery, _ in told], partial(self._give, run_id, told))
@@ -109,6 +119,13 @@ class Dispatcher:
         except (Conflict, ForgeUnavailable, ForgeDenied) as error:
             # Somebody else has the delivery, or a person the conversation, or the forge has to be asked and does not answer.
             self._wait(deliveries, str(error))
+        except StoreError:
+            raise
+        except Exception as error:
+            # One delivery that cannot be worked on holds up none of the others.
+            self._later |= dict.fromkeys([delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S)
+            self._say(f"delivery {deliveries[0].number} waits: {error or type(error).__name__}")
+            self._wait(deliveries, str(error) or type(error).__name__)
         return False
 
     def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
@@ -127,7 +144,11 @@ class Dispatcher:
         if intent is not None:
             intent = self._current.placed(delivery, intent, self._rules)
         choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
-        if intent is not None and isinstance(choice, Choice) and not _is_at_work(choice.run):
+        if isinstance(choice, Choice) and choice.run is not None and (choice.run.state is RunState.RUNNING or choice.run.id in self._held):
+            # It is told later, after what came before it; how things stand is asked then.
+            self._held.add(choice.run.id)
+            raise Conflict(f"{choice.run.name} is at work, and is told when it is done", f"perdure logs -f {choice.run.name}")
+        if intent is not None and isinstance(choice, Choice):
             wanting = [rule for rule in self._rules if takes_from(rule, delivery) and wants(rule, intent)]
             now, able = self._current.of(delivery, intent, wanting)
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
@@ -152,9 +173,6 @@ class Dispatcher:
         """One update for all that is new of a run. What is too long for one becomes several."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
-        if run.state is RunState.RUNNING:
-            self._wait(deliveries, f"{run.name} is at work, and is told when it is done")
-            return False
         service.refuse_open(self._engine, run)
         bring_back(self._engine, run)
         text = self._prompts.delta(self._rule_of(run), told)
@@ -225,11 +243,6 @@ class Dispatcher:
             return self._engine.store.get(run.id)
         except NotFound:
             return None  # It was removed from the list.
-
-
-def _is_at_work(run: TaskRun | None) -> bool:
-    """Then it is told later, and how things stand is asked then."""
-    return run is not None and run.state is RunState.RUNNING
 
 
 def _ended(intent: Intent) -> str:
