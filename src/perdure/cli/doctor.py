@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.cli import doctor_serve
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean, clock
 from perdure.config import Settings, load, shown, without_password
@@ -69,14 +70,16 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     return {name: (str(shown(name, getattr(chosen, name))), place) for name, place in chosen.origin.items()}
 
 
-def examine(chosen: Settings, agents: list[str]) -> Iterator[Finding]:
-    """Looks at everything that a run relies on."""
+def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> Iterator[Finding]:
+    """Looks at everything that a run relies on; `serving`: for the service itself."""
     yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     yield from _git()
     yield from _agents(chosen, agents)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory, chosen)
     yield from _store(chosen)
+    if doctor_serve.wanted(chosen):
+        yield from (Finding(*found) for found in doctor_serve.findings(chosen, serving=serving))
     if chosen.session_cache:
         yield _session_cache(chosen)
 

@@ -113,7 +113,8 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         principals, journal = Principals(reading, engine.store, say), Journal(reading)
         parts = Parts(
             engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
-            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [])], dispatch=kept or (lambda: None),
+            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],
+            dispatch=kept or (lambda: None),
         )  # fmt: skip
         served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts))
         web = stack.enter_context(Listening(served, sockets))
