@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 _TRANSIENT = re.compile(
-    r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early eof|rpc failed|too slow|error: 5\d\d",
+    r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early eof|rpc failed|too slow|error: (?:429|5\d\d)|"
+    r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull function|ssl_error_syscall|unexpected eof",
     re.IGNORECASE,
 )
 

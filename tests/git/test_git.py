@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -214,6 +215,37 @@ def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/o/r"
         git.run("fetch", "--", url, allow=("http",), settings=[("http.lowSpeedTime", "1")])
     assert unreachable(caught.value) and "network" in caught.value.hint
+
+
+HALF = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nContent-Length: 900\r\n\r\n001e# service=git"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "reached"),
+    [("https", b"", False), ("http", b"", False), ("http", HALF, False), ("http", b"HTTP/1.1 429 x\r\nContent-Length: 0\r\n\r\n", True)],
+    ids=["handshake", "question", "answer", "too many"],
+)
+def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: bool) -> None:
+    """A server that is killed in the handshake, before its answer or in it may be there again soon, as one that has too much to do."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(GitFailed) as caught:
+            git.run("ls-remote", "--", f"{scheme}://127.0.0.1:{server.getsockname()[1]}/o/r", allow=(scheme,))
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert caught.value.transient and unreachable(caught.value) is not reached
 
 
 def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:

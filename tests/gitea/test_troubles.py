@@ -8,8 +8,15 @@ import pytest
 
 from tests.gitea.world import world
 from tests.servers.gitea.server import Gitea, running
+from tests.web.serving import PATIENCE_S
 
 pytestmark = pytest.mark.forge
+
+SCRIPT = """run echo up > rounding.txt
+---
+slow 3
+say It rounds up now.
+"""
 
 
 @pytest.fixture
@@ -34,3 +41,38 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
         done = one.settled(2)
         assert [each["outcome"]["kind"] for each in done["attempts"]] == ["overloaded", "succeeded"]
         assert len(one.prompts()) == 1
+
+
+def test_it_goes_away_while_the_agent_is_at_work(own: Gitea) -> None:
+    """The run succeeds without it; what is to be told waits, and says so. After both were killed and are there again, the branch, one pull
+    request, one comment and the status stand there."""
+    with world(own, SCRIPT, 'publish = "pull"') as one:
+        one.start("--jobs", "1")
+        one.issue("Rounding", "The total is off by a cent.")
+        one.rehearsal.wait_for(1, PATIENCE_S)
+        own.kill()
+        name = one.settled(1)["name"]
+        one.serving.until(lambda: f"not told all of {name}: not pushed" in one.serving.said(), "it is told that the forge does not answer")
+        one.serving.kill()
+        one.serving.start("--jobs", "1")
+        own.start()
+        pull = one.serving.until(one.pulls, "the pull request is there")[0]
+        one.serving.until(lambda: "pull request 2" in one.comment(), "the comment is there")
+        one.serving.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the status is there")
+        assert len(one.pulls()) == 1 and len(one.prompts()) == 1
+
+
+def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
+    """Nothing is begun that the forge was not asked about; it is told where the token lies and not what it is; a new one in the same file
+    is enough, without a restart."""
+    with world(own, "say One.\n") as one:
+        one.start("--jobs", "1")
+        old = own.tokens["dev-bot"]
+        own.revoke("dev-bot")
+        one.issue("Rounding", "The total is off by a cent.")
+        waits = one.serving.until(lambda: [each.reason for each in one.serving.inbox() if "token" in each.reason], "it waits")
+        assert str(one.token) in waits[0] and one.runs() == []
+        assert old not in one.serving.said() + one.stage.perdure("inbox", "--json").out
+        one.token.write_text(own.tokens["dev-bot"])
+        one.settled(1)
+        one.serving.until(lambda: "is done" in one.comment(), "the comment is there")

@@ -32,7 +32,7 @@ token_file = "{token}"
 [agents.dev]
 agent = "claude"
 login = "dev-bot"
-authors = ["ada"]
+{whom}
 repositories = ["ada/*"]
 labels = ["agent"]
 clone = "{gitea.url}/{{{{repository}}}}.git"
@@ -47,17 +47,16 @@ _numbers = count(1)
 class World:
     """One repository and one perdure. `issue`, `say` and the like are what people do; `run` is what perdure shows."""
 
-    def __init__(self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str = "") -> None:
+    def __init__(self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str, whom: str) -> None:
         self.gitea, self.rehearsal = gitea, rehearsal
         for name in ("ada", "mallory", "dev-bot"):
             gitea.user(name)
         self.repository = gitea.repository("ada", f"web{next(_numbers)}", dev_bot="admin", mallory="read")
         self.token = directory / "token"
         self.token.write_text(gitea.tokens["dev-bot"])
-        host = gitea.url.removeprefix("https://").partition(":")[0]
-        git = {"PERDURE_GIT_TOKEN": gitea.tokens["dev-bot"], "PERDURE_GIT_TOKEN_HOST": host}
-        self.stage = Stage(directory, "claude", rehearsal, git)
-        self.serving = Serving(self.stage.home, CONFIG.format(gitea=gitea, token=self.token, more=more), **self.stage.environ)
+        self.stage = Stage(directory, "claude", rehearsal)
+        config = CONFIG.format(gitea=gitea, token=self.token, more=more, whom=whom)
+        self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
         """perdure serves, and Gitea calls it."""
@@ -131,10 +130,10 @@ class World:
 
 
 @contextmanager
-def world(gitea: Gitea, script: str, more: str = "") -> Iterator[World]:
-    """A world for a while. `more` goes on with `[agents.dev]`. Short paths: sockets have 108 bytes."""
+def world(gitea: Gitea, script: str, more: str = "", whom: str = 'authors = ["ada"]') -> Iterator[World]:
+    """A world for a while. `more` goes on with `[agents.dev]`, `whom` says for whom it works. Short paths: sockets have 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
-    found = World(gitea, directory, Rehearsal(script).start(), more)
+    found = World(gitea, directory, Rehearsal(script).start(), more, whom)
     try:
         yield found
     finally:

@@ -17,7 +17,9 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't connect|Connection refused|Connection timed out|"
-    "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]"
+    "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
+    # A server that goes away: at once, in the handshake (GnuTLS, OpenSSL), in its answer.
+    "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected eof|transfer closed with"
 )
 
 _HINTS = (

@@ -182,11 +182,20 @@ class Gitea:
         """One call below `/api/v1`, as a user. Raises Refused for anything but 2xx."""
         return self._api(method, path, body, f"token {self.tokens[by]}")
 
+    def revoke(self, name: str) -> None:
+        """None of a user's tokens is good any more; `tokens` has a new one."""
+        basic = self._basic(name)
+        for each in self._api("GET", f"/users/{name}/tokens", None, basic):
+            self._api("DELETE", f"/users/{name}/tokens/{each['id']}", None, basic)
+        self.tokens[name] = self.token(name, "all")
+
     def token(self, name: str, *scopes: str) -> str:
         """A new token of a user."""
-        basic = base64.b64encode(f"{name}:{PASSWORD}".encode()).decode()
-        made = self._api("POST", f"/users/{name}/tokens", {"name": f"t{time.monotonic_ns()}", "scopes": scopes}, f"Basic {basic}")
+        made = self._api("POST", f"/users/{name}/tokens", {"name": f"t{time.monotonic_ns()}", "scopes": scopes}, self._basic(name))
         return str(made["sha1"])
+
+    def _basic(self, name: str) -> str:
+        return f"Basic {base64.b64encode(f'{name}:{PASSWORD}'.encode()).decode()}"
 
     def user(self, name: str) -> str:
         """A user, who may do nothing yet, and a token of theirs."""
