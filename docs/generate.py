@@ -30,6 +30,7 @@ SOURCE = DOCS.parent / "src" / "perdure"
 TARGET = DOCS / "reference" / "cli.md"
 sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
+import api  # noqa: E402
 import manual  # noqa: E402
 from words import BARE, BYTES, DURATIONS, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
@@ -362,7 +363,11 @@ def same(what: str, described: Mapping[str, str], there: Any) -> None:
 def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    return manual.problem() if there == page() else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+    return (
+        manual.problem() or api.problem()
+        if there == page()
+        else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+    )
 
 
 def run(words: list[str]) -> int:
@@ -373,6 +378,7 @@ def run(words: list[str]) -> int:
         return 1 if found else 0
     TARGET.write_text(page(), encoding="utf-8")
     manual.write()
+    api.write()
     return 0
 
 

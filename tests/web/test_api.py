@@ -233,6 +233,8 @@ BAD = [
     (b'{"prompt": "x", "name": "a\\nb"}', 400, "$.name"),
     (b'{"prompt": "x", "unknown": 1}', 400, "unknown"),
     (b'{"prompt": "x", "forks": "a"}', 400, "forks"),
+    (b'{"prompt": "x", "rule": "dev"}', 400, "rule"),
+    (b'{"prompt": "x", "service": "a", "task": "b", "labels": {"delivery": "1", "source": "hub"}}', 422, "delivery, source"),
     (b'{"prompt": "x", "permissions": "all"}', 400, "$.permissions"),
     (b'{"prompt": "  ", "service": "a", "task": "b"}', 422, ""),
 ]

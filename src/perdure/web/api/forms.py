@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
@@ -22,8 +22,29 @@ Small = Annotated[int, Meta(ge=0, le=1000)]
 Limit = Annotated[int, Meta(ge=1, le=500, description="so many at most")]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 
-INTERNAL = frozenset({"forks", "fork_at", "conflicts"})
+INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule"})
 """Fields of a task that perdure itself sets."""
+GIVEN = (
+    *(
+        "agent",
+        "name",
+        "key",
+        "repo",
+        "base",
+        "branch",
+        "here",
+        "service",
+        "task",
+        "scope",
+        "backend",
+        "model",
+        "permissions",
+        "agent_args",
+    ),
+    *("env", "pass_env", "timeout_s", "stall_s", "attempts", "budget_usd", "continuity", "when_full", "verify", "files", "verify_rounds"),
+    *("verify_timeout_s", "labels", "map"),
+)
+"""Fields of a task that a caller may give. A new field is in one of the two, or there is no API."""
 TYPES: dict[Any, Any] = {
     str: Line,
     int: Small,
@@ -174,12 +195,9 @@ class Sweep(Body):
 def _submit() -> type[Struct]:
     """A task as the command line takes it: whatever is left out is as the settings of the service say."""
     hints = get_type_hints(TaskSpec)
-    found: list[Any] = [("prompt", Some)]
-    for each in fields(TaskSpec):
-        if (each.default is MISSING and each.default_factory is MISSING) or each.name in INTERNAL:
-            continue
-        kind = Text if each.name == "verify" else TYPES.get(hints[each.name], hints[each.name])
-        found.append((each.name, kind | UnsetType, UNSET))
+    assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
+    kinds = {name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN}
+    found: list[Any] = [("prompt", Some), *((name, kind | UnsetType, UNSET) for name, kind in kinds.items())]
     return defstruct("Submit", found, kw_only=True, forbid_unknown_fields=True, namespace={"__doc__": _submit.__doc__})
 
 

@@ -15,6 +15,7 @@ from perdure.codec import plain
 from perdure.config import LIMITS, Settings
 from perdure.conversations import Branching, fork
 from perdure.errors import NotFound, UsageError
+from perdure.forges.postings import Origin, labels_of
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.report import report_of, row_of, why_of
 from perdure.text import visible
@@ -31,6 +32,8 @@ RAW_MOST = 16 * 1024 * 1024
 """Of an agent's own output the end is given."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
 """What runs commands of the caller's choosing beside the agent, reads the service's own variables, or works in any directory."""
+OWN_LABELS = frozenset(labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True)))
+"""Labels by which perdure knows where a run came from, and whom to answer."""
 LIMIT_OF = {"attempts": "attempts", "timeout_s": "timeout", "stall_s": "stall", "budget_usd": "budget_usd"}
 LIMIT_OF |= {"verify_timeout_s": "verify_timeout"}
 assert set(LIMIT_OF.values()) == LIMITS
@@ -65,6 +68,8 @@ def task_of(parts: Parts, given: Struct, who: Principal) -> TaskSpec:
     said = {each.name: getattr(given, each.name) for each in fields(TaskSpec) if getattr(given, each.name, UNSET) is not UNSET}
     if not who.may(TokenScope.ADMIN):
         refuse_widening(said, settings)
+    if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):
+        raise UsageError(f"perdure itself sets these labels: {', '.join(own)}", "choose other names")
     if not {"repo", "here", "service"} & {name for name, value in said.items() if value}:
         raise UsageError("It is not said where the task is to work", "give repo (an https address), or service and task")
     if (repo := said.get("repo", "")) and not is_remote(repo) and not Path(repo).is_absolute():
