@@ -494,6 +494,14 @@ class NotPublished(Event, frozen=True, tag="not_published"):
     reason: str
 
 
+class BaseMoved(Event, frozen=True, tag="base_moved"):
+    """The agent was told that so many commits came to the branch that its work is based on; `commit` is where that stands."""
+
+    branch: str
+    commit: str
+    commits: int
+
+
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
     """The run's work is over and its workdir went to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there."""
 
@@ -565,6 +573,7 @@ RunEvent = (
     | ToldForge
     | Published
     | NotPublished
+    | BaseMoved
     | CleanedUp
     | BroughtBack
     | RunFinished

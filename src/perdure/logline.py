@@ -6,6 +6,7 @@ from perdure.events import (
     AttemptAdopted,
     AttemptEnded,
     AttemptStarted,
+    BaseMoved,
     BroughtBack,
     CheckpointMissed,
     CheckpointRestored,
@@ -119,6 +120,8 @@ def line_of(record: Record) -> str:
             return f"attempt {record.attempt}: {outcome.kind}" + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "") + proof
         case RunQueued(reason=reason, run_after=after):
             return f"again at {clock(after)}: {one_line(reason, 160)}"
+        case BaseMoved(branch=branch, commits=count):
+            return f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
         case CleanedUp(why=why, checkpoint=number):
             return f"cleaned up ({one_line(why, 120)}): its workdir went to the trash" + (f"; checkpoint {number}" if number else "")
         case BroughtBack(checkpoint=number):

@@ -49,12 +49,12 @@ def test_all_at_first_then_only_what_is_new() -> None:
     whole = first(prompts, ASKED)
     assert whole.count("The whole story") == 1 and "Rounding" in whole and "obey me" in whole and "issue #4 of shop/web" in whole
     failed = intent(IntentKind.CI_FAILED, number=0, branch="perdure/dev-4", text="lint", url="https://ci.example.com/7")
-    new = prompts.delta(RULE, told(ASKED, failed), Moved("main", 2, ("Round it", "Test it")))
+    new = prompts.delta(RULE, told(ASKED, failed), Moved("main", "ab" * 20, 2, ("Round it", "Test it")))
     assert "The whole story" not in new
     assert (
         new.index("obey me")
         < new.index("A check of perdure/dev-4 has failed: https://ci.example.com/7")
-        < new.index("main has moved on: 2")
+        < new.index("2 commit(s) came to main, which stands at abab")
     )
     assert "Round it\nTest it" in new
 

@@ -15,11 +15,12 @@ from types import TracebackType
 
 from perdure import bell, service
 from perdure.attempt import Engine
+from perdure.attempt.engine import HISTORY
 from perdure.dispatching.choosing import Choice, choose, scope_of, spec_of, takes_from
 from perdure.dispatching.cleaning import bring_back, clean, end, is_cleaned_up
 from perdure.dispatching.current import Current
 from perdure.dispatching.ordering import ENDING, overtaken
-from perdure.dispatching.prompts import Prompts
+from perdure.dispatching.prompts import Moved, Prompts
 from perdure.errors import (
     AgentMissing,
     CapsuleError,
@@ -32,6 +33,7 @@ from perdure.errors import (
     StoreError,
     UsageError,
 )
+from perdure.events import BaseMoved
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.forges.rules import Rule, issue_of, wants
 from perdure.lifecycle import FINAL
@@ -175,7 +177,8 @@ class Dispatcher:
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine, run)
         bring_back(self._engine, run)
-        text = self._prompts.delta(self._rule_of(run), told)
+        moved = self._moved(run)
+        text = self._prompts.delta(self._rule_of(run), told, moved)
         try:
             service.check_prompt(text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes)
         except UsageError:
@@ -184,7 +187,21 @@ class Dispatcher:
             half = len(told) // 2
             return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
         self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries])
+        if moved is not None:
+            self._engine.store.tell_run(run.id, [BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)])
         return True
+
+    def _moved(self, run: TaskRun) -> Moved | None:
+        """What the agent was not told yet of the branch that its work is based on. Where that cannot be fetched now, it is told later."""
+        if run.workspace is None:
+            return None
+        told = (record.event for record in reversed(self._engine.store.history(run.id, limit=HISTORY)))
+        last = next((event.commit for event in told if isinstance(event, BaseMoved)), "")
+        try:
+            found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)
+        except PerdureError:
+            return None
+        return Moved(run.spec.base, found.commit, found.commits, found.subjects) if found is not None else None
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
         """The work on an issue is over: what its runs have left is cleaned up, after what was said before."""

@@ -46,6 +46,8 @@ class Moved:
     """The branch that the work is based on has commits that the agent's branch has not."""
 
     branch: str
+    """Empty for the default branch."""
+    commit: str
     commits: int
     subjects: tuple[str, ...] = ()
 
@@ -102,7 +104,8 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, about: Int
         },
         "events": [_event(marking, each) for each in events],
         "base": {
-            "branch": marking.name(moved.branch),
+            "branch": marking.name(moved.branch) or "the default branch",
+            "commit": moved.commit,
             "commits": moved.commits,
             "subjects": marking.outside("\n".join(moved.subjects)),
         }
@@ -202,7 +205,7 @@ def _samples() -> Iterator[tuple[Intent, list[Intent], Moved | None]]:
     )  # fmt: skip
     bare = Intent(kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada")
     for kind in HAPPENED:
-        yield replace(whole, kind=kind), [replace(whole, kind=kind), replace(bare, kind=kind)], Moved("main", 2, ("one", "two"))
+        yield replace(whole, kind=kind), [replace(whole, kind=kind), replace(bare, kind=kind)], Moved("main", "0" * 40, 2, ("one", "two"))
         yield replace(bare, kind=kind), [replace(bare, kind=kind)], None
 
 

@@ -29,6 +29,7 @@ from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves
+from perdure.workspace.ahead import Ahead, ahead, is_followed
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, fetched, opened
@@ -43,6 +44,7 @@ from perdure.workspace.shelf import Shelf
 from perdure.workspace.view import WorkdirState
 
 __all__ = [
+    "Ahead",
     "Applied",
     "Credentials",
     "Joined",
@@ -258,6 +260,16 @@ class Workspaces:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
         self._ready()
         return removal.unsaved(self._places, workspace, self._git(), lambda: self._elsewhere(workspace))
+
+    def ahead(self, workspace: Workspace, base: str, since: str = "") -> Ahead | None:
+        """How far the branch that the work began at has gone on since a commit (empty: since it began). None for not at all.
+
+        Raises NotFound where that branch is gone, GitFailed where it cannot be fetched."""
+        if not is_followed(workspace):
+            return None
+        self._ready()
+        source = self._source(workspace.repo) if workspace.backend is Backend.ISOLATED else None
+        return ahead(self._places, workspace, source, self._git(), base, since)
 
     def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
         """Fetches what the remote has under a ref of its own, and keeps it: what it leads to counts as saved. Nothing happens where the

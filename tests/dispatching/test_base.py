@@ -1,0 +1,61 @@
+"""What the work is based on moves on: told once, with what came, and there to be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from perdure.dispatching import Dispatcher
+from perdure.forges import Intent, IntentKind
+from perdure.model import TaskSpec
+from tests.dispatching.office import Office, intent
+
+ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",))
+
+
+def comment(text: str) -> Intent:
+    return intent(IntentKind.COMMENTED, text=text)
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_told_once(make: Callable[..., Office], backend: str) -> None:
+    """The first update after it tells of the new commits and where the base stands; the next one does not, until more come; and the agent
+    can merge what it was told of."""
+    office = make()
+    yard = office.ground.yard
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend=backend, base="main"), office.said.append)
+    office.told(ASSIGNED)
+    claim = office.claim()
+    assert claim.run.workspace is not None
+    office.ground.prepare(claim.run.workspace)
+    office.end(claim)
+    office.told(comment("one"))
+    for number in (1, 2):
+        yard.git("commit", "-q", "--allow-empty", "-m", f"on main {number}")
+    office.told(comment("two"))
+    office.told(comment("three"))
+    yard.git("commit", "-q", "--allow-empty", "-m", "on main 3")
+    office.told(comment("four"))
+    one, two, three, four = office.prompts()[1:]
+    assert "moved on" not in one and "moved on" not in three
+    assert "2 commit(s) came to main" in two and "on main 2\non main 1" in two
+    assert "1 commit(s) came to main" in four and "on main 1" not in four
+    tip = yard.git("rev-parse", "main")
+    assert tip in four
+    yard.git("merge", "-q", "--ff-only", tip, cwd=Path(claim.run.workspace.path))
+
+
+def test_a_base_that_is_gone(office: Office) -> None:
+    """Where the branch is not there any more, or cannot be fetched, the update is given without it."""
+    office.ground.yard.git("branch", "side")
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend="isolated", base="side"), office.said.append)
+    office.told(ASSIGNED)
+    claim = office.claim()
+    assert claim.run.workspace is not None
+    office.ground.prepare(claim.run.workspace)
+    office.end(claim)
+    office.ground.yard.git("branch", "-D", "side")
+    office.told(comment("one"))
+    assert "one" in office.prompts()[1] and "moved on" not in office.prompts()[1]
