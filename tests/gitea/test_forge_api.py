@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from perdure.errors import ForgeDenied
-from perdure.forges.standing import Access
+from perdure.forges.standing import Access, IssueRef
 from tests.forgeapi.suite import ForgeSuite
 from tests.gitea.place import GiteaPlace
 from tests.servers.gitea.server import Gitea
@@ -26,6 +26,27 @@ class TestRealGitea(ForgeSuite):
     @pytest.fixture
     def place(self, real: GiteaPlace) -> GiteaPlace:
         return real
+
+    def test_who_chose_the_agent(self, real: GiteaPlace) -> None:
+        """The timeline tells who put a label on last, who assigned and who opened again, also of an issue that was opened with both."""
+        ref = IssueRef(real.repository, real.issue("ben", "By ben", labels=["choosing"], assignees=["dev-bot"]))
+        assert real.forge.chosen_by(ref, label="choosing") == real.forge.chosen_by(ref, assignee="Dev-Bot") == "ada"
+        assert (
+            real.forge.chosen_by(ref, label="another")
+            == real.forge.chosen_by(ref, assignee="cid")
+            == real.forge.chosen_by(ref, reopened=True)
+            == ""
+        )
+        label = real._label("choosing")
+        real._do("DELETE", f"/issues/{ref.number}/labels/{label}", by="ada")
+        real._do("POST", f"/issues/{ref.number}/labels", {"labels": [label]}, "ben")
+        assert real.forge.chosen_by(ref, label="choosing") == "ben"
+        real.end(ref)
+        real.reopen(ref)
+        assert real.forge.chosen_by(ref, reopened=True) == "ada"
+        whole = {"title": "At once", "labels": [label], "assignees": ["dev-bot"]}
+        ref = IssueRef(real.repository, real._do("POST", "/issues", whole, "ben")["number"])
+        assert real.forge.chosen_by(ref, label="choosing") == real.forge.chosen_by(ref, assignee="dev-bot") == "ben"
 
     def test_only_administrators_are_told_permissions(self, real: GiteaPlace) -> None:
         """A login that may only write is told what to do about it; of itself it may always ask."""
