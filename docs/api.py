@@ -38,8 +38,8 @@ STREAMS = f"""## Live events
 
 `data` is a record as `perdure logs --json` prints it, `id` its number. With the header `Last-Event-ID` (or `?after=`) everything after that
 number comes first, each record once and in order. After 15 s without news a comment line is sent, and the token is looked at again.
-A reader that is 2,000 records behind, or has taken nothing for 30 s, is let go and comes back with the last id that it saw; more than 256 readers at
-once are answered 503. When the service ends, so do the streams.
+A reader that is 2,000 records behind, or has taken nothing for 30 s, is let go and comes back with the last id that it saw; more than 256
+readers at once are answered 503. When the service ends, so do the streams.
 """
 
 OTHERS = (
