@@ -200,8 +200,11 @@ def test_a_token_that_is_taken_away_ends_its_stream(hall: Hall, monkeypatch: pyt
 
 
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is one too many is asked to come again, and an id that is none is refused."""
+    """Who is one too many is asked to come again, who only asks for the head takes no place, and an id that is none is refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
+    with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
+        connection.request("HEAD", "/api/v1/events", headers={"authorization": f"Bearer {hall.token}"})
+        assert connection.getresponse().status == 200 and hall.listeners() == 0
     with _listen(hall) as listened:
         assert listened.status == 200
         with _listen(hall) as other:

@@ -127,6 +127,31 @@ class Finding:
         assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [stopped.id, done.id]
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
+    def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
+        """Page after page gives every run once, newest first, also while runs are added; of one agent, or of one scope, if asked."""
+        runs = [submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude")) for number in range(5)]
+        first = store.find(limit=2)
+        submit(store)
+        rest = [
+            *store.find(limit=2, before=first[-1].ordinal),
+            *store.find(before=store.find(limit=2, before=first[-1].ordinal)[-1].ordinal),
+        ]
+        assert [row.id for row in [*first, *rest]] == [run.id for run in reversed(runs)]
+        assert [row.id for row in store.find(agent="codex")] == [runs[3].id, runs[1].id]
+        assert [row.id for row in store.find([RunState.QUEUED], before=first[-1].ordinal, agent="codex")] == [runs[1].id]
+        assert [row.id for row in store.find(scope=runs[0].scope)] == [runs[0].id]
+        assert store.find(scope="nobody's") == [] and store.find(before=1) == []
+
+    def test_the_journal_of_all_runs(self, store: Store) -> None:
+        """All records in the order of their numbers, in pages, and the number of the newest."""
+        assert store.newest_record() == 0 and store.journal() == []
+        runs = [submit(store) for _ in range(3)]
+        store.request_cancel(runs[0].id)
+        found = store.journal()
+        assert [record.seq for record in found] == sorted({record.seq for run in runs for record in store.history(run.id)})
+        assert found[-1].seq == store.newest_record() and [record.run for record in found[:3]] == [run.id for run in runs]
+        assert list(store.journal(found[1].seq, 2)) == list(found[2:4]) and store.journal(found[-1].seq) == []
+
 
 class Persons:
     """What a person asks for: update, retry, stop."""

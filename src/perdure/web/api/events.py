@@ -40,6 +40,8 @@ def stream(parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]
         ref = request.path_params.get("run", "")
         run = (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
         after = _after(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         listener = parts.journal.listen(run)
         if listener is None:
             raise Problem(503, "As many listen already as perdure takes", "try again later")
