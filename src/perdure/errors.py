@@ -60,6 +60,14 @@ class Conflict(PerdureError):
     exit_code = 6
 
 
+class InUse(Conflict):
+    """Somebody is in the workdir; `brief`: for a moment only."""
+
+    def __init__(self, message: str, hint: str = "", *, brief: bool = False) -> None:
+        super().__init__(message, hint)
+        self.brief = brief
+
+
 class Diverged(Conflict):
     """A branch went on elsewhere: what is here and what is there have to be merged, by the agent or a person."""
 

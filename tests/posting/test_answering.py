@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from perdure.attempt.opening import _locked
+from perdure.errors import InUse
 from perdure.forges.postings import Posting, origin_of
 from perdure.model import OutcomeKind, RunState
 from tests.posting.bench import PASSWORD, TOKEN, Bench
@@ -255,3 +259,18 @@ def test_who_does_not_want_it(bench: Bench) -> None:
     bench.engine.store.remove(run.id)
     bench.answering().answer(bench.dispatched().id)
     assert "about to begin" in bench.comments[0] and bench.engine.store.postings_due() == []
+
+
+def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
+    """An attempt that begins while its workdir is held for a moment waits, and is no conflict; held for longer, it is one."""
+    run = bench.worked(bench.dispatched())
+    assert run.workspace is not None
+    held = bench.engine.workspaces.lock(run.workspace, "perdure publish", at_work=True, brief=True)
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(_locked, bench.engine, run.workspace)
+        assert not waiting.done()
+        os.close(held)
+        got = waiting.result()
+    with pytest.raises(InUse):
+        _locked(bench.engine, run.workspace)
+    os.close(got)

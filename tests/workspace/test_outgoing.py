@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Far:
         return self.yard.git("rev-parse", "--verify", "-q", "refs/heads/perdure/dev-7", cwd=self.bare, check=False)
 
     def push(self) -> str:
-        with self.yard.workspaces.outgoing(self.workspace, self.credentials) as found:
+        with self.yard.workspaces.outgoing(self.workspace, nullcontext(), self.credentials) as found:
             found.push()
             return found.commit
 
@@ -66,12 +67,12 @@ def far(yard: Yard) -> Iterator[Far]:
 def test_pushed_with_its_own_password(far: Far) -> None:
     """What is new is counted, told and pushed as it is; done again there is nothing left to push; the password stands in no file."""
     head = far.commit("one.txt")
-    with far.yard.workspaces.outgoing(far.workspace, far.credentials) as found:
+    with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         assert (found.branch, found.commit, found.tip, found.commits) == ("perdure/dev-7", head, "", 1)
         assert b"one.txt" in found.told() and b"second" not in found.told()
         found.push()
     assert far.there() == head and far.http.users == {"dev-bot"}
-    with far.yard.workspaces.outgoing(far.workspace, far.credentials) as found:
+    with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         assert (found.tip, found.commits) == (head, 0)
     head = far.commit("two.txt")
     assert far.push() == head == far.there()
@@ -99,7 +100,7 @@ def test_never_by_force(far: Far, tmp_path: Path) -> None:
 def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
     """What came to the branch after it was looked at is not overwritten either."""
     far.commit("one.txt")
-    with far.yard.workspaces.outgoing(far.workspace, far.credentials) as found:
+    with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         other = tmp_path / "other"
         far.yard.git("clone", "-q", str(far.bare), str(other), cwd=tmp_path)
         far.yard.git("checkout", "-q", "-b", "perdure/dev-7", cwd=other)
@@ -173,7 +174,10 @@ def test_what_the_other_side_says(far: Far) -> None:
         far.push()
     assert failed.value.transient or unreachable(failed.value)
     far.http.down = False
-    with pytest.raises(GitFailed, match="failed") as failed, far.yard.workspaces.outgoing(far.workspace, lambda url: ("x", "wrong")) as _:
+    with (
+        pytest.raises(GitFailed, match="failed") as failed,
+        far.yard.workspaces.outgoing(far.workspace, nullcontext(), lambda url: ("x", "wrong")) as _,
+    ):
         pass
     assert not failed.value.transient and "credentials" in failed.value.hint
     assert far.there() == ""
@@ -183,6 +187,6 @@ def test_a_worktree_has_nothing_to_push(yard: Yard) -> None:
     """The branch of a worktree is in the user's repository already."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
-    with pytest.raises(UsageError, match="already"), yard.workspaces.outgoing(workspace):
+    with pytest.raises(UsageError, match="already"), yard.workspaces.outgoing(workspace, nullcontext()):
         pass
     assert os.path.lexists(workspace.path)

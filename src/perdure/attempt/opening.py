@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.attempt.warming import Idle
 from perdure.continuation import prompt
-from perdure.errors import LostLease, PerdureError
+from perdure.errors import InUse, LostLease, PerdureError
 from perdure.events import CopyRestored, Record, SessionExpired, SessionsRebuilt, TranscriptMended
 from perdure.model import (
     NOTHING_GIVEN,
@@ -53,6 +54,8 @@ from perdure.protocols import AgentDriver, Begun
 from perdure.sessions import missing
 from perdure.taskfiles import Contents, Place, place
 from perdure.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+
+BRIEFLY_S = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +109,18 @@ def open_attempt(engine: Engine, claim: Claim) -> Opened:
         return _open(engine, claim)
 
 
+def _locked(engine: Engine, place: Workspace) -> int:
+    """The workdir's lock. Who has it for a moment, to commit or to look, is waited for: that is no conflict. Raises InUse."""
+    end = time.monotonic() + BRIEFLY_S
+    while True:
+        try:
+            return engine.workspaces.lock(place, at_work=True)
+        except InUse as use:
+            if not use.brief or time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
 def _open(engine: Engine, claim: Claim) -> Opened:
     claim = _brought_here(engine, claim)
     run = claim.run
@@ -124,7 +139,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         )
     if engine.publisher is not None and (refused := engine.publisher.refused(run)):
         raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
-    lock_fd = engine.workspaces.lock(run.workspace, at_work=True)
+    lock_fd = _locked(engine, run.workspace)
     idle: Idle | None = None
     try:
         lineage = _lineage(engine, claim, driver, home)

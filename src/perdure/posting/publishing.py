@@ -1,12 +1,14 @@
 """A run's branch, brought to the forge by perdure: committed, searched for secrets, pushed, and a pull request opened for it.
 
-Only after the agent's success, with the workdir's lock held, and of what every commit holds, not only the last one: what was committed
+Only after the agent's success, and of what every commit holds, not only the last one: what was committed
 and taken out again would stand in the history for ever. Who pushes is perdure, so an agent needs no right to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from perdure import checkpoints
@@ -16,7 +18,7 @@ from perdure.capsule.scan import Finding, Scan, table
 from perdure.errors import PerdureError
 from perdure.forges.postings import Origin, Posting
 from perdure.forges.standing import IssueRef, Pull
-from perdure.model import Backend, RunState, TaskRun
+from perdure.model import Backend, RunState, TaskRun, Workspace
 from perdure.posting.harmless import title
 from perdure.protocols import ForgeApi
 from perdure.redaction import Redactor
@@ -45,19 +47,32 @@ def push(engine: Engine, run: TaskRun, credentials: Credentials | None, redactor
     if place is None or place.backend is not Backend.ISOLATED:
         # The branch of a worktree is in its owner's repository already, and that is not a forge.
         return Pushed(branch=place.branch if place else "", commit="")
-    fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True)
     try:
-        now = engine.store.get(run.id)
-        if now.state is not RunState.SUCCEEDED or now.attempt != run.attempt:
-            return None
-        _commit(engine, run)
-        with engine.workspaces.outgoing(place, credentials) as found:
+        with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
             if found.commits or found.tip not in ("", found.commit):
                 _search(found, redactor)
                 found.push()
             elif not found.tip:
                 return Pushed(branch=found.branch, commit="")
             return Pushed(branch=found.branch, commit=found.commit, base=found.default_branch() if needs_base else "")
+    except _WentOn:
+        return None
+
+
+class _WentOn(Exception):
+    """The run is no longer what it was when this began."""
+
+
+@contextlib.contextmanager
+def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
+    """The workdir, locked for a moment, with everything in it committed. An attempt that begins meanwhile waits for that."""
+    fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
+    try:
+        now = engine.store.get(run.id)
+        if now.state is not RunState.SUCCEEDED or now.attempt != run.attempt:
+            raise _WentOn
+        _commit(engine, run)
+        yield
     finally:
         os.close(fd)
 

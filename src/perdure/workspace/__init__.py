@@ -145,14 +145,14 @@ class Workspaces:
         there = Git(cwd=common, git_dir=common, environ=self._environ).refs("refs/heads/")
         return [branch for branch in branches if f"refs/heads/{branch}" in there]
 
-    def lock(self, workspace: Workspace, holder: str = "", *, at_work: bool = False) -> int:
+    def lock(self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False) -> int:
         """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.
 
-        `holder` is how the next one is told who has it. What only waits in the workdir is ended, unless `at_work` says that the caller
-        sees to that. Raises Conflict while somebody has it.
+        `holder` is how the next one is told who has it, `brief` that it is for a moment only. What only waits in the workdir is ended,
+        unless `at_work` says that the caller sees to that. Raises InUse while somebody has it.
         """
         self._ready()
-        fd = places.take(self._places, workspace, holder)
+        fd = places.take(self._places, workspace, holder, brief=brief)
         try:
             if not at_work:
                 self._empty(workspace)
@@ -239,12 +239,15 @@ class Workspaces:
         message = Message(text=text, env=self._identity(workspace, agent))
         return joining.merge(self._places, workspace, self._git(), commit, message)
 
-    def outgoing(self, workspace: Workspace, credentials: Credentials | None = None) -> AbstractContextManager[Outgoing]:
-        """The workdir's branch as it is to be pushed to where it was cloned from. `credentials`: whose, if not those for fetching. The
-        caller holds its lock. Raises UsageError for a workdir that is no repository of its own, Diverged, WorkspaceError."""
+    def outgoing(
+        self, workspace: Workspace, ready: AbstractContextManager[None], credentials: Credentials | None = None
+    ) -> AbstractContextManager[Outgoing]:
+        """The workdir's branch as it is to be pushed to where it was cloned from. `ready` holds its lock, and is left before the push.
+        `credentials`: whose, if not those for fetching. Raises UsageError for a workdir that is no repository of its own, Diverged,
+        WorkspaceError, and what `ready` raises."""
         self._ready()
         source = self._source(workspace.repo)
-        return outgoing(self._places, workspace, replace(source, credentials=credentials or source.credentials), self._git())
+        return outgoing(self._places, workspace, replace(source, credentials=credentials or source.credentials), self._git(), ready)
 
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()

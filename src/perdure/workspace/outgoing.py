@@ -1,8 +1,9 @@
 """Brings the branch of an isolated workdir to where it was cloned from: what is new is shown first, then pushed, never by force.
 
 The git directory of the workdir belongs to its agent, so nothing is pushed from there: its configuration could name a proxy or another
-address for the password to go to. It is pushed from perdure's own view (see `view`), which borrows the agent's objects, and only if these
-are its own: links and alternates could lead to another repository's. The password is given by `askpass` to this one call.
+address for the password to go to. With the workdir's lock held, what is new is taken out through perdure's view (see `view`) into a
+repository of perdure's own, if the agent's objects are its own: links and alternates could lead to another repository's. From there it is
+searched and pushed, while the agent may be at work again. The password is given by `askpass` to this one call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from perdure.model import Backend, Workspace
 from perdure.workspace.askpass import broker
 from perdure.workspace.cache import Source, opened
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, make_private, read
+from perdure.workspace.places import alternate, make_private, read, write
 from perdure.workspace.view import Looker, again, looking_alone
 
 PLAIN = (("core.commitGraph", "false"), ("core.multiPackIndex", "false"), ("pack.useBitmaps", "false"))
@@ -48,12 +51,12 @@ class Outgoing:
     def told(self) -> bytes:
         """The new commits as git stores them: authors, times, messages. Hostile bytes."""
         words = ("rev-list", "--format=raw", "--stdin")
-        return self.git.run(*words, stdin=_since(self.commit, self.have), settings=PLAIN, cap=1 << 28, timeout_s=_TIME_S).stdout
+        return self.git.run(*words, stdin=_since(self.commit, self.have), cap=1 << 28, timeout_s=_TIME_S).stdout
 
     def names(self) -> bytes:
         """The names of the new files and directories. Hostile bytes."""
         words = ("rev-list", "--objects", "--stdin")
-        said = self.git.run(*words, stdin=_since(self.commit, self.have), settings=PLAIN, cap=1 << 30, timeout_s=_TIME_S).stdout
+        said = self.git.run(*words, stdin=_since(self.commit, self.have), cap=1 << 30, timeout_s=_TIME_S).stdout
         return b"\n".join(line.partition(b" ")[2] for line in said.split(b"\n"))
 
     def push(self) -> None:
@@ -82,7 +85,7 @@ class Outgoing:
     def _ask(self, *words: str) -> Result:
         """One call to the other side, with the password for it."""
         source = self.source
-        settings = [*PLAIN, *source.settings(self.git.environ)]
+        settings = source.settings(self.git.environ)
         login = source.credentials(source.url) if source.credentials is not None else None
         with contextlib.ExitStack() as stack:
             asking = stack.enter_context(broker(source.url, login, self.scratch)) if login else {}
@@ -90,10 +93,12 @@ class Outgoing:
 
 
 @contextlib.contextmanager
-def outgoing(places: Places, workspace: Workspace, source: Source, git: Git) -> Iterator[Outgoing]:
-    """What there is to push, as the other side is now. The caller holds the workdir's lock.
+def outgoing(places: Places, workspace: Workspace, source: Source, git: Git, ready: AbstractContextManager[None]) -> Iterator[Outgoing]:
+    """What there is to push, as the other side is now. `ready` is entered when the workdir is looked at, and left before anything is
+    pushed: it holds the workdir's lock.
 
-    Raises UsageError for a workdir that is no repository of its own, Diverged, GitFailed where the other side does not answer.
+    Raises UsageError for a workdir that is no repository of its own, Diverged, GitFailed where the other side does not answer, and what
+    `ready` raises.
     """
     if workspace.backend is not Backend.ISOLATED:
         raise UsageError(f"{workspace.path} is no repository of its own: its branch is in {workspace.repo} already.", "Use it there.")
@@ -103,18 +108,35 @@ def outgoing(places: Places, workspace: Workspace, source: Source, git: Git) -> 
         there = cache.refs("refs/remotes/origin", "refs/tags")
         objects = places.cache(source.id) / "objects"
     tip = there.get(f"refs/remotes/origin/{workspace.branch}", "")
-    _check_objects(Path(workspace.path) / ".git/objects", objects)
-    with _looking(places, workspace, git) as looker:
-        commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
-        have = _here(looker.eye, list(dict.fromkeys(there.values())))
-        if tip and (tip not in have or not _is_behind(looker.eye, tip, commit)):
-            _show(looker, workspace.branch, tip)
-            raise _diverged(workspace.branch)
-        counted = looker.eye.run("rev-list", "--count", "--stdin", stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
+    scratch = make_private(places.scratch)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="outgoing-") as made:
+        directory = Path(made)
+        with ready:
+            _check_objects(Path(workspace.path) / ".git/objects", objects)
+            with _looking(places, workspace, git) as looker:
+                commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
+                have = _here(looker.eye, list(dict.fromkeys(there.values())))
+                if tip and (tip not in have or not _is_behind(looker.eye, tip, commit)):
+                    _show(looker, workspace.branch, tip)
+                    raise _diverged(workspace.branch)
+                own = _taken_out(looker.eye, directory, commit, have, objects)
+        counted = own.run("rev-list", "--count", "--stdin", stdin=_since(commit, have), timeout_s=_TIME_S)
         yield Outgoing(
-            branch=workspace.branch, commit=commit, tip=tip, commits=int(counted.text), have=have, git=looker.eye, source=source,
-            scratch=make_private(places.scratch),
-        )  # fmt: skip
+            branch=workspace.branch, commit=commit, tip=tip, commits=int(counted.text), have=have, git=own, source=source, scratch=scratch
+        )
+
+
+def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
+    """A repository of perdure's own with what is new, and the rest borrowed from the cache."""
+    form = "sha256" if len(commit) == 64 else "sha1"
+    own = Git(cwd=directory, git_dir=directory, ceiling=eye.ceiling, keep=(), environ=eye.environ)
+    own.at(directory.parent).run("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory))
+    (directory / "objects/pack").mkdir(exist_ok=True)
+    (directory / "objects/info").mkdir(exist_ok=True)
+    write(directory / "objects/info/alternates", f"{alternate(cache)}\n")
+    words = ("pack-objects", "-q", "--revs", "--window=0", "--compression=1", "--non-empty", str(directory / "objects/pack/pack"))
+    eye.run(*words, stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
+    return own
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.errors import Conflict, WorkspaceError
+from perdure.errors import Conflict, InUse, WorkspaceError
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 
@@ -36,17 +36,17 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
     return directory
 
 
-def take(places: Places, workspace: Workspace, holder: str) -> int:
-    """The workspace's lock, now or never. Raises Conflict with what is known of the holder.
+def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
+    """The workspace's lock, now or never. Raises InUse with what is known of the holder.
 
     A tenth of a second is granted: a child that a killed supervisor was just starting holds its descriptors until it is gone.
     """
     fd = _open(places.lock(workspace.id))
     if not _lock(fd, 0.1):
-        known = _holder(fd)
+        known, is_brief = _holder(fd)
         os.close(fd)
-        raise Conflict(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.")
-    note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "holder": holder}).encode()
+        raise InUse(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.", brief=is_brief)
+    note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "holder": holder, "brief": brief}).encode()
     os.ftruncate(fd, 0)
     os.pwrite(fd, note, 0)
     return fd
@@ -187,11 +187,14 @@ def git_works_in(path: Path) -> bool:
     return False
 
 
-def _holder(fd: int) -> str:
+def _holder(fd: int) -> tuple[str, bool]:
+    """Who has the lock, in words, and whether he lives and has it for a moment only."""
     try:
         note = json.loads(os.pread(fd, 4096, 0))
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])
     except (ValueError, KeyError, TypeError):
-        return ""
-    alive = "" if Path(f"/proc/{pid}").exists() else ", which is gone, but its agent still runs"
-    return f" by {name or 'perdure'} (process {pid}{alive}; since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"
+        return "", False
+    lives = Path(f"/proc/{pid}").exists()
+    alive = "" if lives else ", which is gone, but its agent still runs"
+    words = f" by {name or 'perdure'} (process {pid}{alive}; since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"
+    return words, lives and note.get("brief") is True
