@@ -124,6 +124,7 @@ def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
     office.ground.prepare(claim.run.workspace)
     office.end(claim)
     top = Path(claim.run.workspace.path)
+    state.now_is(office.engine.store.now())
     state.end("shop/web", 1)
     assert asking.round() == 1 and not top.exists()
     assert asking.round() == 0
@@ -133,6 +134,24 @@ def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
     asking.round()
     state.reopen("shop/web", 1, by="ada")
     assert asking.round() == 1 and top.exists() and office.run().state is RunState.QUEUED
+
+
+def test_merged_once_and_gone_on_since(asking: Asking) -> None:
+    """A pull request that was merged before the issue was opened again, and its agent worked on, ends nothing any more."""
+    office, state = asking.office, asking.small.state
+    state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    asking.round()
+    number = state.pull("shop/web", "dev-bot", "Round", "", "perdure/dev-1", "main").number
+    store = office.engine.store
+    posting = store.hold_posting(office.run().id, 60.0)
+    assert posting is not None
+    store.put_posting(replace(posting, pull=number))
+    state.end("shop/web", number, merged=True)
+    office.end(office.claim())
+    assert asking.round() == 0
+    state.repositories["shop/web"].items[number].updated = store.now() + 60_000
+    assert asking.round() == 1
+    assert [each.intent.kind for each in store.inbox(limit=1) if each.intent] == [IntentKind.MERGED]
 
 
 def test_a_forge_that_does_not_answer(asking: Asking) -> None:

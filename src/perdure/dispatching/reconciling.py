@@ -176,6 +176,9 @@ class Reconciler:
         """It was closed or opened again since."""
         over, merged = is_cleaned_up(self._engine, run), isinstance(issue, Pull) and issue.merged
         which = f"{run.id} {issue.updated}"
+        for_issue = isinstance(issue, Pull) and "pull" not in run.spec.labels
+        if not issue.open and for_issue and any(issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]):
+            return  # The work went on after that: its issue was opened again, and an earlier pull request stays merged.
         if not issue.open and not over:
             yield _thing(source, kind, IntentKind.MERGED if merged else IntentKind.CLOSED, issue, "", which)
         elif issue.open and over and (author := _author(rule, issue, forge.chosen_by(issue.ref, reopened=True))):

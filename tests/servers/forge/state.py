@@ -109,6 +109,10 @@ class State:
         self._ids = count(101)
         self._now = BEGAN
 
+    def now_is(self, ms: int) -> None:
+        """What happens from here on happens after this time."""
+        self._now = max(self._now, ms)
+
     def tick(self) -> int:
         self._now += 1000
         return self._now
