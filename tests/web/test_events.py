@@ -263,8 +263,8 @@ def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
         found.newest = 5
         listener = found.listen()
         assert listener is not None and listener.since == 5
-        found._spread([Told(record(number), "") for number in (4, 5, 6)])
-        found._spread([Told(record(3), "")])
+        found._spread([Told(record(number), b"") for number in (4, 5, 6)])
+        found._spread([Told(record(3), b"")])
         assert found.newest == 6
         return [each.record.seq for each in await listener.next(PATIENCE_S)]
 

@@ -35,10 +35,10 @@ LISTENERS_MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A record, and its JSON, which is the same for all."""
+    """A record, and the event that it is sent as: made once, by the thread that reads, for all who listen."""
 
     record: Record
-    text: str
+    sent: bytes
 
 
 @dataclass(eq=False)
@@ -64,7 +64,10 @@ class Listener:
     def tell(self, batch: Sequence[Told]) -> None:
         if self.over:
             return
-        self._told += [each for each in batch if each.record.seq > self.since and self.run in ("", each.record.run)]
+        everything = not self.run and batch[0].record.seq > self.since
+        self._told += (
+            batch if everything else [each for each in batch if each.record.seq > self.since and self.run in ("", each.record.run)]
+        )
         if len(self._told) > BEHIND_MOST:
             self._told.clear()
             self.over = True
@@ -149,7 +152,7 @@ class Journal:
             if self._loop is None or not self._listeners:
                 self.newest = rows[-1].seq
                 return
-        batch = [Told(row, encode(row)) for row in rows]
+        batch = [Told(row, event(row)) for row in rows]
         with suppress(RuntimeError):  # The loop has ended.
             self._loop.call_soon_threadsafe(self._spread, batch)
 
@@ -161,3 +164,8 @@ class Journal:
     def _end(self) -> None:
         for each in list(self._listeners):
             each.end()
+
+
+def event(record: Record) -> bytes:
+    """A record as a server-sent event. It is JSON, which has no line ends of its own."""
+    return f"id: {record.seq}\ndata: {encode(record)}\n\n".encode()

@@ -13,13 +13,12 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from perdure.codec import encode
 from perdure.errors import PerdureError
 from perdure.events import Record
 from perdure.web.api.forms import LARGEST
 from perdure.web.api.verbs import Room
 from perdure.web.guard import address_of
-from perdure.web.journal import Listener
+from perdure.web.journal import Listener, event
 from perdure.web.parts import Parts
 from perdure.web.principal import authenticated
 from perdure.web.problems import Problem
@@ -68,11 +67,11 @@ async def _told(parts: Parts, room: Room, request: Request, listener: Listener, 
             if not page:
                 break
             after = page[-1].seq
-            yield b"".join(event(record.seq, encode(record)) for record in page)
+            yield b"".join(event(record) for record in page)
         while True:
             told = await listener.next(HEARTBEAT_S)
             if told:
-                yield b"".join(event(each.record.seq, each.text) for each in told)
+                yield b"".join(each.sent for each in told)
             elif listener.over or not await _still_known(parts, request):
                 return
             else:
@@ -91,8 +90,3 @@ async def _still_known(parts: Parts, request: Request) -> bool:
     except PerdureError:
         return False
     return True
-
-
-def event(number: int, text: str) -> bytes:
-    """One event. The text is JSON, which has no line ends of its own."""
-    return f"id: {number}\ndata: {text}\n\n".encode()
