@@ -103,3 +103,37 @@ def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
     """Everything else says in a few words why nothing follows from it."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is None and reading.reason
+
+
+def from_a_fork(body: Any) -> None:
+    """The pull request of a fork whose branch has the name of an agent's own."""
+    for thing in (body.get("pull_request", {}), body.get("workflow_run", {})):
+        if "head" in thing:
+            thing["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "mallory/fork"}}
+        thing |= {"head_branch": "perdure/dev-1", "head_repository": {"full_name": "mallory/fork"}, "conclusion": "failure"}
+    for thing in (body.get("object_attributes", {}), body.get("merge_request", {})):
+        thing |= {"source_branch": "perdure/dev-1", "source_project_id": 2, "target_project_id": 1}
+
+
+def from_a_fork_that_is_gone(body: Any) -> None:
+    body["pull_request"]["head"] |= {"ref": "perdure/dev-1", "repo": None}
+
+
+@pytest.mark.parametrize(
+    ("forge", "event", "body"),
+    [
+        (GITHUB, "pull_request", p.derived("github", "pull_request_closed", from_a_fork)),
+        (GITHUB, "pull_request", p.derived("github", "pull_request_closed", from_a_fork_that_is_gone)),
+        (GITHUB, "pull_request_review_comment", p.derived("github", "pull_request_review_comment_created", from_a_fork)),
+        (GITHUB, "workflow_run", p.derived("github", "workflow_run_completed", from_a_fork)),
+        (GITEA, "pull_request", p.derived("gitea-1.26", "pull_request.closed", from_a_fork)),
+        (GITEA, "pull_request_comment", p.derived("gitea-1.26", "pull_request_comment.created", from_a_fork)),
+        (GITLAB, "Note Hook", p.derived("gitlab", "merge_request_comment_create", from_a_fork)),
+        (GITLAB, "Merge Request Hook", p.derived("gitlab", "pull_request_close", from_a_fork)),
+    ],
+)  # fmt: skip
+def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:
+    """What happens to a fork's pull request is not taken for the agent's own, whatever its branch is called: anybody can make one and
+    close it, or let its checks fail."""
+    found = read(forge, event, parsed(body)).intent
+    assert found is not None and found.branch == "" and "perdure/dev-1" in body.decode()

@@ -62,7 +62,7 @@ def rejected(body: Any) -> None:
     body["repository"]["full_name"] = "gogits/hello-world"
     body["sender"]["login"] = "unknwon"
     body["pull_request"] |= {"number": 7}
-    body["pull_request"]["head"]["ref"] = "perdure/dev-1"
+    body["pull_request"]["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "gogits/hello-world"}}
 
 
 def stranger(body: Any) -> None:

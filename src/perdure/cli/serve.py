@@ -50,6 +50,7 @@ def _jobs(text: str) -> int:
 
 def serve_verb(arguments: argparse.Namespace) -> int:
     try:
+        import perdure.forgeapi.connecting  # noqa: F401 - is all there that is needed?
         from perdure.web.listening import address, bound, is_public
         from perdure.web.secrets import secrets_of
     except ModuleNotFoundError as error:

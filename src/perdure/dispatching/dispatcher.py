@@ -154,6 +154,7 @@ class Dispatcher:
             wanting = [rule for rule in self._rules if takes_from(rule, delivery) and wants(rule, intent)]
             now, able = self._current.of(delivery, intent, wanting)
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
+            choice = f"as it stands now, {choice}" if isinstance(now, Intent) and isinstance(choice, str) else choice
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, Choice):
             choice = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent) or choice

@@ -33,7 +33,7 @@ ANSWER_MOST = 16 * 1024 * 1024
 PAGES_MOST = 20
 PAGE = 50
 """Gitea gives no more at once, unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would give 100."""
-RETRY_S = 30.0
+RETRY_S = 10.0
 LIMITED_S = 60.0
 LONGEST_WAIT_S = 3600.0
 REDIRECTS_MOST = 3
@@ -77,8 +77,9 @@ class Asking:
         return self._object(self.send("GET", path, query=query))
 
     def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
-        """The objects of a list there, page after page, as they are asked for; `size` is what this forge calls the length of a page."""
-        query = {**query, size: PAGE}
+        """The objects of a list there, page after page, as they are asked for; `size` is what this forge calls the length of a page, where
+        it can be asked for."""
+        query = {**query, size: PAGE} if size else query
         for _ in range(PAGES_MOST):
             answer = self.send("GET", path, query=query)
             yield from self._list(answer)
@@ -124,11 +125,10 @@ class Asking:
                     if len(found) > ANSWER_MOST:
                         raise ForgeRefused(f"{self.api} answers with more than {ANSWER_MOST // 1024**2} MiB to {_path(url)}")
                     if time.monotonic() > until:
-                        raise ForgeUnavailable(f"{self.api} takes longer than {CALL_S:g} s over one answer", retry_s=RETRY_S)
+                        raise self._down(f"takes longer than {CALL_S:g} s over one answer")
                 return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(found))
         except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
-            why = _one_line(str(error)) or type(error).__name__
-            raise ForgeUnavailable(f"{self.api} does not answer: {why}", "perdure asks again by itself", retry_s=RETRY_S) from error
+            raise self._down(f"does not answer: {_one_line(str(error)) or type(error).__name__}") from error
         except httpx2.InvalidURL as error:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
 
@@ -147,20 +147,24 @@ class Asking:
     def _wait_not(self) -> None:
         left = self._again - time.monotonic()
         if left > 0:
-            raise ForgeUnavailable(f"{self.api} has had too many requests, and takes none for {left:.0f} s", retry_s=left)
+            raise ForgeUnavailable(f"{self.api} has had too many requests; it is asked again in {left:.0f} s", retry_s=left)
+
+    def _down(self, why: str, wait: float = 0.0) -> ForgeUnavailable:
+        return ForgeUnavailable(f"{self.api} {why}", "perdure asks again by itself", retry_s=wait or RETRY_S)
+
+    def _limited(self, wait: float) -> ForgeUnavailable:
+        with self._lock:
+            self._again = max(self._again, time.monotonic() + wait)
+        return ForgeUnavailable(f"{self.api} has had too many requests, and takes none for {wait:.0f} s", retry_s=wait)
 
     def _refused(self, method: str, path: str, answer: Answer) -> NoReturn:
         said = self._said(answer.body)
         what = f"{method} {path}: {said}" if said else f"{method} {path}"
         limited = answer.status == 429 or (answer.status == 403 and _is_limit(answer.headers, said))
         if limited:
-            wait = _retry_s(answer.headers) or LIMITED_S
-            with self._lock:
-                self._again = max(self._again, time.monotonic() + wait)
-            raise ForgeUnavailable(f"{self.api} has had too many requests, and takes none for {wait:.0f} s", retry_s=wait)
+            raise self._limited(_retry_s(answer.headers) or LIMITED_S)
         if answer.status >= 500 or answer.status in (408, 425):
-            wait = _retry_s(answer.headers) or RETRY_S
-            raise ForgeUnavailable(f"{self.api} answers {answer.status} to {what}", "perdure asks again by itself", retry_s=wait)
+            raise self._down(f"answers {answer.status} to {what}", _retry_s(answer.headers))
         if answer.status == 401:
             raise ForgeDenied(
                 f"{self.api} does not take the token in {self.token}: it has expired, or was revoked",

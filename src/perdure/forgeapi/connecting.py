@@ -1,7 +1,7 @@
 """The clients of a configuration: one for each source with a token, and one more for each agent with a token of its own.
 
 Wired by `perdure serve` at its start. A rule's own token goes to every source that it works for, so an agent with a token of its own
-belongs to one forge; where a team has two, it writes two rules.
+belongs to one forge: where a team has two, it writes two rules, and says with `sources` which is whose.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     found: dict[tuple[str, str], ForgeApi] = {}
     tokens: dict[tuple[str, str], Token] = {}
     for source in sources:
-        own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules}
+        own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules if _takes(rule, source)}
         for name, token in {"": token_at(source.token_file, source.token_env, environ), **own}.items():
             if token is None or not source.url or source.forge is None:
                 continue
@@ -95,10 +95,16 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
             except ForgeDenied as error:
                 problems.append(f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}")
     problems += [
+        f"agents.{rule.name}: its token would go to {' and '.join(urls)}; say with sources which of them it is for"
+        for rule in rules
+        if (rule.token_file or rule.token_env)
+        and len(urls := sorted({source.url for source in sources if source.url and _takes(rule, source)})) > 1
+    ]
+    problems += [
         f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} has no token to ask the forge with"
         for rule in rules
         for source in sources
-        if rule.least and (not rule.sources or source.name in rule.sources)
+        if rule.least and _takes(rule, source)
         if (source.name, "") not in found and (source.name, rule.name) not in found
     ]
     for variable in {*(source.token_env for source in sources), *(rule.token_env for rule in rules)}:
@@ -106,3 +112,7 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), "make a token on the forge, and put it into a file that perdure alone can read")
     return Forges(found, tokens)
+
+
+def _takes(rule: Rule, source: Source) -> bool:
+    return not rule.sources or source.name in rule.sources

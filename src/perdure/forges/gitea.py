@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from perdure.forges.github import BROKEN, intent
+from perdure.forges.github import BROKEN, intent, own_branch, own_head
 from perdure.forges.intents import Forge, IntentKind, Reading
 from perdure.forges.payload import Payload
 from perdure.forges.signatures import by_hmac
@@ -48,7 +48,7 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Readi
             thing = payload.at("issue") or pull
             return intent(
                 forge, payload, IntentKind.COMMENTED, thing, pull=is_pull, text=comment.text("body"), url=comment.url("html_url"),
-                branch=pull.name("head", "ref"),
+                branch=own_branch(pull, payload.repository("repository", "full_name")),
             )  # fmt: skip
         case "pull_request_review_rejected" | "pull_request_rejected":
             return intent(forge, payload, IntentKind.CHANGES_REQUESTED, pull, pull=True, text=payload.text("review", "content"))
@@ -87,6 +87,6 @@ def _thing(forge: Forge, payload: Payload, thing: Payload, action: str, *, pull:
 def _failed(forge: Forge, payload: Payload, run: Payload) -> Reading:
     return intent(
         forge, payload, IntentKind.CI_FAILED, text=run.name("display_title") or run.name("name") or run.name("title"),
-        branch=run.name("head_branch") or run.name("prettyref"), commit=run.name("head_sha") or run.name("commit_sha"),
+        branch=own_head(payload, run) or run.name("prettyref"), commit=run.name("head_sha") or run.name("commit_sha"),
         url=run.url("html_url"),
     )  # fmt: skip

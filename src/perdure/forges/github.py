@@ -82,13 +82,25 @@ def intent(
         title=thing.name("title"),
         description=thing.text("body"),
         text=text,
-        branch=branch or thing.name("head", "ref"),
+        branch=branch or own_branch(thing, repository),
         commit=commit or thing.name("head", "sha"),
         url=url or thing.url("html_url"),
         clone_url=payload.url("repository", "clone_url"),
         at=thing.time("updated_at"),
     )
     return Reading(found)
+
+
+def own_branch(pull: Payload, repository: str) -> str:
+    """The head branch of a pull request. One of a fork is none of ours, whatever its name: an agent's own branch is known by that."""
+    head = pull.repository("head", "repo", "full_name")
+    return pull.name("head", "ref") if head.casefold() == repository.casefold() else ""
+
+
+def own_head(payload: Payload, run: Payload) -> str:
+    """The branch that was checked, unless it is a fork's."""
+    head = run.repository("head_repository", "full_name") or payload.repository("repository", "full_name")
+    return run.name("head_branch") if head.casefold() == payload.repository("repository", "full_name").casefold() else ""
 
 
 def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
@@ -131,7 +143,7 @@ def _check(payload: Payload, check: Payload) -> Reading:
     number = next((pull.number("number") for pull in check.all("pull_requests")), 0)
     return intent(
         Forge.GITHUB, payload, IntentKind.CI_FAILED, number=number, pull=bool(number), text=check.name("name"),
-        branch=check.name("head_branch") or check.name("check_suite", "head_branch"), commit=check.name("head_sha"),
+        branch=own_head(payload, check) or own_head(payload, check.at("check_suite")), commit=check.name("head_sha"),
         url=check.url("html_url"),
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ def translate(event: str, payload: Payload) -> Reading:
             run, pull = payload.at("object_attributes"), payload.at("merge_request")
             return _intent(
                 payload, IntentKind.CI_FAILED, number=pull.number("iid"), pull=bool(pull), text=run.name("name"),
-                branch=pull.name("source_branch") or run.name("ref"), commit=run.name("sha"), url=run.url("url"),
+                branch=_own(pull) if pull else run.name("ref"), commit=run.name("sha"), url=run.url("url"),
             )  # fmt: skip
     return Reading(None, f"nothing follows from {kind or event}"[:200])
 
@@ -65,7 +65,7 @@ def _thing(payload: Payload, *, pull: bool) -> Reading:
         return Reading(None, f"nothing follows from a {'merge request' if pull else 'issue'} after {action or 'nothing'}"[:200])
     return _intent(
         payload, kind, thing, number=thing.number("iid"), pull=pull, whom=asked if kind is IntentKind.REVIEW_REQUESTED else whom,
-        labels=labels, text=text, branch=thing.name("source_branch"), commit=thing.name("last_commit", "id"), url=thing.url("url"),
+        labels=labels, text=text, branch=_own(thing), commit=thing.name("last_commit", "id"), url=thing.url("url"),
     )  # fmt: skip
 
 
@@ -78,9 +78,14 @@ def _note(payload: Payload) -> Reading:
     thing = payload.at("merge_request" if pull else "issue")
     kind = IntentKind.LINE_COMMENTED if note.name("type") == "DiffNote" else IntentKind.COMMENTED
     return _intent(
-        payload, kind, thing, number=thing.number("iid"), pull=pull, text=note.text("note"), branch=thing.name("source_branch"),
+        payload, kind, thing, number=thing.number("iid"), pull=pull, text=note.text("note"), branch=_own(thing),
         commit=thing.name("last_commit", "id"), url=note.url("url"),
     )  # fmt: skip
+
+
+def _own(pull: Payload) -> str:
+    """The branch of a merge request, unless it is a fork's, whatever its name: an agent's own branch is known by that."""
+    return pull.name("source_branch") if pull.number("source_project_id") == pull.number("target_project_id") else ""
 
 
 def _added(payload: Payload, what: str, key: str) -> list[str]:

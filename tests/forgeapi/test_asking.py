@@ -1,0 +1,313 @@
+"""What can go wrong with a request, on a forge that fails as it is told: every kind of failure is one typed error, and nothing loops."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import ConfigError, Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound, PerdureError
+from perdure.forgeapi import asking
+from perdure.forgeapi.connecting import connect, forges
+from perdure.forgeapi.github import api_of
+from perdure.forgeapi.tokens import Token, token_at
+from perdure.forges import Forge
+from perdure.forges.rules import rules
+from perdure.forges.sources import sources
+from perdure.forges.standing import IssueRef
+from tests.forgeapi.places import REPOSITORY, TOKENS, SmallPlace, small_place
+from tests.servers.forge import gitea
+from tests.servers.forge.server import Fault
+
+REF = IssueRef(REPOSITORY, 1)
+
+
+@pytest.fixture
+def place() -> Iterator[SmallPlace]:
+    with small_place(Forge.GITEA, gitea) as found:
+        found.issue("ben", "One")
+        yield found
+
+
+def error_of(place: SmallPlace) -> PerdureError:
+    with pytest.raises(PerdureError) as raised:
+        place.forge.issue(REF)
+    assert TOKENS["dev-bot"] not in f"{raised.value} {raised.value.hint}"
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "exit_code"),
+    [
+        (401, ForgeDenied, 4), (403, ForgeDenied, 4), (404, NotFound, 5), (410, NotFound, 5), (409, Conflict, 6), (422, ForgeRefused, 1),
+        (400, ForgeRefused, 1), (500, ForgeUnavailable, 75), (502, ForgeUnavailable, 75), (503, ForgeUnavailable, 75),
+        (408, ForgeUnavailable, 75),
+    ],
+)  # fmt: skip
+def test_every_status_is_one_kind_of_error(place: SmallPlace, status: int, kind: type[PerdureError], exit_code: int) -> None:
+    """Each status that is no success is one error, which says what the forge said, on one line and without the token."""
+    said = {"message": f"no,\n\x1b[2J {TOKENS['dev-bot']} is not it", "errors": [{"message": "see there"}]}
+    place.small.fail(status, body=json.dumps(said).encode())
+    found = error_of(place)
+    assert type(found) is kind and found.exit_code == exit_code and str(found).isprintable()
+    if status not in (401, 404, 410):
+        assert "*** is not it: see there" in str(found)
+    assert place.forge.issue(REF).title == "One"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [
+        (429, {"retry_after": "120"}, 120.0),
+        (429, {"retry_after": formatdate(time.time() + 3000, usegmt=True)}, 3000.0),
+        (429, {"ratelimit_remaining": "0", "ratelimit_reset": str(int(time.time() + 3000))}, 3000.0),
+        (403, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": str(int(time.time() + 3000))}, 3000.0),
+        (403, {"retry_after": "7"}, 7.0),
+        (429, {}, asking.LIMITED_S),
+        (429, {"retry_after": "999999999"}, asking.LONGEST_WAIT_S),
+        (429, {"retry_after": "-5"}, 1.0),
+        (429, {"retry_after": "soon"}, 1.0),
+        (429, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "1"}, 1.0),
+    ],
+)
+def test_too_many_requests(place: SmallPlace, status: int, headers: dict[str, str], wait: float) -> None:
+    """The forge says until when it takes none, in one of its ways; until then it is not asked again, by no call of this client."""
+    place.small.fail(status, **headers)
+    found = error_of(place)
+    assert isinstance(found, ForgeUnavailable) and wait - 2900 < found.retry_s <= wait
+    asked = len(place.small.requests)
+    again = error_of(place)
+    assert isinstance(again, ForgeUnavailable) and 0 < again.retry_s <= wait
+    assert len(place.small.requests) == asked
+
+
+def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
+    """GitHub's secondary limit may have no header: its words are enough, and other 403s are no limit."""
+    place.small.fail(403, body=b'{"message": "You have exceeded a secondary rate limit. Please wait"}')
+    assert isinstance(error_of(place), ForgeUnavailable)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Sign in</html>", b"", b"[]", b"null", b"1", b'{"a": NaN}', b'{"a": 1, "a": 2}', b"[" * 5000, b'{"x": ' * 5000,
+        b"\xff\xfe", b'{"number": ' + b"9" * 6000 + b"}",
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none(place: SmallPlace, body: bytes) -> None:
+    """What is not the object that was asked for is no answer, whatever it is, and asked again later."""
+    place.small.fail(200, body=body)
+    assert isinstance(error_of(place), ForgeUnavailable)
+
+
+def test_an_object_of_nonsense(place: SmallPlace) -> None:
+    """An object whose every field has another type is read without an error."""
+    place.small.fail(200, body=json.dumps({"number": "1", "title": [], "user": 5, "labels": {"a": 1}, "created_at": 7, "id": -1}).encode())
+    found = place.forge.issue(REF)
+    assert (found.title, found.author, found.labels, found.created, found.open) == ("", "", (), 0, False)
+
+
+def test_a_list_of_nonsense(place: SmallPlace) -> None:
+    """A list of anything else than objects is read without an error."""
+    place.small.fail(200, body=b'[null, 1, "x", [], {}]')
+    assert all(each.text == "" for each in place.forge.comments(REF))
+
+
+def test_too_much_is_not_read(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is longer than the bound is refused while it comes."""
+    monkeypatch.setattr(asking, "ANSWER_MOST", 1000)
+    place.small.fail(200, body=b"[" + b" " * 5000 + b"]")
+    assert isinstance(error_of(place), ForgeRefused)
+
+
+def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
+    """Nothing is unpacked: a small body can hold a great one."""
+    place.small.fail(200, body=b"\x1f\x8b", content_encoding="gzip")
+    assert isinstance(error_of(place), ForgeUnavailable)
+
+
+def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forge that always names a next page is asked for no more than the bound."""
+    monkeypatch.setattr(asking, "PAGES_MOST", 3)
+    place.small.fail(200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"')
+    assert len(place.forge.open_issues(REPOSITORY, label="")) == 0
+    assert len(place.small.faults) == 7
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.2:1/x", "https://{host}/x", "//evil.example/x", "file:///etc/passwd", ""])
+def test_no_other_host_is_followed(place: SmallPlace, location: str) -> None:
+    """A redirect to another host, port or scheme is not followed, and the token not sent there."""
+    place.small.fail(302, location=location.format(host=f"127.0.0.1:{place.small.port}"))
+    assert isinstance(error_of(place), ForgeRefused)
+    assert not place.small.requests
+
+
+def test_a_redirect_within_the_host(place: SmallPlace) -> None:
+    """A read is followed within the host (a repository that was renamed), a write is not, and nothing is followed round and round."""
+    place.small.fail(301, location=f"/api/v1/repos/{REPOSITORY}/issues/1")
+    assert place.forge.issue(REF).title == "One"
+    place.small.fail(307, location=f"/api/v1/repos/{REPOSITORY}/issues/1/comments")
+    with pytest.raises(ForgeRefused, match="redirects a POST"):
+        place.forge.comment(REF, "x")
+    place.small.fail(302, times=10, location="/api/v1/user")
+    assert isinstance(error_of(place), ForgeRefused)
+
+
+def test_nobody_listens() -> None:
+    """A forge that is down is unavailable, however often it is asked, and it is said when to ask again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        down = connect(Forge.GITEA, f"http://127.0.0.1:{taken.getsockname()[1]}", Token("x", held="t0ken"))
+        for _ in range(3):
+            with pytest.raises(ForgeUnavailable, match="does not answer") as raised:
+                down.whoami()
+            assert raised.value.retry_s == asking.RETRY_S
+        down.close()
+
+
+def test_a_connection_that_breaks(place: SmallPlace) -> None:
+    """A connection that is closed without an answer is unavailable; whether it was done, the forge is asked: a pull request is found."""
+    place.branch("perdure/dev-3")
+    place.small.fail(break_off=True)
+    assert isinstance(error_of(place), ForgeUnavailable)
+    given = {"head": "perdure/dev-3", "base": "main", "title": "Once", "text": ""}
+    place.small.fail(break_off=True, done=True)
+    place.small.faults[:0] = [Fault(200, body=b"[]"), Fault(200, body=b"[]")]
+    with pytest.raises(ForgeUnavailable):
+        place.forge.open_pull(REPOSITORY, **given)
+    assert place.forge.open_pull(REPOSITORY, **given).title == "Once"
+    assert sum(bool(each.head) for each in place.repo.items.values()) == 1
+
+
+def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the connection and never answers, or a byte now and then, is given up."""
+    monkeypatch.setattr(asking, "CALL_S", 0.5)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def slowly() -> None:
+            end, _ = server.accept()
+            with end:
+                end.recv(4096)
+                end.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+                while not over.wait(0.05):
+                    try:
+                        end.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=slowly)
+        thread.start()
+        slow = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        try:
+            with pytest.raises(ForgeUnavailable, match="takes longer"):
+                slow.whoami()
+        finally:
+            over.set()
+            thread.join()
+            slow.close()
+        monkeypatch.setattr(asking, "SILENT_S", 0.2)
+        silent = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        with pytest.raises(ForgeUnavailable, match="does not answer"):
+            silent.whoami()
+        silent.close()
+
+
+def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
+    """A token in a file that is exchanged counts from the next request on; one that is gone, empty or no token says where it should be."""
+    file = tmp_path / "token"
+    client = connect(Forge.GITEA, place.small.url, Token(f"the file {file}", file))
+    for wrong in (None, b"", b"\n", b"two words", "tökèn".encode(), b"x" * 5000, b"a\nb"):
+        if wrong is not None:
+            file.write_bytes(wrong)
+        with pytest.raises(ForgeDenied, match=str(file)):
+            client.whoami()
+    file.write_text("expired\n")
+    with pytest.raises(ForgeDenied, match="expired, or was revoked"):
+        client.whoami()
+    file.write_text(TOKENS["dev-bot"] + "\n")
+    assert client.whoami() == "dev-bot"
+    client.close()
+
+
+def test_https_is_checked(place: SmallPlace) -> None:
+    """What does not speak TLS is not spoken to over https."""
+    client = connect(Forge.GITEA, place.small.url.replace("http:", "https:"), Token("x", held="t0ken"))
+    with pytest.raises(ForgeUnavailable, match="does not answer"):
+        client.whoami()
+    client.close()
+
+
+TABLE = {"tea": {"forge": "gitea", "secret_file": "/s", "url": "https://git.example.com/tea/", "token_env": "TEA"}}
+RULE = {"dev": {"agent": "claude", "clone": "/srv/{repository}"}}
+
+
+def test_the_configuration_of_a_forge() -> None:
+    """Address and token of a source are read; GitHub and GitLab have their usual ones."""
+    (tea,) = sources(TABLE)
+    assert (tea.url, tea.token_env, tea.token_file) == ("https://git.example.com/tea", "TEA", "")
+    (hub,) = sources({"hub": {"forge": "github", "secret_file": "/s", "token_file": "/t"}})
+    assert hub.url == "https://github.com" and api_of(hub.url) == "https://api.github.com"
+    assert api_of("https://hub.example.com") == "https://hub.example.com/api/v3"
+    assert sources({"local": {"forge": "gitea", "secret_file": "/s", "url": "http://127.0.0.1:3000", "token_file": "/t"}})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "http://git.example.com"}, {"url": "https://user:pass@git.example.com"}, {"url": "https://git.example.com/?a=b"},
+        {"url": "ftp://git.example.com"}, {"url": 5}, {"token_file": "relative"}, {"token_file": 5}, {"token_env": "A-B"},
+        {"token_file": "/t", "token_env": "T"}, {"forge": None}, {"url": "https://"}, {"url": "http://127.0.0.1.example.com"},
+        {"url": "http://localhost@evil.example"}, {"url": ""},
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
+    """What is no https address, not exactly one token, or no forge, is an error of the configuration."""
+    table = {key: value for key, value in {**TABLE["tea"], "token_env": "", **wrong}.items() if value is not None}
+    if wrong != {"url": ""}:
+        table = {key: value for key, value in table.items() if value != ""}
+        if not {"token_file", "token_env"} & set(wrong):
+            table["token_env"] = "TEA"
+    else:
+        table["token_env"] = "TEA"
+    with pytest.raises(ValueError, match="tea"):
+        sources({"tea": table})
+
+
+def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
+    """An agent speaks with its own token, else with its source's; the variables are gone afterwards; without a token nobody speaks."""
+    (tmp_path / "own").write_text(TOKENS["cid"])
+    tables = {
+        "tea": {"forge": "gitea", "secret_file": "/s", "url": place.small.url, "token_env": "TEA"},
+        "deaf": {"forge": "gitea", "secret_file": "/s", "url": place.small.url},
+    }
+    known = rules({"dev": {**RULE["dev"], "authors": ["ada"]}, "own": {**RULE["dev"], "sources": ["tea"], "token_file": f"{tmp_path}/own"}})
+    environ = {"TEA": TOKENS["dev-bot"], "KEPT": "x"}
+    with forges(sources(tables), known, environ) as found:
+        logins = {rule: api.whoami() for rule in ("", "dev", "own") if (api := found.of("tea", rule))}
+        assert logins == {"": "dev-bot", "dev": "dev-bot", "own": "cid"}
+        assert found.of("deaf", "dev") is None and found.of("none") is None
+    assert environ == {"KEPT": "x"}
+
+
+def test_clients_that_cannot_be(tmp_path: Path) -> None:
+    """A token that is not there, and a rule for everybody who may write without a token to ask with, are errors before anything starts."""
+    (tea,) = sources(TABLE)
+    with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty"):
+        forges([tea], (), {})
+    (deaf,) = sources({"deaf": {"forge": "gitea", "secret_file": "/s"}})
+    with pytest.raises(ConfigError, match=r"agents.dev: it works for whoever may write, and webhooks.deaf has no token"):
+        forges([deaf], rules(RULE), {})
+    two = sources({**TABLE, "hub": {"forge": "github", "secret_file": "/s"} | {"url": "https://github.com"}})
+    own = {**RULE["dev"], "token_env": "OWN", "authors": ["ada"]}
+    with pytest.raises(ConfigError, match=r"agents.dev: its token would go to https://git.example.com/tea and https://github.com"):
+        forges(two, rules({"dev": own}), {"TEA": "t0ken", "OWN": "t0ken"})
+    with forges(two, rules({"dev": {**own, "sources": ["tea"]}}), {"TEA": "t0ken", "OWN": "t0ken"}) as found:
+        assert found.of("tea", "dev") is not found.of("tea") and found.of("hub", "dev") is None
+    assert token_at("", "", {}) is None
