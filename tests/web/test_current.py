@@ -76,7 +76,8 @@ def send(serving: Serving, event: str, body: bytes, id: str) -> None:
 
 
 def told(serving: Serving) -> dict[str, tuple[DeliveryState, str]]:
-    return {each.id: (each.state, each.reason) for each in serving.inbox()}
+    """What came by webhook; what perdure found by itself has ids of its own."""
+    return {each.id: (each.state, each.reason) for each in serving.inbox() if ":" not in each.id}
 
 
 def runs(serving: Serving) -> dict[str, str]:
