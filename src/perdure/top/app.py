@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from rich.text import Text
@@ -19,6 +20,8 @@ from perdure.top.screens import Act, HelpScreen, LogScreen, Question, while_ther
 from perdure.top.view import Looked, View, look
 
 LOOK_S = 1.0
+REST = 4
+"""After a look there is none for so many times as long as it took: to search in many runs takes a while."""
 PEEKED = 400
 """So many of a run's newest records are looked through for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
@@ -64,6 +67,7 @@ class Board(App[None]):
         self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
         self.view = View()
         self._words = ""
+        self._rests_until = 0.0
         self._peeking = False
         self._peeked = ""
         """The run whose records were asked for last."""
@@ -80,7 +84,7 @@ class Board(App[None]):
     def on_mount(self) -> None:
         self.query_one("#runs").focus()
         self._look()
-        self.set_interval(self._look_s, self._look)
+        self.set_interval(self._look_s, self._look_again)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The board's keys are not those of what lies over it."""
@@ -96,16 +100,21 @@ class Board(App[None]):
             return ""
         return runs.get_option_at_index(runs.highlighted).id or ""
 
+    def _look_again(self) -> None:
+        if time.monotonic() >= self._rests_until:
+            self._look()
+
     def _look(self) -> None:
         self._peeked = self.chosen if self._peeking else ""
         words, peeked = self._words, self._peeked
         self.run_worker(lambda: self._read(words, peeked), thread=True, exclusive=True, group="look")
 
     def _read(self, words: str, peeked: str) -> None:
-        worker = get_current_worker()
+        worker, began = get_current_worker(), time.monotonic()
         try:
             view = look(self._store, words)
             records = list(self._store.latest(peeked, PEEKED)) if peeked else []
+            self._rests_until = time.monotonic() + REST * (time.monotonic() - began)
         except PerdureError as error:
             self.call_from_thread(while_there, self._head, clean(str(error)))
             return
