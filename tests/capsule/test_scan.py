@@ -33,6 +33,7 @@ SECRETS = {
     "Hugging Face token": "h" + "f_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH",
     "Vault token": "hv" + "s." + "a1B2c3D4e5F6g7H8i9J0k1L2",
     "Terraform token": "a1B2c3D4e5F6g7" + ".atlas" + "v1." + "a1B2c3D4e5" * 6,
+    "perdure token": "pr" + "d_" + ("a1B2c3D4e5F-" * 4)[:43],
     "password in a URL": "postgres:" + "//ada:correct-horse@db.example/x",
     "private key": "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "a1B2c3D4e5F6g7H8\n" * 9 + "-----END RSA " + "PRIVATE KEY-----",
 }

@@ -38,6 +38,8 @@ _LONG = re.compile(rb" [^ ]{20,}")
 
 
 SHAPES: tuple[Shape, ...] = (
+    # web.tokens: perdure's own
+    _shape("perdure token", "prd_", rb"prd_[A-Za-z0-9_-]{43}" + _END),
     # docs.anthropic.com: API, admin and OAuth keys
     _shape("Anthropic key", "sk-ant-", rb"sk-ant-(?:api|admin|oat|ort|sid)\d\d-[A-Za-z0-9_-]{20,}"),
     # platform.openai.com: project, service-account and older keys

@@ -20,6 +20,7 @@ from perdure.errors import PerdureError, UsageError
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
+    from perdure.attempt.engine import Store
     from perdure.config import Settings
     from perdure.forgeapi.connecting import Forges
     from perdure.model import TaskSpec
@@ -63,7 +64,7 @@ def serve_verb(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{error}, not {arguments.listen!r}") from None
     sockets = bound(host, port)
     try:
-        if is_public(sockets) and not secrets and not _has_token(chosen):
+        if is_public(sockets) and not secrets and not _any_token(chosen):
             raise UsageError(
                 f"{host} can be reached from outside, and there is neither a token nor a webhook with a secret",
                 "perdure token new NAME, add a [webhooks.NAME], or listen on 127.0.0.1",
@@ -74,11 +75,15 @@ def serve_verb(arguments: argparse.Namespace) -> int:
             each.close()
 
 
-def _has_token(chosen: Settings) -> bool:
-    """Whether there is a token that is good now."""
+def _any_token(chosen: Settings) -> bool:
     with closing(open_to_read(chosen)) as store:
-        now = store.now()
-        return any(not token.expires or token.expires > now for token in store.tokens())
+        return _has_token(store)
+
+
+def _has_token(store: Store) -> bool:
+    """Whether there is a token that is good now."""
+    now = store.now()
+    return any(not token.expires or token.expires > now for token in store.tokens())
 
 
 def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
@@ -124,6 +129,8 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")
+        if not _has_token(engine.store):
+            say("the dashboard and the API need a token, and there is none: perdure token new NAME --scope admin")
         notify(os.environ, "READY=1")
         stack.callback(notify, os.environ, "STOPPING=1")
         _until_drained(engine, web, wishes, jobs)
