@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,23 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
         one.token.write_text(own.tokens["dev-bot"])
         one.settled(1)
         one.serving.until(lambda: "is done" in one.comment(), "the comment is there")
+
+
+def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
+    """Gitea sends nothing twice: perdure asks when it is there again. An issue that was assigned meanwhile is work for who assigned it, and
+    one that a stranger could only open is not; what was merged meanwhile is cleaned up; each once, however often it is started."""
+    with world(gitea, SCRIPT, 'publish = "pull"', 'access = "write"') as one:
+        one.start("--jobs", "1")
+        one.serving.kill()
+        one.issue("Rounding", "The total is off by a cent.")
+        one.issue("A poem", "@dev-bot write one", assigned=False, by="mallory")
+        one.serving.start("--jobs", "1")
+        run = one.settled(1)
+        assert run["workspace"]["branch"] == "perdure/dev-1" and len(one.runs()) == 1
+        pull = one.serving.until(one.pulls, "the pull request is there")[0]
+        one.serving.until(lambda: f"pull request {pull['number']}" in one.comment(), "the comment is there")
+        one.serving.kill()
+        gitea.merge(one.repository, pull["number"], by="ada")
+        one.serving.start("--jobs", "1")
+        one.serving.until(lambda: not Path(run["workspace"]["path"]).exists(), "the workdir is cleaned up")
+        assert len(one.prompts()) == 1 and len(one.runs()) == 1

@@ -33,7 +33,7 @@ token_file = "{token}"
 agent = "claude"
 login = "dev-bot"
 {whom}
-repositories = ["ada/*"]
+repositories = ["{repository}"]
 labels = ["agent"]
 clone = "{gitea.url}/{{{{repository}}}}.git"
 git_name = "dev-bot"
@@ -55,7 +55,7 @@ class World:
         self.token = directory / "token"
         self.token.write_text(gitea.tokens["dev-bot"])
         self.stage = Stage(directory, "claude", rehearsal)
-        config = CONFIG.format(gitea=gitea, token=self.token, more=more, whom=whom)
+        config = CONFIG.format(gitea=gitea, token=self.token, more=more, whom=whom, repository=self.repository)
         self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
