@@ -310,4 +310,7 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
         forges(two, rules({"dev": own}), {"TEA": "t0ken", "OWN": "t0ken"})
     with forges(two, rules({"dev": {**own, "sources": ["tea"]}}), {"TEA": "t0ken", "OWN": "t0ken"}) as found:
         assert found.of("tea", "dev") is not found.of("tea") and found.of("hub", "dev") is None
+    for ca_file in (tmp_path / "none", tmp_path):
+        with pytest.raises(ConfigError, match=r"ca_file: .* holds no certificates"):
+            forges([tea], (), {"TEA": "t0ken"}, ca_file)
     assert token_at("", "", {}) is None

@@ -94,6 +94,8 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
                 tokens[source.name, name] = token
             except ForgeDenied as error:
                 problems.append(f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}")
+            except OSError as error:  # ssl.SSLError is one
+                problems.append(f"ca_file: {ca_file} holds no certificates that can be read: {error.strerror or error}")
     problems += [
         f"agents.{rule.name}: its token would go to {' and '.join(urls)}; say with sources which of them it is for"
         for rule in rules
