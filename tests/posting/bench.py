@@ -24,13 +24,13 @@ from perdure.protocols import ForgeApi
 from perdure.testing.stores.inbox import arrived
 from perdure.testing.stores.making import begun, claimed, ending
 from tests.journeys.stage import native
-from tests.servers.forge import Repository, Request, SmallForge
-from tests.servers.forge import gitea as dialect
+from tests.servers.forge import Repository, Request, SmallForge, gitea, github, gitlab
 from tests.servers.forge.state import Item
 from tests.servers.githttp import GitHttp, serving
 from tests.workspace.yard import Yard, make_yard
 
 SHOP = "shop/prices"
+DIALECTS = {Forge.GITEA: gitea, Forge.GITHUB: github, Forge.GITLAB: gitlab}
 TOKEN = "t0ken-of-the-bot"
 PASSWORD = "correct-horse-battery"
 
@@ -144,25 +144,25 @@ def open_engine(top: Path) -> Engine:
 
 
 @contextmanager
-def make_bench(top: Path, check: Callable[[Request], None] | None = None) -> Iterator[Bench]:
+def make_bench(top: Path, check: Callable[[Request], None] | None = None, kind: Forge = Forge.GITEA) -> Iterator[Bench]:
     """`check` sees each request to the forge when it was carried out, before it is answered."""
     yard = make_yard(top)
     with ExitStack() as stack:
         http = stack.enter_context(serving(top / "forge", PASSWORD))
         bare = http.make(SHOP, yard.repo)
-        small = stack.enter_context(SmallForge(dialect, check=check))
+        small = stack.enter_context(SmallForge(DIALECTS[kind], check=check))
         small.state.person("dev-bot", TOKEN)
         small.state.repository(SHOP, git=bare, ada="admin", dev_bot="write")
         small.state.issue(SHOP, "ada", "Rounding <b>", "The total is off. @ben")
-        api = client(small.url)
+        api = client(small.url, kind)
         stack.callback(api.close)
         engine = open_engine(top)
         stack.callback(engine.store.close)
         yield Bench(yard, engine, small, http, bare, api)
 
 
-def client(url: str) -> ForgeApi:
-    return connect(Forge.GITEA, url, Token("the variable THE_TOKEN", held=TOKEN))
+def client(url: str, kind: Forge = Forge.GITEA) -> ForgeApi:
+    return connect(kind, url, Token("the variable THE_TOKEN", held=TOKEN))
 
 
 def answering_of(engine: Engine, clone: str, api: Callable[[], ForgeApi], **rule: Any) -> Answering:

@@ -10,9 +10,10 @@ import pytest
 
 from perdure.attempt.opening import _locked
 from perdure.errors import InUse
+from perdure.forges import Forge
 from perdure.forges.postings import Posting, origin_of
 from perdure.model import OutcomeKind, RunState
-from tests.posting.bench import PASSWORD, TOKEN, Bench
+from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
 
 def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
@@ -274,3 +275,22 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
     with pytest.raises(InUse):
         _locked(bench.engine, run.workspace)
     os.close(got)
+
+
+@pytest.mark.parametrize("kind", [Forge.GITHUB, Forge.GITLAB])
+def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
+    """The same stands on GitHub and on GitLab: one comment, reactions, the branch with its pull request, a status."""
+    with make_bench(tmp_path, kind=kind) as bench:
+        answering = bench.answering(publish="pull")
+        run = bench.dispatched()
+        answering.answer(bench.begin(run).id)
+        assert run.workspace is not None
+        Path(run.workspace.path, "work.txt").write_text("x\n")
+        bench.end(run)
+        for _ in range(2):
+            answering.answer(run.id)
+            assert bench.posting(run).reason == ""
+        (pull,) = bench.pulls
+        assert (pull.head, pull.base) == ("perdure/dev-1", "main") and pull.text.startswith("Closes #1.")
+        assert len(bench.comments) == 1 and "is done" in bench.comments[0] and "[pull request " in bench.comments[0]
+        assert len(bench.issue.reactions) == 2 and len(bench.shop.statuses[bench.branch()]) >= 1
