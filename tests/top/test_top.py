@@ -204,6 +204,7 @@ def test_hostile_texts_are_texts(store: SqlStore) -> None:
             await at.chooses(chosen)
             await at.press("space")
             await at.shows("[@click=app.quit]z")
+            _harmless(at)
             await at.press("enter")
             await at.shows("asker  failed" if chosen == run_id else "worker  running")
             _harmless(at)
