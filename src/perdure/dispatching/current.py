@@ -15,11 +15,12 @@ from dataclasses import replace
 from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forges import Delivery, Intent, IntentKind
-from perdure.forges.rules import Rule
-from perdure.forges.standing import Access, Issue, IssueRef, Pull
+from perdure.forges.rules import Rule, is_for
+from perdure.forges.standing import Access, Comment, Issue, IssueRef, Pull
 from perdure.protocols import ForgeApi
 
 KEPT_S = 30.0
+EARLIER_MOST = 50
 DENIED_S = 60.0
 """So long nothing is asked of a forge that did not take the token; who asks on may be locked out."""
 Answer = tuple[Intent | str, Sequence[Rule]]
@@ -86,6 +87,23 @@ class Current:
             return intent
         found, _ = self._once(delivery, None, lambda: (with_branch(api, intent), ()))
         return found if isinstance(found, Intent) else intent
+
+    def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
+        """What was said before, oldest first, by those whom the rule works for; the newest `EARLIER_MOST`. Raises as `of` does."""
+        api = self._forge(delivery.source, rule.name)
+        if api is None or not intent.number:
+            return []
+        may: dict[str, bool] = {}
+        found: list[Comment] = []
+        for each in reversed(api.comments(IssueRef(intent.repository, intent.number, intent.pull))):
+            said = replace(intent, kind=IntentKind.COMMENTED, author=each.author, text=each.text, mentions=())
+            if len(found) == EARLIER_MOST or not each.text.strip() or each.text.strip() == intent.text.strip() or not is_for(rule, said):
+                continue
+            if each.author not in may:
+                may[each.author] = not refused(api, rule, said)
+            if may[each.author]:
+                found.append(each)
+        return found[::-1]
 
     def knows(self, delivery: Delivery, rule: Rule) -> bool:
         """Whether there is somebody to ask."""

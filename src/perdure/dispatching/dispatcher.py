@@ -162,7 +162,7 @@ class Dispatcher:
             self._settle(delivery, DeliveryState.IGNORED, str(choice))
             return False
         if choice.run is None:
-            prompt = self._prompts.first(choice.rule, delivery, intent)
+            prompt = self._prompts.first(choice.rule, delivery, intent, self._current.earlier(delivery, intent, choice.rule))
             spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
             service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
             return True

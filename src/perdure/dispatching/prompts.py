@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from perdure.dispatching.outside import Marking
 from perdure.errors import ConfigError, UsageError
 from perdure.forges import Delivery, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule, branch_of, issue_of
+from perdure.forges.rules import Rule, branch_of, is_apart, issue_of
+from perdure.forges.standing import Comment, CommentKind
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -52,6 +53,16 @@ class Moved:
     subjects: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a prompt is made of."""
+
+    about: Intent
+    events: Sequence[Intent]
+    earlier: Sequence[Comment] = ()
+    moved: Moved | None = None
+
+
 class Prompts:
     """The templates of all rules. Raises ConfigError, with all that is wrong with them."""
 
@@ -62,30 +73,30 @@ class Prompts:
             if not problems:
                 problems += _tried(rule, self._by_rule[rule.name])
         if problems:
-            raise ConfigError(problems, "docs/how-to/webhooks.md says what a template may use")
+            raise ConfigError(problems, "docs/how-to/dispatch.md says what a template may use")
 
-    def first(self, rule: Rule, delivery: Delivery, intent: Intent) -> str:
-        """The whole task. Raises UsageError where the template cannot be filled."""
+    def first(self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()) -> str:
+        """The whole task, with what was said before. Raises UsageError where the template cannot be filled."""
         # Of what was opened the text is the description again.
         event = replace(intent, text="") if intent.kind is IntentKind.OPENED else intent
-        return self._filled(rule, "first.md", intent, [event], None)
+        return self._filled(rule, "first.md", Content(intent, [event], earlier))
 
     def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
         """Only what is new, in order, for a conversation that knows the rest. Raises UsageError where the template cannot be filled."""
         intents = [intent for _, intent in told]
-        return self._filled(rule, "delta.md", intents[-1], intents, moved)
+        return self._filled(rule, "delta.md", Content(intents[-1], intents, moved=moved))
 
-    def _filled(self, rule: Rule, name: str, about: Intent, events: Sequence[Intent], moved: Moved | None) -> str:
+    def _filled(self, rule: Rule, name: str, content: Content) -> str:
         try:
-            return _filled(self._by_rule[rule.name], rule, name, about, events, moved)
+            return _filled(self._by_rule[rule.name], rule, name, content)
         except Exception as error:  # A template may do what it likes.
             raise UsageError(
                 f"The template {_shown(rule, name, error)}", f"mend it, restart, then: perdure inbox replay ({rule.name})"
             ) from error
 
 
-def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, about: Intent, events: Sequence[Intent], moved: Moved | None) -> str:
-    marking = Marking()
+def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: Content) -> str:
+    marking, about, moved = Marking(), content.about, content.moved
     number = issue_of(rule, about)
     own = about.pull and number != about.number
     values = {
@@ -93,7 +104,7 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, about: Int
             "repository": about.repository,
             "number": number,
             "thing": "pull request" if about.pull and not own else "issue",
-            "branch": branch_of(rule, number),
+            "branch": branch_of(rule, number, apart=is_apart(about, number)),
             "agent": rule.name,
             "login": marking.name(rule.login),
         },
@@ -102,7 +113,8 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, about: Int
             "description": marking.outside(about.description),
             "url": marking.name(about.url),
         },
-        "events": [_event(marking, each) for each in events],
+        "comments": [{"author": marking.name(each.author), "text": marking.outside(each.text)} for each in content.earlier],
+        "events": [_event(marking, each) for each in content.events],
         "base": {
             "branch": marking.name(moved.branch) or "the default branch",
             "commit": moved.commit,
@@ -187,26 +199,28 @@ def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
             yield _shown(rule, name, error)
             return
     for name in NAMES:
-        for about, events, moved in _samples():
+        for content in _samples():
             try:
-                text = _filled(environment, rule, name, about, events, moved)
+                text = _filled(environment, rule, name, content)
             except Exception as error:
                 yield _shown(rule, name, error)
                 break
-            if moved is not None and not text.strip():
+            if content.moved is not None and not text.strip():
                 yield f"{Path(rule.templates) / name}: it makes an empty prompt"
                 break
 
 
-def _samples() -> Iterator[tuple[Intent, list[Intent], Moved | None]]:
+def _samples() -> Iterator[Content]:
     whole = Intent(
         kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada", title="A title", labels=("a label",),
         description="What it is about", text="What was said", branch="main", commit="0" * 40, url="https://forge.invalid/shop/web/issues/4",
     )  # fmt: skip
     bare = Intent(kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada")
+    said = Comment(id="1", kind=CommentKind.COMMENT, author="ben", text="Said before", created=1, updated=1, url="")
     for kind in HAPPENED:
-        yield replace(whole, kind=kind), [replace(whole, kind=kind), replace(bare, kind=kind)], Moved("main", "0" * 40, 2, ("one", "two"))
-        yield replace(bare, kind=kind), [replace(bare, kind=kind)], None
+        events = [replace(whole, kind=kind), replace(bare, kind=kind)]
+        yield Content(events[0], events, [said], Moved("main", "0" * 40, 2, ("one", "two")))
+        yield Content(events[1], events[1:])
 
 
 def _shown(rule: Rule, name: str, error: Exception) -> str:

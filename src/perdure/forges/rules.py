@@ -93,13 +93,17 @@ class Rule:
 def wants(rule: Rule, intent: Intent) -> str:
     """The trigger by which the rule wants the intent, or empty. Where the rule names no authors, the forge is still to be asked for his
     permission."""
-    author, login = intent.author.casefold(), rule.login.casefold()
+    if not is_for(rule, intent):
+        return ""
+    return next((trigger for trigger in _triggers(rule, intent, rule.login.casefold()) if trigger in rule.triggers), "")
+
+
+def is_for(rule: Rule, intent: Intent) -> bool:
+    """Whether the agent listens to the author there, as far as the rule itself says: not to himself, nor to what perdure wrote."""
+    author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
-    if not author or author == login or not known or OWN_MARK in intent.text:
-        return ""
-    if not any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories):
-        return ""
-    return next((trigger for trigger in _triggers(rule, intent, login) if trigger in rule.triggers), "")
+    own = not author or author == rule.login.casefold() or OWN_MARK in intent.text
+    return known and not own and any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories)
 
 
 def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
