@@ -258,6 +258,12 @@ def test_the_configuration_of_a_forge() -> None:
     assert sources({"local": {"forge": "gitea", "secret_file": "/s", "url": "http://127.0.0.1:3000", "token_file": "/t"}})
 
 
+def test_a_forge_without_its_address() -> None:
+    """Only GitHub and GitLab have a usual one."""
+    with pytest.raises(ValueError, match="tea needs url, the address of its gitea"):
+        sources({"tea": {"forge": "gitea", "secret_file": "/s", "token_file": "/t"}})
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -299,8 +305,9 @@ def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
 def test_clients_that_cannot_be(tmp_path: Path) -> None:
     """A token that is not there, and a rule for everybody who may write without a token to ask with, are errors before anything starts."""
     (tea,) = sources(TABLE)
-    with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty"):
-        forges([tea], (), {})
+    with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty") as raised:
+        forges([tea], rules(RULE), {})
+    assert len(raised.value.problems) == 1, "what follows from it is not told as well"
     (deaf,) = sources({"deaf": {"forge": "gitea", "secret_file": "/s"}})
     with pytest.raises(ConfigError, match=r"agents.dev: it works for whoever may write, and webhooks.deaf has no token"):
         forges([deaf], rules(RULE), {})

@@ -83,11 +83,13 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     problems: list[str] = []
     found: dict[tuple[str, str], ForgeApi] = {}
     tokens: dict[tuple[str, str], Token] = {}
+    named: set[tuple[str, str]] = set()
     for source in sources:
         own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules if _takes(rule, source)}
         for name, token in {"": token_at(source.token_file, source.token_env, environ), **own}.items():
             if token is None or not source.url or source.forge is None:
                 continue
+            named.add((source.name, name))
             try:
                 token.value()
                 found[source.name, name] = connect(source.forge, source.url, token, ca_file)
@@ -107,7 +109,7 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
         for rule in rules
         for source in sources
         if rule.least and _takes(rule, source)
-        if (source.name, "") not in found and (source.name, rule.name) not in found
+        if not {(source.name, ""), (source.name, rule.name)} & named
     ]
     for variable in {*(source.token_env for source in sources), *(rule.token_env for rule in rules)}:
         environ.pop(variable, None)

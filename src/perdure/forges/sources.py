@@ -95,7 +95,9 @@ def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str,
         return "", "", ""
     if forge is None:
         raise ValueError(f"{name} needs its forge: with url or a token, perdure speaks to it ({', '.join(Forge)})")
-    return address(f"url of {name}", url or USUAL.get(forge, "")), file, variable
+    if not url and forge not in USUAL:
+        raise ValueError(f"{name} needs url, the address of its {forge}: with a token, perdure speaks to it")
+    return address(f"url of {name}", url or USUAL[forge]), file, variable
 
 
 def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str]:
