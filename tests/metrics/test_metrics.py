@@ -33,6 +33,8 @@ def test_what_attempts_add_up_to(engine: Engine, meter: Meter) -> None:
     assert [found["perdure_receipts_total", "claude", verdict] for verdict in ("fresh", "native", "rebuilt")] == [1, 1, 1]
     assert [found["perdure_resumes_total", "claude", verdict] for verdict in ("native", "rebuilt")] == [1, 1]
     assert found["perdure_fallbacks_total", "claude", "lost, new conversation with a brief"] == 1
+    assert found["perdure_fallbacks_total", "claude", "refused by the agent"] == found["perdure_resumes_total", "claude", "broken"] == 0
+    assert sum(value for (name, *_), value in found.items() if name == "perdure_fallbacks_total") == 1
     assert [found["perdure_tokens_total", "claude", kind] for kind in ("fresh", "cached", "output")] == [2000, 1100, 160]
     assert found["perdure_cost_dollars_total", "claude"] == pytest.approx(0.85)
     assert found["perdure_tokens_saved", "claude"] == 1100 - 150

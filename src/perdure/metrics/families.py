@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 
 from perdure.metrics.disk import Measured
-from perdure.metrics.tallies import BOUNDS_S, Tally, agent_label
-from perdure.model import OutcomeKind, RunState
+from perdure.metrics.tallies import BOUNDS_S, NO_RECEIPT, Tally, agent_label
+from perdure.model import OutcomeKind, RunState, Verdict
 from perdure.protocols import Counts
+from perdure.sessions.statistics import CAUSES
 from perdure.volumes import Room
 
 TROUBLE = {
@@ -65,13 +66,13 @@ def ended(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
     for agent, tally in agents:
         took.add_metric((agent,), buckets=_cumulative(tally.buckets), sum_value=tally.seconds)
     yield took
-    for name, text, field in (
-        ("perdure_receipts", "Receipts of attempts, by agent and verdict", "verdicts"),
-        ("perdure_resumes", "Attempts that were to go on with a conversation, by the verdict of their receipt", "resumes"),
-    ):
-        rows = [((agent, key), number) for agent, tally in agents for key, number in sorted(getattr(tally, field).items())]
-        yield _counter(name, text, ("agent", "verdict"), rows)
-    falls = [((agent, cause), number) for agent, tally in agents for cause, number in sorted(tally.fallbacks.items())]
+    # Also what has not happened yet is told: of a counter that begins at one, Prometheus sees no increase.
+    verdicts = [((agent, verdict), tally.verdicts[verdict]) for agent, tally in agents for verdict in Verdict]
+    yield _counter("perdure_receipts", "Receipts of attempts, by agent and verdict", ("agent", "verdict"), verdicts)
+    resumes = [((agent, verdict), tally.resumes[verdict]) for agent, tally in agents for verdict in (*Verdict, NO_RECEIPT)]
+    text = "Attempts that were to go on with a conversation, by the verdict of their receipt"
+    yield _counter("perdure_resumes", text, ("agent", "verdict"), resumes)
+    falls = [((agent, cause), tally.fallbacks[cause]) for agent, tally in agents for cause in CAUSES]
     text = "Conversations that did not go on from the agent's own transcript, by cause"
     yield _counter("perdure_fallbacks", text, ("agent", "cause"), falls)
     kinds = (("fresh", "fresh_tokens"), ("cached", "cached_tokens"), ("output", "output_tokens"))

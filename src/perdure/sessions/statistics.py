@@ -22,6 +22,14 @@ BY_RUNG = {
     Rung.REPAIRED: "transcript unusable, mended",
     Rung.CHECKPOINT: "newest copy unusable, checkpoint put back",
 }
+BROKEN = "went elsewhere: broken receipt"
+BY_POLICY = "lost, refused by policy"
+EXPIRED = "lifetime passed, new conversation"
+WITH_BRIEF = "lost, new conversation with a brief"
+ANEW = "lost, new conversation"
+REFUSED = "refused by the agent"
+CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, ANEW, REFUSED)
+"""All that `fallback_of` may say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +91,15 @@ def fallback_of(attempt: Attempt) -> str:
     """Why the conversation did not go on from the agent's own transcript, in a few words; empty if it did."""
     asked = attempt.continuation
     if attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN:
-        return "went elsewhere: broken receipt"
+        return BROKEN
     if asked is None:
-        return "lost, refused by policy"
+        return BY_POLICY
     if asked.kind in (Start.REBUILD, Start.FRESH):
         if asked.expired:
-            return "lifetime passed, new conversation"
-        return "lost, new conversation with a brief" if asked.kind is Start.REBUILD else "lost, new conversation"
+            return EXPIRED
+        return WITH_BRIEF if asked.kind is Start.REBUILD else ANEW
     if attempt.outcome is not None and attempt.outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN):
-        return "refused by the agent"
+        return REFUSED
     return BY_RUNG.get(asked.rung, "")
 
 
