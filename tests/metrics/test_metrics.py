@@ -148,6 +148,10 @@ def test_many_scrapes_cost_one(engine: Engine) -> None:
 
 
 def test_openmetrics_for_who_asks_for_it(meter: Meter) -> None:
-    """Prometheus asks for OpenMetrics, and gets it."""
-    text, content_type = meter.exposition("application/openmetrics-text; version=1.0.0; charset=utf-8")
-    assert content_type.startswith("application/openmetrics-text") and text.endswith(b"# EOF\n")
+    """Prometheus asks for OpenMetrics, and gets it; whoever asks for nonsense gets an answer all the same."""
+    usual = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+    for accept in (usual, "application/openmetrics-text;version=1.x", "application/openmetrics-text;version==;escaping=\0"):
+        text, content_type = meter.exposition(accept)
+        assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+        assert text.endswith(b"# EOF\n")
+    assert meter.exposition("text/plain;version=x")[1] == meter.exposition("\0" * 9999)[1] == "text/plain; version=0.0.4; charset=utf-8"

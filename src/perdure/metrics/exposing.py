@@ -18,6 +18,7 @@ from perdure.metrics.following import Following
 from perdure.sweeper.usage import usage
 from perdure.volumes import Room, room
 
+OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
 """Who asks again sooner is given the same: a scrape by many costs what one costs."""
 
@@ -42,7 +43,8 @@ class Meter:
                 self._found = list(self._families())
                 self._until = time.monotonic() + self._fresh_s
             found = self._found
-        encode, content_type = choose_encoder(accept)
+        # Not the header itself: prometheus-client 0.26 raises TypeError for a version such as `1.x`.
+        encode, content_type = choose_encoder(f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else "")
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Given(found))
         return encode(registry), content_type
