@@ -503,11 +503,10 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
-    """The run's work is over and its workdir went to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there."""
+    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there."""
 
     why: str
     checkpoint: int = 0
-    trash: str = ""
     capsule: str = ""
 
 

@@ -123,7 +123,7 @@ def line_of(record: Record) -> str:
         case BaseMoved(branch=branch, commits=count):
             return f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
         case CleanedUp(why=why, checkpoint=number):
-            return f"cleaned up ({one_line(why, 120)}): its workdir went to the trash" + (f"; checkpoint {number}" if number else "")
+            return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (f"; checkpoint {number}" if number else "")
         case BroughtBack(checkpoint=number):
             return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):

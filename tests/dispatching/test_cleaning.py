@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from perdure.dispatching.cleaning import KEPT, is_cleaned_up
 from perdure.events import BroughtBack, CleanedUp
 from perdure.forges import DeliveryState, Intent, IntentKind
 from perdure.forges.rules import Rule
-from perdure.model import RunState
+from perdure.model import RunState, Workspace
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
@@ -48,7 +49,7 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
     assert done.state is HANDLED and f"{run.name} is cleaned up" in done.reason
     assert not top.exists() and is_cleaned_up(office.engine, run) and run.state is RunState.SUCCEEDED
     (event,) = [record.event for record in office.engine.store.history(run.id) if isinstance(record.event, CleanedUp)]
-    assert [entry.id for entry in sweeper.listed(office.engine)] == [event.trash] and event.checkpoint == 1
+    assert [entry.about["why"] for entry in sweeper.listed(office.engine)] == [event.why] and event.checkpoint == 1
     assert [each.why for each in office.engine.store.checkpoints(run.id)] == ["clean-up"]
     (again,) = office.told(over)
     assert again.state is HANDLED and "no workdir any more" in again.reason
@@ -120,6 +121,29 @@ def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
     office.told(CLOSED)
     (event,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, CleanedUp)]
     assert not top.exists() and Path(event.capsule).stat().st_size > 0
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before", "after"])
+def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
+    """Killed just before the workdir moves, or just after: the next round finishes it, and opened again everything is there."""
+    top = worked(office)
+    put_away = office.engine.workspaces.put_away
+
+    def cut_off(workspace: Workspace, about: Mapping[str, Any]) -> None:
+        if moved:
+            put_away(workspace, about)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(office.engine.workspaces, "put_away", cut_off)
+    (number,) = office.arrive(CLOSED)
+    with pytest.raises(KeyboardInterrupt):
+        office.dispatcher.round()
+    monkeypatch.setattr(office.engine.workspaces, "put_away", put_away)
+    assert office.delivery(number).state is WAITS and top.exists() is not moved
+    office.dispatcher.round()
+    assert office.delivery(number).state is HANDLED and not top.exists()
+    office.told(REOPENED)
+    assert (top / "made.txt").read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
 
 
 def test_somebody_stands_in_it(office: Office) -> None:

@@ -1,9 +1,9 @@
 """What is over on the forge is cleaned up here: archived, then moved to the trash; and brought back when it goes on.
 
 The order is what makes a kill harmless: a checkpoint of workdir and conversation is published, a capsule written where the rule asks for
-one, then the workdir moves, by one rename. A workdir goes only if everything in it is proven to be saved elsewhere at that moment, by the
-sweeper's guard; what is not saved stays, and its run says so. The conversation stays the run's own: whatever comes afterwards brings the
-workdir back and goes on in it.
+one, the journal told, then the workdir moves, by one rename. A workdir goes only if everything in it is proven to be saved elsewhere at
+that moment, by the sweeper's guard; what is not saved stays, and its run says so. The conversation stays the run's own: whatever comes
+afterwards brings the workdir back and goes on in it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ def clean(engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, 
             return _kept(engine, run, why, lost)
         checkpoint = checkpoints.keep(engine, run, place, VERB)
         capsule = _capsule(engine, run, checkpoint.number) if rule.archive == "capsule" and checkpoint is not None else ""
+        event = CleanedUp(why=why, checkpoint=checkpoint.number if checkpoint else 0, capsule=capsule)
+        # Before it goes: who finds it gone knows by this that it may be brought back.
+        engine.store.tell_run(run.id, [event], solved=KEPT)
         about = {"verb": VERB, "run": run.name, "runs": [each.id for each in beside], "why": why, "unsaved": []}
-        trash = engine.workspaces.put_away(place, about)
+        engine.workspaces.put_away(place, about)
     finally:
         os.close(fd)
-    event = CleanedUp(why=why, checkpoint=checkpoint.number if checkpoint else 0, trash=trash.name if trash else "", capsule=capsule)
-    engine.store.tell_run(run.id, [event], solved=KEPT)
     if checkpoint is not None and engine.publisher is not None:
         engine.publisher.published(checkpoint)
     return f"{run.name} is cleaned up: {why}"
@@ -109,10 +110,10 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
     gone = _gone(engine, run)
     if gone is None or run.workspace is None:
         return
-    there = {entry.id for entry in sweeper.listed(engine)}
+    there = [each.id for each in sweeper.listed(engine) if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)]
     number = 0
-    if gone.trash in there:
-        sweeper.restore(engine, gone.trash)
+    if there:
+        sweeper.restore(engine, there[-1])
     elif gone.checkpoint:
         try:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
