@@ -227,14 +227,33 @@ def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving])
     assert serving.stop() == 0
 
 
+def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
+    """Who listened before comes back as soon as it listens, and is told all that was written meanwhile, once and in order."""
+    serving = serves().start()
+    token = serving.token("read")
+    serving.kill()
+    with closing(_store(serving)) as store:
+        claim = claimed(store, submit(store))
+        for number in range(3):
+            store.record(claim, [Said(text=f"{number} {each}") for each in range(100)])
+        there = [record.seq for record in store.journal(10)]
+    serving.start()
+    with stream(serving, "/api/v1/events", token, after=10) as listened:
+        assert numbers(take(listened, len(there))) == there
+
+
 def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
-    """Listeners wait, and are told what came meanwhile as soon as it is there again."""
+    """Listeners wait, and are told what came meanwhile as soon as it is there again; who wants what was before is let go in good order."""
+    submit(hall.store)
+    hall.until(lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known")
     with _listen(hall) as listened:
         hall.until(lambda: hall.listeners() == 1, "it listens")
         hall.reading.broken = True
         reads = hall.reading.reads
         submit(hall.store)
         hall.until(lambda: hall.reading.reads > reads + 2, "it is asked again")
+        with _listen(hall, 0) as other:
+            assert list(other) == []
         hall.reading.broken = False
         assert next(iter(listened))[1]["event"]["kind"] == "run_submitted"
 

@@ -80,7 +80,8 @@ class Listener:
 
 
 class Journal:
-    """From `with` to its end; then all listeners are told that it is over. `listen` and `leave` belong to one event loop."""
+    """From `with` to its end; then all listeners are told that it is over. `listen` and `leave` belong to one event loop, and may be called
+    before it begins."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -91,8 +92,8 @@ class Journal:
         self._wake = threading.Event()
         self._over = False
         self._gap = (0, 0.0)
-        self.newest = 0
-        """The number up to which everything was told."""
+        self.newest = max(0, store.newest_record() - BACK)
+        """The number up to which everything was told, or was there before."""
         self._thread = threading.Thread(target=self._go, name="journal", daemon=True)
 
     def __enter__(self) -> Journal:
@@ -122,11 +123,10 @@ class Journal:
         self._listeners.discard(listener)
 
     def _go(self) -> None:
-        read = -1
+        read = self.newest
         while not self._over:
             full = False
             with suppress(PerdureError):  # A database that is away for a while is asked again.
-                read = max(0, self._store.newest_record() - BACK) if read < 0 else read
                 rows = self._store.journal(read, AT_ONCE)
                 whole = self._whole(read, rows)
                 if whole:

@@ -76,6 +76,8 @@ async def _told(parts: Parts, room: Room, request: Request, listener: Listener, 
                 return
             else:
                 yield HEARTBEAT
+    except PerdureError:
+        return  # The database is away: who comes back misses nothing.
     finally:
         parts.journal.leave(listener)
 
