@@ -91,6 +91,8 @@ class Reconciler:
                 continue
             told = set()
             for repository in forge.repositories(rule.repositories):
+                if self._over.is_set():
+                    return new
                 if self._redelivered(forge, source, repository, since or began - AT_FIRST_MS):
                     told.add(repository)
                 new += self._keep(self._unbegun(forge, source, source.forge, rule, repository))
