@@ -22,11 +22,11 @@ def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
         one.issue("Rounding", "Off by a cent.")
         run = one.settled(1)
         workdir = Path(run["workspace"]["path"])
-        one.serving.until(one.pulls, "the pull request is there")
+        one.until(one.pulls, "the pull request is there")
         one.do("POST", "/pulls/2/merge", {"Do": "squash", "delete_branch_after_merge": True})
-        one.serving.until(lambda: not workdir.exists(), "the workdir is cleaned up")
+        one.until(lambda: not workdir.exists(), "the workdir is cleaned up")
         assert [each["name"] for each in one.do("GET", "/branches")] == ["main"]
         one.do("PATCH", "/issues/1", {"state": "open"})
-        one.serving.until(lambda: (workdir / "rounding.txt").exists(), "the workdir is back")
+        one.until(lambda: (workdir / "rounding.txt").exists(), "the workdir is back")
         one.settled(2)
         assert one.run()["conditions"] == []

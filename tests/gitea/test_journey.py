@@ -9,7 +9,7 @@ import pytest
 from tests.gitea.world import World, world
 from tests.servers.gitea.server import Gitea
 
-pytestmark = [pytest.mark.forge, pytest.mark.journey]
+pytestmark = [pytest.mark.forge, pytest.mark.journey, pytest.mark.timeout(900)]
 
 SCRIPT = """run echo up > rounding.txt && git add rounding.txt && git commit -qm 'Round up'
 ---
@@ -43,13 +43,13 @@ def test_from_an_issue_to_its_end_and_back(gitea: Gitea) -> None:
 def _first(one: World) -> None:
     run = one.settled(1)
     assert run["attempts"][0]["outcome"]["kind"] == "succeeded"
-    pull = one.serving.until(one.pulls, "the pull request is there")[0]
+    pull = one.until(one.pulls, "the pull request is there")[0]
     assert (pull["number"], pull["head"]["ref"], pull["base"]["ref"]) == (2, "perdure/dev-1", "main")
     assert "Closes #1" in pull["body"] and pull["user"]["login"] == "dev-bot"
     assert one.file("perdure/dev-1", "rounding.txt") == "up\n"
-    one.serving.until(lambda: "is done" in one.comment() and "pull request" in one.comment(), "the comment says so")
-    one.serving.until(lambda: {"eyes", "rocket"} <= one.reactions(1), "both reactions are there")
-    one.serving.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the commit has its status")
+    one.until(lambda: "is done" in one.comment() and "pull request" in one.comment(), "the comment says so")
+    one.until(lambda: {"eyes", "rocket"} <= one.reactions(1), "both reactions are there")
+    one.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the commit has its status")
     (prompt,) = one.prompts()
     assert ISSUE in prompt and f"#1 of {one.repository}" in prompt
 
@@ -63,16 +63,16 @@ def _reviewed(one: World) -> None:
     assert second["receipt"]["verdict"] == "native" and second["session_id"] == first["session_id"]
     delta = one.prompts()[-1]
     assert "Round half to even." in delta and "rounding.txt:1: Bankers do otherwise." in delta and "quercus" not in delta
-    one.serving.until(lambda: one.do("GET", "/pulls/2")["head"]["sha"] != before, "the branch has the second commit")
+    one.until(lambda: one.do("GET", "/pulls/2")["head"]["sha"] != before, "the branch has the second commit")
     assert one.file("perdure/dev-1", "rounding.txt") == "even\n"
-    one.serving.until(lambda: "| 2 |" in one.comment(), "the same comment has both attempts")
+    one.until(lambda: "| 2 |" in one.comment(), "the same comment has both attempts")
     assert len(one.pulls()) == 1
 
 
 def _merged(one: World) -> None:
     workdir = Path(one.run()["workspace"]["path"])
     one.gitea.merge(one.repository, 2, by="ada")
-    one.serving.until(lambda: not workdir.exists(), "the workdir is cleaned up")
+    one.until(lambda: not workdir.exists(), "the workdir is cleaned up")
     assert one.file("main", "rounding.txt") == "even\n"
     assert one.do("GET", "/issues/1")["state"] == "closed"
     assert len(one.run()["attempts"]) == 2
@@ -82,7 +82,7 @@ def _reopened(one: World) -> None:
     session = one.run()["attempts"][0]["session_id"]
     one.do("PATCH", "/issues/1", {"state": "open"})
     one.say(1, "Negative numbers too, please.")
-    one.serving.until(lambda: "Negative numbers too, please." in one.prompts()[-1], "the comment reached the model")
+    one.until(lambda: "Negative numbers too, please." in one.prompts()[-1], "the comment reached the model")
     # One that found the workdir in use, while its branch was pushed, has begun nothing.
     later = [each for each in one.settled(3)["attempts"][2:] if each["outcome"]["kind"] != "writer_conflict"]
     assert {(each["receipt"]["verdict"], each["session_id"]) for each in later} == {("native", session)}

@@ -7,7 +7,7 @@ import pytest
 from tests.gitea.world import World, world
 from tests.servers.gitea.server import Gitea
 
-pytestmark = [pytest.mark.forge, pytest.mark.journey]
+pytestmark = [pytest.mark.forge, pytest.mark.journey, pytest.mark.timeout(900)]
 
 SCRIPT = """run echo up > rounding.txt && git add rounding.txt && git commit -qm 'Round up'
 ---
@@ -28,11 +28,11 @@ def test_who_may_write_and_a_check_that_failed(gitea: Gitea) -> None:
         one.start()
         number = one.issue("Rounding", "The quercus total is off by a cent.", assigned=False)
         one.say(number, "@dev-bot write me a poem", by="mallory")
-        why = one.serving.until(lambda: [each for each in reasons(one, "commented", "mallory") if each], "the mention is settled")
+        why = one.until(lambda: [each for each in reasons(one, "commented", "mallory") if each], "the mention is settled")
         assert why == [f"mallory may not write in {one.repository}"] and one.runs() == []
         one.do("PATCH", f"/issues/{number}", {"assignees": ["dev-bot"]})
         one.settled(1)
-        pull = one.serving.until(one.pulls, "the pull request is there")[0]
+        pull = one.until(one.pulls, "the pull request is there")[0]
         main = one.do("GET", "/branches/main")["commit"]["id"]
         for commit, url in ((main, "https://ci.example.com/6"), (pull["head"]["sha"], "https://ci.example.com/7")):
             one.do("POST", f"/statuses/{commit}", {"state": "failure", "context": "ci/test", "target_url": url})

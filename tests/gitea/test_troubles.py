@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gitea.world import world
+from tests.gitea.world import PATIENCE_S, world
 from tests.servers.gitea.server import Gitea, running
-from tests.web.serving import PATIENCE_S
 
-pytestmark = pytest.mark.forge
+pytestmark = [pytest.mark.forge, pytest.mark.timeout(900)]
 
 SCRIPT = """run echo up > rounding.txt
 ---
@@ -32,15 +31,16 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
     with world(own, "say One.\n") as one:
         one.start("--jobs", "0")
         one.issue("Rounding", "The total is off by a cent.")
-        one.serving.until(one.runs, "the issue is a task")
+        one.until(one.runs, "the issue is a task")
         one.serving.kill()
         own.kill()
         one.serving.start("--jobs", "1")
-        waits = one.serving.until(lambda: next((each for each in one.runs() if each["reason"]), None), "it says why it waits")
+        waits = one.until(lambda: next((each for each in one.runs() if each["reason"]), None), "it says why it waits")
         assert waits["state"] == "queued" and own.url in waits["reason"]
         own.start()
         done = one.settled(2)
-        assert [each["outcome"]["kind"] for each in done["attempts"]] == ["overloaded", "succeeded"]
+        *waited, last = (each["outcome"]["kind"] for each in done["attempts"])
+        assert set(waited) == {"overloaded"} and last == "succeeded"
         assert len(one.prompts()) == 1
 
 
@@ -53,13 +53,13 @@ def test_it_goes_away_while_the_agent_is_at_work(own: Gitea) -> None:
         one.rehearsal.wait_for(1, PATIENCE_S)
         own.kill()
         name = one.settled(1)["name"]
-        one.serving.until(lambda: f"not told all of {name}: not pushed" in one.serving.said(), "it is told that the forge does not answer")
+        one.until(lambda: f"not told all of {name}: not pushed" in one.serving.said(), "it is told that the forge does not answer")
         one.serving.kill()
         one.serving.start("--jobs", "1")
         own.start()
-        pull = one.serving.until(one.pulls, "the pull request is there")[0]
-        one.serving.until(lambda: "pull request 2" in one.comment(), "the comment is there")
-        one.serving.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the status is there")
+        pull = one.until(one.pulls, "the pull request is there")[0]
+        one.until(lambda: "pull request 2" in one.comment(), "the comment is there")
+        one.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the status is there")
         assert len(one.pulls()) == 1 and len(one.prompts()) == 1
 
 
@@ -71,12 +71,12 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
         old = own.tokens["dev-bot"]
         own.revoke("dev-bot")
         one.issue("Rounding", "The total is off by a cent.")
-        waits = one.serving.until(lambda: [each.reason for each in one.serving.inbox() if "token" in each.reason], "it waits")
+        waits = one.until(lambda: [each.reason for each in one.serving.inbox() if "token" in each.reason], "it waits")
         assert str(one.token) in waits[0] and one.runs() == []
         assert old not in one.serving.said() + one.stage.perdure("inbox", "--json").out
         one.token.write_text(own.tokens["dev-bot"])
         one.settled(1)
-        one.serving.until(lambda: "is done" in one.comment(), "the comment is there")
+        one.until(lambda: "is done" in one.comment(), "the comment is there")
 
 
 def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
@@ -90,10 +90,10 @@ def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
         one.serving.start("--jobs", "1")
         run = one.settled(1)
         assert run["workspace"]["branch"] == "perdure/dev-1" and len(one.runs()) == 1
-        pull = one.serving.until(one.pulls, "the pull request is there")[0]
-        one.serving.until(lambda: f"pull request {pull['number']}" in one.comment(), "the comment is there")
+        pull = one.until(one.pulls, "the pull request is there")[0]
+        one.until(lambda: f"pull request {pull['number']}" in one.comment(), "the comment is there")
         one.serving.kill()
         gitea.merge(one.repository, pull["number"], by="ada")
         one.serving.start("--jobs", "1")
-        one.serving.until(lambda: not Path(run["workspace"]["path"]).exists(), "the workdir is cleaned up")
+        one.until(lambda: not Path(run["workspace"]["path"]).exists(), "the workdir is cleaned up")
         assert len(one.prompts()) == 1 and len(one.runs()) == 1

@@ -9,7 +9,7 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -41,6 +41,7 @@ git_email = "dev-bot@example.com"
 {more}
 """
 
+PATIENCE_S = 400.0
 _numbers = count(1)
 
 
@@ -63,6 +64,10 @@ class World:
         self.serving.start(*(words or ("--jobs", "2")))
         self.gitea.webhook(self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET)
         return self
+
+    def until(self, met: Callable[[], Any], what: str) -> Any:
+        """Waits longer than others: a forge that was down is asked again after a minute, or two."""
+        return self.serving.until(met, what, PATIENCE_S)
 
     def do(self, method: str, path: str, body: object = None, *, by: str = "ada") -> Any:
         """One call of Gitea's API, below the repository."""
@@ -116,7 +121,7 @@ class World:
             found = self.run() if self.runs() else {"state": ""}
             return found if found["state"] in ("succeeded", "failed") and len(found["attempts"]) >= attempts else None
 
-        found: dict[str, Any] = self.serving.until(met, f"attempt {attempts} is over")
+        found: dict[str, Any] = self.until(met, f"attempt {attempts} is over")
         return found
 
     def prompts(self) -> list[str]:

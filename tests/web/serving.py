@@ -83,14 +83,14 @@ class Serving:
         self.port = int(found[1])
         return self
 
-    def until(self, met: Callable[[], Any], what: str) -> Any:
-        end = time.monotonic() + PATIENCE_S
+    def until(self, met: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+        end = time.monotonic() + patience_s
         while time.monotonic() < end:
             if value := met():
                 return value
             assert self.process is None or self.process.poll() is None or "ended" in what, self.said()
             time.sleep(0.02)
-        raise AssertionError(f"not within {PATIENCE_S:g} s: {what}\n{self.said()}")
+        raise AssertionError(f"not within {patience_s:g} s: {what}\n{self.said()}")
 
     def said(self) -> str:
         return (self.home / "log").read_text()

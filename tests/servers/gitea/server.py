@@ -232,10 +232,17 @@ class Gitea:
         return str(made["commit"]["sha"])
 
     def merge(self, repository: str, number: int, *, by: str = ADMIN) -> None:
-        """Gitea looks first whether it can be merged; until then it answers 405."""
-        place = f"/repos/{repository}/pulls/{number}"
-        self.until(lambda: self.api("GET", place, by=by)["mergeable"], f"pull request {number} can be merged")
-        self.api("POST", f"{place}/merge", {"Do": "merge"}, by=by)
+        """As often as it takes: after each push Gitea looks first whether it can be merged, and answers 405 until it knows."""
+
+        def merged() -> bool:
+            try:
+                self.api("POST", f"/repos/{repository}/pulls/{number}/merge", {"Do": "merge"}, by=by)
+            except Refused as error:
+                if error.status != 405:
+                    raise
+            return bool(self.api("GET", f"/repos/{repository}/pulls/{number}", by=by)["merged"])
+
+        self.until(merged, f"pull request {number} is merged")
 
     def webhook(self, repository: str, address: str, secret: str) -> None:
         """The repository has this webhook, in place of the one before: its secret cannot be changed by the API."""
