@@ -81,6 +81,7 @@ class _Sender:
     acknowledged: dict[str, int] = field(default_factory=dict)
     """The delivery's number by what was said."""
     sent: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     def go(self) -> None:
         while not self.over.is_set():
@@ -112,9 +113,12 @@ class _Sender:
                 # Also when all is over: the server comes back for the last time.
                 time.sleep(0.05)
                 continue
-            assert status == 202, (status, said)
-            self.acknowledged[mark] = said["delivery"]
-            return
+            if status == 202:
+                self.acknowledged[mark] = said["delivery"]
+                return
+            if status != 503:
+                self.wrong.append(f"{mark} was answered with {status}: {said}")
+                return
 
 
 def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) -> Found:
@@ -127,18 +131,17 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
     for thread in threads:
         thread.start()
     for number in range(kills):
-        if number % 2 == 0:
-            # Each other time while an agent is at work for certain, else at any moment.
-            serving.until(one.marked, "an agent is at work")
         time.sleep(chance.random() * 2)
-        found.at_work += bool(one.marked())
+        # Each other time while an agent is at work for certain, else at any moment.
+        found.at_work += bool(serving.until(one.marked, "an agent is at work") if number % 2 == 0 else one.marked())
         serving.kill()
         serving.start("--jobs", str(JOBS))
     over.set()
     for thread in threads:
         thread.join()
     with closing(stores.open(serving.state / "perdure.db", read_only=True)) as store:
-        serving.until(lambda: _is_done(store), "all is done")
+        _until_done(serving, store)
+    found.wrong += [wrong for each in people for wrong in each.wrong]
     if (code := serving.stop()) != 0:
         found.wrong.append(f"serve ended with {code}")
     acknowledged = {mark: number for each in people for mark, number in each.acknowledged.items()}
@@ -149,6 +152,13 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
         one.until(lambda: not one.marked(), "nothing lives on")
     found.wrong += [f"process {pid} lives on" for pid in one.marked()]
     return found
+
+
+def _until_done(serving: Serving, store: SqlStore) -> None:
+    """However slow the machine is: as long as something goes on."""
+    while not _is_done(store):
+        seen = store.newest_record()
+        serving.until(lambda seen=seen: store.newest_record() > seen or _is_done(store), "something goes on")
 
 
 def _is_done(store: SqlStore) -> bool:
