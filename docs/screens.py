@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
-from tests.journeys.test_conversations import Terminal, begun_by_hand, by_hand
+from tests.journeys.terminal import Terminal
+from tests.journeys.test_conversations import begun_by_hand, by_hand
 
 IMAGES = Path(__file__).parent / "images"
 SCRIPT = """by history
@@ -34,6 +35,11 @@ run echo rounded > cart.py; test -e go.txt || { touch at-work.txt; sleep 60; }
 ---
 say The rounding is fixed, and a test shows it.
 """
+TASKS = {
+    "rounding": "Prices are rounded wrongly in cart.py. Find out why, and fix it.",
+    "release-notes": "Write the release notes for version 2.",
+    "tests": "The test of the cart fails now and then. Make it steady.",
+}
 WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.S)
 """The stylesheet would fetch fonts from elsewhere."""
 
@@ -41,7 +47,7 @@ WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=
 def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
     """What stands on the terminal, without the empty lines below, as docs/images/NAME.svg."""
     pane = (
-        terminal.tmux("capture-pane", "-p", "-e")
+        terminal.tmux("capture-pane", "-p", "-e", "-N")
         .rstrip("\n ")
         .replace(str(stage.home), "/home/you")
         .replace(str(stage.repo), "/home/you/shop")
@@ -83,8 +89,33 @@ def picked(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
     draw(stage, shown, "resume", "choose a conversation")
 
 
+def watched(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
+    """The board: one run has ended, one was stopped, one is at work, and it is looked into."""
+    shown = open_terminal(110)
+    workdirs = stage.home / ".local/share/perdure/.perdure/work"
+    for number, (name, prompt) in enumerate(TASKS.items(), 1):
+        shown.type(f'clear; perdure run -d --name {name} --permissions full "{prompt}"', "Enter")
+        stage.until(lambda number=number: len(list(workdirs.glob("*/at-work.txt"))) == number, "the agent is in its tool")
+        if name == "rounding":
+            next(iter(workdirs.iterdir()), workdirs).joinpath("go.txt").touch()
+        if name != "tests":
+            shown.type(f"clear; perdure stop {name}", "Enter")
+            shown.shows(f"{name} is cancelled")
+        if name == "rounding":
+            shown.type("clear; perdure retry -q rounding && echo it has ended", "Enter")
+            stage.until(lambda: stage.show("rounding")["state"] == "succeeded", "it has succeeded")
+    shown.type("clear; perdure top", "Enter")
+    shown.shows("done  2")
+    shown.type("Space")
+    shown.shows("I look at the prices first")
+    draw(stage, shown, "top", "perdure top")
+    shown.type("q")
+    stage.perdure("stop", "tests")
+
+
 def main() -> int:
     for agent, script, scene in (
+        ("claude", SCRIPT, watched),
         ("claude", SCRIPT, killed_and_continued),
         ("claude", "by history\nsay It adds them one by one.\n", picked),
     ):

@@ -45,7 +45,11 @@ class Board(App[None]):
     #panel { height: auto; max-height: 50%; border-top: solid $primary; padding: 0 1; display: none; }
     #said { display: none; height: auto; max-height: 4; padding: 0 1; }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
-    #head { height: 1; padding: 0 1; background: $primary; color: $text; }
+    #head { height: 1; padding: 0 1; text-style: reverse; }
+    #runs > .option-list--option-highlighted, #runs:focus > .option-list--option-highlighted {
+        color: ansi_bright_white; background: ansi_blue; text-style: bold;
+    }
+    #runs > .option-list--option-disabled { color: $foreground; }
     LogScreen #head { dock: top; }
     .box { width: auto; max-width: 90%; height: auto; padding: 1 2; border: round $primary; background: $surface; }
     HelpScreen, Question { align: center middle; }
@@ -82,6 +86,8 @@ class Board(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
+        # The terminal's own colours, so that it is legible on a light and on a dark one.
+        self.theme = "ansi-dark"
         self.query_one("#runs").focus()
         self._look()
         self.set_interval(self._look_s, self._look_again)
