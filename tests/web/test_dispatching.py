@@ -143,6 +143,7 @@ def intent(kind: IntentKind, **more: Any) -> Intent:
         (intent(IntentKind.COMMENTED, mentions=("dev-bot",)), "mentioned"),
         (intent(IntentKind.COMMENTED), "commented"),
         (intent(IntentKind.CI_FAILED), "ci_failed"),
+        (intent(IntentKind.CI_FAILED, text="perdure/dev"), ""),
         (intent(IntentKind.CLOSED), ""),
     ],
 )

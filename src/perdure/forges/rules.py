@@ -26,6 +26,8 @@ BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """These begin a task; the others go on with one."""
 OWN_MARK = "<!-- perdure:"
 """Stands in every comment that perdure itself makes, whoever it speaks as."""
+OWN_CHECK = "perdure/"
+"""So the statuses begin that perdure itself sets."""
 
 _CLONE = re.compile(r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?)/[^\s@?#]*|/[^\0\n]*")
 """Whom a payload names is never the server."""
@@ -103,6 +105,8 @@ def is_for(rule: Rule, intent: Intent) -> bool:
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
     own = not author or author == rule.login.casefold() or OWN_MARK in intent.text
+    # A run that failed is told as a failed check: answered with another attempt, that would never end.
+    own = own or (intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK))
     return known and not own and any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories)
 
 

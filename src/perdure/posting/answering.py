@@ -17,7 +17,7 @@ from perdure.capsule.scan import Scan
 from perdure.errors import Conflict, Diverged, ForgeUnavailable, GitFailed, LostLease, NotFound, PerdureError, StoreError
 from perdure.events import NotPublished, Published, ToldForge
 from perdure.forges.postings import Origin, Posting, origin_of
-from perdure.forges.rules import Rule
+from perdure.forges.rules import OWN_CHECK, Rule
 from perdure.forges.standing import CheckState, Comment, CommentKind, IssueRef, Reaction
 from perdure.git import unreachable
 from perdure.lifecycle import FINAL
@@ -246,7 +246,7 @@ class _Answer:
         if not self.posting.commit or self.posting.status == status:
             return
         self.api.set_status(
-            self.origin.repository, self.posting.commit, state, context=f"perdure/{self.rule.name}",
+            self.origin.repository, self.posting.commit, state, context=f"{OWN_CHECK}{self.rule.name}",
             text=f"{self.rule.name} {self.run.state}", url=self._page or self.posting.comment_url,
         )  # fmt: skip
         self._keep(status=status)

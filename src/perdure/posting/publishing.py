@@ -83,7 +83,7 @@ def _commit(engine: Engine, run: TaskRun) -> None:
     issue = run.spec.labels.get("issue", "")
     text = f"Work on {issue}\n\nLeft uncommitted by the agent at the end of attempt {run.attempt} of the run {run.name}.\n"
     before = engine.workspaces.state(run.workspace).head
-    if engine.workspaces.commit(run.workspace, run.spec.agent, text) != before:
+    if engine.workspaces.commit(run.workspace, run.spec.agent, text, engine.committer(run)) != before:
         checkpoints.keep(engine, run, run.workspace, "publish")
 
 

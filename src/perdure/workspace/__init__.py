@@ -219,12 +219,13 @@ class Workspaces:
         finally:
             os.close(fd)
 
-    def commit(self, workspace: Workspace, agent: str, text: str) -> str:
-        """Commits, by the agent, what is not committed, ignored files left out; returns HEAD. The caller holds its lock.
+    def commit(self, workspace: Workspace, agent: str, text: str, who: Mapping[str, str] | None = None) -> str:
+        """Commits, by the agent (or `who`, as GIT_AUTHOR_NAME and the like), what is not committed, ignored files left out; returns HEAD.
+        The caller holds its lock.
 
         Raises UsageError without git, Conflict while a merge or rebase is in progress, WorkspaceError."""
         self._ready()
-        message = Message(text=text, env=self._identity(workspace, agent))
+        message = Message(text=text, env=self._identity(workspace, agent) | dict(who or {}))
         return joining.commit(self._places, workspace, self._git(), message)
 
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
