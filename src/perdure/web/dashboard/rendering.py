@@ -6,8 +6,10 @@ No style and no script stands in a page: the policy in `CSP` forbids it, so bars
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -79,6 +81,7 @@ PAGES.filters |= {
     "lasted": lasted,
     "money": money,
     "one_line": one_line,
+    "quoted": partial(quote, safe=""),
     "size": size,
     "tokens": tokens,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -48,7 +49,7 @@ def ask_resume(visit: Visit) -> Response:
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "nothing: go on with the task" if unfinished else ""
     return ask(
-        visit, f"Go on with {entry.run.name if entry.run else entry.id[:13]}?", back=f"/sessions/{entry.id}", yes="Resume",
+        visit, f"Go on with {entry.run.name if entry.run else entry.id[:13]}?", back=f"/sessions/{quote(entry.id, safe='')}", yes="Resume",
         consequences=[f"It begins with: {one_line(entry.first, 200)}"] if entry.first else [],
         fields=[Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)],
     )  # fmt: skip

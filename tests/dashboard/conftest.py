@@ -1,0 +1,109 @@
+"""A real headless Chromium, and the servers that it looks at: one full of hostile texts, and one whose agents work."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from perdure.rehearsal import Rehearsal
+from tests.dashboard.browsing import FLAGS, Looking
+from tests.dashboard.filling import fill
+from tests.journeys.stage import Stage
+from tests.web.serving import Serving
+
+WORKING = """
+permissions = "full"
+"""
+
+SCRIPTS = r"""
+match HOSTILE
+say <script>alert(1)</script><img src=x onerror=alert(1)>
+run printf '<b onclick=alert(1)>\n</pre><script>alert(1)</script>\n' > '<img src=x onerror=alert(1)>.html'
+---
+say "><svg/onload=alert(1)> is done.
+===
+match BREAKS
+fail 400
+---
+run echo broken > broken.txt
+---
+say It went on.
+===
+match LASTS
+run echo begun > begun.txt
+---
+slow 1
+say I look around.
+---
+hang x9
+===
+say One moment.
+run echo one > one.txt
+---
+slow 1
+say One is there.
+---
+run echo two > two.txt
+---
+say Two is there.
+---
+run echo three > three.txt
+---
+say Three is there.
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for a module."""
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
+    """A server with runs, plans, deliveries and conversations that say what nobody wants to hear, and an admin's token."""
+    serving = Serving(tmp_path_factory.mktemp("full"))
+    fill(serving.state / "perdure.db")
+    token = serving.token("admin")
+    yield serving.start("--jobs", "0"), token
+    serving.stop()
+
+
+@pytest.fixture(scope="module")
+def working() -> Iterator[tuple[Stage, Serving, str]]:
+    """A server with a pool of two, Claude Code on a script, and an admin's token. Short paths: sockets have 108 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="pd"))
+    rehearsal = Rehearsal(SCRIPTS).start()
+    stage = Stage(directory, "claude", rehearsal)
+    serving = Serving(stage.home, WORKING, **stage.environ)
+    token = serving.token("admin")
+    serving.start("--jobs", "2")
+    yield stage, serving, token
+    serving.stop()
+    stage.close()
+    rehearsal.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def look(browser: Browser) -> Iterator[Callable[..., Looking]]:
+    """Opens a window that is signed in; at the end nothing bad may have happened in any."""
+    made: list[Looking] = []
+
+    def make(serving: Serving, token: str, **settings: object) -> Looking:
+        made.append(Looking(browser, serving, token, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    for each in made:
+        each.harmless()

@@ -1,0 +1,96 @@
+"""Every page in a real browser, over a store full of what nobody wants to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from perdure.text import clean
+from tests.dashboard.browsing import Looking
+from tests.dashboard.hostile import PAYLOADS
+from tests.web.serving import Serving
+
+PAGES = (
+    "/", "/?state=failed", "/?state=asking&q=alert", "/?q=%3Cscript%3E&agent=claude", "/runs/everything", "/runs/everything/log",
+    "/runs/everything/instructions", "/runs/everything/checkpoints", "/sessions", "/sessions?q=alert", "/plans", "/plans/hostile",
+    "/failures", "/failures?span=90d", "/continuity", "/disk", "/inbox", "/inbox?state=received&source=tea", "/checks", "/new",
+    "/runs/everything/update", "/runs/everything/remove",
+)  # fmt: skip
+EACH = ("", "/log", "/checkpoints", "/instructions", "/update")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_is_harmless(full: tuple[Serving, str], look: Callable[..., Looking], path: str) -> None:
+    """Each page is shown without an error on the console, a request to elsewhere, or a node or handler that an agent wrote."""
+    window = look(*full)
+    page = window.open(path)
+    page.wait_for_load_state("load")
+    assert page.title().endswith("perdure") and page.locator("main").is_visible()
+    assert window.nodes() == []
+
+
+def test_each_payload_is_a_text_and_nothing_else(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+    """All payloads stand in the log as they were said, without what no eye sees; each is in every field of some run, and nothing acts."""
+    window = look(*full)
+    page = window.open("/runs/everything/log")
+    shown = [text.strip() for text in page.locator("#log li.l-said span").all_text_contents()]
+    assert shown == [clean(payload.replace("\x00", "")).strip() for payload in PAYLOADS]
+    for number in range(0, len(PAYLOADS), 4):
+        window.open(f"/runs/r-{number}{EACH[number // 4 % len(EACH)]}")
+        assert window.nodes() == []
+    for number in range(1, len(PAYLOADS), 9):
+        window.open(f"/inbox/{number}")
+        assert window.nodes() == []
+
+
+def test_a_page_is_read_without_a_script(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+    """Without JavaScript a person finds a run, reads its timeline and its log, and is asked before it is removed."""
+    window = look(*full, script=False)
+    page = window.open("/")
+    page.fill("[name=q]", "everything")
+    page.click("text=Search")
+    page.click(".row")
+    assert page.url.endswith("/runs/everything") and page.locator(".try").count() == 1
+    assert page.locator("#log li").count() > 50
+    page.click("text=Remove")
+    assert "Take everything off the list?" in page.inner_text("h1")
+    page.click("text=Leave it")
+    assert page.url.endswith("/runs/everything")
+
+
+def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+    """j and k walk through the rows, Enter opens, u goes up, / searches, g and a letter go to a place, ? tells all this."""
+    window = look(*full)
+    page = window.open("/")
+    for key in ("j", "j", "k", "j"):
+        page.keyboard.press(key)
+    second = page.locator("[data-row]").nth(1)
+    name = second.get_attribute("data-words")
+    assert page.evaluate("document.activeElement.dataset.words") == name
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(rf"/runs/{name}$"))
+    page.keyboard.press("2")
+    page.wait_for_url(re.compile(r"/log$"))
+    page.keyboard.press("u")
+    page.wait_for_url(re.compile(rf"/runs/{name}$"))
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    page.wait_for_url(re.compile(r"/failures$"))
+    page.keyboard.press("?")
+    assert page.locator("dialog#keys").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    page.wait_for_url(re.compile(r"/$"))
+    page.keyboard.press("/")
+    page.keyboard.type("everything j k ?")
+    assert page.input_value("[data-search]") == "everything j k ?"
+
+
+def test_a_phone_has_nothing_beside_its_edge(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+    """At the width of a phone no page has to be pushed sideways."""
+    window = look(*full, width=390)
+    for path in ("/", "/runs/everything", "/runs/r-4", "/sessions", "/failures", "/continuity", "/disk", "/inbox", "/checks", "/new"):
+        page = window.open(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
