@@ -97,21 +97,48 @@ def run(store: SqlStore, number: int, *words: str) -> None:
         cause=why,
     )
     continuation = Continuation(kind=Start.FRESH, session_id=kept.id, reason=reason)
-    store.begin(claim, Begun(continuation=continuation, directory="", prompt_sha256="0", flags={"model": flag}, agent_version=version, before=None, session=kept, workspace=place))  # fmt: skip
+    store.begin(
+        claim,
+        Begun(
+            continuation=continuation,
+            directory="",
+            prompt_sha256="0",
+            flags={"model": flag},
+            agent_version=version,
+            before=None,
+            session=kept,
+            workspace=place,
+        ),
+    )
     store.record(
         claim,
         [
-            Said(text=said), ToolStarted(tool_id="1", name=tool, summary=said), ToolEnded(tool_id="1", ok=False, summary=why),
-            RetrySeen(status=500, detail=detail), LimitSeen(detail=detail), WritesLost(detail=detail), Unrecognised(text=said),
-            CollisionSeen(session_id=session, detail=detail), SessionRetired(session_id=session, cause=why),
+            Said(text=said),
+            ToolStarted(tool_id="1", name=tool, summary=said),
+            ToolEnded(tool_id="1", ok=False, summary=why),
+            RetrySeen(status=500, detail=detail),
+            LimitSeen(detail=detail),
+            WritesLost(detail=detail),
+            Unrecognised(text=said),
+            CollisionSeen(session_id=session, detail=detail),
+            SessionRetired(session_id=session, cause=why),
             VerifyEnded(code=1, output=said, command=tool, log=path),
         ],
-    )  # fmt: skip
+    )
     saved = Saved(commit="ab" * 20, ref="refs/x", git_dir="/nowhere", head=version, branch=branch, left_out=((path, why),))
     store.add_checkpoint(
-        Checkpoint(run=found.id, number=1, attempt=1, at=store.now(), why=why, workdir=saved, session_id=session, conversation=(CopyPart(session, "main", 1, ""),)),
+        Checkpoint(
+            run=found.id,
+            number=1,
+            attempt=1,
+            at=store.now(),
+            why=why,
+            workdir=saved,
+            session_id=session,
+            conversation=(CopyPart(session, "main", 1, ""),),
+        ),
         claim,
-    )  # fmt: skip
+    )
     condition = Condition(type="needs_person", message=ask, at=1) if state is RunState.FAILED and number % 8 == 1 else None
     kind = (
         OutcomeKind.SUCCEEDED
@@ -124,11 +151,15 @@ def run(store: SqlStore, number: int, *words: str) -> None:
     store.finish(
         claim,
         Ending(
-            outcome=Outcome(kind=kind, detail=detail), receipt=receipt, usage=Usage(input=100, output=10, cost_usd=0.01),
+            outcome=Outcome(kind=kind, detail=detail),
+            receipt=receipt,
+            usage=Usage(input=100, output=10, cost_usd=0.01),
             fill=Fill(tokens=10, window=100, model=flag),
-            decision=Decision(state=state, reason=reason, run_after=store.now() + 10**8 if state is RunState.QUEUED else 0, condition=condition),
+            decision=Decision(
+                state=state, reason=reason, run_after=store.now() + 10**8 if state is RunState.QUEUED else 0, condition=condition
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def everything(store: SqlStore) -> None:
@@ -143,9 +174,19 @@ def everything(store: SqlStore) -> None:
 
 def delivery(number: int, payload: str) -> Arrived:
     intent = Intent(
-        kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository=payload, number=number + 1, author=payload, whom=(payload,), labels=(payload,),
-        title=payload, description=payload, text=payload, branch=payload, url=f"https://tea.example/{payload}" if number % 2 else payload,
-    )  # fmt: skip
+        kind=IntentKind.COMMENTED,
+        forge=Forge.GITEA,
+        repository=payload,
+        number=number + 1,
+        author=payload,
+        whom=(payload,),
+        labels=(payload,),
+        title=payload,
+        description=payload,
+        text=payload,
+        branch=payload,
+        url=f"https://tea.example/{payload}" if number % 2 else payload,
+    )
     body = f'{{"body": "{number}", "text": {payload!r}}}'
     digest = hashlib.sha256(body.encode()).hexdigest()
     return Arrived(

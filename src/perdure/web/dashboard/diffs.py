@@ -92,6 +92,6 @@ def _head(file: ChangedFile, line: str) -> None:
     elif line.startswith("rename to "):
         file.how, file.name = "renamed", line.removeprefix("rename to ")
     elif line.startswith(("Binary files", "GIT binary patch")):
-        file.how = "binary"
+        file.how = file.how if file.how != "changed" else "binary"
     elif line.startswith("+++ b/"):
         file.name = line.removeprefix("+++ b/")

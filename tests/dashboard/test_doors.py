@@ -1,0 +1,165 @@
+"""The doors of the dashboard, asked by a program: who gets in, what a form has to carry, and the headers of every page."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from perdure.web.dashboard.rendering import CSP, HERE
+from perdure.web.dashboard.signing import LOCAL
+from tests.dashboard.filling import fill_many
+from tests.web.serving import PATIENCE_S, Serving
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class Door:
+    """One who keeps a cookie and sends what it is told to."""
+
+    def __init__(self, serving: Serving, token: str = "") -> None:
+        self.port, self.cookie = serving.port, ""
+        if token:
+            status, headers, _ = self.ask("POST", "/sign-in", urlencode({"token": token, "next": "/plans"}))
+            assert (status, headers["location"]) == (303, "/plans")
+            self.set = headers["set-cookie"]
+            self.cookie = self.set.partition(";")[0]
+
+    def ask(self, method: str, path: str, body: str | bytes = "", **more: str) -> tuple[int, dict[str, str], str]:
+        headers = {"accept": "text/html", "content-type": FORM} | ({"cookie": self.cookie} if self.cookie else {})
+        headers |= {name.replace("_", "-"): value for name, value in more.items()}
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as connection:
+            connection.request(method, path, body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+
+    def csrf(self) -> str:
+        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', self.ask("GET", "/plans")[2])
+        assert found is not None
+        return found[1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
+    serving = Serving(tmp_path_factory.mktemp("doors"))
+    fill_many(serving.state / "perdure.db", 120)
+    token = serving.token("admin")
+    yield serving.start(), token
+    serving.stop()
+
+
+def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
+    """Without a sign-in each page leads to the door, and back to where one wanted to go; the cookie is no script's; who has signed out is
+    out; a token that is not known is told so."""
+    serving, token = served
+    stranger = Door(serving)
+    status, headers, _ = stranger.ask("GET", "/failures")
+    assert (status, headers["location"]) == (303, "/sign-in?next=/failures")
+    assert 'value="/failures"' in stranger.ask("GET", headers["location"])[2]
+    status, _, said = stranger.ask("POST", "/sign-in", urlencode({"token": "prd_wrong", "next": "/disk"}))
+    assert status == 401 and "not known here" in said and 'value="/disk"' in said
+    door = Door(serving, token)
+    assert {"httponly", "samesite=strict"} <= set(door.set.lower().split("; "))
+    assert door.ask("GET", "/")[0] == 200
+    assert door.ask("POST", "/sign-out", "csrf=wrong")[0] == 403
+    assert door.ask("POST", "/sign-out", urlencode({"csrf": door.csrf()}))[0] == 303
+    assert door.ask("GET", "/")[0] == 303
+
+
+@pytest.mark.parametrize(
+    "next", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", "/a\nb", "/\t/evil", "evil", ""]
+)
+def test_the_door_leads_nowhere_else(served: tuple[Serving, str], next: str) -> None:
+    """An address of another site is no place to go on to after signing in."""
+    serving, token = served
+    assert not LOCAL.fullmatch(next)
+    status, headers, _ = Door(serving).ask("POST", "/sign-in", urlencode({"token": token, "next": next}))
+    assert (status, headers["location"]) == (303, "/")
+    assert f'value="{next}"' not in Door(serving).ask("GET", f"/sign-in?next={quote(next)}")[2] or not next
+
+
+def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, str]) -> None:
+    """An act needs the form's secret, of this very sign-in, from this site, and a POST: everything else leaves the run as it is."""
+    serving, token = served
+    door, other = Door(serving, token), Door(serving, token)
+    csrf = door.csrf()
+    assert csrf != other.csrf()
+    for body, more in (
+        ("", {}),
+        ("csrf=", {}),
+        (urlencode({"csrf": other.csrf()}), {}),
+        (urlencode({"csrf": csrf[:-1]}), {}),
+        (urlencode({"csrf": csrf}), {"origin": "https://evil.example"}),
+        (urlencode({"csrf": csrf}), {"origin": "null"}),
+        (urlencode({"csrf": csrf}), {"sec_fetch_site": "cross-site"}),
+        (urlencode({"csrf": csrf}), {"sec_fetch_site": "same-site"}),
+    ):
+        assert door.ask("POST", "/runs/n-7/stop", body, **more)[0] == 403
+    assert door.ask("POST", "/runs/n-7/stop", f'{{"csrf": "{csrf}"}}', content_type="application/json")[0] == 415
+    bearer = {"authorization": f"Bearer {token}"}
+    assert Door(serving).ask("POST", "/runs/n-7/stop", "csrf=", **bearer)[0] == 403
+    for method in ("GET", "HEAD"):
+        assert door.ask(method, f"/runs/n-7/stop?csrf={csrf}")[0] in (200, 405)
+        assert door.ask(method, f"/runs/n-7/retry?csrf={csrf}")[0] == 405
+    assert "queued" in serving.perdure("show", "n-7").stdout
+    assert door.ask("POST", "/runs/n-7/stop", urlencode({"csrf": csrf}), origin=f"http://127.0.0.1:{serving.port}")[0] == 303
+    assert "cancelled" in serving.perdure("show", "n-7").stdout
+
+
+def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
+    """Too much, too many, not text: an answer with a sentence, and nothing done."""
+    serving, token = served
+    door = Door(serving, token)
+    assert door.ask("POST", "/new", "csrf=" + "x" * 1_100_000)[0] == 413
+    assert door.ask("POST", "/new", "&".join(f"f{number}=1" for number in range(40)))[0] == 400
+    assert door.ask("POST", "/new", b"csrf=%ff%fe\xff")[0] == 400
+    empty = urlencode({"csrf": door.csrf(), "prompt": "x", "repo": ""})
+    status, _, said = door.ask("POST", "/new", empty)
+    assert status == 422 and "no repository is named" in said
+
+
+def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
+    """Pages, errors and the door alike forbid everything that is not perdure's own; a log is a file, and never a page."""
+    serving, token = served
+    door = Door(serving, token)
+    for path, status in (
+        ("/", 200),
+        ("/runs/n-3", 200),
+        ("/runs/nosuch", 404),
+        ("/?state=nosuch", 422),
+        ("/sign-in", 200),
+        ("/inbox/99", 404),
+    ):
+        found, headers, said = door.ask("GET", path)
+        assert (found, headers["content-security-policy"]) == (status, CSP), path
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
+        assert "<style" not in said and " style=" not in said and not re.search(r"<script(?! src=\"/static/)", said)
+    assert "no such" in door.ask("GET", "/runs/nosuch")[2].lower() or "There is no run" in door.ask("GET", "/runs/nosuch")[2]
+
+
+def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
+    """Each run of a long list is on one of its pages, and on no other."""
+    serving, token = served
+    door, path, found = Door(serving, token), "/?state=queued&q=n-1", list[str]()
+    while path:
+        said = door.ask("GET", path)[2]
+        found += re.findall(r'data-words="(n-1\d*)"', said)
+        older = re.search(r'<a href="([^"]+)">older', said)
+        path = older[1].replace("&amp;", "&") if older else ""
+    assert sorted(found) == sorted(f"n-{number}" for number in range(120) if str(number).startswith("1"))
+
+
+def test_what_is_vendored_is_what_was_published() -> None:
+    """Every script and style from elsewhere has the digest that stands beside it; there is no other."""
+    listed = dict(re.findall(r"\| `([\w.-]+)` \|.*`([0-9a-f]{64})` \|", (HERE / "static/README.md").read_text()))
+    assert len(listed) == 4
+    own = {"style.css", "keys.js", "chart.js", "icon.svg", "README.md", "htmx-LICENSE.txt", "uplot-LICENSE.txt"}
+    assert {each.name for each in Path(HERE / "static").iterdir()} == own | set(listed)
+    for name, digest in listed.items():
+        assert hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest() == digest
