@@ -34,13 +34,16 @@ run echo broken > broken.txt
 ---
 say It went on.
 ===
+match quercus
+say The quercus is an oak.
+---
+say And an acorn.
+===
 match LASTS
+say I look around.
 run echo begun > begun.txt
 ---
-slow 1
-say I look around.
----
-hang x9
+hang x99
 ===
 say One moment.
 run echo one > one.txt

@@ -61,6 +61,10 @@ class BoardStore(Protocol):
         """How many runs are on each of the lists."""
         ...
 
+    def board_asking(self) -> int:
+        """How many runs are on the list `asking`, whatever is searched for."""
+        ...
+
     def board_agents(self) -> Sequence[str]:
         """The agents that any run on the list has."""
         ...

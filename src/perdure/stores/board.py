@@ -49,6 +49,9 @@ class Boards(Reading):
             found[ASKING] += row["many"]
         return found
 
+    def board_asking(self) -> int:
+        return sum(row["many"] for row in self._rows("board_asking_counts"))
+
     def board_agents(self) -> Sequence[str]:
         return [row["agent"] for row in self._rows("board_agents")]
 

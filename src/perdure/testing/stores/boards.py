@@ -23,7 +23,7 @@ class Boards:
         store.open_run(ended["broke"].id, Condition(type="open", message="a person has it", at=1), session_of(ended["broke"], "s"))
         store.remove(ended["gone"].id)
         lists = {group: [row.name for row in store.board(group)] for group in store.board_counts()}
-        assert set(lists.pop("asking")) == {"asks", "broke"}
+        assert set(lists.pop("asking")) == {"asks", "broke"} and store.board_asking() == 2
         assert {group: set(names) for group, names in lists.items() if names} == {
             "queued": {"waits"}, "running": {"works"}, "succeeded": {"done", "seen"},
         }  # fmt: skip

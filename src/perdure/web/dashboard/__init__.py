@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from perdure.model import TokenScope
-from perdure.web.dashboard import acts, board, checks, disk, inbox, plans, records, sessions, signing, tasks
+from perdure.web.dashboard import acts, board, checks, disk, inbox, live, plans, records, sessions, signing, tasks
 from perdure.web.dashboard.desk import Desk
 from perdure.web.dashboard.doors import acting, looking
 from perdure.web.dashboard.measuring import Measured
@@ -29,7 +29,15 @@ from perdure.web.parts import Parts
 
 def routes(parts: Parts) -> list[BaseRoute]:
     """The addresses of the pages."""
-    desk = Desk(engine=parts.engine, look=parts.store, settings=parts.settings, seed=parts.seed, checks=parts.checks, measured=Measured())
+    desk = Desk(
+        engine=parts.engine,
+        look=parts.store,
+        settings=parts.settings,
+        seed=parts.seed,
+        checks=parts.checks,
+        dispatch=parts.dispatch,
+        measured=Measured(),
+    )
     look = partial(looking, desk)
     act = partial(acting, desk)
     dispatch, admin = TokenScope.DISPATCH, TokenScope.ADMIN
@@ -65,6 +73,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/inbox/{number}", inbox.delivery),
         act("/inbox/{number}/replay", dispatch, inbox.replay, inbox.ask_replay),
         look("/checks", checks.checks),
+        *live.routes(desk, parts.journal, parts.principals),
         *signing.routes(parts.principals),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]

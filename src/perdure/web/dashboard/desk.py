@@ -25,13 +25,15 @@ AT_ONCE = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at this machine, and takes a while."""
+    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at this machine, and takes a while;
+    `dispatch` tells who gives deliveries to agents that there may be one."""
 
     engine: Engine
     look: Store
     settings: Settings
     seed: TaskSpec
     checks: Callable[[], Sequence[Check]]
+    dispatch: Callable[[], None]
     measured: Measured
 
     @cached_property

@@ -63,5 +63,5 @@ def replay(visit: Visit) -> Response:
     if not body:
         raise StoreError(f"The body of delivery {found.number} was thinned out", "send it again from the forge")
     visit.desk.engine.store.replay_delivery(found.number, read(found.forge, found.event, parsed(body.encode())))
-    visit.desk.ring()
+    visit.desk.dispatch()
     return visit.to(f"/inbox/{found.number}", "replayed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 
@@ -101,10 +102,10 @@ class Visit:
         path = self.request.url.path
         return next((each for each, _, _ in PLACES if each != "/" and path.startswith(each)), "/")
 
-    @property
+    @cached_property
     def asking(self) -> int:
         """How many runs need a person."""
-        return self.desk.look.board_counts()["asking"]
+        return self.desk.look.board_asking()
 
     @property
     def told(self) -> str:
