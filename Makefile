@@ -7,7 +7,7 @@ FORGES ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens clean fmt host-faults
+.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ docs: install ## the documents as a site, below site/
 
 screens: tools install agents ## the photographs of the terminal in docs/images, made anew
 	$(BIN)/python docs/screens.py
+
+pictures: tools install ## the photographs of the dashboard in docs/images, made anew
+	$(BIN)/python docs/pictures.py
 
 bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
