@@ -90,7 +90,7 @@ def working() -> Iterator[tuple[Stage, Serving, str]]:
     token = serving.token("admin")
     serving.start("--jobs", "2")
     yield stage, serving, token
-    serving.stop()
+    serving.kill()
     stage.close()
     rehearsal.stop()
     shutil.rmtree(directory, ignore_errors=True)

@@ -143,6 +143,17 @@ def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
     assert "no such" in door.ask("GET", "/runs/nosuch")[2].lower() or "There is no run" in door.ask("GET", "/runs/nosuch")[2]
 
 
+def test_what_a_browser_may_keep(served: tuple[Serving, str]) -> None:
+    """Pages are never kept; a script with its version in its name is, and perdure's own are asked after."""
+    serving, token = served
+    door = Door(serving, token)
+    kept = {path: door.ask("GET", path)[1]["cache-control"] for path in ("/", "/static/style.css", "/static/htmx-4.0.1.min.js")}
+    assert list(kept.values()) == ["no-store", "no-cache", "max-age=31536000, immutable"]
+    own = door.ask("GET", "/static/style.css")[1]
+    assert door.ask("GET", "/static/style.css", if_none_match=own["etag"])[0] == 304
+    assert door.ask("GET", "/static/../rendering.py")[0] in (303, 404)
+
+
 def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
     """Each run of a long list is on one of its pages, and on no other."""
     serving, token = served

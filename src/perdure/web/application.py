@@ -90,7 +90,9 @@ class KnownHost:
             if message["type"] == "http.response.start":
                 headers = message["headers"]
                 assert isinstance(headers, list)
-                headers += [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+                headers.append((b"x-content-type-options", b"nosniff"))
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
             await send(message)
 
         await self.app(scope, receive, sending)  # type: ignore[arg-type]

@@ -16,14 +16,13 @@ from __future__ import annotations
 from functools import partial
 
 from starlette.routing import BaseRoute, Mount
-from starlette.staticfiles import StaticFiles
 
 from perdure.model import TokenScope
 from perdure.web.dashboard import acts, board, checks, disk, inbox, live, plans, records, sessions, signing, tasks
 from perdure.web.dashboard.desk import Desk
 from perdure.web.dashboard.doors import acting, looking
 from perdure.web.dashboard.measuring import Measured
-from perdure.web.dashboard.rendering import HERE
+from perdure.web.dashboard.rendering import HERE, Static
 from perdure.web.parts import Parts
 
 
@@ -75,5 +74,5 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/checks", checks.checks),
         *live.routes(desk, parts.journal, parts.principals),
         *signing.routes(parts.principals),
-        Mount("/static", StaticFiles(directory=HERE / "static")),
+        Mount("/static", Static(directory=HERE / "static")),
     ]

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from perdure.text import age, clean, clock, filled, one_line, tokens
 
@@ -85,6 +86,16 @@ PAGES.filters |= {
     "size": size,
     "tokens": tokens,
 }
+
+
+class Static(StaticFiles):
+    """Scripts and styles. What has its version in its name is kept by the browser; what is perdure's own is asked after each time."""
+
+    def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
+        answer = super().file_response(full_path, *rest, **more)
+        kept = any(letter.isdigit() for letter in Path(full_path).name)
+        answer.headers["cache-control"] = "max-age=31536000, immutable" if kept else "no-cache"
+        return answer
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
