@@ -19,7 +19,7 @@ from tests.web.serving import Serving
 
 NOT_ASKED = [positive_data_acceptance]
 """What fits may be refused all the same: there is no such run, or it is at work."""
-EXAMPLES = 8
+EXAMPLES = 6
 SCHEMA = schemathesis.openapi.from_dict({**json.loads(document(VERBS)), "security": []})
 """Without what it says of tokens: each request here carries one, and that none does without is shown in `test_api`."""
 OPERATIONS = {
