@@ -27,13 +27,6 @@ run printf '<b onclick=alert(1)>\n</pre><script>alert(1)</script>\n' > '<img src
 ---
 say "><svg/onload=alert(1)> is done.
 ===
-match BREAKS
-fail 400
----
-run echo broken > broken.txt
----
-say It went on.
-===
 match quercus
 say The quercus is an oak.
 ---

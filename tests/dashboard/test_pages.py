@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from playwright.sync_api import expect
+
 from perdure.text import clean
 from tests.dashboard.browsing import Looking
 from tests.dashboard.hostile import PAYLOADS
@@ -48,13 +50,14 @@ def test_a_page_is_read_without_a_script(full: tuple[Serving, str], look: Callab
     page = window.open("/")
     page.fill("[name=q]", "everything")
     page.click("text=Search")
+    expect(page.locator(".row")).to_have_count(1)
     page.click(".row")
-    assert page.url.endswith("/runs/everything") and page.locator(".try").count() == 1
-    assert page.locator("#log li").count() > 50
+    expect(page).to_have_url(re.compile("/runs/everything$"))
+    assert page.locator(".try").count() == 1 and page.locator("#log li").count() > 50
     page.click("text=Remove")
-    assert "Take everything off the list?" in page.inner_text("h1")
+    expect(page.locator("h1")).to_have_text("Take everything off the list?")
     page.click("text=Leave it")
-    assert page.url.endswith("/runs/everything")
+    expect(page).to_have_url(re.compile("/runs/everything$"))
 
 
 def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:

@@ -88,6 +88,61 @@ def test_a_session_is_found_and_gone_on_with(working: Working, look: Callable[..
     expect(page.locator(".try .chip")).to_have_text(["fresh", "native"])
 
 
+def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking]) -> None:
+    """A run is stopped after a question, goes on by a press of Retry in the same conversation, is stopped, reset after it was said what
+    would be where, and taken off the list; its file is in the trash."""
+    stage, serving, token = working
+    window = look(serving, token)
+    page = begin(window, stage, "long", "LASTS for ever")
+    expect(page.locator("#log")).to_contain_text("I look around.")
+    for outcomes in (["cancelled"], ["cancelled", "cancelled"]):
+        page.click(".verbs a:has-text('Stop')")
+        expect(page.locator("h1")).to_have_text("Stop long?")
+        page.click("button:has-text('Stop it')")
+        stands(page, "cancelled")
+        expect(page.locator(".try .outcome")).to_have_text(outcomes)
+        if len(outcomes) == 1:
+            page.click("button:has-text('Retry')")
+            page.wait_for_url("**/runs/long?done=retried")
+            stands(page, "running")
+            stage.until(lambda: stage.show("long")["attempts"][-1]["session_id"], "the second attempt has its conversation")
+    attempts = stage.show("long")["attempts"]
+    assert attempts[1]["continuation"] == "resume" and attempts[0]["session_id"] == attempts[1]["session_id"]
+    place = Path(stage.show("long")["workspace"]["path"])
+    assert (place / "begun.txt").exists()
+    page.click("a:has-text('Reset')")
+    expect(page.locator("h1")).to_have_text("Reset long?")
+    assert "goes to the trash" in page.inner_text(".ask")
+    assert place.exists(), "asking changes nothing"
+    page.click("button:has-text('Reset')")
+    page.wait_for_url("**/runs/long?done=reset")
+    assert not place.exists()
+    kept = [each for each in stage.directory.rglob("begun.txt") if "trash" in str(each)]
+    assert [each.read_text() for each in kept] == ["begun\n"]
+    page.click("a:has-text('Remove')")
+    expect(page.locator("h1")).to_have_text("Take long off the list?")
+    page.click("button:has-text('Remove')")
+    page.wait_for_url("**/?done=removed")
+    assert "long" not in runs(stage)
+
+
+def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Looking]) -> None:
+    """A checkpoint is restored after a question, and what was there is a checkpoint too."""
+    stage, serving, token = working
+    window = look(serving, token)
+    page = begin(window, stage, "back", "Make one.txt")
+    stands(page, "succeeded")
+    page.click("text=Checkpoints")
+    expect(page.locator("[data-tab][aria-current]")).to_have_text("Checkpoints")
+    first = page.locator("tbody tr").last.locator("b").inner_text()
+    before = page.locator("tbody tr").count()
+    page.locator("tbody tr").last.locator("text=Restore").click()
+    expect(page.locator("h1")).to_have_text(f"Take back back to checkpoint {first}?")
+    page.click("button:has-text('Restore')")
+    page.wait_for_url("**/runs/back/checkpoints?done=restored")
+    expect(page.locator("tbody tr")).to_have_count(before + 1)
+
+
 def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Looking]) -> None:
     """A real agent that says markup, and makes files with markup in their names, gets nothing of it into any page of its run."""
     stage, serving, token = working
