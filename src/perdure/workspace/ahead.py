@@ -50,8 +50,9 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
     if not count:
         return None
-    said = repository.run("log", "--no-color", "--no-show-signature", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}").stdout
-    lines = said.decode("utf-8", "replace").split("\n")
+    # Not `git log`, which runs programs that a repository's settings name. A line before each subject names its commit.
+    said = repository.run("rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}").stdout
+    lines = said.decode("utf-8", "replace").split("\n")[1::2]
     return Ahead(commit=now, commits=count, subjects=tuple(line[:200] for line in lines if line.strip()))
 
 
