@@ -141,9 +141,15 @@ class ForgeUnavailable(ForgeError):
 
 
 class ForgeDenied(ForgeError):
-    """The token is not taken, or does not reach so far. A person has to do something; asking again does not help."""
+    """The token is not taken, or does not reach so far. A person has to do something; asking again does not help.
+
+    `everywhere`: nothing at all can be asked with this token."""
 
     exit_code = 4
+
+    def __init__(self, message: str, hint: str = "", *, everywhere: bool = False) -> None:
+        super().__init__(message, hint)
+        self.everywhere = everywhere
 
 
 class ForgeRefused(ForgeError):

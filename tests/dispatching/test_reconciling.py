@@ -211,3 +211,35 @@ def test_where_nobody_tells_who_chose_the_agent(make: Callable[..., Office], rul
         asking.small.state.issue("shop/web", "mallory", "By who may not", labels=["agent"])
         asking.round()
         assert len(asking.office.runs()) == count
+
+
+@pytest.mark.parametrize("status", [404, 410, 403, 422])
+def test_a_repository_that_cannot_be_asked_holds_up_no_other(make: Callable[..., Office], status: int) -> None:
+    """A repository that is gone, has no issues, or is out of reach is said once; what waits in the others is found."""
+    with asked(make, replace(DEV, repositories=("shop/gone", "shop/web")), gitea_dialect, Forge.GITEA) as asking:
+        asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        for count in (1, 0):
+            asking.small.fail(status)
+            assert asking.round() == count
+        assert len([line for line in asking.office.said if "shop/gone of hub cannot be asked" in line]) == 1
+
+
+def test_an_unforeseen_answer_ends_no_thread(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw is said, and the next round finds what there is."""
+    asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+    with monkeypatch.context() as broken:
+        broken.setattr(asking.forge, "repositories", None)
+        assert asking.round() == 0
+    assert any("hub cannot be asked" in line for line in asking.office.said)
+    assert asking.round() == 1
+
+
+def test_a_delivery_that_never_comes_is_not_asked_for_for_ever(make: Callable[..., Office]) -> None:
+    """One that is refused whenever it is sent again (its signature is wrong, it is too large) is let be after some times."""
+    with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
+        repository = asking.small.state.repositories["shop/web"]
+        repository.hook = "https://perdure.example.com/webhooks/hub"
+        repository.sent = [Sent(11, "guid-0011", "issues", 401, asking.office.engine.store.now())]
+        for _ in range(6):
+            asking.round()
+        assert repository.again == [11, 11, 11]

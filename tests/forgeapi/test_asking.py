@@ -321,3 +321,27 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"ca_file: .* holds no certificates"):
             forges([tea], (), {"TEA": "t0ken"}, ca_file)
     assert token_at("", "", {}) is None
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "https://[x]/", f"/x?{'a=b&' * 60}"])
+def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
+    """A next page or a redirect to what is no address is one of the errors that everybody counts with."""
+    place.small.fail(200, body=b"[{}]", link=f'<{address}>; rel="next"')
+    with pytest.raises(PerdureError):
+        place.forge.comments(REF)
+    place.small.faults.clear()
+    place.small.fail(302, times=4, location=address)
+    assert isinstance(error_of(place), ForgeUnavailable | ForgeRefused)
+
+
+def test_a_token_at_the_cut(place: SmallPlace) -> None:
+    """What the forge says is searched for the token before it is cut."""
+    place.small.fail(422, body=json.dumps({"message": "x" * 295 + TOKENS["dev-bot"]}).encode())
+    assert TOKENS["dev-bot"][:4] not in str(error_of(place))
+
+
+def test_slow_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list whose pages all come in time is given up when it takes too long as a whole."""
+    monkeypatch.setattr(asking, "PAGES_S", -1.0)
+    with pytest.raises(ForgeUnavailable, match="over one list"):
+        place.forge.comments(REF)

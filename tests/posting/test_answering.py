@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from perdure.errors import InUse
 from perdure.forges import Forge
 from perdure.forges.postings import Posting, origin_of
 from perdure.model import OutcomeKind, RunState
+from perdure.posting import Poster
 from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
 
@@ -294,3 +298,25 @@ def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
         assert (pull.head, pull.base) == ("perdure/dev-1", "main") and pull.text.startswith("Closes #1.")
         assert len(bench.comments) == 1 and "is done" in bench.comments[0] and "[pull request " in bench.comments[0]
         assert len(bench.issue.reactions) == 2 and len(bench.shop.statuses[bench.branch()]) >= 1
+
+
+def test_what_nobody_foresaw_ends_no_thread(bench: Bench) -> None:
+    """A run of which the forge cannot be told for an unforeseen reason is left alone for a while, and said; then it is told."""
+    well, said, tried = threading.Event(), list[str](), list[str]()
+
+    def page(name: str) -> str:
+        tried.append(name)
+        if not well.is_set():
+            raise RuntimeError("nobody foresaw this")
+        return ""
+
+    bench.dispatched()
+    with Poster(replace(bench.answering(), page=page), said.append) as poster:
+        while not poster._later:
+            time.sleep(0.01)
+        assert said == ["a forge is not told: nobody foresaw this"]
+        well.set()
+        poster._later.clear()
+        while not bench.comments:
+            time.sleep(0.01)
+    assert len(tried) == 2

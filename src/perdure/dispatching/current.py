@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
@@ -22,7 +23,11 @@ from perdure.protocols import ForgeApi
 KEPT_S = 30.0
 EARLIER_MOST = 50
 DENIED_S = 60.0
-"""So long nothing is asked of a forge that did not take the token; who asks on may be locked out."""
+"""So long nothing is asked of a forge that did not take the token (who asks on may be locked out), or of a repository out of its reach."""
+TURN_S = 10.0
+"""What the forge could not be asked about lets the others go first for so long, then for twice as long, up to `TURNS` times that."""
+TURNS = 16
+T = TypeVar("T")
 Answer = tuple[Intent | str, Sequence[Rule]]
 OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
@@ -66,6 +71,15 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
     return intent
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """Nothing is asked before `until` (monotonic)."""
+
+    until: float
+    error: ForgeError
+    turns: int = 1
+
+
 class Current:
     """Asks, and keeps an answer for `KEPT_S`: a delivery is looked at every few seconds while it waits. `forge` gives who speaks to the
     forge of a source as a rule's agent, if anybody does."""
@@ -73,19 +87,19 @@ class Current:
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
         self._kept: dict[tuple[int, tuple[str, ...] | None], tuple[float, Answer]] = {}
-        self._waits: dict[str, tuple[float, ForgeError]] = {}
+        self._waits: dict[tuple[str, ...], _Wait] = {}
 
     def of(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
         """The intent as it is meant now, or why nothing follows from it, and those of the rules that work for its author; all of them
         where there is nobody to ask and none of them needs it. Raises ForgeUnavailable and ForgeDenied: it has to wait."""
-        return self._once(delivery, tuple(rule.name for rule in rules), lambda: self._asked(delivery, intent, rules))
+        return self._once(delivery, intent, tuple(rule.name for rule in rules), lambda: self._asked(delivery, intent, rules))
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
         """A failed check that names nothing but its commit, with the branch that stands there. Raises as `of` does."""
         api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
         if api is None or not is_placeless(intent):
             return intent
-        found, _ = self._once(delivery, None, lambda: (with_branch(api, intent), ()))
+        found, _ = self._once(delivery, intent, None, lambda: (with_branch(api, intent), ()))
         return found if isinstance(found, Intent) else intent
 
     def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
@@ -93,6 +107,9 @@ class Current:
         api = self._forge(delivery.source, rule.name)
         if api is None or not intent.number:
             return []
+        return self._guarded(delivery, intent, lambda: self._earlier(api, intent, rule))
+
+    def _earlier(self, api: ForgeApi, intent: Intent, rule: Rule) -> list[Comment]:
         may: dict[str, bool] = {}
         found: list[Comment] = []
         for each in reversed(api.comments(IssueRef(intent.repository, intent.number, intent.pull))):
@@ -109,20 +126,34 @@ class Current:
         """Whether there is somebody to ask."""
         return self._forge(delivery.source, rule.name) is not None
 
-    def _once(self, delivery: Delivery, what: tuple[str, ...] | None, ask: Callable[[], Answer]) -> Answer:
-        now = time.monotonic()
-        until, error = self._waits.get(delivery.source, (0.0, None))
-        if error is not None and now < until:
-            raise error
+    def _once(self, delivery: Delivery, intent: Intent, what: tuple[str, ...] | None, ask: Callable[[], Answer]) -> Answer:
+        now, key = time.monotonic(), (delivery.number, what)
         self._kept = {key: kept for key, kept in self._kept.items() if now < kept[0]}
-        key = (delivery.number, what)
         if key not in self._kept:
-            try:
-                self._kept[key] = (now + KEPT_S, ask())
-            except (ForgeUnavailable, ForgeDenied) as failed:
-                self._waits[delivery.source] = (now + (failed.retry_s if isinstance(failed, ForgeUnavailable) else DENIED_S), failed)
-                raise
+            self._kept[key] = (now + KEPT_S, self._guarded(delivery, intent, ask))
         return self._kept[key][1]
+
+    def _guarded(self, delivery: Delivery, intent: Intent, ask: Callable[[], T]) -> T:
+        """Asks, unless that has to wait. What one repository or one issue is the matter with holds up no other for long."""
+        source, repository = (delivery.source,), (delivery.source, intent.repository)
+        thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
+        now = time.monotonic()
+        self._waits = {key: wait for key, wait in self._waits.items() if now < wait.until + DENIED_S + TURN_S * TURNS}
+        for key in (source, repository, thing):
+            if key in self._waits and now < self._waits[key].until:
+                raise self._waits[key].error
+        try:
+            found = ask()
+        except ForgeUnavailable as error:
+            now, turns = time.monotonic(), self._waits[thing].turns if thing in self._waits else 1
+            self._waits[source] = _Wait(now + error.retry_s, error)
+            self._waits[thing] = _Wait(now + error.retry_s + TURN_S * turns, error, min(TURNS, 2 * turns))
+            raise
+        except ForgeDenied as error:
+            self._waits[source if error.everywhere else repository] = _Wait(time.monotonic() + DENIED_S, error)
+            raise
+        self._waits.pop(thing, None)
+        return found
 
     def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> tuple[Intent | str, Sequence[Rule]]:
         speakers = [api for rule in rules if (api := self._forge(delivery.source, rule.name)) is not None]

@@ -89,8 +89,9 @@ class Dispatcher:
             self._woken.clear()
             try:
                 self.round()
-            except (PerdureError, OSError) as error:
-                self._say(f"deliveries wait: {error}")
+            except Exception as error:
+                # Nobody would notice that this thread has ended.
+                self._say(f"deliveries wait: {error or type(error).__name__}")
             self._woken.wait(AGAIN_S)
 
     def round(self) -> None:

@@ -8,13 +8,14 @@ same inbox, each once, and go the way of all others: who may not have an agent a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from perdure.attempt import Engine
 from perdure.dispatching.choosing import scope_of_thing
 from perdure.dispatching.cleaning import is_cleaned_up
-from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forges import Arrived, Forge, Intent, IntentKind
 from perdure.forges.found import found
 from perdure.forges.payload import mentioned
@@ -34,6 +35,10 @@ LOOKED_AT = 2000
 RUNS_MOST = 100
 ON_ITS_WAY_MS = 120_000
 """What is newer may be told by a delivery yet."""
+ASKED_MOST = 3
+"""So often a delivery is asked for again: one that is refused here for what it is would else be sent for ever."""
+REST = 4
+"""So many times as long as a round took, nothing is asked: many repositories do not use up what the forge answers in an hour."""
 
 ForgeOf = Callable[[str, str], ForgeApi | None]
 
@@ -50,6 +55,7 @@ class Reconciler:
         self._every_s, self._kept, self._say = every_s, kept, say
         self._since: dict[str, int] = {}
         self._trouble: dict[str, str] = {}
+        self._asked: dict[tuple[str, str], int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go, name="reconciler", daemon=True)
 
@@ -63,8 +69,9 @@ class Reconciler:
 
     def _go(self) -> None:
         while not self._over.is_set():
+            began = time.monotonic()
             self.round()
-            self._over.wait(self._every_s)
+            self._over.wait(max(self._every_s, REST * (time.monotonic() - began)))
 
     def round(self) -> int:
         """Asks all forges; returns how many deliveries are new by that. Never raises."""
@@ -73,17 +80,22 @@ class Reconciler:
             try:
                 new += self._source(source)
                 self._trouble.pop(source.name, None)
-            except (PerdureError, OSError) as error:
-                # Said once: what is missed now is found by a later round.
-                if self._trouble.get(source.name) != str(error):
-                    self._say(f"{source.name} cannot be asked what was missed: {error}")
-                self._trouble[source.name] = str(error)
+            except Exception as error:
+                # A forge that answers what nobody foresaw ends no thread: what is missed now is found by a later round.
+                self._complain(source.name, source.name, error)
         if new:
             self._kept()
         return new
 
+    def _complain(self, which: str, what: str, error: Exception) -> None:
+        """Once, until it is well again or something else is the matter."""
+        said = str(error) or type(error).__name__
+        if self._trouble.get(which) != said:
+            self._say(f"{what} cannot be asked what was missed: {said}")
+        self._trouble[which] = said
+
     def _source(self, source: Source) -> int:
-        new, began = 0, self._engine.store.now()
+        new, well, began = 0, True, self._engine.store.now()
         since = self._since.get(source.name, 0)
         for rule in self._rules:
             forge = self._forge_of(source.name, rule.name)
@@ -93,11 +105,20 @@ class Reconciler:
             for repository in forge.repositories(rule.repositories):
                 if self._over.is_set():
                     return new
-                if self._redelivered(forge, source, repository, since or began - AT_FIRST_MS):
-                    told.add(repository)
-                new += self._keep(self._unbegun(forge, source, source.forge, rule, repository))
+                try:
+                    if self._redelivered(forge, source, repository, since or began - AT_FIRST_MS):
+                        told.add(repository)
+                    new += self._keep(self._unbegun(forge, source, source.forge, rule, repository))
+                    self._trouble.pop(f"{source.name} {repository}", None)
+                except (NotFound, ForgeDenied, ForgeRefused) as error:
+                    if isinstance(error, ForgeDenied) and error.everywhere:
+                        raise
+                    # It is gone, has no issues, or is out of reach: that says nothing of the others.
+                    well = False
+                    self._complain(f"{source.name} {repository}", f"{repository} of {source.name}", error)
             new += self._keep(self._gone_on(forge, source, source.forge, rule, since, told))
-        self._since[source.name] = began - OVERLAP_MS
+        if well:
+            self._since[source.name] = began - OVERLAP_MS
         return new
 
     def _keep(self, arrived: Iterator[Arrived]) -> int:
@@ -114,7 +135,9 @@ class Reconciler:
         """Asks for what the forge could not send: it comes by the webhook, under its own id. False where the forge does not tell."""
         found = forge.failed_deliveries(repository, f"/webhooks/{source.name}", since=since)
         for failed in found or ():
-            if not self._is_here(failed.delivery):
+            key = (source.name, failed.delivery)
+            if self._asked.get(key, 0) < ASKED_MOST and not self._is_here(failed.delivery):
+                self._asked[key] = self._asked.get(key, 0) + 1
                 forge.redeliver(repository, failed)
                 self._say(f"{source.name}: asked again for delivery {failed.delivery} of {repository}")
         return found is not None
@@ -166,7 +189,9 @@ class Reconciler:
                     yield from self._turned(forge, source, kind, rule, run, issue)
                     if issue.open and ref.repository not in told:
                         yield from self._said(forge, source, kind, issue, max(run.created, since, heard), known)
-                except NotFound:
+                except (NotFound, ForgeRefused, ForgeDenied) as error:
+                    if isinstance(error, ForgeDenied) and error.everywhere:
+                        raise
                     continue  # It is not there any more, or not for us.
 
     def _refs(self, run: TaskRun, origin: Origin) -> list[IssueRef]:

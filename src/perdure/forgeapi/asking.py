@@ -31,6 +31,8 @@ CALL_S = 45.0
 """So long may it take over one answer."""
 ANSWER_MOST = 16 * 1024 * 1024
 PAGES_MOST = 20
+PAGES_S = 120.0
+"""So long may a list take with all its pages."""
 PAGE = 50
 """Gitea gives no more at once, unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would give 100."""
 RETRY_S = 10.0
@@ -80,14 +82,20 @@ class Asking:
         """The objects of a list there, page after page, as they are asked for; `size` is what this forge calls the length of a page, where
         it can be asked for."""
         query = {**query, size: PAGE} if size else query
+        until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
+            if time.monotonic() > until:
+                raise self._down(f"takes longer than {PAGES_S:g} s over one list")
             answer = self.send("GET", path, query=query)
             yield from self._list(answer)
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
             if following is None:
                 return
             # Only what it asks for is taken from it: Gitea names the host that it believes to be its own.
-            query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
+            try:
+                query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
+            except ValueError as error:
+                self._unread(answer, error)
 
     def put(self, method: str, path: str, body: Mapping[str, object]) -> Payload:
         """Sends an object, by POST, PATCH or PUT. Returns the one that is answered, an empty one where none is."""
@@ -134,8 +142,11 @@ class Asking:
 
     def _elsewhere(self, method: str, url: str, answer: Answer) -> str:
         """Where a redirect leads: on the same host, and for a GET, or it is refused."""
-        target = urljoin(url, answer.headers.get("location", "")[:4000])
-        old, new = urlsplit(url), urlsplit(target)
+        try:
+            target = urljoin(url, answer.headers.get("location", "")[:4000])
+            old, new = urlsplit(url), urlsplit(target)
+        except ValueError as error:
+            self._unread(answer, error)
         if method != "GET" or (old.scheme, old.netloc) != (new.scheme, new.netloc) or not answer.headers.get("location"):
             said = _one_line(f"{new.scheme}://{new.hostname}")
             raise ForgeRefused(
@@ -168,8 +179,8 @@ class Asking:
         if answer.status == 401:
             raise ForgeDenied(
                 f"{self.api} does not take the token in {self.token}: it has expired, or was revoked",
-                "make a new one on the forge and put it there" + ("" if self.token.path else ", then restart perdure"),
-            )
+                "make a new one on the forge and put it there" + ("" if self.token.path else ", then restart perdure"), everywhere=True,
+            )  # fmt: skip
         if answer.status == 403:
             raise ForgeDenied(
                 f"{self.api} does not allow {what}", f"give the token in {self.token} more rights, or its login more in the repository"
@@ -188,7 +199,7 @@ class Asking:
             return ""
         found = said.name("message") or said.name("error") or said.name("error_description")
         more = "; ".join(filter(None, (each.name("message") for each in said.all("errors"))))
-        return _one_line(f"{found}: {more}" if more else found).replace(self.token.value(), "***")
+        return _one_line((f"{found}: {more}" if more else found).replace(self.token.value(), "***"))
 
     def _object(self, answer: Answer) -> Payload:
         try:

@@ -38,7 +38,9 @@ class Token:
         if len(found) > LONGEST or any(not "!" <= each <= "~" for each in found):
             found, why = "", "holds no token: it is one word of ASCII"
         if not found:
-            raise ForgeDenied(f"The token of the forge is missing: {self.place} {why}", "make one on the forge and put it there")
+            raise ForgeDenied(
+                f"The token of the forge is missing: {self.place} {why}", "make one on the forge and put it there", everywhere=True
+            )
         return found
 
 
