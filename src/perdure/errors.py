@@ -95,6 +95,10 @@ class GitFailed(WorkspaceError):
         return bool(_TRANSIENT.search(self.stderr))
 
 
+class GitSaidTooMuch(GitFailed):
+    """git was ended because it said more than the caller has room for."""
+
+
 class StoreError(PerdureError):
     """The state directory or the database cannot be used: read-only, full, corrupt, on a network file system.
 

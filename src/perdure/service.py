@@ -166,12 +166,13 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     return rescue(engine, run) or engine.store.get(run.id)
 
 
-def diff(engine: Engine, ref: str, *, stat: int = 0, binary: bool = False) -> bytes:
+def diff(engine: Engine, ref: str, *, stat: int = 0, binary: bool = False, most: int = 1 << 30) -> bytes:
     """What the run changed against what it began with, as git's patch: hostile bytes, to be cleaned before they are shown.
 
-    `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole. Raises UsageError without git.
+    `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole. Raises UsageError without git,
+    and where that is more than `most` bytes.
     """
-    return engine.workspaces.diff(_placed(engine.store.get(ref)), stat=stat, binary=binary)
+    return engine.workspaces.diff(_placed(engine.store.get(ref)), stat=stat, binary=binary, most=most)
 
 
 def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:

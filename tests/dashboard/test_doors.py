@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from perdure.web.dashboard.signing import LOCAL
 from tests.dashboard.filling import fill_many
 from tests.web.serving import PATIENCE_S, Serving
 
+BY_HAND = "0f0e0d0c-1111-4222-8333-444455556666"
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -112,6 +114,35 @@ def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, s
     assert "cancelled" in serving.perdure("show", "n-7").stdout
 
 
+def test_who_may_dispatch_stays_within_what_the_owner_has_set(served: tuple[Serving, str], tmp_path: Path) -> None:
+    """As by the API, a repository that is no https address and a conversation in a directory of its own take an admin; nothing is begun."""
+    serving, token = served
+    said_by_hand(serving, tmp_path)
+    door, admin = Door(serving, serving.token("dispatch")), Door(serving, token)
+    csrf = door.csrf()
+    for repo in (str(tmp_path), "git@git.example.com:a/b", "http://127.0.0.1/a/b", "ext::sh -c id"):
+        status, _, said = door.ask("POST", "/new", urlencode({"csrf": csrf, "prompt": "x", "repo": repo, "agent": "claude"}))
+        assert status == 403 and "admin" in said, repo
+    assert "begun by a person" in door.ask("GET", "/sessions")[2] and "/resume" not in door.ask("GET", f"/sessions/{BY_HAND}")[2]
+    for method, body in (("GET", ""), ("POST", urlencode({"csrf": csrf, "prompt": "x"}))):
+        status, _, said = door.ask(method, f"/sessions/{BY_HAND}/resume", body)
+        assert status == 403 and "admin" in said
+    assert f'href="/sessions/{BY_HAND}/resume"' in admin.ask("GET", f"/sessions/{BY_HAND}")[2]
+    assert admin.ask("GET", f"/sessions/{BY_HAND}/resume")[0] == 200
+    assert BY_HAND not in serving.perdure("ls").stdout
+
+
+def said_by_hand(serving: Serving, cwd: Path) -> None:
+    """A conversation of Claude Code that no run began."""
+    line = {
+        "type": "user", "uuid": "u1", "parentUuid": None, "sessionId": BY_HAND, "cwd": str(cwd), "timestamp": "2026-11-21T10:00:00.000Z",
+        "message": {"role": "user", "content": "begun by a person"},
+    }  # fmt: skip
+    path = serving.home / ".claude/projects/-x" / f"{BY_HAND}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(line) + "\n")
+
+
 def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
     """Too much, too many, not text: an answer with a sentence, and nothing done."""
     serving, token = served
@@ -164,6 +195,8 @@ def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
         older = re.search(r'<a href="([^"]+)">older', said)
         path = older[1].replace("&amp;", "&") if older else ""
     assert sorted(found) == sorted(f"n-{number}" for number in range(120) if str(number).startswith("1"))
+    for place in (f"{'9' * 25}.1", f"1.{'9' * 25}", "9" * 400, "\u0669.\u0669", "-1.-1", "x"):
+        assert door.ask("GET", f"/?state=queued&before={quote(place)}")[0] == 200, place
 
 
 def test_what_is_vendored_is_what_was_published() -> None:

@@ -108,6 +108,8 @@ def test_a_patch_is_read() -> None:
     ]  # fmt: skip
     assert found.files[2].lines[-1][3] == "<U+202E>txt"
     long = diffs.read(b"diff --git a/a b/a\n@@ -1 +1 @@\n" + b"+x\n" * (diffs.LINES + 10))
+    many = diffs.read(b"".join(b"diff --git a/f%d b/f%d\n" % (number, number) for number in range(diffs.FILES + 3)))
+    assert (len(many.files), many.more, many.files[-1].name) == (diffs.FILES, 3, f"f{diffs.FILES - 1}")
     assert long.left == 11 and long.added == diffs.LINES + 10
     assert diffs.read(b"") == diffs.read(b"nonsense\n+x\n") == diffs.Patch((), 0)
 

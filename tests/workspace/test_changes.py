@@ -67,6 +67,15 @@ def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
     assert "{file1.txt => moved.txt}" in text and "né w.txt" in text and "8 files changed" in text
 
 
+def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
+    """A patch of more bytes than the caller has room for is refused with how much that is; one that just fits is given."""
+    workspace = worked(yard, "isolated")
+    size = len(yard.workspaces.diff(workspace))
+    assert len(yard.workspaces.diff(workspace, most=size)) == size
+    with pytest.raises(UsageError, match=f"more than {size - 1:,} bytes"):
+        yard.workspaces.diff(workspace, most=size - 1)
+
+
 def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yard) -> None:
     """With `here` nothing tells where the run began: what is not committed is shown. Without git there is nothing to compare."""
     (yard.repo / "README").write_text("third\n")

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from perdure.errors import GitFailed, WorkspaceError
+from perdure.errors import GitFailed, GitSaidTooMuch, WorkspaceError
 from perdure.git import hardening
 from perdure.git.reading import Status, Worktree, failure, parse_status, parse_worktrees, unreachable
 
@@ -200,7 +200,7 @@ def _collect(process: subprocess.Popen[bytes], argv: Sequence[str], timeout_s: f
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
             if len(out) > cap:
-                raise GitFailed(f"git said more than {cap} bytes and was ended.", argv=tuple(argv), code=-signal.SIGKILL)
+                raise GitSaidTooMuch(f"git said more than {cap} bytes and was ended.", argv=tuple(argv), code=-signal.SIGKILL)
             del err[:-_STDERR_KEPT]
     return bytes(out), bytes(err)
 

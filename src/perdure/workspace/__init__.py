@@ -199,11 +199,12 @@ class Workspaces:
         self._ready()
         return sources.sources(self._places, workspace, self._git())
 
-    def diff(self, workspace: Workspace, *, stat: int = 0, binary: bool = False) -> bytes:
+    def diff(self, workspace: Workspace, *, stat: int = 0, binary: bool = False, most: int = changes.LARGEST) -> bytes:
         """What was changed since the workdir began, untracked files too, as git's patch: hostile bytes, to be cleaned before they
-        are shown. `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole."""
+        are shown. `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole. Raises UsageError where
+        that is more than `most` bytes."""
         self._ready()
-        return changes.diff(self._places, workspace, self._git(), self._pinned(workspace), stat=stat, binary=binary)
+        return changes.diff(self._places, workspace, self._git(), self._pinned(workspace), stat=stat, binary=binary, most=most)
 
     def apply(self, workspace: Workspace, to: Path, agent: str, text: str = "") -> Applied:
         """Brings the workdir's changes into the checkout at `to`, all or nothing; with a `text` also as a commit by the agent.

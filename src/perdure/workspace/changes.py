@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perdure.errors import UsageError
+from perdure.errors import GitSaidTooMuch, UsageError
 from perdure.git import Git, Result
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
@@ -23,7 +23,7 @@ from perdure.workspace.places import alternate, is_real_directory, make_private,
 from perdure.workspace.view import Looker, again, files, looking_alone
 
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/", "-M")
-_CAP = 1 << 30
+LARGEST = 1 << 30
 
 Entry = tuple[str, str]
 """Mode and object id of one path in a tree."""
@@ -41,13 +41,14 @@ class Desk:
         return self.directory / "objects"
 
     def run(
-        self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,), looker: Looker | None = None, index: str = "index"
-    ) -> Result:
-        """git on this desk; with `looker` it sees the files of that workdir."""
+        self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,), looker: Looker | None = None, index: str = "index",
+        cap: int = LARGEST,
+    ) -> Result:  # fmt: skip
+        """git on this desk; with `looker` it sees the files of that workdir. Of more than `cap` bytes nothing is taken."""
         git = self.git if looker is None else looker.eye
         own = {"GIT_OBJECT_DIRECTORY": str(self.objects), "GIT_INDEX_FILE": str(self.directory / index)}
         readable = (("core.quotePath", "false"),)
-        return git.run(*args, stdin=stdin, good=good, env=own, settings=readable, timeout_s=1800.0, cap=_CAP)
+        return git.run(*args, stdin=stdin, good=good, env=own, settings=readable, timeout_s=1800.0, cap=cap)
 
     def entries(self, tree: str) -> dict[str, Entry]:
         """Every file of a tree."""
@@ -115,12 +116,16 @@ def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterato
             yield Shot(desk=made, base=common or pinned, tree=made.photograph(looker))
 
 
-def diff(places: Places, workspace: Workspace, git: Git, pinned: str, *, stat: int = 0, binary: bool = False) -> bytes:
-    """The changes as git writes them: a patch, or with `stat` the summary in so many columns. `binary`: whole, for git apply."""
+def diff(places: Places, workspace: Workspace, git: Git, pinned: str, *, stat: int = 0, binary: bool = False, most: int = LARGEST) -> bytes:
+    """The changes as git writes them: a patch, or with `stat` the summary in so many columns. `binary`: whole, for git apply. Raises
+    UsageError where that is more than `most` bytes."""
 
     def look() -> bytes:
         with shot(places, workspace, git, pinned) as seen:
             form = (f"--stat={stat}",) if stat else ("--binary", "--full-index") if binary else ()
-            return seen.desk.run("diff", *PLAIN, *form, seen.base, seen.tree, "--").stdout
+            try:
+                return seen.desk.run("diff", *PLAIN, *form, seen.base, seen.tree, "--", cap=most).stdout
+            except GitSaidTooMuch:
+                raise UsageError(f"The patch has more than {most:,} bytes", f"git diff, in {workspace.path}") from None
 
     return again(places, workspace, look, alone=True)

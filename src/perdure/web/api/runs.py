@@ -30,6 +30,8 @@ COLUMNS = 100
 """Of a diff's summary."""
 RAW_MOST = 16 * 1024 * 1024
 """Of an agent's own output the end is given."""
+PATCH_MOST = 64 * 1024 * 1024
+"""A patch is held in memory: what an agent wrote must not fill it."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
 """What runs commands of the caller's choosing beside the agent, reads the service's own variables, or works in any directory."""
 OWN_LABELS = frozenset(labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True)))
@@ -132,9 +134,9 @@ def raw(parts: Parts, asked: Asked) -> Raw:
 def diff(parts: Parts, asked: Asked) -> Raw:
     name = parts.store.get(asked.at["run"]).name
     if asked.query.stat:
-        text = visible(service.diff(parts.engine, asked.at["run"], stat=COLUMNS).decode("utf-8", "replace"))
+        text = visible(service.diff(parts.engine, asked.at["run"], stat=COLUMNS, most=PATCH_MOST).decode("utf-8", "replace"))
         return Raw(content=text.encode(), name=f"{name}.stat")
-    return Raw(content=service.diff(parts.engine, asked.at["run"], binary=True), name=f"{name}.patch")
+    return Raw(content=service.diff(parts.engine, asked.at["run"], binary=True, most=PATCH_MOST), name=f"{name}.patch")
 
 
 def saved(parts: Parts, asked: Asked) -> dict[str, Any]:

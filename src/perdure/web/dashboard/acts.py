@@ -10,9 +10,10 @@ from starlette.responses import Response
 from perdure import service
 from perdure.checkpoints import restore
 from perdure.errors import NotFound, UsageError
-from perdure.model import RunState
+from perdure.model import RunState, TokenScope
 from perdure.sweeper import Target, reset
 from perdure.text import clock
+from perdure.web.api.runs import refuse_widening
 from perdure.web.dashboard.asking import Field, ask
 from perdure.web.dashboard.visits import Visit
 
@@ -127,7 +128,7 @@ def ask_new(visit: Visit) -> Response:
     seed = visit.desk.seed
     fields = [
         Field("prompt", "What is the agent to do?", "text", needed=True),
-        Field("repo", "In which repository?", hint="a path on the server, or an address", needed=True),
+        Field("repo", "In which repository?", hint=_repositories(visit), needed=True),
         Field("agent", "Agent", "choice", seed.agent, options=visit.desk.agents),
         Field("branch", "Branch", hint="nothing: perdure/NAME"),
         Field("name", "Name", hint="nothing: one is made up"),
@@ -141,7 +142,13 @@ def new(visit: Visit) -> Response:
         agent=visit.given("agent").strip() or visit.desk.seed.agent, branch=visit.given("branch").strip(),
     )  # fmt: skip
     if not spec.repo:
-        raise UsageError("no repository is named", "a path on the server, or an address")
+        raise UsageError("no repository is named", _repositories(visit))
+    if not visit.principal.may(TokenScope.ADMIN):
+        refuse_widening({"repo": spec.repo}, visit.desk.settings)
     run = service.submit(visit.desk.engine, spec, ROOT)
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "begun")
+
+
+def _repositories(visit: Visit) -> str:
+    return "a path on the server, or an address" if visit.may("admin") else "an https address"

@@ -27,6 +27,7 @@ GROUPS = {
 }
 """The lists in their order: the word for each, and how many rows of it the board has."""
 PAGE = 60
+NEWEST = (2**62, 2**62)
 
 
 def board(visit: Visit) -> Response:
@@ -63,7 +64,8 @@ def _url(given: Mapping[str, str]) -> str:
 def _before(visit: Visit) -> tuple[int, int]:
     """The place that the page before ended with."""
     first, _, second = visit.asked("before").partition(".")
-    return (int(first), int(second)) if first.isdecimal() and second.isdecimal() and len(first + second) < 32 else (2**62, 2**62)
+    fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
+    return (int(first), int(second)) if fits else NEWEST
 
 
 def _more(rows: Sequence[BoardRow], group: str, count: int, given: Mapping[str, str], limit: int, *, one: bool) -> str:

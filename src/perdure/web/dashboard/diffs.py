@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 
 from perdure.text import visible
 
 LINES = 4000
 """So many lines of a patch are shown; the whole can be had as a file."""
+FILES = 500
+"""So many files are named."""
 WIDE = 600
 HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
@@ -27,10 +30,11 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """`left`: lines that are not shown."""
+    """`left`: lines that are not shown, `more`: files that are not named."""
 
     files: tuple[ChangedFile, ...]
     left: int
+    more: int = 0
 
     @property
     def added(self) -> int:
@@ -71,12 +75,12 @@ def read(patch: bytes) -> Patch:
                 left += 1
             before += kind != "add"
             after += kind != "del"
-    return Patch(tuple(files), left)
+    return Patch(tuple(files[:FILES]), left, len(files[FILES:]))
 
 
 def _lines(patch: bytes) -> Iterator[str]:
-    for line in patch.split(b"\n"):
-        yield visible(line.decode("utf-8", "replace"))
+    for line in BytesIO(patch):
+        yield visible(line.removesuffix(b"\n").decode("utf-8", "replace"))
 
 
 def _name(line: str) -> str:

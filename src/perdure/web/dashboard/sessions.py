@@ -10,7 +10,9 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from perdure.conversations import Branching, Entry, Wanted, fork, resume
+from perdure.model import TokenScope
 from perdure.text import one_line
+from perdure.web.api.runs import refuse_widening
 from perdure.web.dashboard.asking import Field, ask
 from perdure.web.dashboard.visits import Visit
 
@@ -45,7 +47,7 @@ def session(visit: Visit) -> Response:
 
 def ask_resume(visit: Visit) -> Response:
     """`/sessions/ID/resume`."""
-    entry = visit.desk.shelf().find(visit.named("id"))
+    entry = _to_resume(visit)
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "nothing: go on with the task" if unfinished else ""
     return ask(
@@ -56,10 +58,18 @@ def ask_resume(visit: Visit) -> Response:
 
 
 def do_resume(visit: Visit) -> Response:
-    entry = visit.desk.shelf().find(visit.named("id"))
+    entry = _to_resume(visit)
     run = resume(visit.desk.engine, entry, Wanted(spec=replace(visit.desk.seed, prompt=visit.given("prompt").strip())))
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "resumed")
+
+
+def _to_resume(visit: Visit) -> Entry:
+    entry = visit.desk.shelf().find(visit.named("id"))
+    if entry.run is None and not visit.principal.may(TokenScope.ADMIN):
+        # It goes on in its own directory, which may be any.
+        refuse_widening({"here": "its own directory"}, visit.desk.settings)
+    return entry
 
 
 def ask_fork(visit: Visit) -> Response:

@@ -16,6 +16,7 @@ from perdure.events import Record
 from perdure.model import Continuation, Launch, RunState, SessionKey, Start, TaskRun
 from perdure.report import report_of
 from perdure.text import one_line
+from perdure.web.api.runs import PATCH_MOST
 from perdure.web.dashboard import diffs
 from perdure.web.dashboard.lines import lines
 from perdure.web.dashboard.rendering import HEADERS
@@ -28,6 +29,8 @@ TAIL = 120
 PAGE = 600
 HISTORY = 100_000
 CHUNK = 1 << 16
+SHOWN_MOST = 8 * 1024 * 1024
+"""Bytes of a patch that is made a page; a larger one is had as a file."""
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
@@ -135,14 +138,14 @@ def diff(visit: Visit) -> Response:
     if visit.desk.engine.elsewhere(run):
         problem = f"The workdir lies on {run.host_name}."
     else:
-        patch = service.diff(visit.desk.engine, run.id)
+        patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
     return visit.page("diff.html", **about(visit, run, "diff"), patch=diffs.read(patch), problem=problem)
 
 
 def patch(visit: Visit) -> Response:
     """`/runs/NAME/patch`: the same as a file for `git apply`."""
     run = found(visit)
-    text = service.diff(visit.desk.engine, run.id, binary=True)
+    text = service.diff(visit.desk.engine, run.id, binary=True, most=PATCH_MOST)
     headers = {**HEADERS, **ATTACHMENT, "content-disposition": f'attachment; filename="{run.name}.patch"'}
     return PlainTextResponse(text, headers=headers)
 
