@@ -19,8 +19,11 @@ from perdure.forges import Accepted, Arrived, Forge, Reading
 from perdure.forges.sources import Source
 from perdure.stores.sql import SqlStore
 from perdure.web import listening, webhooks
+from perdure.web.api import verbs
 from perdure.web.application import application
+from perdure.web.dashboard import signing
 from perdure.web.listening import Listening, address, bound, is_public
+from perdure.web.principal import Principals
 from perdure.web.webhooks import Desk
 from perdure.web.writing import Writer
 from tests.forges import payloads
@@ -46,7 +49,9 @@ def start(store: SqlStore) -> Iterator[Start]:
             sockets = bound("127.0.0.1", 0)
             writer = stack.enter_context(Writer(accept))
             desk = Desk({"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s)
-            stack.enter_context(Listening(application(desk, lambda: problems, ()), sockets))
+            principals = Principals(store, store)
+            served = application(desk, lambda: problems, (), principals, signing.routes(principals))
+            stack.enter_context(Listening(served, sockets))
             return int(sockets[0].getsockname()[1])
 
         lines: list[str] = []
@@ -78,6 +83,16 @@ def test_a_slow_body(start: Start) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
         connection.sendall(
             b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        assert answered(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who need not be known to send a form cannot hold a connection with one that does not come to its end."""
+    monkeypatch.setattr(verbs, "BODY_S", 0.2)
+    with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
+        connection.sendall(
+            b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\nt"
         )
         assert answered(connection).startswith(b"HTTP/1.1 408")
 

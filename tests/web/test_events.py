@@ -7,14 +7,18 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perdure import sweeper
+from perdure.attempt import Engine
 from perdure.attempt.engine import Store
 from perdure.config import load
 from perdure.errors import StoreError
@@ -25,8 +29,9 @@ from perdure.web import journal as journals
 from perdure.web import listening
 from perdure.web.api import events
 from perdure.web.api.routes import api
+from perdure.web.api.verbs import AT_ONCE
 from perdure.web.application import application
-from perdure.web.journal import Journal, Told
+from perdure.web.journal import Journal, Listener, Told, heard
 from perdure.web.listening import Listening, bound
 from perdure.web.parts import Parts
 from perdure.web.principal import Principals
@@ -42,7 +47,8 @@ class Counting:
     """A store that counts how often the journal is read, and fails while it is told to."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.reads, self.broken = store, 0, False
+        self.store, self.reads = store, 0
+        self.broken: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
@@ -50,7 +56,7 @@ class Counting:
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         self.reads += 1
         if self.broken:
-            raise StoreError("The database is away")
+            raise self.broken
         return self.store.journal(after, limit)
 
 
@@ -199,6 +205,67 @@ def test_a_token_that_is_taken_away_ends_its_stream(hall: Hall, monkeypatch: pyt
     hall.until(lambda: hall.listeners() == 0, "it is forgotten")
 
 
+def test_who_is_told_much_is_asked_for_the_token_too() -> None:
+    """A stream in which something comes all the time ends with its token as a quiet one does."""
+
+    async def told() -> int:
+        listener, asked = Listener("", 0), [True, True, False]
+
+        async def known() -> bool:
+            return asked.pop(0)
+
+        count = 0
+        listener.tell([Told(record(1), b"")])
+        async for batch in heard(listener, 0.0, known):
+            count += len(batch)
+            listener.tell([Told(record(count + 1), b"")])
+        return count
+
+    assert asyncio.run(told()) == 2
+
+
+def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
+    """An error in the reader's thread is said once, and the reader goes on: later all that there was is told."""
+    said: list[str] = []
+    hall.journal._say = said.append
+    with _listen(hall) as listened:
+        hall.until(lambda: hall.listeners() == 1, "it listens")
+        hall.reading.broken = RuntimeError("nobody thought of it")
+        reads = hall.reading.reads
+        run = submit(hall.store)
+        hall.until(lambda: hall.reading.reads > reads + 2, "it is asked again")
+        hall.reading.broken = None
+        assert next(iter(listened))[1]["run"] == run.id
+    assert len(said) == 1 and "nobody thought of it" in said[0]
+
+
+def test_who_waits_for_the_disk_holds_up_nobody_else(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More requests that look through the disk than verbs are done at once: the other verbs are answered, and so are they in the end."""
+    gate, walks = threading.Event(), list[int]()
+
+    def usage(engine: Engine) -> Any:
+        walks.append(1)
+        assert gate.wait(PATIENCE_S)
+        return found
+
+    found = sweeper.usage(hall.engine)
+    monkeypatch.setattr(sweeper, "usage", usage)
+
+    def ask(path: str) -> int:
+        with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
+            connection.request("GET", f"/api/v1/{path}", headers={"authorization": f"Bearer {hall.token}"})
+            return connection.getresponse().status
+
+    with ThreadPoolExecutor(AT_ONCE + 8) as pool:
+        asked = [pool.submit(ask, "disk") for _ in range(AT_ONCE + 8)]
+        try:
+            hall.until(lambda: walks, "one walks")
+            assert ask("runs") == 200 and len(walks) == 1
+        finally:
+            gate.set()
+        assert {each.result() for each in asked} == {200}
+
+
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is one too many is asked to come again, who only asks for the head takes no place, and an id that is none is refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
@@ -248,13 +315,13 @@ def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
     hall.until(lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known")
     with _listen(hall) as listened:
         hall.until(lambda: hall.listeners() == 1, "it listens")
-        hall.reading.broken = True
+        hall.reading.broken = StoreError("The database is away")
         reads = hall.reading.reads
         submit(hall.store)
         hall.until(lambda: hall.reading.reads > reads + 2, "it is asked again")
         with _listen(hall, 0) as other:
             assert list(other) == []
-        hall.reading.broken = False
+        hall.reading.broken = None
         assert next(iter(listened))[1]["event"]["kind"] == "run_submitted"
 
 

@@ -89,6 +89,7 @@ def test_other_sites_change_nothing(serving: Serving) -> None:
     for headers in (
         {"origin": "https://evil.example.com"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": f"http://127.0.0.1:{serving.port + 1}"},
         {"sec_fetch_site": "cross-site"},
         {"sec_fetch_site": "same-site"},

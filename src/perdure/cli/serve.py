@@ -116,7 +116,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        principals, journal = Principals(reading, engine.store, say), Journal(reading)
+        principals, journal = Principals(reading, engine.store, say), Journal(reading, say)
         parts = Parts(
             engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
             checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],

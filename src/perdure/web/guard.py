@@ -74,10 +74,17 @@ def address_of(scope: Scope) -> str:
 def refuse_other_sites(headers: Headers) -> None:
     """Raises Problem for a write that a page of another site had a browser send. Programs send neither of the two headers."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _place(origin) != headers.get("host", "").lower():
         raise Problem(403, "The request comes from a page of another site", "behind a proxy: it has to pass the Host header on")
     if site is not None and site not in ("same-origin", "none"):
         raise Problem(403, "The request comes from a page of another site")
+
+
+def _place(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:

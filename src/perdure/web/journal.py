@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -83,8 +83,8 @@ class Journal:
     """From `with` to its end; then all listeners are told that it is over. `listen` and `leave` belong to one event loop, and may be called
     before it begins."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, say: Callable[[str], None] = lambda line: None) -> None:
+        self._store, self._say = store, say
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -123,15 +123,22 @@ class Journal:
         self._listeners.discard(listener)
 
     def _go(self) -> None:
-        read = self.newest
+        read, said = self.newest, ""
         while not self._over:
             full = False
-            with suppress(PerdureError):  # A database that is away for a while is asked again.
+            try:
                 rows = self._store.journal(read, AT_ONCE)
                 whole = self._whole(read, rows)
                 if whole:
-                    read, full = whole[-1].seq, len(whole) == AT_ONCE
                     self._tell(whole)
+                    read, full = whole[-1].seq, len(whole) == AT_ONCE
+            except PerdureError:
+                pass  # A database that is away for a while is asked again.
+            except Exception as error:  # Nobody would notice that the only reader has gone.
+                sentence = f"{type(error).__name__}: {error}"
+                if said != sentence:
+                    said = sentence
+                    self._say(f"the live events wait for record {read + 1}: {said}")
             if not full:
                 self._wake.wait(LOOK_S if self._listeners else IDLE_S)
                 self._wake.clear()
@@ -164,6 +171,21 @@ class Journal:
     def _end(self) -> None:
         for each in list(self._listeners):
             each.end()
+
+
+async def heard(listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]) -> AsyncIterator[Sequence[Told]]:
+    """What comes, until it is over; nothing at all as a sign of life. Whether who listens is still known is asked that often too, however
+    much comes."""
+    asked = time.monotonic()
+    while True:
+        told = await listener.next(heartbeat_s)
+        if not told and listener.over:
+            return
+        if not told or time.monotonic() - asked >= heartbeat_s:
+            if not await known():
+                return
+            asked = time.monotonic()
+        yield told
 
 
 def event(record: Record) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,18 @@ from perdure.web.api import forms
 from perdure.web.api.verbs import Asked, Verb
 from perdure.web.parts import Parts
 
-_ONE_WALK = threading.Lock()
-"""Whoever asks what lies on the disk has all of it walked: one at a time."""
-
 
 def disk(parts: Parts, asked: Asked) -> dict[str, Any]:
-    with _ONE_WALK:
-        return sweeper.usage(parts.engine).report()
+    return sweeper.usage(parts.engine).report()
 
 
 def would_go(parts: Parts, asked: Asked) -> dict[str, Any]:
-    with _ONE_WALK:
-        found = sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings), dry=True).report()
+    found = sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings), dry=True).report()
     return found | {"rows": [row for row in found["rows"] if asked.query.all or row["verdict"] != "keep"]}
 
 
 def swept(parts: Parts, asked: Asked) -> dict[str, Any]:
-    with _ONE_WALK:
-        return sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings, many=asked.body.many), dry=asked.body.dry_run).report()
+    return sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings, many=asked.body.many), dry=asked.body.dry_run).report()
 
 
 def reset(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -60,11 +53,12 @@ def purged(parts: Parts, asked: Asked) -> dict[str, Any]:
 ADMIN = TokenScope.ADMIN
 
 VERBS = (
-    Verb(method="GET", path="/disk", says="How much disk perdure takes, by class, agent and repository.", does=disk, answer="Disk"),
+    Verb(method="GET", path="/disk", says="How much disk perdure takes, by class, agent and repository.", does=disk, answer="Disk",
+         walks=True),
     Verb(method="GET", path="/disk/sweep", says="What the next sweep would take, and what waits for a person.", does=would_go,
-         answer="Swept", query=forms.SweepQuery),
+         answer="Swept", query=forms.SweepQuery, walks=True),
     Verb(method="POST", path="/admin/sweep", says="Takes away what nobody needs any more and is saved elsewhere.", does=swept,
-         answer="Swept", scope=ADMIN, body=forms.Sweep),
+         answer="Swept", scope=ADMIN, body=forms.Sweep, walks=True),
     Verb(method="POST", path="/admin/reset", says="Saves, then clears the work of an agent on an issue or a branch of a repository.",
          does=reset, answer="Cleared", scope=ADMIN, body=forms.Reset),
     Verb(method="GET", path="/trash", says="What was taken away and can be brought back.", does=trash, answer="Trash"),

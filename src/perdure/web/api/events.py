@@ -18,7 +18,7 @@ from perdure.events import Record
 from perdure.web.api.forms import LARGEST
 from perdure.web.api.verbs import Room
 from perdure.web.guard import address_of
-from perdure.web.journal import Listener, event
+from perdure.web.journal import Listener, event, heard
 from perdure.web.parts import Parts
 from perdure.web.principal import authenticated
 from perdure.web.problems import Problem
@@ -68,14 +68,8 @@ async def _told(parts: Parts, room: Room, request: Request, listener: Listener, 
                 break
             after = page[-1].seq
             yield b"".join(event(record) for record in page)
-        while True:
-            told = await listener.next(HEARTBEAT_S)
-            if told:
-                yield b"".join(each.sent for each in told)
-            elif listener.over or not await _still_known(parts, request):
-                return
-            else:
-                yield HEARTBEAT
+        async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
+            yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
         return  # The database is away: who comes back misses nothing.
     finally:
@@ -86,9 +80,9 @@ def _page(parts: Parts, run: str, after: int) -> list[Record]:
     return list(parts.store.history(run, after, PAGE) if run else parts.store.journal(after, PAGE))
 
 
-async def _still_known(parts: Parts, request: Request) -> bool:
+async def _still_known(parts: Parts, room: Room, request: Request) -> bool:
     try:
-        await to_thread.run_sync(parts.principals.known, request.headers, address_of(request.scope))
+        await to_thread.run_sync(parts.principals.known, request.headers, address_of(request.scope), limiter=room.limiter)
     except PerdureError:
         return False
     return True

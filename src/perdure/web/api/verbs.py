@@ -28,6 +28,8 @@ BODY_MOST = 4 * 1024 * 1024
 BODY_S = 30.0
 AT_ONCE = 16
 """So many verbs are done at once; the others wait."""
+WALKS_AT_ONCE = 1
+"""So many of those that look through all of the disk; who waits for one holds up no other verb."""
 PREFIX = "/api/v1"
 
 
@@ -64,6 +66,8 @@ class Verb:
     query: type[msgspec.Struct] = Query
     body: type[msgspec.Struct] | None = None
     status: int = 200
+    walks: bool = False
+    """Whether it looks through all of the disk."""
 
     @property
     def id(self) -> str:
@@ -76,11 +80,18 @@ class Room:
     """The places in which verbs are done."""
 
     _limiter: CapacityLimiter | None = field(default=None, init=False)
+    _walks: CapacityLimiter | None = field(default=None, init=False)
 
     @property
     def limiter(self) -> CapacityLimiter:
         self._limiter = self._limiter or CapacityLimiter(AT_ONCE)
         return self._limiter
+
+    def of(self, verb: Verb) -> CapacityLimiter:
+        if not verb.walks:
+            return self.limiter
+        self._walks = self._walks or CapacityLimiter(WALKS_AT_ONCE)
+        return self._walks
 
 
 def endpoint(verb: Verb, parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]:
@@ -91,7 +102,7 @@ def endpoint(verb: Verb, parts: Parts, room: Room) -> Callable[[Request], Awaita
         at = {name: _part(value) for name, value in request.path_params.items()}
         query = _converted(_plain(request.query_params, verb.query), verb.query, "query", strict=False)
         body = _converted(await _object(request), verb.body, "body") if verb.body is not None else None
-        found = await to_thread.run_sync(verb.does, parts, Asked(who=who, at=at, query=query, body=body), limiter=room.limiter)
+        found = await to_thread.run_sync(verb.does, parts, Asked(who=who, at=at, query=query, body=body), limiter=room.of(verb))
         return said(found, verb.status)
 
     return answered

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from perdure.errors import PerdureError
 from perdure.model import TokenScope
+from perdure.web.api.verbs import body_of
 from perdure.web.dashboard.desk import Desk
 from perdure.web.dashboard.visits import Answer, Visit
 from perdure.web.principal import authenticated
@@ -68,14 +69,10 @@ def _trouble(desk: Desk, request: Request, error: PerdureError) -> Response:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form; of several with one name the last. Raises Problem for what is no form, or too much of one."""
+    """The fields of a form; of several with one name the last. Raises Problem for what is no form, too much of one, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise Problem(415, "A form is needed here (application/x-www-form-urlencoded)")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > BODY_MOST:
-            raise Problem(413, f"The form has more than {BODY_MOST:,} bytes", "put the long part into a file of the repository")
+    body = await body_of(request, BODY_MOST)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MOST))
     except ValueError:

@@ -20,7 +20,7 @@ from perdure.web.dashboard.desk import Desk
 from perdure.web.dashboard.lines import lines
 from perdure.web.dashboard.rendering import HEADERS, part
 from perdure.web.guard import address_of
-from perdure.web.journal import Journal, Listener
+from perdure.web.journal import Journal, Listener, heard
 from perdure.web.principal import Principals, authenticated
 from perdure.web.problems import Problem
 
@@ -39,12 +39,16 @@ def routes(desk: Desk, journal: Journal, principals: Principals) -> list[BaseRou
 
     async def nudges(request: Request) -> Response:
         authenticated(request)
+        if request.method == "HEAD":
+            return _head()
         return _stream(_nudged(_listener(journal), journal, partial(_known, desk, principals, request)))
 
     async def log(request: Request) -> Response:
         authenticated(request)
         run = await to_thread.run_sync(desk.look.get, request.path_params["name"], limiter=desk.limiter)
         after = _after(request)
+        if request.method == "HEAD":
+            return _head()
         return _stream(_told(desk, _listener(journal, run.id), journal, after, partial(_known, desk, principals, request)))
 
     return [Route("/live", nudges, methods=["GET"]), Route("/runs/{name}/live", log, methods=["GET"])]
@@ -61,6 +65,11 @@ def _stream(content: AsyncIterator[bytes]) -> Response:
     return StreamingResponse(content, media_type="text/event-stream", headers=HEADERS)
 
 
+def _head() -> Response:
+    """Who only asks for the head takes no place."""
+    return Response(media_type="text/event-stream", headers=HEADERS)
+
+
 def _after(request: Request) -> int:
     """The number that the page has shown last. Raises Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
@@ -72,13 +81,8 @@ def _after(request: Request) -> int:
 async def _nudged(listener: Listener, journal: Journal, known: Known) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
-        while True:
-            if await listener.next(HEARTBEAT_S):
-                yield NUDGE
-            elif listener.over or not await known():
-                return
-            else:
-                yield HEARTBEAT
+        async for told in heard(listener, HEARTBEAT_S, known):
+            yield NUDGE if told else HEARTBEAT
     finally:
         journal.leave(listener)
 
@@ -93,15 +97,14 @@ async def _told(desk: Desk, listener: Listener, journal: Journal, after: int, kn
                 break
             after = missed[-1].seq
             yield _event(missed)
-        while True:
-            if told := await listener.next(HEARTBEAT_S):
-                # The page may have shown more than the journal had told when it began to listen.
-                if new := [each.record for each in told if each.record.seq > after]:
-                    yield _event(new)
-            elif listener.over or not await known():
-                return
-            else:
+        async for told in heard(listener, HEARTBEAT_S, known):
+            # The page may have shown more than the journal had told when it began to listen.
+            if new := [each.record for each in told if each.record.seq > after]:
+                yield _event(new)
+            elif not told:
                 yield HEARTBEAT
+    except PerdureError:
+        return  # The database is away: who comes back misses nothing.
     finally:
         journal.leave(listener)
 
