@@ -43,9 +43,9 @@ class Told(RunStore, PostingStore, Protocol):
     """Runs, and what forges were told of them."""
 
 
-def report_of(store: Told, run: TaskRun) -> dict[str, Any]:
-    """The report of a run as it stands in the store."""
-    records = store.history(run.id, limit=100_000)
+def report_of(store: Told, run: TaskRun, records: Sequence[Record] | None = None) -> dict[str, Any]:
+    """The report of a run as it stands in the store; `records`: its history, where that is at hand."""
+    records = store.history(run.id, limit=100_000) if records is None else records
     posting = store.posting(run.id) if "delivery" in run.spec.labels else None
     return run_report(run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records, posting)
 

@@ -13,6 +13,10 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from perdure import stores
+from perdure.events import Said
+from perdure.testing.stores.making import claimed, submit
+from perdure.web.dashboard import tasks
 from perdure.web.dashboard.rendering import CSP, HERE
 from perdure.web.dashboard.signing import LOCAL
 from tests.dashboard.filling import fill_many
@@ -197,6 +201,26 @@ def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
     assert sorted(found) == sorted(f"n-{number}" for number in range(120) if str(number).startswith("1"))
     for place in (f"{'9' * 25}.1", f"1.{'9' * 25}", "9" * 400, "\u0669.\u0669", "-1.-1", "x"):
         assert door.ask("GET", f"/?state=queued&before={quote(place)}")[0] == 200, place
+
+
+def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
+    """Each line of a log of many pages is on one of them, from its end back to its beginning and on to its end; the live lines go on behind
+    the last one."""
+    serving, token = served
+    with closing(stores.open(serving.state / "perdure.db")) as store:
+        claim = claimed(store, submit(store, name="long"))
+        store.record(claim, [Said(text=f"line {number}") for number in range(2 * tasks.PAGE + 10)])
+        newest = store.newest_record()
+    door = Door(serving, token)
+    for link, path in (("earlier", "/runs/long/log"), ("later", "/runs/long/log?after=0")):
+        pages = [door.ask("GET", path)[2]]
+        while found := re.search(rf'<a href="(\?after=\d+)">{link}<', pages[-1]):
+            pages.append(door.ask("GET", "/runs/long/log" + found[1])[2])
+        shown = [int(line) for each in pages for line in re.findall(r"<span>line (\d+)</span>", each)]
+        # The first page is a full one, whichever way one comes to it.
+        assert (sorted(set(shown)) if link == "earlier" else shown) == list(range(2 * tasks.PAGE + 10)) and len(pages) == 3
+        assert f"/runs/long/live?after={newest}" in pages[0 if link == "earlier" else -1]
+    assert f"/runs/long/live?after={newest}" in door.ask("GET", "/runs/long")[2]
 
 
 def test_what_is_vendored_is_what_was_published() -> None:

@@ -309,8 +309,8 @@ class RunStore(Protocol):
 
     def contexts(self, run_id: str) -> Sequence[Context]: ...
 
-    def latest(self, run_id: str, limit: int = 1000) -> Sequence[Record]:
-        """The newest Records of the run, oldest first."""
+    def latest(self, run_id: str, limit: int = 1000, before: int = ...) -> Sequence[Record]:
+        """The newest Records of the run with `seq` less than `before`, oldest first."""
         ...
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:

@@ -208,7 +208,7 @@ UPDATE attempts SET ended = :ended, outcome = :outcome, body = :body WHERE run =
 INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at, :kind, :event) RETURNING seq;
 
 -- name: latest
-SELECT run, seq, attempt, at, event FROM records WHERE run = :run ORDER BY seq DESC LIMIT :limit;
+SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: history
 SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;

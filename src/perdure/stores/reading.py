@@ -97,8 +97,8 @@ class Reading:
     def contexts(self, run_id: str) -> Sequence[Context]:
         return [Context(row["version"], row["text"], row["at"], given_of(row)) for row in self._rows("contexts", run=run_id)]
 
-    def latest(self, run_id: str, limit: int = 1000) -> Sequence[Record]:
-        return [record_of(row) for row in reversed(self._rows("latest", run=run_id, limit=limit))]
+    def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
+        return [record_of(row) for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))]
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)]

@@ -98,6 +98,7 @@ class Counting:
         claimed(store, other)
         assert [record.event for record in store.latest(run.id, 2)] == [Said(text="3"), Said(text="4")]
         assert store.latest(run.id) == store.history(run.id)
+        assert store.latest(run.id, 2, store.history(run.id)[-1].seq) == store.history(run.id)[-3:-1]
 
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
         """What perdure did in this attempt comes, in order; what the agent said, and other attempts, do not."""

@@ -78,11 +78,12 @@ def overview(visit: Visit) -> Response:
     run = found(visit)
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
-    report = report_of(look, run)
-    tail = records[-TAIL:]
+    report = report_of(look, run, records)
+    # Asked for anew: it is the end also of a history that is longer.
+    tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html", **about(visit, run, "timeline"), report=report, timeline=timeline(report, records, visit.now), lines=lines(tail),
-        last=records[-1].seq if records else 0, by_hand=_by_hand(visit, run), here=visit.here,
+        last=tail[-1].seq if tail else 0, by_hand=_by_hand(visit, run), here=visit.here,
     )  # fmt: skip
 
 
@@ -95,21 +96,21 @@ def log(visit: Visit) -> Response:
     """`/runs/NAME/log`: the whole log, page by page, live at its end."""
     run = found(visit)
     after = int(visit.asked("after")) if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18 else -1
-    records = visit.desk.look.history(run.id, limit=HISTORY)
-    first = next((at for at, each in enumerate(records) if each.seq > after), len(records)) if after >= 0 else max(0, len(records) - PAGE)
-    shown = records[first : first + PAGE]
-    at_end = first + PAGE >= len(records)
+    look = visit.desk.look
+    records = look.history(run.id, after, PAGE + 1) if after >= 0 else look.latest(run.id, PAGE)
+    shown, at_end = records[:PAGE], len(records) <= PAGE
+    before = look.latest(run.id, PAGE + 1, shown[0].seq if shown else after + 1)
     return visit.page(
-        "log.html", **about(visit, run, "log"), lines=lines(shown), last=records[-1].seq if records else 0, at_end=at_end,
-        earlier=_before(records, first), later=shown[-1].seq if shown and not at_end else 0, attempts=visit.desk.look.attempts(run.id),
+        "log.html", **about(visit, run, "log"), lines=lines(shown), last=shown[-1].seq if shown else max(after, 0), at_end=at_end,
+        earlier=_earlier(before), later=shown[-1].seq if not at_end else 0, attempts=look.attempts(run.id),
     )  # fmt: skip
 
 
-def _before(records: Sequence[Record], first: int) -> int | None:
-    """What `after` is for the page before; None where there is none."""
-    if first <= 0:
+def _earlier(before: Sequence[Record]) -> int | None:
+    """What `after` is for the page before; None where there is none. `before`: its records, with the one that it begins behind."""
+    if not before:
         return None
-    return records[first - PAGE - 1].seq if first > PAGE else 0
+    return before[0].seq if len(before) > PAGE else 0
 
 
 def raw(visit: Visit) -> Response:
