@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure.attempt.opening import _locked
-from perdure.errors import InUse
+from perdure.errors import ForgeRefused, InUse
 from perdure.forges import Forge
 from perdure.forges.postings import Posting, origin_of
 from perdure.model import OutcomeKind, RunState
@@ -120,6 +120,19 @@ def test_published_with_a_pull_request(bench: Bench) -> None:
     assert kinds.count("published") == 2 and kinds.count("told_forge") == 1
     saved = bench.engine.store.checkpoints(run.id)
     assert [each.why for each in saved] == ["publish", "publish"] and saved[-1].workdir.head == bench.branch()
+
+
+def test_pushed_without_a_pull_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the forge will not open a pull request for the branch that is there, it is said so, and not that nothing was pushed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ForgeRefused("no base")
+
+    monkeypatch.setattr(bench.api, "open_pull", refuse)
+    run = bench.worked(bench.dispatched())
+    bench.answering(publish="pull").answer(run.id)
+    assert bench.branch() and "**No pull request:** `no pull request: no base`" in bench.comments[0]
+    assert "ot pushed" not in bench.comments[0] + bench.posting(run).reason
 
 
 def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:

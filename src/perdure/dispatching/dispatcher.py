@@ -21,6 +21,7 @@ from perdure.dispatching.cleaning import bring_back, clean, end, is_cleaned_up
 from perdure.dispatching.current import Current
 from perdure.dispatching.ordering import ENDING, overtaken
 from perdure.dispatching.prompts import Moved, Prompts
+from perdure.dispatching.unattended import unattended
 from perdure.errors import (
     AgentMissing,
     CapsuleError,
@@ -37,7 +38,7 @@ from perdure.events import BaseMoved
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.forges.rules import Rule, issue_of, wants
 from perdure.lifecycle import FINAL
-from perdure.model import RunState, SessionKey, TaskRun, TaskSpec
+from perdure.model import Condition, RunState, SessionKey, TaskRun, TaskSpec
 from perdure.protocols import ForgeApi
 
 AGAIN_S = 2.0
@@ -167,6 +168,11 @@ class Dispatcher:
             spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
             service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
             return True
+        if why := unattended(self._engine.store, self._rules, delivery, choice, intent):
+            needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
+            self._engine.store.tell_run(choice.run.id, [], needs)
+            self._settle(delivery, DeliveryState.IGNORED, why)
+            return False
         if why := _is_no_news(choice, intent):
             self._settle(delivery, DeliveryState.HANDLED, why)
             return False

@@ -156,6 +156,7 @@ class _Answer:
 
     def _publish(self) -> None:
         engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
+        pushed = None
         try:
             pushed = push(
                 engine, self.run, self.whose.credentials(self.origin.source, self.origin.rule), engine.redactor.also(self.run.spec.env),
@@ -181,7 +182,7 @@ class _Answer:
                 self._hold_back(branch, error)
             return
         except PerdureError as error:
-            self.waits.note("no pull request" if isinstance(error, NotFound) else "not pushed", error)
+            self.waits.note("no pull request" if pushed is not None else "not pushed", error)
             return
         is_new = pushed.commit != self.posting.commit or (pull is not None and pull.ref.number != self.posting.pull)
         after = published(self.posting, self.run, pushed, pull)

@@ -42,7 +42,7 @@ class Account:
     pull: int = 0
     pull_url: str = ""
     held_back: str = ""
-    """Why the branch was not pushed."""
+    """Why the branch was not pushed, or has no pull request."""
     page: str = ""
     """Its page on the dashboard."""
 
@@ -54,7 +54,7 @@ def comment(account: Account, marker: str) -> str:
         marker,
         f"**{account.rule}** ({run.spec.agent}) {_state(account)}.",
         *(f"**A person is needed:** {code(each.message, 600)}" for each in run.conditions if each.type == "needs_person"),
-        *([f"**Not pushed:** {code(account.held_back, 600)}"] if account.held_back and not _needs_person(run) else []),
+        *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
         _branch(account),
         _table(account.attempts),
         _said(account.words),
@@ -62,6 +62,10 @@ def comment(account: Account, marker: str) -> str:
     ]
     text = "\n\n".join(filter(None, parts))
     return text if len(text) <= MOST else f"{text[: MOST - 20].rstrip()}\n\n[...]"
+
+
+def _held_back(why: str) -> str:
+    return f"**{'No pull request' if why.startswith('no pull request') else 'Not pushed'}:** {code(why, 600)}"
 
 
 def _needs_person(run: TaskRun) -> bool:

@@ -1,0 +1,39 @@
+"""Agents and checks can keep each other at work: two agents that answer each other, a check that fails whatever is done. Without a word
+from a person that ends here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.dispatching.choosing import Choice, takes_from
+from perdure.dispatching.ordering import LOOKED_AT
+from perdure.forges import Delivery, DeliveryState, Intent, IntentKind
+from perdure.forges.rules import Rule, issue_of
+from perdure.protocols import InboxStore
+
+UPDATES_MOST = 10
+"""So many updates in a row without a person."""
+
+
+def unattended(store: InboxStore, rules: Sequence[Rule], delivery: Delivery, choice: Choice, intent: Intent) -> str:
+    """Why a run is not told any more of what agents and checks say of its work, or empty."""
+    logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
+    if choice.run is None or not _is_of_no_person(intent, logins):
+        return ""
+    updates: set[int] = set()
+    for each in store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT):
+        other = each.intent
+        if other is None or (other.repository, issue_of(choice.rule, other)) != (intent.repository, choice.number):
+            continue
+        if not _is_of_no_person(other, logins):
+            return ""
+        # What was told by one update was settled by it.
+        updates.add(each.updated)
+        if len(updates) >= UPDATES_MOST:
+            return f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a person's word goes on with it"
+    return ""
+
+
+def _is_of_no_person(intent: Intent, logins: set[str]) -> bool:
+    return intent.kind is IntentKind.CI_FAILED or intent.author.casefold() in logins

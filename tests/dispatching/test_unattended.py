@@ -1,0 +1,59 @@
+"""What agents and checks say to each other ends by itself; a person's word goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from perdure.dispatching.unattended import UPDATES_MOST
+from perdure.forges import DeliveryState, Forge, Intent, IntentKind
+from perdure.forges.rules import Rule
+from perdure.forges.standing import CheckState
+from tests.dispatching.office import Office, intent
+from tests.dispatching.test_reconciling import DEV, asked
+from tests.servers.forge import gitlab
+
+ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",))
+HANDLED, IGNORED = DeliveryState.HANDLED, DeliveryState.IGNORED
+ANSWER = intent(IntentKind.COMMENTED, author="eye-bot", text="Not good enough.")
+CHECK = intent(IntentKind.CI_FAILED, number=0, branch="perdure/dev-4", text="build")
+
+
+@pytest.mark.parametrize("event", [ANSWER, CHECK], ids=["agent", "check"])
+def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> None:
+    """An agent that answers each attempt of another, and a check that fails after each, are told so often and no more; then a person is
+    asked for, and what he says goes on with it, as do they."""
+    dev = Rule(name="dev", agent="claude", authors=("ada", "eye-bot"), clone="", login="dev-bot")
+    office = make(dev, Rule(name="eye", agent="codex", authors=("ada",), clone="", login="eye-bot"))
+    office.told(ASSIGNED)
+    for _ in range(UPDATES_MOST):
+        office.end(office.claim())
+        assert office.told(event)[0].state is HANDLED
+    office.end(office.claim())
+    assert office.told(event)[0].state is IGNORED
+    (condition,) = office.run().conditions
+    assert condition.type == "needs_person" and "a person's word" in condition.message
+    assert office.told(intent(IntentKind.COMMENTED, text="Go on."))[0].state is HANDLED
+    assert office.run().conditions == ()
+    office.end(office.claim())
+    assert office.told(event)[0].state is HANDLED
+
+
+def test_its_own_status_as_a_pipeline(make: Callable[..., Office]) -> None:
+    """GitLab makes a pipeline of perdure's own status, and tells that it has failed, and not why: no agent goes on by that. A job that
+    has failed beside it is told."""
+    with asked(make, replace(DEV, authors=("ada", "cid")), gitlab, Forge.GITLAB) as asking:
+        office, state = asking.office, asking.small.state
+        state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        office.told(replace(ASSIGNED, number=1, forge=Forge.GITLAB))
+        office.end(office.claim())
+        commit = "5" * 40
+        state.repositories["shop/web"].named["perdure/dev-1"] = commit
+        failed = replace(CHECK, branch="perdure/dev-1", text="", author="cid", commit=commit, forge=Forge.GITLAB)
+        asking.forge.set_status("shop/web", commit, CheckState.FAILURE, context="perdure/dev")
+        (told,) = office.told(failed)
+        assert (told.state, told.reason) == (IGNORED, "no check has failed but perdure's own")
+        asking.forge.set_status("shop/web", commit, CheckState.FAILURE, context="build")
+        assert office.told(failed)[0].state is HANDLED
