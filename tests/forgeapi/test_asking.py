@@ -219,6 +219,37 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         silent.close()
 
 
+def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forge that sends a header now and then, for ever, is cut off; nothing else ends this test."""
+    monkeypatch.setattr(asking, "CALL_S", 0.5)
+    cut = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def slowly() -> None:
+            end, _ = server.accept()
+            with end:
+                end.recv(4096)
+                end.sendall(b"HTTP/1.1 200 OK\r\n")
+                end.settimeout(0.05)
+                while not cut.is_set():
+                    try:
+                        end.sendall(b"x: y\r\n")
+                        if not end.recv(1):
+                            cut.set()
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        cut.set()
+
+        thread = threading.Thread(target=slowly)
+        thread.start()
+        slow = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        with pytest.raises(ForgeUnavailable, match="takes longer"):
+            slow.whoami()
+        thread.join()
+        slow.close()
+
+
 def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
     """A token in a file that is exchanged counts from the next request on; one that is gone, empty or no token says where it should be."""
     file = tmp_path / "token"

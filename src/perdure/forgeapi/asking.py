@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 import httpx2
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound
+from perdure.forgeapi.cutting import Cutting
 from perdure.forgeapi.tokens import Token
 from perdure.forges.payload import Payload, parsed, parsed_list
 
@@ -70,6 +71,7 @@ class Asking:
         )  # fmt: skip
         self._lock = threading.Lock()
         self._again = 0.0
+        self._cutting = Cutting()
 
     def close(self) -> None:
         self._client.close()
@@ -122,9 +124,12 @@ class Asking:
     def _once(self, method: str, url: str, query: Mapping[str, object] | None, body: Mapping[str, object] | None) -> Answer:
         headers = {"authorization": f"{self._scheme} {self.token.value()}"}
         given: dict[str, Any] = {name: value for name, value in (query or {}).items() if value not in ("", None)}
-        until = time.monotonic() + CALL_S
+        until, seen = time.monotonic() + CALL_S, {"trace": self._cutting.trace}
         try:
-            with self._client.stream(method, url, params=given or None, json=body, headers=headers) as response:
+            with (
+                self._cutting.after(CALL_S),
+                self._client.stream(method, url, params=given or None, json=body, headers=headers, extensions=seen) as response,
+            ):
                 found = bytearray()
                 if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
                     raise ForgeUnavailable(f"{self.api} answers compressed, though it was asked not to", "look at the proxy before it")
@@ -136,6 +141,8 @@ class Asking:
                         raise self._down(f"takes longer than {CALL_S:g} s over one answer")
                 return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(found))
         except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
+            if time.monotonic() >= until:
+                raise self._down(f"takes longer than {CALL_S:g} s over one answer") from error
             raise self._down(f"does not answer: {_one_line(str(error)) or type(error).__name__}") from error
         except httpx2.InvalidURL as error:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
