@@ -70,6 +70,9 @@ def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
     assert 'value="/failures"' in stranger.ask("GET", headers["location"])[2]
     status, _, said = stranger.ask("POST", "/sign-in", urlencode({"token": "prd_wrong", "next": "/disk"}))
     assert status == 401 and "not known here" in said and 'value="/disk"' in said
+    status, headers, _ = stranger.ask("GET", "/", hx_request="true", hx_current_url=f"http://x/runs/n-1?q=%22&{'x' * 9}")
+    assert (status, headers["hx-redirect"]) == (401, "/sign-in?next=/runs/n-1")
+    assert stranger.ask("GET", "/", hx_request="true", hx_current_url="http://[")[1]["hx-redirect"] == "/sign-in?next="
     door = Door(serving, token)
     assert {"httponly", "samesite=strict"} <= set(door.set.lower().split("; "))
     assert door.ask("GET", "/")[0] == 200

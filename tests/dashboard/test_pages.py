@@ -60,6 +60,20 @@ def test_a_page_is_read_without_a_script(full: tuple[Serving, str], look: Callab
     expect(page).to_have_url(re.compile("/runs/everything$"))
 
 
+def test_a_sign_in_that_is_over_while_one_looks(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+    """The open page goes to the door by itself, and from there back: it neither stands still nor has the door put into it."""
+    window = look(*full)
+    page = window.open("/plans/hostile")
+    page.wait_for_function("document.querySelector('#live')._htmx?.sse")
+    window.context.clear_cookies()
+    window.expected.append("the part of the page")
+    page.evaluate("htmx.trigger('#live', 'journal')")
+    page.wait_for_url(re.compile(r"/sign-in\?next=/plans/hostile$"))
+    page.fill("#i-token", full[1])
+    page.click("button")
+    page.wait_for_url(re.compile(r"/plans/hostile$"))
+
+
 def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
     """j and k walk through the rows, Enter opens, u goes up, / searches, g and a letter go to a place, ? tells all this."""
     window = look(*full)

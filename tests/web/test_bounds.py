@@ -7,11 +7,18 @@ import hashlib
 import http.client
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from perdure import stores
 from perdure.errors import StoreError
@@ -45,12 +52,14 @@ def start(store: SqlStore) -> Iterator[Start]:
     """Starts a server in this process, and gives its port."""
     with ExitStack() as stack:
 
-        def begin(accept: Accept = store.accept, problems: Sequence[str] = (), body_s: float = 60.0) -> int:
+        def begin(
+            accept: Accept = store.accept, problems: Sequence[str] = (), body_s: float = 60.0, routes: Sequence[BaseRoute] = ()
+        ) -> int:
             sockets = bound("127.0.0.1", 0)
             writer = stack.enter_context(Writer(accept))
             desk = Desk({"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s)
             principals = Principals(store, store)
-            served = application(desk, lambda: problems, (), principals, signing.routes(principals))
+            served = application(desk, lambda: problems, (), principals, [*routes, *signing.routes(principals)])
             stack.enter_context(Listening(served, sockets))
             return int(sockets[0].getsockname()[1])
 
@@ -147,6 +156,36 @@ def test_not_ready(start: Start) -> None:
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
     assert post(port)[0] == 202
+
+
+def test_health_beside_slow_requests(start: Start) -> None:
+    """However many requests wait in threads: health, readiness and webhooks are answered."""
+    gate, waiting = threading.Event(), list[int]()
+
+    def wait() -> None:
+        waiting.append(1)
+        assert gate.wait(90)
+
+    async def slow(request: Request) -> Response:
+        await run_in_threadpool(wait)
+        return Response()
+
+    def ask(path: str) -> int:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status
+
+    port = start(routes=[Route("/static/slow", slow)])
+    with ThreadPoolExecutor(50) as pool:
+        asked = [pool.submit(ask, "/static/slow") for _ in range(50)]
+        try:
+            # Starlette has 40 threads for all that does not bring its own.
+            while len(waiting) < 40:
+                time.sleep(0.02)
+            assert (ask("/healthz"), ask("/readyz"), post(port)[0]) == (200, 200, 202)
+        finally:
+            gate.set()
+        assert {each.result() for each in asked} == {200}
 
 
 def test_one_bad_among_many(store: SqlStore) -> None:

@@ -116,7 +116,10 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        principals, journal = Principals(reading, engine.store, say), Journal(reading, say)
+        # Who asks is found out beside whatever else is looked for, however long that takes.
+        knowing = open_to_read(chosen)
+        stack.callback(knowing.close)
+        principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
         parts = Parts(
             engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
             checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -23,6 +23,8 @@ from perdure.web.problems import Problem, problem
 from perdure.web.webhooks import Desk, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+CHECKS_AT_ONCE = 2
+"""Who asks whether it is ready waits for nobody else but for others who ask that."""
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -36,8 +38,10 @@ def application(
     """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names.
     `routes`: those of the API, the dashboard and the metrics; without `principals` nobody gets to them."""
 
+    checks = CapacityLimiter(CHECKS_AT_ONCE)
+
     async def ready(request: Request) -> Response:
-        found = await run_in_threadpool(problems)
+        found = await to_thread.run_sync(problems, limiter=checks)
         return JSONResponse({"ready": not found, "problems": list(found)}, 503 if found else 200)
 
     async def health(request: Request) -> Response:

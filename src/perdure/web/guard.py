@@ -5,7 +5,7 @@ What is open to anybody is listed here; everything else needs a principal, wheth
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
@@ -61,9 +61,13 @@ class Guard:
 
     def _refused(self, scope: Scope, headers: Headers, error: PerdureError) -> ASGIApp:
         a_page = scope["method"] in SAFE and not scope["path"].startswith(API) and "text/html" in headers.get("accept", "")
-        if a_page and isinstance(error, Problem) and error.status == 401:
-            return RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'])}", 303)
-        return problem(error)
+        if not a_page or not isinstance(error, Problem) or error.status != 401:
+            return problem(error)
+        if headers.get("hx-request") == "true":
+            # A part of a page that is open: the page itself goes there, instead of having the door put into it, or trying for ever.
+            door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
+            return problem(Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door}))
+        return RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'])}", 303)
 
 
 def address_of(scope: Scope) -> str:
@@ -74,17 +78,18 @@ def address_of(scope: Scope) -> str:
 def refuse_other_sites(headers: Headers) -> None:
     """Raises Problem for a write that a page of another site had a browser send. Programs send neither of the two headers."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and _place(origin) != headers.get("host", "").lower():
+    if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
         raise Problem(403, "The request comes from a page of another site", "behind a proxy: it has to pass the Host header on")
     if site is not None and site not in ("same-origin", "none"):
         raise Problem(403, "The request comes from a page of another site")
 
 
-def _place(origin: str) -> str:
+def _split(url: str) -> SplitResult:
+    """The parts of an address that somebody sent; of none that is one, all are empty."""
     try:
-        return urlsplit(origin).netloc.lower()
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
