@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from perdure import sweeper
+from perdure.attempt import Engine
+from perdure.dispatching import Dispatcher
 from perdure.dispatching.cleaning import KEPT, is_cleaned_up
 from perdure.events import BroughtBack, CleanedUp
 from perdure.forges import DeliveryState, Intent, IntentKind
 from perdure.forges.rules import Rule
-from perdure.model import RunState, Workspace
+from perdure.model import Host, RunState, TaskSpec, Workspace
+from perdure.workspace import trash
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
@@ -174,3 +177,38 @@ def test_a_stranger_reopens(office: Office) -> None:
     office.told(CLOSED)
     assert [each.state for each in office.told(replace(REOPENED, author="mallory"))] == [IGNORED]
     assert not top.exists()
+
+
+def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers that bring the same workdir back at once: who comes second waits for the first, and loses nothing of what was said."""
+    top, restore = worked(office), sweeper.restore
+    office.told(CLOSED)
+
+    def twice(engine: Engine, name: str) -> None:
+        entry = next(each for each in sweeper.listed(engine) if each.id == name)
+        monkeypatch.setattr(trash, "find", lambda *_: entry)
+        restore(engine, name)
+        restore(engine, name)
+
+    monkeypatch.setattr(sweeper, "restore", twice)
+    (told,) = office.told(REOPENED)
+    assert told.state is WAITS and "being brought back" in told.reason and top.exists()
+    office.dispatcher.round()
+    assert office.delivery(told.number).state is HANDLED and office.run().context_version == 2
+
+
+def test_on_another_host(office: Office) -> None:
+    """Of several hosts on one database, the one that has the workdir cleans it up; another one waits for that, and says for whom."""
+    top, engine = worked(office), office.engine
+    run = office.run()
+    there = Host(id="a" * 32, name="anna")
+    get = engine.store.get
+    engine.store.get = lambda ref: replace(get(ref), host=there.id, host_name=there.name)  # type: ignore[method-assign]
+    office.engine = replace(engine, host=Host(id="b" * 32, name="ben"))
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append)
+    (told,) = office.told(CLOSED)
+    assert told.state is WAITS and f"{run.name} lies on anna" in told.reason and top.exists()
+    office.engine = replace(engine, host=there)
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append)
+    office.dispatcher.round()
+    assert office.delivery(told.number).state is HANDLED and not top.exists()

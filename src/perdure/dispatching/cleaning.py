@@ -30,9 +30,15 @@ ARCHIVE = "archive"
 def clean(engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None) -> str:
     """Cleans up and returns what was done, in words. `pull`: the pull request of the work, whose commits the forge keeps for good.
 
-    Raises Conflict while somebody is at work in it, and PerdureError where it cannot be archived: then all is as it was.
+    Raises Conflict while somebody is at work in it, or while its own host has not cleaned it up, and PerdureError where it cannot be
+    archived: then all is as it was.
     """
     place = run.workspace
+    if engine.elsewhere(run):
+        kept = next((each.message for each in run.conditions if each.type == KEPT), "")
+        if kept or _last(engine, run) is not None:
+            return f"{run.name}: {kept}" if kept else f"{run.name} is cleaned up: {why}"
+        raise Conflict(f"{run.name} lies on {run.host_name}, and is cleaned up there", f"perdure show {run.name}")
     if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED):
         return f"{run.name} has no workdir of its own"
     if not os.path.lexists(place.path):
@@ -99,6 +105,11 @@ def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
 def _gone(engine: Engine, run: TaskRun) -> CleanedUp | None:
     if run.workspace is None or run.state not in FINAL or os.path.lexists(run.workspace.path):
         return None
+    return _last(engine, run)
+
+
+def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
+    """How it was cleaned up, unless it was brought back or reset since."""
     told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, CleanedUp | BroughtBack | RunReset)), None)
     return last if isinstance(last, CleanedUp) else None
@@ -113,7 +124,11 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
     there = [each.id for each in sweeper.listed(engine) if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)]
     number = 0
     if there:
-        sweeper.restore(engine, there[-1])
+        try:
+            sweeper.restore(engine, there[-1])
+        except NotFound as error:
+            # Another server on this database was quicker, or it was purged just now.
+            raise Conflict(f"The workdir of {run.name} is being brought back: {error}", f"perdure show {run.name}") from error
     elif gone.checkpoint:
         try:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
