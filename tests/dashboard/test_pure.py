@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
+
+import pytest
 
 from perdure.events import ContextAdded, Record, RunFinished, RunQueued
 from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, Receipt, RunState, Start, Verdict
 from perdure.protocols import FailedAttempt
-from perdure.web.dashboard import diffs
+from perdure.web.dashboard import diffs, measuring
 from perdure.web.dashboard.fingerprints import grouped, normal
 from perdure.web.dashboard.measuring import Measured
 from perdure.web.dashboard.plans import columns
@@ -143,8 +146,9 @@ def test_a_plan_stands_in_columns() -> None:
     assert columns([]) == []
 
 
-def test_what_takes_long_is_measured_once() -> None:
+def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many who ask at the same time begin one measurement; what fails is told, and is measured anew when it was forgotten."""
+    monkeypatch.setattr(measuring, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 
     def measure() -> str:
@@ -167,6 +171,17 @@ def test_what_takes_long_is_measured_once() -> None:
     measured.forget("x")
     found, under_way = measured.get("x", fail, 60, 0)
     assert found is not None and "no such disk" in found.problem and not under_way
+
+    def break_down() -> str:
+        raise RuntimeError
+
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda said: told.append(said.exc_type))
+    measured.forget("x")
+    found, under_way = measured.get("x", break_down, 60, 0)
+    assert found is not None and "could not be found out" in found.problem and not under_way
+    while not told:
+        time.sleep(0.01)
 
 
 def test_figures() -> None:

@@ -19,7 +19,7 @@ from perdure.stores.sql import SqlStore
 from perdure.web import principal
 from perdure.web.principal import FAILURES_MOST, Principal, Principals, authenticated
 from perdure.web.problems import Problem
-from perdure.web.tokens import new_token
+from perdure.web.tokens import new_cookie, new_token
 from tests.web.serving import Serving
 
 
@@ -147,6 +147,10 @@ def test_a_sign_in(store: SqlStore) -> None:
     store.remove_token("me")
     assert refused(lambda: found.cookie(second)) == 401
     assert refused(lambda: found.sign_in(token, "here")) == 401
+    late, digest = new_cookie()
+    store.sign_in("me", digest, 3600.0)
+    add(store, "me", TokenScope.ADMIN)
+    assert refused(lambda: found.cookie(late)) == 401, "a token knows no sign-in of an earlier one of its name"
 
 
 def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:

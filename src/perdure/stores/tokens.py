@@ -21,6 +21,8 @@ class Tokens(Postings):
             row = write.one("add_token", name=token.name, sha256=sha256, scope=token.scope.value, expires=token.expires, now=write.now)
             if row is None:
                 raise Conflict(f"There is a token {token.name!r} already", f"perdure token rm {token.name}, or choose another name")
+            # Of one that signed in at the very moment when an earlier token of this name was taken away.
+            write.do("sign_out_token", token=token.name)
             return _token_of(row)
 
     def tokens(self) -> Sequence[Token]:

@@ -14,6 +14,8 @@ from perdure.web.dashboard.visits import Visit
 
 PAGE = 100
 BODY = 100_000
+INDENTED_MOST = 1_000_000
+"""Characters; a longer body is shown as it came."""
 
 
 def inbox(visit: Visit) -> Response:
@@ -43,7 +45,7 @@ def delivery(visit: Visit) -> Response:
 
 def _indented(body: str) -> str:
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False) if body else ""
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False) if 0 < len(body) <= INDENTED_MOST else body
     except (ValueError, RecursionError):
         return body
 

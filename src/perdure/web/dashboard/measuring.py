@@ -62,9 +62,9 @@ class Measured:
 
     def _measure(self, name: str, measure: Callable[[], Any]) -> None:
         began = time.monotonic()
-        value, problem = None, ""
+        value, problem = None, "It could not be found out; what perdure serve prints says why."
         try:
-            value = measure()
+            value, problem = measure(), ""
         except (PerdureError, OSError) as error:
             problem = str(error)
         finally:

@@ -13,7 +13,7 @@ from perdure import service
 from perdure.codec import plain
 from perdure.errors import NotFound
 from perdure.events import Record
-from perdure.model import Continuation, Launch, RunState, SessionKey, Start, TaskRun
+from perdure.model import RunState, SessionKey, TaskRun
 from perdure.report import report_of
 from perdure.text import one_line
 from perdure.web.api.runs import PATCH_MOST
@@ -172,14 +172,3 @@ def as_json(visit: Visit) -> Response:
     run = found(visit)
     text = json.dumps(report_of(visit.desk.look, run), indent=2, ensure_ascii=True)
     return Response(text, media_type="application/json", headers=HEADERS)
-
-
-def native_command(visit: Visit, run: TaskRun, session_id: str) -> str:
-    """The agent's own command line for a conversation."""
-    driver = visit.desk.engine.driver(run.spec.agent)
-    place = run.workspace
-    launch = Launch(
-        spec=run.spec, continuation=Continuation(kind=Start.RESUME, session_id=session_id), prompt="", cwd=place.path if place else "",
-        home=str(driver.home(visit.desk.engine.environ)), program=driver.locate(visit.desk.engine.environ),
-    )  # fmt: skip
-    return " ".join(driver.by_hand(launch).argv)
