@@ -42,6 +42,18 @@ def test_nobody_hears_himself(make: Callable[..., Office]) -> None:
     assert [each.state for each in office.told(own, sticky)] == [DeliveryState.IGNORED] * 2
 
 
+def test_handed_over(make: Callable[..., Office]) -> None:
+    """A run that was handed over to another agent, or whose rule names another one since, is still the issue's: it is told what comes, and
+    no second one begins."""
+    office = make()
+    office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
+    run = office.end(office.claim())
+    office.engine.store.reassign(run.id, replace(run.spec, agent="codex"))
+    said, again = office.told(intent(IntentKind.COMMENTED, text="Round up."), intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
+    assert (said.state, again.state) == (DeliveryState.HANDLED, DeliveryState.HANDLED)
+    assert len(office.runs()) == 1 and "Round up." in office.prompts()[1]
+
+
 def test_only_its_sources(make: Callable[..., Office]) -> None:
     """A repository of the same name on another forge is none of an agent's business that names its sources."""
     office = make(replace(DEV, sources=("hub",)))

@@ -38,7 +38,7 @@ from perdure.events import BaseMoved
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.forges.rules import Rule, issue_of, wants
 from perdure.lifecycle import FINAL
-from perdure.model import Condition, RunState, SessionKey, TaskRun, TaskSpec
+from perdure.model import Condition, RunState, TaskRun, TaskSpec
 from perdure.protocols import ForgeApi
 
 AGAIN_S = 2.0
@@ -261,7 +261,7 @@ class Dispatcher:
         return found
 
     def _run_of(self, rule: Rule, scope: str) -> TaskRun | None:
-        run = self._engine.store.run_of(SessionKey(rule.agent, scope))
+        run = self._engine.store.run_under(rule.name, scope)
         if run is None:
             return None
         try:

@@ -23,7 +23,7 @@ from perdure.forges.postings import Origin, origin_of
 from perdure.forges.rules import OWN_MARK, Rule
 from perdure.forges.sources import Source
 from perdure.forges.standing import Comment, CommentKind, Issue, IssueRef, Pull, Verdict
-from perdure.model import SessionKey, TaskRun
+from perdure.model import TaskRun
 from perdure.protocols import ForgeApi
 
 AT_FIRST_MS = 3 * 86_400_000
@@ -168,9 +168,8 @@ class Reconciler:
 
     def _run_of(self, source: Source, rule: Rule, kind: Forge, issue: Issue) -> TaskRun | None:
         apart = kind is Forge.GITLAB and issue.ref.pull
-        return self._engine.store.run_of(
-            SessionKey(rule.agent, scope_of_thing(source.name, rule, issue.ref.repository, issue.ref.number, apart=apart))
-        )
+        scope = scope_of_thing(source.name, rule, issue.ref.repository, issue.ref.number, apart=apart)
+        return self._engine.store.run_under(rule.name, scope)
 
     # --- what went on without us -------------------------------------------------------------------------------------
 

@@ -37,6 +37,10 @@ class SessionStore(Protocol):
         """The newest run with this agent and scope, or None."""
         ...
 
+    def run_under(self, rule: str, scope: str) -> TaskRun | None:
+        """The newest run under a rule of the configuration with this scope, whichever agent has it now; or None."""
+        ...
+
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
         """All runs with this agent and scope, removed ones too, oldest first."""
         ...

@@ -157,6 +157,9 @@ SELECT * FROM runs WHERE opened = 1 AND (workspace_id = :workspace_id OR (agent 
 -- name: newest_of_scope
 SELECT * FROM runs WHERE agent = :agent AND scope = :scope AND removed IS NULL ORDER BY ordinal DESC LIMIT 1;
 
+-- name: newest_under_rule
+SELECT * FROM runs WHERE rule = :rule AND scope = :scope AND removed IS NULL ORDER BY ordinal DESC LIMIT 1;
+
 -- name: remove_run
 UPDATE runs SET removed = :now, name = id, key = NULL, updated = :now
 WHERE id = :id AND state IN ('succeeded', 'failed', 'cancelled') AND opened = 0

@@ -131,6 +131,10 @@ class Reading:
         rows = self._rows("newest_of_scope", **key_values(key))
         return run_of(rows[0]) if rows else None
 
+    def run_under(self, rule: str, scope: str) -> TaskRun | None:
+        rows = self._rows("newest_under_rule", rule=rule, scope=scope)
+        return run_of(rows[0]) if rows else None
+
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
         assert run.workspace is not None
         rows = self._rows("opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope)

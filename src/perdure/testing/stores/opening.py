@@ -84,3 +84,15 @@ class Opening:
         found = store.run_of(SessionKey("claude", "talk"))
         assert found is not None and found.id == second.id != first.id
         assert store.run_of(SessionKey("claude", "silence")) is None
+
+    def test_the_run_under_a_rule(self, store: Store) -> None:
+        """The newest run of a rule and a scope is found, also when another agent has taken it over; one that was removed is not."""
+        submit(store, TaskSpec(prompt="x", scope="talk"))
+        run = submit(store, TaskSpec(prompt="y", scope="talk", rule="dev"))
+        store.reassign(run.id, replace(run.spec, agent="codex"))
+        found = store.run_under("dev", "talk")
+        assert found is not None and found.id == run.id and found.spec.agent == "codex"
+        assert store.run_under("dev", "silence") is None and store.run_under("eye", "talk") is None
+        store.request_cancel(run.id)
+        store.remove(run.id)
+        assert store.run_under("dev", "talk") is None
