@@ -53,7 +53,7 @@ class Door:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    serving = Serving(tmp_path_factory.mktemp("doors"))
+    serving = Serving(tmp_path_factory.mktemp("doors"), PERDURE_AGENT="codex")
     fill_many(serving.state / "perdure.db", 120)
     token = serving.token("admin")
     yield serving.start(), token
@@ -153,10 +153,12 @@ def said_by_hand(serving: Serving, cwd: Path) -> None:
 def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
     """Too much, too many, not text: an answer with a sentence, and nothing done."""
     serving, token = served
+    assert Door(serving).ask("POST", "/sign-in", "token=" + "x" * 9000)[0] == 413
     door = Door(serving, token)
     assert door.ask("POST", "/new", "csrf=" + "x" * 1_100_000)[0] == 413
     assert door.ask("POST", "/new", "&".join(f"f{number}=1" for number in range(40)))[0] == 400
     assert door.ask("POST", "/new", b"csrf=%ff%fe\xff")[0] == 400
+    assert "<option selected>codex</option>" in door.ask("GET", "/new")[2], "the agent of the settings"
     empty = urlencode({"csrf": door.csrf(), "prompt": "x", "repo": ""})
     status, _, said = door.ask("POST", "/new", empty)
     assert status == 422 and "no repository is named" in said

@@ -144,6 +144,7 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     assert status == 409 and "nowhere else" in said["detail"] and "--force" in said["hint"]
     gone = ask("DELETE", "/runs/task?force=true", "Removed")
     assert gone["run"] == "task" and serving.ask("GET", "/api/v1/runs/task", token)[0] == 404
+    assert serving.ask("DELETE", f"/api/v1/trash/{gone['trash'][:-1]}", token)[0] == 404, "what is for ever is named in full"
     assert ask("DELETE", f"/trash/{gone['trash']}", "Purged")["id"] == gone["trash"]
     ask("POST", "/admin/sweep", "Swept", {})
     assert serving.stop() == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure import sweeper
-from perdure.errors import UsageError
+from perdure.errors import NotFound, UsageError
 from perdure.model import TokenScope
 from perdure.sweeper import Target
 from perdure.web.api import forms
@@ -47,7 +47,11 @@ def brought_back(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 
 def purged(parts: Parts, asked: Asked) -> dict[str, Any]:
-    return {"id": sweeper.purge(parts.engine, asked.at["entry"]).id}
+    wanted = asked.at["entry"]
+    if wanted not in {entry.id for entry in sweeper.listed(parts.engine)}:
+        # For ever, so that the beginning of a name is not enough.
+        raise NotFound(f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash has their whole ids")
+    return {"id": sweeper.purge(parts.engine, wanted).id}
 
 
 ADMIN = TokenScope.ADMIN

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from perdure import checkpoints, service
 from perdure.bell import ring
@@ -64,8 +64,18 @@ def submitted(parts: Parts, asked: Asked) -> dict[str, Any]:
     return ready(parts, service.submit(parts.engine, spec, Path("/")))
 
 
-def task_of(parts: Parts, given: Struct, who: Principal) -> TaskSpec:
-    """The task: what was given, over the settings of the service. Raises Problem with 403 where it takes an admin, UsageError."""
+class Usual(Protocol):
+    """What a task has that nobody was asked for."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def seed(self) -> TaskSpec: ...
+
+
+def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
+    """The task: what was given (fields of a task, as attributes), over the settings of the service. Raises Problem with 403 where it takes
+    an admin, UsageError."""
     settings = parts.settings
     said = {each.name: getattr(given, each.name) for each in fields(TaskSpec) if getattr(given, each.name, UNSET) is not UNSET}
     if not who.may(TokenScope.ADMIN):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from starlette.responses import Response
 
 from perdure import service
 from perdure.checkpoints import restore
 from perdure.errors import NotFound, UsageError
-from perdure.model import RunState, TokenScope
+from perdure.model import RunState
 from perdure.sweeper import Target, reset
 from perdure.text import clock
-from perdure.web.api.runs import refuse_widening
+from perdure.web.api.runs import task_of
 from perdure.web.dashboard.asking import Field, ask
 from perdure.web.dashboard.visits import Visit
 
@@ -125,11 +125,10 @@ def do_restore(visit: Visit) -> Response:
 
 def ask_new(visit: Visit) -> Response:
     """`/new`: a task in a repository."""
-    seed = visit.desk.seed
     fields = [
         Field("prompt", "What is the agent to do?", "text", needed=True),
         Field("repo", "In which repository?", hint=_repositories(visit), needed=True),
-        Field("agent", "Agent", "choice", seed.agent, options=visit.desk.agents),
+        Field("agent", "Agent", "choice", visit.desk.settings.agent, options=visit.desk.agents),
         Field("branch", "Branch", hint="nothing: perdure/NAME"),
         Field("name", "Name", hint="nothing: one is made up"),
     ]
@@ -137,14 +136,10 @@ def ask_new(visit: Visit) -> Response:
 
 
 def new(visit: Visit) -> Response:
-    spec = replace(
-        visit.desk.seed, prompt=visit.given("prompt").strip(), repo=visit.given("repo").strip(), name=visit.given("name").strip(),
-        agent=visit.given("agent").strip() or visit.desk.seed.agent, branch=visit.given("branch").strip(),
-    )  # fmt: skip
-    if not spec.repo:
+    given = {name: text for name in ("repo", "name", "agent", "branch") if (text := visit.given(name).strip())}
+    if "repo" not in given:
         raise UsageError("no repository is named", _repositories(visit))
-    if not visit.principal.may(TokenScope.ADMIN):
-        refuse_widening({"repo": spec.repo}, visit.desk.settings)
+    spec = task_of(visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal)
     run = service.submit(visit.desk.engine, spec, ROOT)
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "begun")

@@ -68,11 +68,11 @@ def _trouble(desk: Desk, request: Request, error: PerdureError) -> Response:
     return _visit(desk, request, {}).page("trouble.html", status_of(error), sentence=str(error), hint=error.hint, back=back or "/")
 
 
-async def read_form(request: Request) -> dict[str, str]:
+async def read_form(request: Request, most: int = BODY_MOST) -> dict[str, str]:
     """The fields of a form; of several with one name the last. Raises Problem for what is no form, too much of one, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise Problem(415, "A form is needed here (application/x-www-form-urlencoded)")
-    body = await body_of(request, BODY_MOST)
+    body = await body_of(request, most)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MOST))
     except ValueError:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from perdure.conversations import Branching, Entry, Wanted, fork, resume
-from perdure.model import TokenScope
+from perdure.model import Permissions, TokenScope
 from perdure.text import one_line
 from perdure.web.api.runs import refuse_widening
 from perdure.web.dashboard.asking import Field, ask
@@ -59,7 +59,10 @@ def ask_resume(visit: Visit) -> Response:
 
 def do_resume(visit: Visit) -> Response:
     entry = _to_resume(visit)
-    run = resume(visit.desk.engine, entry, Wanted(spec=replace(visit.desk.seed, prompt=visit.given("prompt").strip())))
+    seed = visit.desk.seed
+    verify = "" if seed.permissions is Permissions.READ else seed.verify
+    spec = replace(seed, prompt=visit.given("prompt").strip(), verify=verify)
+    run = resume(visit.desk.engine, entry, Wanted(spec=spec))
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "resumed")
 

@@ -16,6 +16,8 @@ from perdure.web.problems import Problem
 
 LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
 """An address of this site: `//other` and `/\\other` are others'."""
+FORM_MOST = 8192
+"""Bytes of a form that anybody may send."""
 
 
 def routes(principals: Principals) -> list[BaseRoute]:
@@ -26,7 +28,7 @@ def routes(principals: Principals) -> list[BaseRoute]:
             return _door(request.query_params.get("next", "/"))
         form: dict[str, str] = {}
         try:
-            form = await read_form(request)
+            form = await read_form(request, FORM_MOST)
             address = request.client.host if request.client else ""
             _, cookie = await run_in_threadpool(principals.sign_in, form.get("token", ""), address)
         except Problem as problem:
