@@ -168,7 +168,7 @@ class Dispatcher:
             spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
             service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
             return True
-        if why := unattended(self._engine.store, self._rules, delivery, choice, intent):
+        if why := unattended(self._engine.store, self._engine.store.contexts(choice.run.id), self._rules, delivery, choice, intent):
             needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
             self._engine.store.tell_run(choice.run.id, [], needs)
             self._settle(delivery, DeliveryState.IGNORED, why)

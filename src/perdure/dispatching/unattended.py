@@ -10,29 +10,33 @@ from perdure.dispatching.choosing import Choice, takes_from
 from perdure.dispatching.ordering import LOOKED_AT
 from perdure.forges import Delivery, DeliveryState, Intent, IntentKind
 from perdure.forges.rules import Rule, issue_of
+from perdure.model import Context
 from perdure.protocols import InboxStore
 
 UPDATES_MOST = 10
 """So many updates in a row without a person."""
 
 
-def unattended(store: InboxStore, rules: Sequence[Rule], delivery: Delivery, choice: Choice, intent: Intent) -> str:
-    """Why a run is not told any more of what agents and checks say of its work, or empty."""
+def unattended(
+    store: InboxStore, updates: Sequence[Context], rules: Sequence[Rule], delivery: Delivery, choice: Choice, intent: Intent
+) -> str:
+    """Why a run is not told any more of what agents and checks say of its work, or empty. `updates`: all that it was told."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
-    updates: set[int] = set()
-    for each in store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT):
-        other = each.intent
-        if other is None or (other.repository, issue_of(choice.rule, other)) != (intent.repository, choice.number):
-            continue
-        if not _is_of_no_person(other, logins):
-            return ""
-        # What was told by one update was settled by it.
-        updates.add(each.updated)
-        if len(updates) >= UPDATES_MOST:
-            return f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a person's word goes on with it"
-    return ""
+    told = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
+    by_people = (
+        each.updated
+        for each in told
+        if each.intent is not None
+        and (each.intent.repository, issue_of(choice.rule, each.intent)) == (intent.repository, choice.number)
+        and not _is_of_no_person(each.intent, logins)
+    )
+    since = max(by_people, default=0)
+    # What the person said was one of them.
+    if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
+        return ""
+    return f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a person's word goes on with it"
 
 
 def _is_of_no_person(intent: Intent, logins: set[str]) -> bool:
