@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
-from perdure.forges import Delivery, Intent, IntentKind
+from perdure.forges import Delivery, Forge, Intent, IntentKind
 from perdure.forges.rules import OWN_CHECK, Rule, is_for
 from perdure.forges.standing import Access, CheckState, Comment, Issue, IssueRef, Pull
 from perdure.protocols import ForgeApi
@@ -68,11 +68,16 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
     there = api.branch(intent.repository, intent.branch)
     if there is None or there.commit != intent.commit:
         return f"{intent.branch} does not stand at the commit that has failed"
+    return "no check has failed but perdure's own" if _is_own_pipeline(api, intent) else intent
+
+
+def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
+    """GitLab makes a pipeline of statuses, and does not tell of which: one of perdure's own that failed, answered with another attempt,
+    would never end. The others name what failed, which `forges.rules` knows."""
+    if intent.forge is not Forge.GITLAB:
+        return False
     broken = [each.name for each in api.checks(intent.repository, intent.commit) if each.state in (CheckState.FAILURE, CheckState.ERROR)]
-    if broken and all(name.startswith(OWN_CHECK) for name in broken):
-        # GitLab tells of a pipeline, and not which statuses it is made of: answered with another attempt, that would never end.
-        return "no check has failed but perdure's own"
-    return intent
+    return bool(broken) and all(name.startswith(OWN_CHECK) for name in broken)
 
 
 @dataclass(frozen=True, slots=True)
