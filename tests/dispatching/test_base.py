@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,32 @@ def test_told_once(make: Callable[..., Office], backend: str) -> None:
     tip = yard.git("rev-parse", "main")
     assert tip in four
     yard.git("merge", "-q", "--ff-only", tip, cwd=Path(claim.run.workspace.path))
+
+
+def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the base has moved is told and noted in one transaction: killed right after it, the next update does not tell it again."""
+    yard = office.ground.yard
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", base="main"), office.said.append)
+    office.told(ASSIGNED)
+    claim = office.claim()
+    assert claim.run.workspace is not None
+    office.ground.prepare(claim.run.workspace)
+    office.end(claim)
+    yard.git("commit", "-q", "--allow-empty", "-m", "on main")
+    update = office.engine.store.update
+
+    class Killed(BaseException): ...
+
+    def killed(*words: Any, **more: Any) -> None:
+        update(*words, **more)
+        raise Killed
+
+    with monkeypatch.context() as broken, pytest.raises(Killed):
+        broken.setattr(office.engine.store, "update", killed)
+        office.told(comment("one"))
+    office.told(comment("two"))
+    first, second = office.prompts()[1:]
+    assert "on main" in first and "moved on" not in second
 
 
 def test_a_base_that_is_gone(office: Office) -> None:

@@ -194,9 +194,8 @@ class Dispatcher:
                 raise
             half = len(told) // 2
             return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
-        self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries])
-        if moved is not None:
-            self._engine.store.tell_run(run.id, [BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)])
+        events = [BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)] if moved is not None else []
+        self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries], events=events)
         return True
 
     def _moved(self, run: TaskRun) -> Moved | None:

@@ -208,9 +208,11 @@ class RunStore(Protocol):
         A newer context version than the attempt's makes a final state `queued` again, except `cancelled`."""
         ...
 
-    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()) -> TaskRun:
-        """Appends a context version, with the files that came with it. A run in a final state becomes `queued` and may try once more.
-        `deliveries` as in `add`."""
+    def update(
+        self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = (), events: Sequence[AnyEvent] = ()
+    ) -> TaskRun:
+        """Appends a context version, with the files that came with it, and what else the text tells. A run in a final state becomes
+        `queued` and may try once more. `deliveries` as in `add`."""
         ...
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:

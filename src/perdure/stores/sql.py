@@ -169,10 +169,14 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
                 put(write, parking)
             return settle(write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition)
 
-    def update(self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()) -> TaskRun:
+    def update(
+        self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = (), events: Sequence[AnyEvent] = ()
+    ) -> TaskRun:
         with self._write() as write:
             settle_deliveries(write, deliveries, run_of(write.named(run_id)).name)
-            return instruct(write, run_id, text, given)
+            run = instruct(write, run_id, text, given)
+            write.note(run.id, 0, events)
+            return run
 
     def requeue(self, run_id: str, reason: str) -> TaskRun:
         with self._write() as write:
