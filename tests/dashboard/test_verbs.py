@@ -95,6 +95,8 @@ def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking
     window = look(serving, token)
     page = begin(window, stage, "long", "LASTS for ever")
     expect(page.locator("#log")).to_contain_text("I look around.")
+    place = Path(stage.show("long")["workspace"]["path"])
+    stage.until((place / "begun.txt").exists, "the agent has done what it said")
     for outcomes in (["cancelled"], ["cancelled", "cancelled"]):
         page.click(".verbs a:has-text('Stop')")
         expect(page.locator("h1")).to_have_text("Stop long?")
@@ -108,7 +110,6 @@ def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking
             stage.until(lambda: stage.show("long")["attempts"][-1]["session_id"], "the second attempt has its conversation")
     attempts = stage.show("long")["attempts"]
     assert attempts[1]["continuation"] == "resume" and attempts[0]["session_id"] == attempts[1]["session_id"]
-    place = Path(stage.show("long")["workspace"]["path"])
     assert (place / "begun.txt").exists()
     page.click("a:has-text('Reset')")
     expect(page.locator("h1")).to_have_text("Reset long?")
