@@ -19,6 +19,7 @@ from perdure.forges import DeliveryState, Intent, IntentKind
 from perdure.forges.rules import Rule
 from perdure.model import Host, RunState, TaskSpec, Workspace
 from perdure.workspace import trash
+from perdure.workspace.checkpoints import Checkpoints
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
@@ -87,6 +88,32 @@ def test_back_from_its_checkpoint(office: Office) -> None:
     assert (top / "made.txt").read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
     (back,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, BroughtBack)]
     assert back.checkpoint == 1
+
+
+def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the workdir is made anew and not filled yet, it is filled before its agent goes on, though its branch is gone."""
+    yard = office.ground.yard
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend="isolated"), office.said.append)
+    top = worked(office)
+    yard.git("fetch", "-q", str(top), "perdure/dev-4:perdure/dev-4")
+    office.told(CLOSED)
+    assert not top.exists()
+    yard.git("branch", "-D", "perdure/dev-4")
+    for entry in sweeper.listed(office.engine):
+        sweeper.purge(office.engine, entry.id)
+
+    class Killed(BaseException): ...
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as broken, pytest.raises(Killed):
+        broken.setattr(Checkpoints, "put_in_place", killed)
+        office.told(REOPENED)
+    assert top.exists() and not (top / "made.txt").exists()
+    office.dispatcher.round()
+    assert (top / "made.txt").read_text() == "by the agent\n"
+    assert office.run().state is RunState.QUEUED and office.run().conditions == ()
 
 
 def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:

@@ -23,6 +23,8 @@ from perdure.model import Backend, Condition, TaskRun, Workspace
 VERB = "clean-up"
 KEPT = "unsaved"
 """The condition of a run whose work is over and whose workdir holds what is nowhere else."""
+HALF_BACK = "half_back"
+"""The condition of a run whose workdir is being brought back from its checkpoint."""
 ARCHIVE = "archive"
 """Below the state directory: the capsules of what was cleaned up."""
 
@@ -118,7 +120,7 @@ def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
 def bring_back(engine: Engine, run: TaskRun) -> None:
     """Brings back a workdir that was cleaned up: from the trash, or from the checkpoint that was taken then. Nothing happens where it is
     there, or where a person had it reset since. Raises PerdureError."""
-    gone = _gone(engine, run)
+    gone = _last(engine, run) if _is_half_back(engine, run) else _gone(engine, run)
     if gone is None or run.workspace is None:
         return
     there = [each.id for each in sweeper.listed(engine) if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)]
@@ -130,8 +132,19 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
             # Another server on this database was quicker, or it was purged just now.
             raise Conflict(f"The workdir of {run.name} is being brought back: {error}", f"perdure show {run.name}") from error
     elif gone.checkpoint:
+        # It is made first, and filled then: cut off in between, it is begun again.
+        message = f"its workdir is being brought back from checkpoint {gone.checkpoint}"
+        engine.store.tell_run(run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now()))
         try:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
         except NotFound:
+            engine.store.tell_run(run.id, [], solved=HALF_BACK)
             return  # It was forgotten by its age: the workdir begins at the branch again.
-    engine.store.tell_run(run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=KEPT)
+    engine.store.tell_run(run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK)
+    engine.store.tell_run(run.id, [], solved=KEPT)
+
+
+def _is_half_back(engine: Engine, run: TaskRun) -> bool:
+    """Whether a workdir was being brought back from its checkpoint and that was cut off, and nobody has worked in it since."""
+    since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
+    return bool(since) and run.state in FINAL and all(each.started < since for each in engine.store.attempts(run.id)[-1:])
