@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -628,7 +629,7 @@ def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Call
     assert lines[3].startswith("> ") and "Something else entirely." in lines[3]
     assert not lines[4].startswith(">") and "Explain the greeting." in lines[4] and "…" in lines[4]
     assert any("branch main" in line and str(one.repo) in line for line in lines)
-    coloured = "7m" in shown.tmux("capture-pane", "-p", "-e")
+    coloured = re.search(r"\x1b\[(\d+;)*7m", shown.tmux("capture-pane", "-p", "-e")) is not None
     assert coloured is not bool(plain)
     shown.type("/", "Explain Space greeting".replace(" Space ", " "), "Enter", "Space")
     lines = shown.shows("agent:  A greeting in 日本語.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,17 +82,24 @@ def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -
     """A directory that somebody writes to while it is copied to another file system is not taken away; at rest it is, whole."""
     top = elsewhere / "top"
     top.mkdir()
-    for number in range(300):
-        (top / f"{number}").write_text("work\n")
-    writer = subprocess.Popen(["sh", "-c", "while :; do echo line >> growing; done"], cwd=top)
+    (top / "growing").write_text("line\n")
+    at_work = True
+
+    def write(event: str, about: tuple[object, ...]) -> None:
+        """Whenever a file of the directory is opened, somebody writes: no scheduler decides when."""
+        nonlocal at_work
+        if at_work and event == "open" and str(about[0]).startswith(str(top)):
+            at_work = False
+            with (top / "growing").open("a") as file:
+                file.write("line\n")
+            at_work = True
+
+    sys.addaudithook(write)
     try:
-        while not (top / "growing").exists():
-            time.sleep(0.001)
         with pytest.raises(WorkspaceError, match="written to while it is copied"):
             trash.put(yard.workspaces.trash, "one", [("workdir", top)], {"unsaved": []})
     finally:
-        writer.kill()
-        writer.wait()
+        at_work = False
     there = (top / "growing").read_bytes()
     entry = trash.put(yard.workspaces.trash, "two", [("workdir", top)], {"unsaved": []})
     assert (entry / "workdir/growing").read_bytes() == there and not list(elsewhere.iterdir())
