@@ -50,7 +50,8 @@ class Measured:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:
             began = time.monotonic()
-            found = Found(now_ms, time.monotonic() - began, measure())
+            value = measure()
+            found = Found(now_ms, time.monotonic() - began, value)
             with self._lock:
                 self._found[name] = found
         return found.value

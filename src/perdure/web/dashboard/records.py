@@ -57,7 +57,9 @@ def continuity_json(visit: Visit) -> Response:
 
 def _measured(visit: Visit, span: str, since: int) -> tuple[Statistics, list[tuple[int, Statistics]]]:
     """All of the span, and each of its days (by the server's clock), oldest first. Kept for some seconds: it reads every attempt."""
-    return visit.desk.measured.now(f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now)  # type: ignore[no-any-return]
+    found: tuple[Statistics, list[tuple[int, Statistics]]]
+    found = visit.desk.measured.now(f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now)
+    return found
 
 
 def _days(visit: Visit, since: int) -> tuple[Statistics, list[tuple[int, Statistics]]]:
