@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> No
     yard.git("commit", "--allow-empty", "-qm", "newer")
     assert check(yard, yard.plan("isolated")) == []
     assert not [leftover for leftover in leftovers if leftover.exists()]
+
+
+def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(yard: Yard) -> None:
+    """git is killed with its lock on the workdir's pin, between fetch and checkout, and perdure with it; the retry is not in its way."""
+    workspace, real, place = yard.plan("isolated"), shutil.which("git"), yard.top / "bin"
+    place.mkdir()
+    lock = f'"${{1#--git-dir=}}/refs/perdure/pin/{workspace.id}.lock"'
+    dies = f'mkdir -p "${{1#--git-dir=}}/refs/perdure/pin"; : > {lock}; kill -9 $PPID; kill -9 $$'
+    (place / "git").write_text(f'#!/bin/sh\ncase "$*" in *refs/perdure/pin/*) {dies};; esac\nexec {real} "$@"\n')
+    (place / "git").chmod(0o755)
+    environ = os.environ | yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
+    assert subprocess.run(command(yard, workspace), env=environ, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert list(yard.root.glob(f".perdure/repos/*/refs/perdure/pin/{workspace.id}.lock"))
+    assert check(yard, workspace) == []
 
 
 @pytest.mark.parametrize(("backend", "slow"), [("worktree", "worktree add"), ("worktree", "read-tree"), ("isolated", "fetch")])

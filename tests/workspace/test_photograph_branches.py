@@ -60,6 +60,21 @@ def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
     assert (top / "README").read_text() == "stashed second\n"
 
 
+def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -> None:
+    """The locks that it left beside a branch, a tag and the stash are in nobody's way."""
+    workspace, top = made(yard, "isolated")
+    before = branch_out(yard, top)
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
+    forget(yard, top)
+    for name in ("heads/side/idea", "tags/marked", "stash"):
+        lock = top / f".git/refs/{name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    notes = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit).notes
+    assert [note for note in notes if "A lock" not in note] == []
+    assert said(yard, top) == before
+
+
 def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
     """A branch that went another way, and stashes beside others, are left alone; what the checkpoint had is under rescue refs."""
     workspace, top = made(yard, "isolated")

@@ -121,6 +121,11 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
     return notes
 
 
+def written(shelf: Shelf, wanted: Branches) -> list[str]:
+    """The refs that `put_back` may write: a git that was killed at one of them has left its lock beside it."""
+    return [*wanted.refs, "refs/stash", *(f"refs/perdure/rescue/{shelf.id}/{oid}" for oid in wanted.commits)]
+
+
 def _made(repository: Git, name: str, oid: str) -> bool:
     try:
         repository.set_ref(name, oid, "perdure: restore", new=True)

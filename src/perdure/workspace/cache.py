@@ -67,13 +67,11 @@ def opened(places: Places, source: Source, git: Git) -> Iterator[tuple[Git, GitF
     """
     started, finished = places.lock(source.id).with_suffix(".started"), places.lock(source.id).with_suffix(".finished")
     began, ended = read(started), read(finished)
-    with held(places.lock(source.id), timeout_s=3600.0) as fd:
-        cache = _made(places, source, Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ))
+    with _locked(places, source, git) as cache:
         shared, fault = read(finished), None
         if shared in ("", began, ended):
             ticket = secrets.token_hex(8)
             write(started, ticket)
-            _sweep(places, source)
             try:
                 _fetch_all(places, source, cache)
             except GitFailed as error:
@@ -86,10 +84,22 @@ def opened(places: Places, source: Source, git: Git) -> Iterator[tuple[Git, GitF
 
 
 def fetched(places: Places, source: Source, git: Git, refspec: str) -> None:
-    """Fetches one ref more into the cache that is there."""
-    with held(places.lock(source.id), timeout_s=3600.0) as fd:
-        cache = Git(cwd=places.root, git_dir=places.cache(source.id), ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+    """Fetches one ref more into the cache."""
+    with _locked(places, source, git) as cache:
         _fetch(places, source, cache, (refspec,))
+
+
+@contextlib.contextmanager
+def _locked(places: Places, source: Source, git: Git) -> Iterator[Git]:
+    """The cache, for whoever may write to it. A mark stands meanwhile, a failed git's too: who finds it clears up after a git that was
+    killed, at whichever of its writes."""
+    mark = places.making(source.id)
+    with held(places.lock(source.id), timeout_s=3600.0) as fd:
+        if mark.exists():
+            _sweep(places.cache(source.id))
+        write(mark, source.url)
+        yield _made(places, source, Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ))
+        mark.unlink(missing_ok=True)
 
 
 def find(places: Places, source: Source, cache: Git, base: str, fault: GitFailed | None) -> str:
@@ -125,14 +135,11 @@ def _made(places: Places, source: Source, git: Git) -> Git:
     return git.at(places.root, directory)
 
 
-def _sweep(places: Places, source: Source) -> None:
-    """Removes what a killed fetch left. Sound under the lock: git's children hold it too, so none of them is alive."""
-    mark = places.making(source.id)
-    if mark.exists():
-        directory = places.cache(source.id)
-        for pattern in ("**/*.lock", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/??/tmp_obj_*", "objects/tmp_objdir-*"):
-            for leftover in list(directory.glob(pattern)):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+def _sweep(directory: Path) -> None:
+    """Removes what a killed git left. Sound under the lock: git's children hold it too, so none of them is alive."""
+    for pattern in ("**/*.lock", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/??/tmp_obj_*", "objects/tmp_objdir-*"):
+        for leftover in list(directory.glob(pattern)):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _fetch_all(places: Places, source: Source, cache: Git) -> None:
@@ -149,8 +156,6 @@ def _fetch_all(places: Places, source: Source, cache: Git) -> None:
 
 
 def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]) -> None:
-    mark = places.making(source.id)
-    write(mark, source.url)
     settings = [(f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS]
     settings += source.settings(cache.environ)
     login = source.credentials(source.url) if source.credentials is not None else None
@@ -168,4 +173,3 @@ def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]
                     f"There is no repository at {source.url}, or it is not yours to read.", "Check the address and the token."
                 ) from error
             raise
-    mark.unlink(missing_ok=True)

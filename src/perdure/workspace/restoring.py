@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.model import Saved, Workspace
+from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import branches, disarming, modes, staging
 from perdure.workspace.branches import Branches
 from perdure.workspace.escaping import unescape
@@ -193,6 +193,8 @@ def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoi
         return ["The checkpoint was made without a usable git directory: HEAD, index and branches stay as they are."]
     common = shelf.shared.parent if shelf.shared is not None else shelf.admin
     own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
+    if workspace.backend is not Backend.WORKTREE:
+        own += [common / f"{name}.lock" for name in branches.written(shelf, wanted.branches)]
     notes = clear_locks(shelf.top, shelf.admin / "index.lock", shelf.admin / "HEAD.lock", *own)
     lend(shelf, wanted)
     if wanted.head and not shelf.repository.commit(wanted.head):
