@@ -1,0 +1,39 @@
+"""The TaskRun resource as it is written down, for the tests: the whole file, its schema, and every place in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOP = Path(__file__).parents[2]
+FILE = TOP / "packaging" / "helm" / "perdure" / "crds" / "taskruns.yaml"
+
+
+@cache
+def resource() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def version() -> dict[str, Any]:
+    (found,) = resource()["spec"]["versions"]
+    return dict(found)
+
+
+def schema() -> dict[str, Any]:
+    return dict(version()["schema"]["openAPIV3Schema"])
+
+
+def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node of a schema with its path: `spec.env[].name`."""
+    yield at, node
+    for name, below in node.get("properties", {}).items():
+        yield from places(below, f"{at}.{name}".lstrip("."))
+    if "items" in node:
+        yield from places(node["items"], f"{at}[]")
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from places(node["additionalProperties"], f"{at}{{}}")

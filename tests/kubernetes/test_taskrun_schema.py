@@ -1,0 +1,163 @@
+"""The TaskRun resource against the task that it stands for, without a cluster: fields, defaults, limits, bounds, sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from perdure import service
+from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
+from perdure.workspace import identity
+from tests.kubernetes.resource import places, schema, version
+
+FIELDS = {
+    "prompt": "spec.prompt",
+    "agent": "spec.agent",
+    "repo": "spec.repository.url",
+    "base": "spec.repository.base",
+    "branch": "spec.repository.branch",
+    "service": "spec.service",
+    "task": "spec.task",
+    "model": "spec.model",
+    "permissions": "spec.permissions",
+    "agent_args": "spec.agentArgs",
+    "env": "spec.env",
+    "timeout_s": "spec.policy.timeoutSeconds",
+    "stall_s": "spec.policy.stallSeconds",
+    "attempts": "spec.policy.attempts",
+    "budget_usd": "spec.policy.budgetUSD",
+    "continuity": "spec.policy.continuity",
+    "when_full": "spec.policy.whenFull",
+    "verify": "spec.policy.verify",
+    "files": "spec.policy.files",
+    "verify_rounds": "spec.policy.verifyRounds",
+    "verify_timeout_s": "spec.policy.verifyTimeoutSeconds",
+    "labels": "spec.labels",
+}
+"""Where each field of a task stands in the resource."""
+
+LEFT_OUT = {
+    "name": "the resource's own name",
+    "key": "the resource's name is unique in its namespace",
+    "here": "a pod has no directory of the user's",
+    "backend": "a pod has a clone of its own",
+    "scope": "a conversation for each resource",
+    "forks": "a later version",
+    "fork_at": "a later version",
+    "pass_env": "a pod has no variables of the user's",
+    "conflicts": "only a plan sets it",
+    "map": "as the image's settings say",
+    "rule": "only a dispatch sets it",
+}
+
+BY_PATH = dict(places(schema()))
+
+
+def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
+    """A field that is added to TaskSpec and forgotten here, and one that is here and gone there, are told."""
+    assert set(FIELDS) | set(LEFT_OUT) == {field.name for field in dataclasses.fields(TaskSpec)}
+    assert not set(FIELDS) & set(LEFT_OUT)
+    assert [place for place in FIELDS.values() if place not in BY_PATH] == []
+
+
+def test_defaults_are_those_of_a_task() -> None:
+    """A TaskRun that says nothing gets what `perdure run` gets."""
+    unset = {
+        field.name: field.default for field in dataclasses.fields(TaskSpec) if not isinstance(field.default, dataclasses._MISSING_TYPE)
+    }
+    for name, place in FIELDS.items():
+        default = BY_PATH[place].get("default", unset.get(name))
+        assert default == unset.get(name) or name == "prompt", place
+
+
+def test_names_and_limits_are_perdures_own() -> None:
+    """What the API server takes, perdure takes: the same enums, and names no wider than in the workspace and the service."""
+    assert BY_PATH["spec.permissions"]["enum"] == [str(each) for each in Permissions]
+    assert BY_PATH["spec.policy.continuity"]["enum"] == [str(each) for each in ContinuityPolicy]
+    assert BY_PATH["spec.policy.whenFull"]["enum"] == [str(each) for each in WhenFull]
+    for place in ("spec.service", "spec.task", "spec.agent"):
+        for name in ("a", "A.b_c-9", "x" * 63):
+            assert re.search(BY_PATH[place]["pattern"], name) and identity.check_name("service", name)
+        for name in ("", ".a", "-a", "a/b", "a\n", "x" * 64, "é", "a..", "a-"):
+            assert not re.search(BY_PATH[place]["pattern"].replace("$", r"\Z"), name)
+    (rule,) = schema()["x-kubernetes-validations"]
+    assert f"matches('^{service.NAME.pattern}$')" in rule["rule"]
+    assert BY_PATH["spec.repository.base"]["pattern"] == f"^{identity._BASE.pattern}$"
+    assert BY_PATH["spec.repository.branch"]["pattern"] == f"^{identity._BRANCH.pattern}$"
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://git.example.com/a/b.git", True),
+        ("http://127.0.0.1:3000/a/b", True),
+        ("/srv/repositories/shop", True),
+        ("https://me:secret@git.example.com/a", False),
+        ("http://git.example.com/a/b", False),
+        ("ssh://git@host/a", False),
+        ("git@host:a/b", False),
+        ("file:///srv/x", False),
+        ("ext::sh -c id", False),
+        ("https://host", False),
+        ("--upload-pack=id", False),
+    ],
+)
+def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(url: str, taken: bool) -> None:
+    """An address with credentials, or of a transport that perdure does not use, does not become a resource."""
+    assert bool(re.search(BY_PATH["spec.repository.url"]["pattern"], url)) is taken
+
+
+def test_everything_in_it_has_a_bound() -> None:
+    """No text, list or map of the resource can grow without end: the API server's costs and etcd stay bounded."""
+    for place, node in BY_PATH.items():
+        if node.get("x-kubernetes-preserve-unknown-fields") or place in ("apiVersion", "kind", "metadata"):
+            continue
+        match node.get("type"):
+            case "string":
+                assert {"maxLength", "enum", "format"} & set(node), place
+            case "array":
+                assert "maxItems" in node, place
+            case "object" if "additionalProperties" in node:
+                assert "maxProperties" in node, place
+            case "integer" | "number" if place.startswith("spec.") and node.get("format") != "int64":
+                assert {"minimum", "maximum"} <= set(node), place
+
+
+def test_every_rule_names_its_field() -> None:
+    """Who is refused reads which field is meant."""
+    for place, node in BY_PATH.items():
+        for rule in node.get("x-kubernetes-validations", []):
+            last = place.partition("[")[0].partition("{")[0] or "metadata"
+            assert last in rule["message"], rule
+            if field := rule.get("fieldPath", "").strip("."):
+                assert field in node["properties"] and f"{field}" in rule["message"], rule
+
+
+def test_patterns_mean_the_same_to_both_engines() -> None:
+    """Every pattern is anchored, and uses nothing that RE2 does not have."""
+    for place, node in BY_PATH.items():
+        if pattern := node.get("pattern"):
+            re.compile(pattern)
+            assert pattern.startswith("^") and pattern.endswith("$") and "(?" not in pattern, place
+
+
+def test_columns_and_selectable_fields_are_there() -> None:
+    """A column or a field selector of something that the schema does not have would stay empty for ever."""
+    for column in (*version()["additionalPrinterColumns"], *version()["selectableFields"]):
+        path = column["jsonPath"].lstrip(".")
+        assert path in BY_PATH or path == "metadata.creationTimestamp", path
+
+
+def test_lists_with_keys_are_merged_by_them() -> None:
+    """Two writers of conditions, attempts, variables or volumes do not replace each other's entries."""
+    keyed = {place: node["x-kubernetes-list-map-keys"] for place, node in BY_PATH.items() if node.get("x-kubernetes-list-type") == "map"}
+    assert keyed == {
+        "spec.env": ["name"],
+        "spec.pod.imagePullSecrets": ["name"],
+        "spec.pod.volumes": ["name"],
+        "spec.pod.volumeMounts": ["mountPath"],
+        "status.conditions": ["type"],
+        "status.attempts": ["number"],
+    }
