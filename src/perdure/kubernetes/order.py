@@ -1,0 +1,178 @@
+"""The order: what the operator asks of one attempt's pod. Pure.
+
+The operator writes it into a ConfigMap (`encode`), the pod reads it from a directory (`read`, with a function that reads a file of it):
+
+    order.json           this document
+    contexts/{version}   the text of each version of the instructions, as it was first seen
+
+Anyone who may write ConfigMaps can write one, so nothing of it is believed before it is checked: types, bounds, and that its parts
+agree. What does not fit raises UsageError with the field's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal, NoReturn
+
+import msgspec
+
+from perdure.errors import UsageError
+from perdure.model import OutcomeKind, TaskSpec
+
+VERSION = 1
+FILE = "order.json"
+CONTEXTS = "contexts"
+LONGEST = 1 << 20
+"""A ConfigMap holds no more (bytes)."""
+MOST_ATTEMPTS = 100_000
+MOST_CONTEXTS = 10_000
+MOST_EARLIER = 2_000
+HINT = "the operator writes it: are operator and image of one version?"
+
+UID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+FROM = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")
+URL = re.compile(r"(?:file|s3|gs|az|azure|abfs|abfss)://[^\s@?]{1,2000}")
+
+
+class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An attempt before this one, as the operator knows it."""
+
+    number: int
+    outcome: OutcomeKind
+    detail: str = ""
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which conversation the run's first attempt begins with: what perdure finds for the task, a new one, or exactly this one."""
+
+    mode: Literal["Auto", "Fresh", "Session"] = "Auto"
+    session_id: str = ""
+    from_: str = msgspec.field(default="", name="from")
+    """Name of the TaskRun in whose state it lies; empty: in this one's."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a TaskRun. `contexts` are the versions of the instructions in their order; the newest is the last."""
+
+    version: int = VERSION
+    run: str
+    """The TaskRun's uid."""
+    name: str
+    """The run's name: `name_of` makes it of the TaskRun's."""
+    attempt: int
+    attempts_allowed: int
+    spec: TaskSpec
+    """Without its prompt, which is the first of the contexts."""
+    contexts: tuple[int, ...]
+    earlier: tuple[Earlier, ...] = ()
+    resume: Resume = Resume()
+    checkpoints: str = ""
+    """URL of the checkpoint store; empty for none."""
+    state: Literal["volume", "checkpoints"] = "volume"
+    """Where the run's state lies between attempts: on the volume (and in the checkpoint store, if one is named), or there alone."""
+
+    @property
+    def run_id(self) -> str:
+        """The uid as perdure writes ids: 32 hexadecimal digits."""
+        return self.run.replace("-", "")
+
+    def local(self, version: int) -> int:
+        """Where a version of the instructions stands in their order, counted from 1."""
+        return self.contexts.index(version) + 1
+
+
+def name_of(name: str, uid: str) -> str:
+    """The run's name for a TaskRun's: the same, or as much of it as a run may be called, and eight digits of its uid."""
+    if NAME.fullmatch(name):
+        return name
+    plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")
+    return f"{plain or 'run'}-{uid.replace('-', '')[:8]}"
+
+
+def encode(order: Order) -> bytes:
+    """The order as JSON. Raises UsageError for one that no pod would take."""
+    return msgspec.json.encode(_checked(order))
+
+
+def decode(content: bytes) -> Order:
+    """An order from anywhere. Raises UsageError with what is wrong, and where."""
+    if len(content) > LONGEST:
+        _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
+    try:
+        order = msgspec.json.decode(content, type=Order)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        _refuse(str(error))
+    except (UnicodeDecodeError, RecursionError):
+        _refuse("it is no JSON text")
+    return _checked(order)
+
+
+def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str, ...]]:
+    """The order in a directory and the texts of its contexts. `get` gives a file's bytes, and raises FileNotFoundError.
+
+    Raises UsageError."""
+    try:
+        order = decode(get(FILE))
+    except FileNotFoundError:
+        _refuse(f"there is no file {FILE}")
+    texts = []
+    for version in order.contexts:
+        try:
+            texts.append(get(f"{CONTEXTS}/{version}").decode())
+        except FileNotFoundError:
+            _refuse(f"the text of contexts/{version} is missing")
+        except UnicodeDecodeError:
+            _refuse(f"the text of contexts/{version} is not UTF-8")
+    return order, tuple(texts)
+
+
+def _checked(order: Order) -> Order:
+    """Raises UsageError for values that are out of their bounds, or do not agree."""
+    if order.version != VERSION:
+        _refuse(f"version: it is {order.version}, and this perdure reads {VERSION}")
+    _match("run", UID, order.run, "a uid")
+    _match("name", NAME, order.name, "up to 63 lower-case letters, digits and hyphens")
+    _within("attempt", order.attempt, MOST_ATTEMPTS)
+    _within("attempts_allowed", order.attempts_allowed, MOST_ATTEMPTS)
+    if not order.contexts or len(order.contexts) > MOST_CONTEXTS:
+        _refuse(f"contexts: there are {len(order.contexts)}, and 1 to {MOST_CONTEXTS} are needed")
+    _rising("contexts", order.contexts, 2**31)
+    if len(order.earlier) > MOST_EARLIER:
+        _refuse(f"earlier: there are {len(order.earlier)}, and at most {MOST_EARLIER} are told")
+    _rising("earlier.number", [each.number for each in order.earlier], order.attempt - 1)
+    if order.resume.session_id:
+        _match("resume.session_id", SESSION_ID, order.resume.session_id, "a conversation's id")
+    if order.resume.from_:
+        _match("resume.from", FROM, order.resume.from_, "a TaskRun's name")
+    if (order.resume.mode == "Session") != bool(order.resume.session_id):
+        _refuse("resume: session_id goes with mode Session, and mode Session needs it")
+    if order.checkpoints:
+        _match("checkpoints", URL, order.checkpoints, "file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+    if order.state == "checkpoints" and not order.checkpoints:
+        _refuse("state: it lies in the checkpoint store, and checkpoints names none")
+    for name, value in (("prompt", order.spec.prompt), ("here", order.spec.here), ("key", order.spec.key), ("rule", order.spec.rule)):
+        if value:
+            _refuse(f"spec.{name}: it has no meaning in a pod")
+    return order
+
+
+def _match(field: str, pattern: re.Pattern[str], text: str, wanted: str) -> None:
+    if not pattern.fullmatch(text):
+        _refuse(f"{field}: {text[:80]!r} is not {wanted}")
+
+
+def _within(field: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        _refuse(f"{field}: {number} is not from 1 to {most}")
+
+
+def _rising(field: str, numbers: list[int] | tuple[int, ...], most: int) -> None:
+    if any(after <= before for before, after in zip((0, *numbers), numbers, strict=False)) or (numbers and numbers[-1] > most):
+        _refuse(f"{field}: {', '.join(map(str, numbers[:10]))} do not rise from 1 to at most {most}")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise UsageError(f"the order of this pod cannot be followed: {why}", HINT)

@@ -1,0 +1,221 @@
+"""The result: what an attempt's pod says of its end, in the container's termination message. Pure.
+
+The kubelet keeps 4096 bytes of it, so `encode` leaves out what can be left out until it fits: reasons first, then what happened before,
+then the words of the outcome; what decides (attempt, kind, conversation, verdict, usage) always stays.
+
+The file is writable for the agent too, which runs as the pod's user: `believed` takes only a result whose outcome agrees with the exit
+code, which is perdure's own to give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+VERSION = 1
+LONGEST = 4096
+"""Bytes of a termination message that the kubelet keeps, for each container."""
+LONGEST_NAME = 1000
+TEXT = 400
+"""Characters of a sentence in the first cut."""
+MOST_EARLIER = 1000
+
+EXIT_CODES: dict[OutcomeKind, int] = {
+    OutcomeKind.SUCCEEDED: 0,
+    OutcomeKind.FAILED: 1,
+    OutcomeKind.VERIFY_FAILED: 1,
+    OutcomeKind.TIMED_OUT: 1,
+    OutcomeKind.STALLED: 1,
+    OutcomeKind.MAX_TURNS: 1,
+    OutcomeKind.BUDGET_SPENT: 3,
+    OutcomeKind.CONTINUITY_LOST: 3,
+    OutcomeKind.NEEDS_INPUT: 3,
+    OutcomeKind.AUTH_FAILED: 4,
+    OutcomeKind.CONFIG_ERROR: 7,
+    OutcomeKind.LOST: 75,
+    OutcomeKind.SESSION_MISSING: 75,
+    OutcomeKind.SESSION_BROKEN: 75,
+    OutcomeKind.CONTEXT_EXHAUSTED: 75,
+    OutcomeKind.RATE_LIMITED: 75,
+    OutcomeKind.OVERLOADED: 75,
+    OutcomeKind.WRITER_CONFLICT: 75,
+    OutcomeKind.CANCELLED: 130,
+}
+"""The exit code of a pod, by its attempt's outcome: what it means is perdure's own, as at a terminal."""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt, without its evidence."""
+
+    verdict: Verdict
+    rung: Rung = Rung.NATIVE
+    reasons: tuple[str, ...] = ()
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the attempt worked, in its pod, and what the workdir stood at."""
+
+    path: str = ""
+    branch: str = ""
+    commit: str = ""
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt before this one, as the run's own record has it."""
+
+    number: int
+    outcome: OutcomeKind | None = None
+    verdict: Verdict | None = None
+    session_id: str = ""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended. `attempt` is 0 where the order could not be read."""
+
+    version: int = VERSION
+    attempt: int
+    outcome: Outcome
+    session_id: str = ""
+    receipt: Told | None = None
+    usage: Usage = NO_USAGE
+    context_version: int = 0
+    """The newest version of the instructions that the attempt was given, in the TaskRun's count."""
+    workspace: Place = Place()
+    saved: bool = False
+    """Nothing lies in the pod or on its volume alone: all of it is in the checkpoint store, or clean and pushed."""
+    earlier: tuple[Before, ...] = ()
+    """Oldest first; the oldest are left out where there is no room."""
+
+
+def exit_code(result: Result) -> int:
+    """What the pod exits with."""
+    return EXIT_CODES[result.outcome.kind]
+
+
+def encode(result: Result, longest: int = LONGEST) -> bytes:
+    """The result as JSON of at most so many bytes (1200 or more)."""
+    result = _clean(result)
+    for cut in _CUTS:
+        content = msgspec.json.encode(result)
+        if len(content) <= longest:
+            return content
+        result = cut(result, len(content) - longest)
+    return msgspec.json.encode(result)
+
+
+def decode(content: bytes | str) -> Result | None:
+    """A result from anywhere; None for what is none."""
+    try:
+        result = msgspec.json.decode(content, type=Result)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    usage = result.usage
+    sane = (
+        result.version == VERSION
+        and 0 <= result.attempt < 2**31
+        and 0 <= result.context_version <= 2**31
+        and all(0 <= number < 2**53 for number in (usage.input, usage.output, usage.cached, usage.cache_write, usage.cost_usd))
+        and (result.outcome.until is None or 0 <= result.outcome.until < 2**53)
+        and len(result.session_id) <= LONGEST_NAME
+    )
+    return result if sane else None
+
+
+def believed(message: bytes | str, attempt: int, code: int | None) -> Result | None:
+    """The result in a container's termination message; None where there is none, where it is of another attempt, or where it says
+    something else than the container's exit code."""
+    result = decode(message)
+    if result is None or result.attempt not in (attempt, 0) or code != exit_code(result):
+        return None
+    return result if result.attempt else msgspec.structs.replace(result, attempt=attempt)
+
+
+def _clean(result: Result) -> Result:
+    """Without what JSON cannot carry, and with names that are no longer than names are."""
+
+    def text(value: str, longest: int = LONGEST_NAME) -> str:
+        return value.encode("utf-8", "replace").decode()[:longest]
+
+    receipt, place, outcome = result.receipt, result.workspace, result.outcome
+    return msgspec.structs.replace(
+        result,
+        outcome=Outcome(
+            kind=outcome.kind, detail=text(outcome.detail, LONGEST), until=outcome.until, code=outcome.code, signal=outcome.signal
+        ),
+        session_id=text(result.session_id, 200),
+        receipt=receipt and msgspec.structs.replace(receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)),
+        workspace=Place(path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)),
+        earlier=tuple(msgspec.structs.replace(each, session_id=text(each.session_id, 200)) for each in result.earlier[-MOST_EARLIER:]),
+    )
+
+
+def _shorter_reasons(result: Result, _: int) -> Result:
+    receipt = result.receipt
+    return (
+        result
+        if receipt is None
+        else _with(result, receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])))
+    )
+
+
+def _shorter_detail(result: Result, _: int) -> Result:
+    return _detail(result, 2 * TEXT)
+
+
+def _less_of_before(result: Result, over: int) -> Result:
+    """Leaves out the oldest, as many as have to go; the last five stay."""
+    earlier = list(result.earlier)
+    while over > 0 and len(earlier) > 5:
+        over -= len(msgspec.json.encode(earlier.pop(0))) + 1
+    return _with(result, earlier=tuple(earlier))
+
+
+def _no_reasons(result: Result, _: int) -> Result:
+    return result if result.receipt is None else _with(result, receipt=_with(result.receipt, reasons=()))
+
+
+def _nothing_of_before(result: Result, _: int) -> Result:
+    return _with(result, earlier=())
+
+
+def _brief(result: Result, _: int) -> Result:
+    return _detail(result, TEXT // 4)
+
+
+def _no_place(result: Result, _: int) -> Result:
+    return _with(result, workspace=Place(commit=result.workspace.commit))
+
+
+def _no_words(result: Result, _: int) -> Result:
+    return _detail(result, 0)
+
+
+_CUTS: tuple[Callable[[Result, int], Result], ...] = (
+    _shorter_reasons,
+    _shorter_detail,
+    _less_of_before,
+    _no_reasons,
+    _nothing_of_before,
+    _brief,
+    _no_place,
+    _no_words,
+)
+
+
+def _detail(result: Result, longest: int) -> Result:
+    was = result.outcome
+    cut = Outcome(kind=was.kind, detail=_cut(was.detail, longest), until=was.until, code=was.code, signal=was.signal)
+    return _with(result, outcome=cut)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..." if longest > 3 else ""
+
+
+def _with(struct: Struct, **changes: Any) -> Struct:
+    return msgspec.structs.replace(struct, **changes)

@@ -1,0 +1,141 @@
+"""The order that a pod gets: what is written is read again, and what no pod could follow is refused with the field's name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.errors import UsageError
+from perdure.kubernetes.order import NAME, Earlier, Order, Resume, decode, encode, name_of, read
+from perdure.model import OutcomeKind, TaskSpec
+
+UID = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f001"
+SPEC = TaskSpec(prompt="", service="api", task="t-1")
+NAMES = st.from_regex(NAME, fullmatch=True)
+RISING = st.lists(st.integers(1, 2**31), min_size=1, max_size=8, unique=True).map(sorted).map(tuple)
+
+
+def order(**changes: Any) -> Order:
+    plain = Order(
+        run=UID,
+        name="t-1",
+        attempt=2,
+        attempts_allowed=3,
+        spec=SPEC,
+        contexts=(1, 4),
+        earlier=(Earlier(number=1, outcome=OutcomeKind.LOST),),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+@given(
+    name=NAMES,
+    uid=st.uuids().map(str),
+    contexts=RISING,
+    attempt=st.integers(1, 99),
+    allowed=st.integers(1, 99),
+    detail=st.text(max_size=50),
+    kinds=st.lists(st.sampled_from(OutcomeKind), max_size=9),
+    env=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
+)
+def test_an_order_is_read_as_it_was_written(name, uid, contexts, attempt, allowed, detail, kinds, env) -> None:
+    """Whatever is in it comes back, and the uid is the run's id without its hyphens."""
+    earlier = tuple(Earlier(number=n, outcome=kind, detail=detail) for n, kind in enumerate(kinds[: attempt - 1], 1))
+    spec = TaskSpec(prompt="", env=env, verify="make test")
+    wanted = Order(run=uid, name=name, attempt=attempt, attempts_allowed=allowed, spec=spec, contexts=contexts, earlier=earlier)
+    assert decode(encode(wanted)) == wanted
+    assert wanted.run_id == uid.replace("-", "")
+    assert [wanted.local(version) for version in contexts] == list(range(1, len(contexts) + 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"version": 2}, "version"),
+        ({"run": "../../etc"}, "run"),
+        ({"run": UID.upper()}, "run"),
+        ({"name": "Not A Name"}, "name"),
+        ({"name": "a\n"}, "name"),
+        ({"attempt": 0}, "attempt"),
+        ({"attempts_allowed": 10**9}, "attempts_allowed"),
+        ({"contexts": ()}, "contexts"),
+        ({"contexts": (2, 1)}, "contexts"),
+        ({"contexts": (0, 1)}, "contexts"),
+        ({"earlier": (Earlier(number=2, outcome=OutcomeKind.LOST),)}, "earlier"),
+        ({"earlier": (Earlier(number=1, outcome=OutcomeKind.LOST),) * 2}, "earlier"),
+        ({"resume": Resume(mode="Session")}, "resume"),
+        ({"resume": Resume(session_id="abc")}, "resume"),
+        ({"resume": Resume(mode="Session", session_id="--version")}, "resume.session_id"),
+        ({"resume": Resume(from_="../x")}, "resume.from"),
+        ({"checkpoints": "s3://key:secret@bucket"}, "checkpoints"),
+        ({"checkpoints": "/data"}, "checkpoints"),
+        ({"state": "checkpoints"}, "state"),
+        ({"spec": TaskSpec(prompt="do it")}, "spec.prompt"),
+        ({"spec": TaskSpec(prompt="", here="/")}, "spec.here"),
+    ],
+)
+def test_what_no_pod_can_follow_is_refused_with_the_fields_name(changes: dict[str, Any], field: str) -> None:
+    """Both sides refuse it: the one that writes, and the one that reads."""
+    wrong = order(**changes)
+    for step in (lambda: encode(wrong), lambda: decode(msgspec.json.encode(wrong))):
+        with pytest.raises(UsageError, match=rf"cannot be followed: {field}[.:]"):
+            step()
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=9).map(json.dumps).map(str.encode)
+    )
+)
+def test_nonsense_is_refused_in_a_sentence(content: bytes) -> None:
+    """Any bytes are either an order or a UsageError."""
+    with pytest.raises(UsageError, match="cannot be followed"):
+        decode(content)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b" " * (2 << 20), b'{"run": "\xff"}', b'{"version": 1}'])
+def test_hostile_json_is_refused(content: bytes) -> None:
+    """Neither depth nor length nor broken text does more than be refused."""
+    with pytest.raises(UsageError, match="cannot be followed"):
+        decode(content)
+
+
+def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
+    """The texts come as the versions stand in the order."""
+    files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": "Zweitens: ü".encode()}
+    assert read(files.__getitem__) == (order(), ("First.", "Zweitens: ü"))
+
+
+@pytest.mark.parametrize("name", ["order.json", "contexts/1", "contexts/4"])
+def test_a_file_that_is_missing_is_named(name: str) -> None:
+    """Also the text of one version alone."""
+    files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": b"Second."}
+    del files[name]
+
+    def get(wanted: str) -> bytes:
+        if wanted not in files:
+            raise FileNotFoundError(wanted)
+        return files[wanted]
+
+    with pytest.raises(UsageError, match=name):
+        read(get)
+
+
+def test_a_text_that_is_no_text_is_refused() -> None:
+    """A version that is not UTF-8 is named."""
+    files = {"order.json": encode(order()), "contexts/1": b"\xff", "contexts/4": b"Second."}
+    with pytest.raises(UsageError, match="contexts/1 is not UTF-8"):
+        read(files.__getitem__)
+
+
+@given(name=st.text(max_size=300), uid=st.uuids().map(str))
+def test_any_taskrun_has_a_name_for_its_run(name: str, uid: str) -> None:
+    """A name that a run may have stays; any other becomes one, with the uid's first digits so that it is nobody else's."""
+    made = name_of(name, uid)
+    assert NAME.fullmatch(made)
+    assert made == name or made.endswith(uid[:8])
