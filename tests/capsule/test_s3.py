@@ -1,0 +1,47 @@
+"""The checkpoint store on the S3 dialect: what stands in a directory's and a memory's place in `test_objects`, over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.capsule.frames import frame
+from perdure.capsule.objects import Term, open_store
+from perdure.errors import CapsuleError, Conflict, NotFound
+from tests.capsule.making import Given, manifest
+from tests.servers.s3 import bucket
+
+RUN = "0" * 32
+
+
+def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts, manifests and terms go out and come back by HTTP; of two machines one begins a term; what is not there is not found."""
+    with bucket() as kept:
+        for name, value in kept.environ().items():
+            monkeypatch.setenv(name, value)
+        store = open_store(f"{kept.url}/some/where")
+        assert store.runs() == [] and store.term(RUN) is None
+        with pytest.raises(NotFound):
+            store.newest(RUN)
+        given = Given()
+        made = manifest(given)
+        for file in made.files():
+            for part, content in zip(file.parts, given.parts(file), strict=True):
+                store.put(part, frame(content))
+                assert store.has(part)
+        store.begin(RUN, Term(number=1, owner="a", at=1))
+        with pytest.raises(Conflict):
+            store.begin(RUN, Term(number=1, owner="b", at=1))
+        store.publish(RUN, 1, 1, made)
+        assert store.runs() == [RUN] and store.term(RUN) == Term(number=1, owner="a", at=1)
+        assert store.newest(RUN) == ("000001-00000001.json", made)
+        assert b"".join(store.parts(made.conversations[0].main)) == b'{"type":"user"}\n' * 300
+        assert all(name.startswith("some/where/") for name in kept.names())
+
+
+def test_without_credentials_s3_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that refuses is named, with what to look at."""
+    with bucket() as kept:
+        for name, value in {**kept.environ(), "AWS_ACCESS_KEY_ID": "nobody"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(CapsuleError, match="cannot be used"):
+            open_store(kept.url).runs()
