@@ -7,7 +7,7 @@ FORGES ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults
+.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,10 @@ redispatches: tools install agents ## N re-dispatches with kills, expiries, loss
 
 host-faults: tools install ## several hosts on one PostgreSQL: N/2 troubles of the server, N of the host that holds a lease (N=200)
 	$(BIN)/python -m tests.hosts all $(N)
+
+manifests: install ## packaging/kubernetes/perdure.yaml from the Helm chart
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster]'
+	$(BIN)/python packaging/manifests.py
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

@@ -1,0 +1,70 @@
+"""The Helm chart and the manifests made from it, as far as that needs neither Helm nor a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from typing import Any
+
+import yaml
+from jsonschema import Draft7Validator
+
+import perdure
+from tests.kubernetes.resource import FILE, TOP
+
+CHART = FILE.parents[1]
+MANIFESTS = TOP / "packaging" / "kubernetes" / "perdure.yaml"
+
+
+def test_the_manifests_are_those_of_the_chart() -> None:
+    """Who changes the chart and forgets `make manifests` is told."""
+    digest = runpy.run_path(str(TOP / "packaging" / "manifests.py"))["digest"]()
+    assert f"sha256:{digest}" in MANIFESTS.read_text(encoding="utf-8").partition("\n")[0], "run make manifests"
+
+
+def test_the_chart_has_perdures_version() -> None:
+    """The chart's own version, the default of the image's tag and the package go together."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["version"] == chart["appVersion"] == perdure.__version__
+
+
+def test_every_value_has_its_place_in_the_schema() -> None:
+    """A misspelt value is refused by Helm, and none of the defaults is."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert [error.message for error in Draft7Validator(schema).iter_errors(values)] == []
+    assert sorted(_leaves(values)) == sorted(_allowed(schema))
+    assert list(Draft7Validator(schema).iter_errors({**values, "imagePullSecret": []}))
+
+
+def test_nothing_in_the_manifests_is_privileged() -> None:
+    """No Secret is listed or written, no pod is made or entered by the operator, and no rule has a wildcard."""
+    documents = [each for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8")) if each]
+    rules = [rule for each in documents if each["kind"] in ("Role", "ClusterRole") for rule in each["rules"]]
+    granted = {
+        (group, resource, verb) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]
+    }
+    assert not [each for each in granted if "*" in each]
+    assert {verb for _, resource, verb in granted if resource == "secrets"} <= {"get"}
+    assert {verb for _, resource, verb in granted if resource == "pods"} <= {"get", "list", "watch", "delete"}
+    assert not [each for each in granted if re.match("pods/|nodes|serviceaccounts|roles", each[1])]
+
+
+def _leaves(values: dict[str, Any], at: str = "") -> list[str]:
+    found = []
+    for name, value in values.items():
+        found += _leaves(value, f"{at}{name}.") if isinstance(value, dict) and value and name not in FREE else [f"{at}{name}"]
+    return found
+
+
+def _allowed(schema: dict[str, Any], at: str = "") -> list[str]:
+    found = []
+    for name, below in schema["properties"].items():
+        if f"{at}{name}" != "global":
+            found += _allowed(below, f"{at}{name}.") if "properties" in below else [f"{at}{name}"]
+    return found
+
+
+FREE = {"resources", "nodeSelector", "affinity", "podLabels", "podAnnotations", "annotations", "labels"}
+"""Values that are passed on as they are."""
