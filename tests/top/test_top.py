@@ -11,6 +11,7 @@ from perdure.events import Said, ToolStarted
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
 from perdure.stores.sql import SqlStore
 from perdure.testing.stores.making import FAILURE, SUCCESS, begun, claimed, ending, submit
+from perdure.top.screens import LogScreen
 from perdure.wiring import open_engine
 from tests.metrics.lives import a_life
 from tests.top.playing import Play, play
@@ -112,8 +113,13 @@ def test_attach_to_the_log(store: SqlStore) -> None:
         for number in range(30, 35):
             store.record(claim, [Said(text=f"word {number}.")])
         await at.shows("word 34.")
+        # What two looks have read, one slow and one quick.
+        log = at.app.screen
+        assert isinstance(log, LogScreen)
+        log._show(store.history(run.id)[-3:], store.get(run.id))
+        await at.pilot.pause()
         shown = [line for line in at.screen() if "word" in line]
-        assert len(shown) == len(set(shown))
+        assert len(shown) == len(set(shown)) > 5
         await at.press("s", "r", "space")
         store.finish(claim, SUCCESS)
         await at.shows("succeeded, attempt 1")

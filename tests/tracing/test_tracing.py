@@ -14,7 +14,7 @@ from opentelemetry.semconv._incubating.attributes import error_attributes, gen_a
 
 from perdure.attempt import Engine
 from perdure.config import load
-from perdure.events import DriftSeen, Said, ToolStarted, VerifyEnded
+from perdure.events import AgentLaunched, DriftSeen, Said, ToolStarted, VerifyEnded
 from perdure.model import Outcome, OutcomeKind, RunState, TaskSpec
 from perdure.protocols import Ending
 from perdure.testing.stores.making import SUCCESS, begun, claimed, submit
@@ -97,13 +97,14 @@ def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
 
 
 def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
-    """Drift and checks are events, in their order; what was asked, said, run or went wrong in words is nowhere in what was sent."""
+    """The launch, drift and checks are events, in their order; what was asked, said, run or went wrong in words is nowhere in what was sent."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         store = engine.store
         run = submit(store, TaskSpec(prompt=SECRET, labels={"x": SECRET}, verify=SECRET))
         claim = claimed(store, run)
         store.begin(claim, begun(run))
+        store.record(claim, [AgentLaunched(pid=7, turn=2)])
         store.record(claim, [Said(text=SECRET), ToolStarted(tool_id="1", name=SECRET, summary=SECRET)])
         store.record(claim, [DriftSeen(number=7, paths=(SECRET,), count=2)])
         store.record(claim, [VerifyEnded(code=1, output=SECRET, command=SECRET, round=1, seconds=2.5)])
@@ -112,6 +113,7 @@ def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
         found.close()
     (span,) = collector.spans
     assert [(event.name, values(event.attributes)) for event in span.events] == [
+        ("perdure.agent_launched", {"turn": 2}),
         ("perdure.drift_seen", {"count": 2}),
         ("perdure.verify_ended", {"code": 1, "round": 1, "seconds": 2.5}),
     ]
