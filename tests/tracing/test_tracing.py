@@ -97,7 +97,7 @@ def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
 
 
 def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
-    """The launch, drift and checks are events, in their order; what was asked, said, run or went wrong in words is nowhere in what was sent."""
+    """Launch, drift and checks are events, in order; what was asked, said, run or went wrong in words is nowhere in what was sent."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         store = engine.store
