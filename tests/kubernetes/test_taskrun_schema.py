@@ -10,6 +10,7 @@ import pytest
 from perdure import service
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
 from perdure.workspace import identity
+from tests.kubernetes.refusals import CHANGES, REFUSED
 from tests.kubernetes.resource import places, schema, version
 
 FIELDS = {
@@ -133,6 +134,14 @@ def test_every_rule_names_its_field() -> None:
             assert last in rule["message"], rule
             if field := rule.get("fieldPath", "").strip("."):
                 assert field in node["properties"] and f"{field}" in rule["message"], rule
+
+
+def test_every_rule_is_tried_on_the_api_server() -> None:
+    """The table of refusals, which the tests on a cluster use, has a case for each rule."""
+    said = [wanted for _, wanted in REFUSED.values()] + [wanted for *_, wanted in CHANGES.values()]
+    tails = {wanted[at:] for wanted in said for at in range(len(wanted) - 15)}
+    rules = [rule["message"] for node in BY_PATH.values() for rule in node.get("x-kubernetes-validations", [])]
+    assert [each for each in rules if not any(each.startswith(tail) for tail in tails) and not each.startswith("metadata.name")] == []
 
 
 def test_patterns_mean_the_same_to_both_engines() -> None:

@@ -1,0 +1,259 @@
+"""What the API server refuses of a TaskRun, and what it takes: a table, used on the real API server and checked for gaps without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BASE: dict[str, Any] = {"service": "shop", "task": "118", "prompt": "Fix the rounding of cents"}
+LONG = "x" * 131_073
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no instructions": ({"prompt": None}, "spec.prompt: Invalid value: give the instructions in either spec.prompt or spec.promptFrom"),
+    "instructions twice": (
+        {"promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
+        "spec.prompt: Invalid value: give the instructions in either spec.prompt or spec.promptFrom",
+    ),
+    "a blank prompt": ({"prompt": " \n\t"}, "spec.prompt: Invalid value"),
+    "a prompt with NUL": ({"prompt": "a\x00b"}, "spec.prompt: Invalid value"),
+    "a prompt too long": ({"prompt": LONG}, "spec.prompt: Too long: may not be more than 131072"),
+    "two references": (
+        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}, "secretKeyRef": {"name": "a", "key": "b"}}},
+        "spec.promptFrom: Invalid value: spec.promptFrom needs either configMapKeyRef or secretKeyRef",
+    ),
+    "no reference": ({"prompt": None, "promptFrom": {}}, "spec.promptFrom: Invalid value: spec.promptFrom needs either"),
+    "a reference without key": (
+        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a"}}},
+        "spec.promptFrom.configMapKeyRef.key: Required",
+    ),
+    "a task of nobody": (
+        {"service": None, "repository": {"url": "https://git.example.com/a/b"}},
+        "spec.task: Invalid value: spec.task is the id of a task within its service: give spec.service too",
+    ),
+    "nothing to work on": (
+        {"service": None, "task": None},
+        "spec.repository: Invalid value: give spec.repository, or spec.service for a task without a repository",
+    ),
+    "a service with a path": ({"service": "../shop"}, "spec.service: Invalid value"),
+    "a service with a capital end": ({"service": "shop-"}, "spec.service: Invalid value"),
+    "a task too long": ({"task": "x" * 64}, "spec.task: Too long"),
+    "an agent with an option": ({"agent": "--help"}, "spec.agent: Invalid value"),
+    "version nought": ({"contextVersion": 0}, "spec.contextVersion: Invalid value: 0"),
+    "version too great": ({"contextVersion": 1_000_001}, "spec.contextVersion: Invalid value: 1000001"),
+    "credentials in an address": ({"repository": {"url": "https://me:secret@host/a"}}, "spec.repository.url: Invalid value"),
+    "another transport": ({"repository": {"url": "ext::sh -c id"}}, "spec.repository.url: Invalid value"),
+    "no address": ({"repository": {"base": "main"}}, "spec.repository.url: Required value"),
+    "an option as base": ({"repository": {"url": "https://host/a", "base": "--upload-pack=id"}}, "spec.repository.base: Invalid value"),
+    **{
+        f"the branch {branch}": (
+            {"repository": {"url": "https://host/a", "branch": branch}},
+            "spec.repository.branch: Invalid value" if branch.startswith("-") else "spec.repository.branch is no branch name",
+        )
+        for branch in ("-b", "a..b", "a//b", "a/.b", "a/-b", "a/", "a.", "a.lock", "a.lock/b", "refs/heads/a")
+    },
+    "a secret's name": (
+        {"repository": {"url": "https://host/a", "credentialsSecretName": "A"}},
+        "spec.repository.credentialsSecretName: Invalid",
+    ),
+    "a model with an option": ({"model": "-x"}, "spec.model: Invalid value"),
+    "a permission of nobody": (
+        {"permissions": "root"},
+        'spec.permissions: Unsupported value: "root": supported values: "read", "edit", "full"',
+    ),
+    "too many arguments": ({"agentArgs": ["x"] * 65}, "spec.agentArgs: Too many: 65: must have at most 64 items"),
+    "a variable of perdure's": (
+        {"env": [{"name": "PERDURE_STATE", "value": "x"}]},
+        'spec.env[0].name: Invalid value: "PERDURE_STATE": spec.env: names that begin with PERDURE_ are perdure\'s own',
+    ),
+    "a variable with =": ({"env": [{"name": "A=B", "value": "x"}]}, "spec.env[0].name: Invalid value"),
+    "a variable without a value": ({"env": [{"name": "A"}]}, "spec.env[0].value: Required value"),
+    "a variable twice": ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "spec.env[1]: Duplicate value"),
+    "no session to go on with": ({"resume": {"mode": "Session"}}, "spec.resume.sessionId: Invalid value: spec.resume.sessionId is missing"),
+    "a session and Auto": (
+        {"resume": {"sessionId": "s1"}},
+        "spec.resume.sessionId: Invalid value: spec.resume.sessionId goes with mode Session only",
+    ),
+    "a source and Fresh": (
+        {"resume": {"mode": "Fresh", "from": "a"}},
+        "spec.resume.from: Invalid value: spec.resume.from goes with mode Session only",
+    ),
+    "a session with an option": ({"resume": {"mode": "Session", "sessionId": "--last"}}, "spec.resume.sessionId: Invalid value"),
+    "no attempts": ({"policy": {"attempts": 0}}, "spec.policy.attempts: Invalid value: 0"),
+    "too many attempts": ({"policy": {"attempts": 1001}}, "spec.policy.attempts: Invalid value: 1001"),
+    "a negative deadline": ({"policy": {"timeoutSeconds": -1}}, "spec.policy.timeoutSeconds: Invalid value: -1"),
+    "a negative silence": ({"policy": {"stallSeconds": -1}}, "spec.policy.stallSeconds: Invalid value: -1"),
+    "a negative budget": ({"policy": {"budgetUSD": -0.5}}, "spec.policy.budgetUSD: Invalid value: -0.5"),
+    "a policy of nobody": ({"policy": {"continuity": "lax"}}, 'spec.policy.continuity: Unsupported value: "lax"'),
+    "a fullness of nobody": ({"policy": {"whenFull": "ignore"}}, 'spec.policy.whenFull: Unsupported value: "ignore"'),
+    "too many rounds": ({"policy": {"verifyRounds": 101}}, "spec.policy.verifyRounds: Invalid value: 101"),
+    "a blank check": ({"policy": {"verify": " "}}, "spec.policy.verify: Invalid value"),
+    "a file out of the workdir": (
+        {"policy": {"files": ["a/../../b"]}},
+        'spec.policy.files[0]: Invalid value: "a/../../b": spec.policy.files: a path within the workdir is needed',
+    ),
+    "an absolute file": ({"policy": {"files": ["/etc/passwd"]}}, "spec.policy.files[0]: Invalid value"),
+    "a mode of nobody": ({"workspace": {"mode": "Local"}}, 'spec.workspace.mode: Unsupported value: "Local"'),
+    "Shared without a claim": (
+        {"workspace": {"mode": "Shared"}},
+        "spec.workspace.claimName: Invalid value: spec.workspace.claimName names the claim of mode Shared",
+    ),
+    "a claim and no Shared": ({"workspace": {"claimName": "a"}}, "spec.workspace.claimName names the claim of mode Shared"),
+    "Shared without a task": (
+        {"task": None, "workspace": {"mode": "Shared", "claimName": "a"}},
+        "spec.task: Invalid value: spec.service and spec.task name the task's directory on a shared claim",
+    ),
+    "Checkpoints without a store": (
+        {"workspace": {"mode": "Checkpoints"}},
+        "spec.workspace.checkpoints: Invalid value: spec.workspace.checkpoints is missing",
+    ),
+    "a store of its own and Shared": (
+        {"workspace": {"mode": "Shared", "claimName": "a", "checkpoints": "s3://b/c"}},
+        "spec.workspace.checkpoints: Invalid value: spec.workspace.checkpoints does not go with mode Shared",
+    ),
+    "a store of another scheme": ({"workspace": {"checkpoints": "http://host/x"}}, "spec.workspace.checkpoints: Invalid value"),
+    "a store with a password": ({"workspace": {"checkpoints": "s3://key:secret@bucket"}}, "spec.workspace.checkpoints: Invalid value"),
+    "a size without a claim": (
+        {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://b/c", "size": "1Gi"}},
+        "spec.workspace.size: Invalid value: spec.workspace.size and storageClassName describe the claim",
+    ),
+    "a size of nothing": ({"workspace": {"size": "0Gi"}}, "spec.workspace.size: Invalid value"),
+    "a reclaim of nobody": ({"workspace": {"reclaim": "Recycle"}}, 'spec.workspace.reclaim: Unsupported value: "Recycle"'),
+    "a label of two lines": ({"labels": {"a": "b\nc"}}, "spec.labels.a: Invalid value"),
+    "too many labels": ({"labels": {f"l{n}": "x" for n in range(33)}}, "spec.labels: Too many: 33: must have at most 32"),
+    "a directory of the node": (
+        {"pod": {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}},
+        "spec.pod.volumes[0]: Invalid value: spec.pod.volumes: hostPath, a directory of the node",
+    ),
+    "a volume of perdure's": (
+        {"pod": {"volumes": [{"name": "perdure-data", "emptyDir": {}}]}},
+        'spec.pod.volumes[0].name: Invalid value: "perdure-data": spec.pod.volumes: names that begin with perdure- are perdure\'s own',
+    ),
+    "a mount of perdure's": (
+        {"pod": {"volumeMounts": [{"name": "perdure-data", "mountPath": "/x"}]}},
+        "spec.pod.volumeMounts: Invalid value: spec.pod.volumeMounts: volumes whose names begin with perdure- are perdure's own",
+    ),
+    **{
+        f"a mount at {path}": (
+            {"pod": {"volumeMounts": [{"name": "mine", "mountPath": path}]}},
+            "spec.pod.volumeMounts: /data, /perdure, /tmp and /dev are perdure's own",
+        )
+        for path in ("/", "//data", "/data", "/data/x", "/perdure/order", "/tmp", "/dev/shm", "/srv/../data")
+    },
+    "a label of the operator's": (
+        {"pod": {"labels": {"perdure.dev/taskrun": "x"}}},
+        "spec.pod.labels: Invalid value: spec.pod.labels: labels of perdure.dev and kubernetes.io are set by",
+    ),
+    "a label of the cluster's": ({"pod": {"labels": {"batch.kubernetes.io/job-name": "x"}}}, "spec.pod.labels: Invalid value"),
+    "an annotation of the operator's": (
+        {"pod": {"annotations": {"perdure.dev/x": "x"}}},
+        "spec.pod.annotations: Invalid value: spec.pod.annotations: annotations of perdure.dev are set by perdure",
+    ),
+    "a resource of words": ({"pod": {"resources": {"limits": {"memory": "much"}}}}, "spec.pod.resources.limits.memory: Invalid value"),
+    "an image with a space": ({"pod": {"image": "a b"}}, "spec.pod.image: Invalid value"),
+    "no grace": ({"pod": {"terminationGracePeriodSeconds": 1}}, "spec.pod.terminationGracePeriodSeconds: Invalid value: 1"),
+    "a field that is not there": ({"promt": "x"}, 'unknown field "spec.promt"'),
+    "a field of a pod that is not there": ({"pod": {"hostNetwork": True}}, 'unknown field "spec.pod.hostNetwork"'),
+    "a number as text": ({"contextVersion": "2"}, 'spec.contextVersion: Invalid value: "string"'),
+}
+"""By what is wrong with it: what is laid over BASE (None takes away), and what the API server answers."""
+
+TAKEN: dict[str, dict[str, Any]] = {
+    "the least": {},
+    "a repository alone": {"service": None, "task": None, "repository": {"url": "https://git.example.com/a/b.git"}},
+    "a service alone": {"task": None},
+    "a repository of a service": {
+        "repository": {"url": "https://host/a/b", "base": "main", "branch": "fix/118", "credentialsSecretName": "git"}
+    },
+    "instructions of a ConfigMap": {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a.b", "key": "task.md"}}},
+    "instructions of a Secret": {"prompt": None, "promptFrom": {"secretKeyRef": {"name": "a", "key": "b"}}},
+    "the longest prompt": {"prompt": "\n" + LONG[2:]},
+    "a later version at once": {"contextVersion": 7},
+    "a session": {"resume": {"mode": "Session", "sessionId": "5f0c1c52-8d6e-4f5e-9a55-3b1f4d9c7e21", "from": "earlier"}},
+    "an OpenCode session": {"agent": "opencode", "resume": {"mode": "Session", "sessionId": "ses_6f0a1b2c3d4e"}},
+    "anew": {"resume": {"mode": "Fresh"}},
+    "all limits": {
+        "policy": {
+            "attempts": 1000, "timeoutSeconds": 0, "stallSeconds": 0, "budgetUSD": 2.5, "continuity": "fresh-ok", "whenFull": "roll-over",
+            "verify": "make test", "verifyRounds": 0, "verifyTimeoutSeconds": 0, "files": ["a/b.py", ".github/x", "..a"],
+        }
+    },
+    "a claim described": {
+        "workspace": {"size": "20Gi", "storageClassName": "fast", "checkpoints": "s3://bucket/prefix", "reclaim": "Delete"}
+    },
+    "a shared claim": {"workspace": {"mode": "Shared", "claimName": "shop"}},
+    **{
+        f"checkpoints at {url}": {"workspace": {"mode": "Checkpoints", "checkpoints": url}}
+        for url in ("s3://b", "gs://b/p", "az://c/p", "abfss://c/p", "file:///mnt/checkpoints")
+    },
+    "variables": {"env": [{"name": "A", "value": ""}, {"name": "_B1", "value": "x\ny"}], "agentArgs": ["--verbose"], "model": "opus"},
+    "suspended from the start": {"suspend": True},
+    "a pod of one's own": {
+        "labels": {"team": "billing"},
+        "credentialsSecretName": "claude",
+        "pod": {
+            "image": "registry.example.com:5000/perdure@sha256:" + "0" * 64,
+            "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi", "nvidia.com/gpu": 1}},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "agents", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "serviceAccountName": "agent", "priorityClassName": "low", "runtimeClassName": "gvisor", "schedulerName": "other",
+            "imagePullSecrets": [{"name": "registry"}],
+            "labels": {"team": "billing"}, "annotations": {"example.com/x": "y"},
+            "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
+            "volumeMounts": [{"name": "cache", "mountPath": "/mnt/cache", "subPath": "a", "readOnly": True}],
+            "terminationGracePeriodSeconds": 120,
+        },
+    },
+}  # fmt: skip
+"""By what is particular about it: what is laid over BASE."""
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "another service": ({}, {"service": "bank"}, "spec.service is the task's identity and cannot be changed"),
+    "no service any more": (
+        {"task": None, "repository": {"url": "https://host/a"}},
+        {"service": None},
+        "spec.service is the task's identity and cannot be changed",
+    ),
+    "another task": ({}, {"task": "119"}, "spec.task is the task's identity and cannot be changed"),
+    "a task later": ({"task": None}, {"task": "118"}, "spec.task is the task's identity and cannot be changed"),
+    "another agent": ({}, {"agent": "codex"}, "spec.agent cannot be changed"),
+    "another repository": (
+        {"repository": {"url": "https://host/a"}},
+        {"repository": {"url": "https://host/b"}},
+        "spec.repository cannot be changed",
+    ),
+    "another branch": ({"repository": {"url": "https://host/a"}}, {"repository": {"branch": "b"}}, "spec.repository cannot be changed"),
+    "a repository later": ({}, {"repository": {"url": "https://host/a"}}, "spec.repository cannot be changed"),
+    "another beginning": ({}, {"resume": {"mode": "Fresh"}}, "spec.resume says how the first attempt began and cannot be changed"),
+    "another workspace": ({}, {"workspace": {"size": "20Gi"}}, "spec.workspace cannot be changed"),
+    "another way to reclaim": ({}, {"workspace": {"reclaim": "Delete"}}, "spec.workspace cannot be changed"),
+    "a smaller version": ({"contextVersion": 3}, {"contextVersion": 2}, "spec.contextVersion only grows"),
+    "new instructions without a version": ({}, {"prompt": "More"}, "spec.prompt changes only together with a greater spec.contextVersion"),
+    "another reference without a version": (
+        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
+        {"promptFrom": {"configMapKeyRef": {"key": "c"}}},
+        "spec.promptFrom changes only together with a greater spec.contextVersion",
+    ),
+    "an update": ({}, {"prompt": "More", "contextVersion": 2}, ""),
+    "an update that leaves numbers out": ({}, {"prompt": "More", "contextVersion": 40}, ""),
+    "the same again, as a new version": ({}, {"contextVersion": 2}, ""),
+    "from a text to a reference": (
+        {},
+        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}, "contextVersion": 2},
+        "",
+    ),
+    "a stop": ({}, {"suspend": True}, ""),
+    "more attempts": ({}, {"policy": {"attempts": 5}}, ""),
+    "another model, more room": ({}, {"model": "opus", "pod": {"resources": {"limits": {"memory": "8Gi"}}}}, ""),
+}
+"""By what is changed: the TaskRun before (laid over BASE), what is patched, and the refusal; empty where it is taken."""
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """A JSON merge patch, applied."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = laid_over(merged.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
