@@ -267,13 +267,17 @@ _BY_OUTCOME = {
 
 def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
     """The exit code of a verb that followed a run."""
-    match run.state:
+    return code_of(run.state, last, any(condition.type == "needs_person" for condition in run.conditions))
+
+
+def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
+    """The same for a state, the newest attempt's outcome, and whether a person is asked for."""
+    match state:
         case RunState.SUCCEEDED:
             return 0
         case RunState.CANCELLED:
             return 130
         case RunState.FAILED:
-            asks = any(condition.type == "needs_person" for condition in run.conditions)
             return _BY_OUTCOME.get(last, 3 if asks else 1) if last else 1
         case _:
             return 75

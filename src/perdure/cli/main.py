@@ -14,7 +14,7 @@ from perdure.errors import ConfigError, PerdureError
 TYPE_CHECKING = False  # typing is too dear for `perdure ls` and `--help`
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"perdure {__version__}")
         return 0
+    if words[0] == "--cluster":
+        return _guarded(lambda: _on_cluster(words[1:], "perdure --cluster"))
     verb = words[0]
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
@@ -82,8 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to the end of the line (`...`) cannot.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
+    return _guarded(lambda: _part(verb, "verb")(arguments))
+
+
+def kubectl_perdure() -> int:
+    """The command `kubectl-perdure`, which kubectl finds for `kubectl perdure`."""
+    return _guarded(lambda: _on_cluster(sys.argv[1:], "kubectl perdure"))
+
+
+def _on_cluster(words: Sequence[str], prog: str) -> int:
+    from perdure.cli.cluster import main
+
+    return main(words, prog)
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """What a verb returns, or what its error is worth."""
     try:
-        code: int = _part(verb, "verb")(arguments)
+        code = run()
     except ConfigError as error:
         for problem in error.problems:
             print(f"perdure: {problem}", file=sys.stderr)
@@ -132,6 +150,7 @@ def usage() -> str:
         "Runs coding agents so that a task's workdir and conversation survive whatever kills them.\n\n"
         f"{verbs}\n\n"
         'begin with:  perdure run "Fix the failing test"      (in a git repository)\n'
+        "on a cluster: perdure --cluster VERB ..., or kubectl perdure VERB ...\n"
         "more:        perdure VERB --help, perdure --version"
     )
 

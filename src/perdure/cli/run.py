@@ -66,15 +66,15 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
     who.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="kept with the run; repeatable")
     limits = parser.add_argument_group("limits and checks")
-    limits.add_argument("--attempts", type=_positive, help="how often it is tried (default 3)")
-    limits.add_argument("--timeout", type=_duration, help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)")
-    limits.add_argument("--stall", type=_duration, help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)")
+    limits.add_argument("--attempts", type=positive, help="how often it is tried (default 3)")
+    limits.add_argument("--timeout", type=seconds_of, help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)")
+    limits.add_argument("--stall", type=seconds_of, help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)")
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     limits.add_argument("--when-full", choices=[str(each) for each in WhenFull], help=FULL)
     limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
-    limits.add_argument("--verify-rounds", type=_rounds, help="how often a failed check goes back; uses up no attempt (default 3)")
-    limits.add_argument("--verify-timeout", type=_duration, help="the longest that the check may take (default 30m; 0: no limit)")
+    limits.add_argument("--verify-rounds", type=rounds_of, help="how often a failed check goes back; uses up no attempt (default 3)")
+    limits.add_argument("--verify-timeout", type=seconds_of, help="the longest that the check may take (default 30m; 0: no limit)")
     following(parser)
 
 
@@ -114,20 +114,20 @@ def following(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
-def _duration(text: str) -> float:
+def seconds_of(text: str) -> float:
     try:
         return duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError("a whole number from 1 to 1000 is needed")
     return int(text)
 
 
-def _rounds(text: str) -> int:
+def rounds_of(text: str) -> int:
     if not text.isdigit() or int(text) > 100:
         raise argparse.ArgumentTypeError("a whole number from 0 to 100 is needed")
     return int(text)
@@ -290,8 +290,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         model=arguments.model or chosen.model,
         permissions=Permissions(arguments.permissions) if arguments.permissions else chosen.permissions,
         agent_args=tuple(arguments.agent_arg),
-        env=dict(_pair(text, "--env") for text in arguments.env if "=" in text),
-        pass_env=tuple(_variable(text) for text in arguments.env if "=" not in text),
+        env=dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
+        pass_env=tuple(variable_of(text) for text in arguments.env if "=" not in text),
         timeout_s=chosen.timeout if arguments.timeout is None else arguments.timeout,
         stall_s=chosen.stall if arguments.stall is None else arguments.stall,
         attempts=arguments.attempts or chosen.attempts,
@@ -301,7 +301,7 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         verify=_verify(arguments, chosen),
         verify_rounds=chosen.verify_rounds if arguments.verify_rounds is None else arguments.verify_rounds,
         verify_timeout_s=chosen.verify_timeout if arguments.verify_timeout is None else arguments.verify_timeout,
-        labels=dict(_pair(text, "--label") for text in arguments.label),
+        labels=dict(pair_of(text, "--label") for text in arguments.label),
         map=arguments.map or "",
     )
 
@@ -320,14 +320,14 @@ def _dollars(given: float | None, default: float) -> float:
     return default if given is None else given
 
 
-def _pair(text: str, flag: str) -> tuple[str, str]:
+def pair_of(text: str, flag: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals or "\x00" in text:
         raise UsageError(f"{flag} needs NAME=VALUE, not {text!r}")
-    return (_variable(name) if flag == "--env" else name), value
+    return (variable_of(name) if flag == "--env" else name), value
 
 
-def _variable(name: str) -> str:
+def variable_of(name: str) -> str:
     if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
         raise UsageError(f"{name!r} cannot be a variable's name")
     if name.startswith("PERDURE_"):

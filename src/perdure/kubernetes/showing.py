@@ -1,0 +1,186 @@
+"""A TaskRun as `perdure --cluster` shows it: a row, and one stable, versioned object as `--json` prints it. Pure.
+
+Called with what the API server gave. Whoever may write a status may write anything into it: what is not of the kind that it should be
+counts as not there, and what is shown is cleaned where it is printed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from perdure.model import OutcomeKind, RunState
+
+SCHEMA_VERSION = 1
+STATES = {
+    "Pending": RunState.QUEUED,
+    "Queued": RunState.QUEUED,
+    "Running": RunState.RUNNING,
+    "Succeeded": RunState.SUCCEEDED,
+    "Failed": RunState.FAILED,
+    "Cancelled": RunState.CANCELLED,
+    "Suspended": RunState.CANCELLED,
+}
+"""What a phase is among the six states of a run."""
+OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
+
+Object = dict[str, Any]
+
+
+def part(body: Object, path: str) -> Object:
+    """The object at a path such as `spec.workspace`; empty where there is none."""
+    found: Any = body
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def word(body: Object, path: str) -> str:
+    """The text at a path; empty where there is none."""
+    above, _, name = path.rpartition(".")
+    found = (part(body, above) if above else body).get(name)
+    return found if isinstance(found, str) else ""
+
+
+def count(body: Object, path: str) -> int:
+    """The whole number at a path; 0 where there is none."""
+    above, _, name = path.rpartition(".")
+    found = (part(body, above) if above else body).get(name)
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
+
+
+def several(body: Object, path: str) -> list[Object]:
+    """The objects of the list at a path."""
+    above, _, name = path.rpartition(".")
+    found = (part(body, above) if above else body).get(name)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def phase(body: Object) -> str:
+    """`Pending` where the operator has not looked yet."""
+    return word(body, "status.phase") or "Pending"
+
+
+def is_over(body: Object) -> bool:
+    """Whether nothing more happens by itself: the status is of the spec as it is, and its phase is a last one."""
+    seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
+    return seen and not unrecorded(body) and phase(body) in OVER
+
+
+def unrecorded(body: Object) -> bool:
+    """Whether the operator has yet to read the newest instructions; until then nobody may replace them."""
+    return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
+
+
+def condition(body: Object, kind: str) -> Object:
+    """The condition of a type, where it is true; else empty."""
+    true = (each for each in several(body, "status.conditions") if each.get("type") == kind and each.get("status") == "True")
+    return next(true, {})
+
+
+def last_outcome(body: Object) -> OutcomeKind | None:
+    """The kind of the newest attempt's outcome, where it has one that perdure knows."""
+    attempts = several(body, "status.attempts")
+    try:
+        return OutcomeKind(word(attempts[-1], "outcome")) if attempts else None
+    except ValueError:
+        return None
+
+
+def row_of(body: Object) -> Object:
+    """A TaskRun of a list."""
+    waiting = condition(body, "Waiting")
+    return {
+        "namespace": word(body, "metadata.namespace"),
+        "name": word(body, "metadata.name"),
+        "phase": phase(body),
+        "service": word(body, "spec.service"),
+        "task": word(body, "spec.task"),
+        "agent": word(body, "spec.agent"),
+        "attempt": count(body, "status.attempt"),
+        "receipt": word(body, "status.receipt"),
+        "session_id": word(body, "status.sessionId"),
+        "reason": word(waiting, "message") or word(body, "status.reason"),
+        "run_after": milliseconds(word(body, "status.runAfter")),
+        "created": milliseconds(word(body, "metadata.creationTimestamp")),
+    }
+
+
+def report_of(body: Object) -> Object:
+    """A TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since 1970 (UTC), money is US dollars."""
+    policy, place, where = part(body, "spec.policy"), part(body, "status.workspace"), part(body, "spec.workspace")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **row_of(body),
+        "uid": word(body, "metadata.uid"),
+        "suspend": part(body, "spec").get("suspend") is True,
+        "policy": word(policy, "continuity"),
+        "context_version": count(body, "spec.contextVersion"),
+        "recorded_version": count(body, "status.contextVersion"),
+        "attempts_allowed": count(body, "status.attemptsAllowed") or count(policy, "attempts"),
+        "workspace": {
+            "mode": word(where, "mode"),
+            "claim": word(place, "claimName"),
+            "path": word(place, "path"),
+            "branch": word(place, "branch"),
+            "commit": word(place, "commit"),
+            "checkpoints": word(place, "checkpoints"),
+            "saved": place.get("saved") is True,
+        },
+        "usage": _usage(part(body, "status.usage")),
+        "conditions": [_condition(each) for each in several(body, "status.conditions")],
+        "attempts": [_attempt(each) for each in several(body, "status.attempts")],
+    }
+
+
+def why_of(report: Object) -> Object:
+    """The part of a report that `why --json` prints."""
+    kept = ("schema_version", "namespace", "name", "phase", "reason", "run_after", "policy", "conditions", "attempts")
+    return {key: report[key] for key in kept}
+
+
+def milliseconds(text: str) -> int:
+    """RFC 3339 as milliseconds since 1970; 0 for what is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return 0
+    return int(found.timestamp() * 1000) if found.tzinfo is not None else 0
+
+
+def _condition(found: Object) -> Object:
+    return {
+        "type": word(found, "type"),
+        "status": word(found, "status"),
+        "reason": word(found, "reason"),
+        "message": word(found, "message"),
+        "since": milliseconds(word(found, "lastTransitionTime")),
+    }
+
+
+def _attempt(found: Object) -> Object:
+    reasons = part(found, "receipt").get("reasons")
+    return {
+        "number": count(found, "number"),
+        "context_version": count(found, "contextVersion"),
+        "job": word(found, "job"),
+        "pod": word(found, "pod"),
+        "node": word(found, "node"),
+        "started": milliseconds(word(found, "started")),
+        "ended": milliseconds(word(found, "ended")),
+        "outcome": word(found, "outcome"),
+        "detail": word(found, "detail"),
+        "infrastructure": found.get("infrastructure") is True,
+        "exit_code": found.get("exitCode") if isinstance(found.get("exitCode"), int) else None,
+        "session_id": word(found, "sessionId"),
+        "verdict": word(found, "receipt.verdict"),
+        "rung": word(found, "receipt.rung"),
+        "reasons": [each for each in reasons if isinstance(each, str)] if isinstance(reasons, list) else [],
+        "usage": _usage(part(found, "usage")),
+    }
+
+
+def _usage(found: Object) -> Object:
+    cost = found.get("costUSD")
+    paid = float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else 0.0
+    return {"input": count(found, "inputTokens"), "output": count(found, "outputTokens"), "cost_usd": paid}
