@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
 FORGES ?= 2
+CLUSTERS ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults manifests
+.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +17,7 @@ demo: install agents ## a real agent, killed in the middle of a tool call, goes 
 	$(BIN)/python demo/demo.py
 
 test: tools install agents ## the suite, on the real agent CLIs
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not forge"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not forge and not kubernetes"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
@@ -26,6 +27,13 @@ test-forge: tools install agents gitea ## the tests on a real Gitea, with the ag
 
 gitea: tools install ## Gitea from its Go module, once a version, into ~/.cache/perdure-tests
 	$(BIN)/python -m tests.servers.gitea.build
+
+test-kubernetes: tools install agents kubernetes ## the tests on a real Kubernetes control plane with two nodes; as root
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
+	$(BIN)/python -m pytest -n $(CLUSTERS) --dist loadfile -m kubernetes
+
+kubernetes: tools install ## the control plane (and kwok) from their Go modules, once a version, into ~/.cache/perdure-tests
+	$(BIN)/python -m tests.servers.kubernetes.build
 
 check: install ## format, lint, types, import floors, docs
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.servers.gitea.server import Gitea
+    from tests.servers.kubernetes.cluster import Cluster
     from tests.servers.postgres import Server
 
 TOP = Path(__file__).parents[1]
@@ -189,6 +190,29 @@ def gitea() -> Iterator[Gitea]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def kubernetes() -> Iterator[Cluster]:
+    """A cluster with two nodes for as long as the session lasts, for tests marked `kubernetes`: ask for `cluster`, which is whole."""
+    from tests.servers.kubernetes.cluster import running
+
+    with running() as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(kubernetes: Cluster) -> Cluster:
+    """The session's cluster, mended if the test before broke a machine."""
+    return kubernetes.mend()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own; whatever runs in it ends with the test."""
+    name = cluster.namespace()
+    yield name
+    cluster.forget(name)
+
+
 @pytest.fixture
 def repository(tmp_path: Path, scratch: Scratch) -> Path:
     """A small real git repository on branch `main`: two commits, a few files, no hooks."""
@@ -236,3 +260,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         journey = item.path.parent.name == "journeys" and (agent in SLOW_AGENTS or item.path.stem == "test_acp")
         if conformance or (journey and not (name in ALWAYS and item.path.stem != "test_acp")):
             item.add_marker(pytest.mark.slow)
+
+
+ELSEWHERE = {"slow": "test-slow", "forge": "test-forge", "kubernetes": "test-kubernetes"}
+"""Tests that are left out by their marker, and who runs them."""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says what did not run: a green suite is not a whole one."""
+    expression = config.option.markexpr or ""
+    for marker, target in ELSEWHERE.items():
+        if f"not {marker}" in expression:
+            terminalreporter.write_line(f"not run: what is marked {marker}; `make {target}` runs it", yellow=True)

@@ -11,10 +11,8 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.gitea.build import place, program
+from tests.servers.ports import free_port
 
 PATIENCE_S = 120.0
 ADMIN = "root"
@@ -93,7 +92,7 @@ class Gitea:
 
     def __init__(self, address: str = "") -> None:
         self.top = Path(tempfile.mkdtemp(prefix="perdure-gitea-", dir="/tmp"))
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.ca_file = self.top / "certificate.pem"
         self.process: subprocess.Popen[bytes] | None = None
@@ -263,16 +262,6 @@ class Gitea:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
-
-
-def _free_port() -> int:
-    """Below those that the system gives to connections: nobody takes it while the server is down."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(10_000, max(lowest, 20_000))
-        with closing(socket.socket()) as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager

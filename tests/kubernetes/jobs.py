@@ -1,0 +1,70 @@
+"""Small Jobs for the tests of the cluster itself: a shell in a container, and what became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.servers.kubernetes.api import Object
+from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.kubernetes.images import SHELL
+
+LASTING = [
+    {"key": f"node.kubernetes.io/{trouble}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
+    for trouble in ("not-ready", "unreachable")
+]
+"""A pod leaves a lost node after a second."""
+
+
+def job(cluster: Cluster, namespace: str, name: str, script: str, *, job: Object | None = None, **pod: Any) -> None:
+    """A Job of one attempt. `container` among the pod's fields adds to its container."""
+    container = {"name": "c", "image": SHELL, "command": ["sh", "-c", script], **pod.pop("container", {})}
+    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container], **pod}
+    body = {"backoffLimit": 0, "podReplacementPolicy": "Failed", **(job or {}), "template": {"spec": spec}}
+    cluster.api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", {"metadata": {"name": name}, "spec": body})
+
+
+def claim(cluster: Cluster, namespace: str, name: str, mode: str = "ReadWriteOncePod", kind: str = "network") -> None:
+    """A volume for pods: `volumes=[mounted(name)]`."""
+    spec = {"accessModes": [mode], "storageClassName": kind, "resources": {"requests": {"storage": "1Gi"}}}
+    cluster.api.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", {"metadata": {"name": name}, "spec": spec})
+
+
+def mounted(name: str) -> Object:
+    return {"name": "work", "persistentVolumeClaim": {"claimName": name}}
+
+
+AT_WORK = {"volumeMounts": [{"name": "work", "mountPath": "/work"}]}
+
+
+def pods(cluster: Cluster, namespace: str, name: str) -> list[Object]:
+    """Those of a Job."""
+    return cluster.api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"batch.kubernetes.io/job-name={name}")
+
+
+def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
+    """Waits for a Job's end: its last conditions, with their reasons."""
+
+    def conditions() -> dict[str, str]:
+        found = cluster.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}").get("status", {}).get("conditions", [])
+        true = {each["type"]: each.get("reason", "") for each in found if each["status"] == "True"}
+        return true if {"Complete", "Failed"} & set(true) else {}
+
+    return dict(cluster.until(conditions, f"job {name} ends"))
+
+
+def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Object:
+    """Waits until a Job's pod runs, and has said a word: the pod."""
+
+    def found() -> Object | None:
+        for each in pods(cluster, namespace, name):
+            said = word and cluster.api.text(f"/api/v1/namespaces/{namespace}/pods/{each['metadata']['name']}/log")
+            if each["status"]["phase"] == "Running" and (not word or word in said):
+                return each
+        return None
+
+    return dict(cluster.until(found, f"job {name} runs {word}"))
+
+
+def terminated(pod: Object) -> Object:
+    """The state of a pod's container that has ended."""
+    return dict(pod["status"]["containerStatuses"][0]["state"]["terminated"])

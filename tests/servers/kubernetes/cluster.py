@@ -1,0 +1,196 @@
+"""A Kubernetes of a test's own: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes on 127.0.0.1, and machines.
+
+Everything of it lies below one scratch directory and ends with the thread that started it. The machines
+(`tests.servers.kubernetes.machine`) run the pods as real processes; volumes are directories, made as claims ask for them
+(`tests.servers.kubernetes.volumes`).
+
+Pods share the network of the host: what a test serves on 127.0.0.1 (the rehearsal, a git server, PostgreSQL) is there for every pod. So
+NetworkPolicies, Services and ports of pods are stored and admitted, and nothing enforces them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.servers.kubernetes import flags, limits
+from tests.servers.kubernetes.api import Access, Api, Refused
+from tests.servers.kubernetes.build import program
+from tests.servers.kubernetes.machine import Machine
+from tests.servers.kubernetes.volumes import Provisioner
+
+PATIENCE_S = 180.0
+NODES = ("one", "two")
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+KUBECTL = str(Path(sys.executable).with_name("kubectl"))
+PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+class Cluster:
+    """`api` is spoken to as an administrator, `kubeconfig` is the same for other programs. `machines` has a node's machine by its name."""
+
+    def __init__(self) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="perdure-kubernetes-", dir="/tmp"))
+        # Processes of other users, as pods often have, go through here to what is mounted for them.
+        self.top.chmod(0o711)
+        self.plan = flags.plan(self.top)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.machines: dict[str, Machine] = {}
+        self.access = Access(self.plan.server, self.plan.ca_file, self.plan.tokens["admin"])
+        self.kubeconfig = self.access.kubeconfig(self.top / "admin.kubeconfig")
+        self.api = Api(self.access)
+        self.provisioner = Provisioner(self.api, self.top / "volumes")
+
+    # --- its life ------------------------------------------------------------------------------------------------
+
+    def start(self, nodes: tuple[str, ...] = NODES) -> Cluster:
+        """Returns when it schedules and runs pods."""
+        for name in PARTS:
+            self.run(name)
+            if name == "kube-apiserver":
+                self.until(self._is_ready, "the API server is ready")
+        self.provisioner.start()
+        for name in nodes:
+            self.add(name)
+        for name in nodes:
+            self.until(lambda name=name: self.machines[name].is_ready(), f"node {name} is ready")
+        self.until(lambda: self.api.find("/api/v1/namespaces/default/serviceaccounts/default"), "there is a service account")
+        return self
+
+    def run(self, name: str) -> None:
+        """Starts a part of the control plane, anew if it was killed."""
+        with (self.top / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig=KILL", str(program(name)), *self.plan.flags[name]], cwd=self.top, env={"HOME": str(self.top)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self, name: str) -> None:
+        """SIGKILL of a part of the control plane. `run` starts it again."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """A part of the control plane stands still (SIGSTOP) or goes on (SIGCONT)."""
+        self.processes[name].send_signal(number)
+
+    def restart(self, name: str = "kube-apiserver") -> None:
+        """Killed and started again; returns when the API server answers."""
+        self.kill(name)
+        self.run(name)
+        self.until(self._is_ready, "the API server is ready")
+
+    def add(self, name: str) -> Machine:
+        """One more machine, which becomes a node."""
+        self.machines[name] = Machine(name, self.top, self.api, self.plan.access(f"node-{name}"))
+        return self.machines[name].start()
+
+    def mend(self) -> Cluster:
+        """Everything runs, and all machines are nodes that take pods."""
+        for name in PARTS:
+            if name not in self.processes:
+                self.run(name)
+        self.until(self._is_ready, "the API server is ready")
+        for name, machine in self.machines.items():
+            if not self.api.find(f"/api/v1/nodes/{name}"):
+                # An agent makes its node when it starts, and only then.
+                machine.partition()
+            machine.start()
+            self.until(lambda machine=machine: self._is_whole(machine), f"node {name} is ready")
+        return self
+
+    def remove(self) -> None:
+        """Nothing is left: no process, no file, no mount."""
+        self.provisioner.stop()
+        for machine in self.machines.values():
+            machine.kill()
+        for name in reversed(list(self.processes)):
+            self.kill(name)
+        self.provisioner.join()
+        self.api.close()
+        shutil.rmtree(self.top)
+        limits.sweep(self.top)
+
+    # --- what tests ask ------------------------------------------------------------------------------------------
+
+    def until(self, met: Callable[[], Any], what: str) -> Any:
+        """The first true value of `met`; a refusal or a broken connection counts as not yet. AssertionError after three minutes."""
+        end = time.monotonic() + PATIENCE_S
+        last: object = None
+        while time.monotonic() < end:
+            try:
+                if last := met():
+                    return last
+            except (Refused, OSError, flags.TransportError) as error:
+                last = error
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended\n{self.said(name)}"
+            time.sleep(0.05)
+        raise AssertionError(f"not within {PATIENCE_S:g} s: {what} (last: {last})")
+
+    def said(self, name: str) -> str:
+        """The end of the log of a part, or of a node."""
+        return (self.top / f"{name}.log").read_text(errors="replace")[-5000:]
+
+    def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
+        """What kubectl prints; AssertionError with what it says where it fails."""
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.top), "KUBECONFIG": str(kubeconfig or self.kubeconfig)}
+        ran = subprocess.run([KUBECTL, *words], env=environ, input=stdin, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def namespace(self) -> str:
+        """A new one, in which pods may be made."""
+        name = f"t{secrets.token_hex(4)}"
+        self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        self.until(lambda: self.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"), f"{name} has a service account")
+        return name
+
+    def forget(self, namespace: str) -> None:
+        """Ends a namespace and every process in it, without grace. Its objects go in their own time."""
+        self.api.discard(f"/api/v1/namespaces/{namespace}")
+        for pod in self.api.items(f"/api/v1/namespaces/{namespace}/pods"):
+            self.api.discard(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", gracePeriodSeconds=0)
+
+    def account(self, namespace: str, name: str) -> Path:
+        """A kubeconfig for a service account, which is made if there is none: with its rights and no others."""
+        place = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+        with suppress(Refused):
+            self.api.create(place, {"metadata": {"name": name}})
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86400}}
+        token = self.api.create(f"{place}/{name}/token", asked)["status"]["token"]
+        return Access(self.access.server, self.access.ca_file, token).kubeconfig(self.top / f"{namespace}-{name}.kubeconfig", namespace)
+
+    def _is_whole(self, machine: Machine) -> bool:
+        """Whether it takes pods; what a test put on its node is taken off."""
+        node = self.api.find(f"/api/v1/nodes/{machine.name}")
+        if node is None:
+            return False
+        if node["spec"].get("unschedulable") or any(each["key"] == OUT_OF_SERVICE for each in node["spec"].get("taints", ())):
+            kept = [each for each in node["spec"].get("taints", ()) if each["key"] != OUT_OF_SERVICE]
+            self.api.patch(f"/api/v1/nodes/{machine.name}", {"spec": {"unschedulable": None, "taints": kept}})
+        return machine.is_ready()
+
+    def _is_ready(self) -> bool:
+        return self.api.text("/readyz") == "ok"
+
+
+@contextmanager
+def running(nodes: tuple[str, ...] = NODES) -> Iterator[Cluster]:
+    """A cluster for a while."""
+    cluster = Cluster()
+    try:
+        yield cluster.start(nodes)
+    finally:
+        cluster.remove()

@@ -1,0 +1,60 @@
+"""A container's memory limit as a control group of the kernel, so that too much memory ends it as on any node (cgroup v1 or v2).
+
+Where this machine has no memory groups that may be made, there is no limit.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from tests.servers.kubernetes.api import Object
+
+KINDS = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def limited(directory: Path, uid: str, place: Path, container: Object) -> list[str]:
+    """The groups that a container is to join; none if it has no limit."""
+    wanted = container.get("resources", {}).get("limits", {}).get("memory")
+    if not wanted:
+        return []
+    for top, file in KINDS:
+        group = _group(top, directory, uid, place)
+        with suppress(OSError):
+            group.mkdir(parents=True, exist_ok=True)
+            if (group / file).exists():
+                (group / file).write_text(str(amount(wanted)))
+                return [str(group)]
+        _remove(group)
+    return []
+
+
+def release(directory: Path, uid: str, place: Path) -> None:
+    for top, _ in KINDS:
+        _remove(_group(top, directory, uid, place))
+
+
+def sweep(cluster: Path) -> None:
+    """What machines that were killed left behind."""
+    for top, _ in KINDS:
+        for group in (top / cluster.name).glob("*"):
+            _remove(group)
+        _remove(top / cluster.name)
+
+
+def amount(text: str) -> int:
+    """A quantity of memory in bytes (kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]i?|Ki)?", text)
+    assert found, text
+    return int(float(found[1]) * UNITS[found[2] or ""])
+
+
+def _group(top: Path, directory: Path, uid: str, place: Path) -> Path:
+    return top / directory.parents[1].name / f"{uid}-{place.parent.name}-{place.name}"
+
+
+def _remove(group: Path) -> None:
+    with suppress(OSError):
+        group.rmdir()

@@ -1,0 +1,100 @@
+"""Volumes for claims: a directory per claim, as a storage driver of a cloud would make a disk. A thread of the cluster.
+
+Two classes: `network` (the default; every machine reaches the volume, and it outlives any of them) and `local` (on the disk of the machine
+where the first pod that wants it was scheduled, and nowhere else). The directory goes with its volume, if that is to be deleted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import httpx2
+
+from tests.servers.kubernetes.api import Api, Object, Refused
+
+NAME = "perdure.test/directory"
+CLASSES = {"network": "Immediate", "local": "WaitForFirstConsumer"}
+CHOSEN = "volume.kubernetes.io/selected-node"
+PROVISIONED = "pv.kubernetes.io/provisioned-by"
+
+
+class Provisioner:
+    def __init__(self, api: Api, network: Path) -> None:
+        self.api = api
+        self.network = network
+        self.network.mkdir(mode=0o755)
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._provision, self._reclaim)]
+
+    def start(self) -> None:
+        for name, binding in CLASSES.items():
+            default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == "network" else {}
+            body = {"metadata": {"name": name, "annotations": default}, "provisioner": NAME, "volumeBindingMode": binding}
+            self.api.create("/apis/storage.k8s.io/v1/storageclasses", body)
+        for each in self._threads:
+            each.start()
+
+    def stop(self) -> None:
+        """At the end of its watches, thus when the API server is gone."""
+        self._ended.set()
+
+    def join(self) -> None:
+        for each in self._threads:
+            if each.is_alive():
+                each.join()
+
+    def _provision(self) -> None:
+        for kind, claim in self.api.watch("/api/v1/persistentvolumeclaims", self._ended):
+            wanted, metadata = claim["spec"], claim["metadata"]
+            node = metadata.get("annotations", {}).get(CHOSEN, "")
+            if (
+                kind == "GONE"
+                or wanted.get("volumeName")
+                or wanted.get("storageClassName") not in CLASSES
+                or "deletionTimestamp" in metadata
+            ):
+                continue
+            if wanted["storageClassName"] == "network" or node:
+                self._make(claim, node)
+
+    def _make(self, claim: Object, node: str) -> None:
+        wanted, metadata = claim["spec"], claim["metadata"]
+        name = f"pvc-{metadata['uid']}"
+        local = wanted["storageClassName"] == "local"
+        path = f"/volumes/{name}" if local else str(self.network / name)
+        if not local:
+            made = Path(path)
+            made.mkdir(exist_ok=True)
+            made.chmod(0o755)
+        claimed = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": metadata["namespace"], "name": metadata["name"]}
+        spec = {
+            "capacity": {"storage": wanted["resources"]["requests"]["storage"]},
+            "accessModes": wanted["accessModes"],
+            "persistentVolumeReclaimPolicy": "Delete",
+            "storageClassName": wanted["storageClassName"],
+            "hostPath": {"path": path},
+            "claimRef": {**claimed, "uid": metadata["uid"]},
+        }
+        if local:
+            here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+            spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}
+        try:
+            self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name, "annotations": {PROVISIONED: NAME}}, "spec": spec})
+        except Refused as error:
+            if error.status != 409:
+                raise
+
+    def _reclaim(self) -> None:
+        for kind, volume in self.api.watch("/api/v1/persistentvolumes", self._ended):
+            ours = volume["metadata"].get("annotations", {}).get(PROVISIONED) == NAME
+            released = volume.get("status", {}).get("phase") == "Released"
+            if ours and released and kind == "PUT" and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
+                path = Path(volume["spec"]["hostPath"]["path"])
+                if path.is_relative_to(self.network):
+                    shutil.rmtree(path, ignore_errors=True)
+                try:
+                    self.api.discard(f"/api/v1/persistentvolumes/{volume['metadata']['name']}")
+                except httpx2.HTTPError:
+                    continue  # the next list has it again
