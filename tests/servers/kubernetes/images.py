@@ -1,7 +1,8 @@
 """What an image's name stands for: directories of the host that a container sees, read-only, and how its program is started.
 
 `perdure:test` is the layout of the Containerfile with this checkout in it: perdure in a virtual environment below /opt/venv, the pinned
-agent CLIs below /opt/agents/node_modules, user 10001. `shell:test` is the host's /usr alone. Any other name cannot be pulled.
+agent CLIs below /opt/agents/node_modules, user 10001. `scripted:test` is the same, with tests/kubernetes/scripted/attempt.py in perdure's
+place: an attempt without an agent. `shell:test` is the host's /usr alone. Any other name cannot be pulled.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import shutil
 import site
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PERDURE = "perdure:test"
+SCRIPTED = "scripted:test"
 SHELL = "shell:test"
 
 TOP = Path(__file__).parents[3]
@@ -44,7 +46,7 @@ class Image:
 def images(store: Path) -> dict[str, Image]:
     """All that there are. What they need besides the host's own files is written below `store`."""
     shell = _shell(store)
-    return {SHELL: shell, PERDURE: _perdure(store, shell)}
+    return {SHELL: shell, PERDURE: _perdure(store / "perdure", shell, PROGRAM), SCRIPTED: _scripted(store / "scripted", shell)}
 
 
 def _shell(store: Path) -> Image:
@@ -62,13 +64,18 @@ def _shell(store: Path) -> Image:
     return Image(sees, links, {"PATH": PATH}, command=("/bin/sh",))
 
 
-def _perdure(store: Path, shell: Image) -> Image:
+def _scripted(store: Path, shell: Image) -> Image:
+    made = _perdure(store, shell, f"#!/opt/venv/bin/python\n{(TOP / 'tests/kubernetes/scripted/attempt.py').read_text()}")
+    return replace(made, entrypoint=())
+
+
+def _perdure(store: Path, shell: Image, main: str) -> Image:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     program = Path(sys.base_prefix) / "bin" / version
     venv = store / "venv"
     _file(venv / "pyvenv.cfg", f"home = {program.parent}\ninclude-system-site-packages = false\n")
     _file(venv / "lib" / version / "site-packages" / "perdure.pth", "/opt/perdure/src\n/opt/perdure/site-packages\n")
-    _file(venv / "bin" / "perdure", PROGRAM).chmod(0o755)
+    _file(venv / "bin" / "perdure", main).chmod(0o755)
     for name in ("python", "python3"):
         (venv / "bin" / name).unlink(missing_ok=True)
         (venv / "bin" / name).symlink_to(program)

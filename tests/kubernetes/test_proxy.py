@@ -1,0 +1,71 @@
+"""The way to the API server on which things go wrong: that they do, and that nothing else does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.servers.kubernetes.api import Access, Api, Refused
+from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.kubernetes.proxy import Proxy
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
+    with Proxy(cluster) as made:
+        yield made
+
+
+@pytest.fixture
+def api(proxy: Proxy, cluster: Cluster) -> Iterator[Api]:
+    """Whoever speaks to the API server that way."""
+    made = Api(Access(proxy.url, cluster.access.ca_file, cluster.access.token))
+    yield made
+    made.close()
+
+
+def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespace: str) -> None:
+    """What is refused or cut is not carried out; what loses its answer is; everything else goes through, and all is counted."""
+    place = f"/api/v1/namespaces/{namespace}/configmaps"
+    heard: list[tuple[str, str]] = []
+    proxy.on_request = lambda method, path, when: heard.append((method, when))
+    api.create(place, {"metadata": {"name": "a"}})
+    assert heard == [("POST", "before"), ("POST", "after")] and proxy.count == 1
+    proxy.fault = lambda method, path: 409 if method == "POST" else None
+    with pytest.raises(Refused) as refused:
+        api.create(place, {"metadata": {"name": "b"}})
+    assert (refused.value.status, refused.value.reason) == (409, "Conflict")
+    for what in ("cut", "lose"):
+        proxy.fault = lambda method, path, what=what: what if method == "POST" else None
+        with pytest.raises(httpx2.HTTPError):
+            api.create(place, {"metadata": {"name": what}})
+    assert proxy.faults == 3
+    assert {each["metadata"]["name"] for each in api.items(place)} == {"a", "lose", "kube-root-ca.crt"}
+
+
+def test_a_watch_is_cut_and_falls_silent(proxy: Proxy, api: Api, cluster: Cluster, namespace: str) -> None:
+    """A watch that is cut begins again; one that has fallen silent hears nothing more, while new connections do."""
+    place = f"/api/v1/namespaces/{namespace}/configmaps"
+    ended, seen = threading.Event(), []
+
+    def follow() -> None:
+        for _, each in api.watch(place, ended):
+            seen.append(each["metadata"]["name"])
+
+    threading.Thread(target=follow, daemon=True).start()
+    cluster.until(lambda: "kube-root-ca.crt" in seen, "the watch has begun")
+    cluster.until(lambda: proxy.cut() > 0, "it is cut")
+    cluster.api.create(place, {"metadata": {"name": "after-the-cut"}})
+    cluster.until(lambda: "after-the-cut" in seen, "it has begun again")
+    cluster.until(lambda: proxy.silence() > 0, "it is silent")
+    cluster.api.create(place, {"metadata": {"name": "in-silence"}})
+    other = Api(api.access)
+    assert "in-silence" in {each["metadata"]["name"] for each in other.items(place)}
+    assert "in-silence" not in seen
+    other.close()
+    ended.set()
