@@ -37,3 +37,15 @@ def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, 
         yield from places(node["items"], f"{at}[]")
     if isinstance(node.get("additionalProperties"), dict):
         yield from places(node["additionalProperties"], f"{at}{{}}")
+
+
+def place(namespace: str) -> str:
+    """Where the TaskRuns of a namespace are, at the API server."""
+    return f"/apis/perdure.dev/v1alpha1/namespaces/{namespace}/taskruns"
+
+
+def installed(cluster: Any) -> None:
+    """Puts the resource into a cluster (`tests.servers.kubernetes.cluster.Cluster`); returns when TaskRuns can be made."""
+    if cluster.api.find("/apis/perdure.dev/v1alpha1") is None:
+        cluster.kubectl("apply", "--server-side", "-f", str(FILE))
+    cluster.until(lambda: cluster.api.find(place("default")), "the API server has TaskRuns")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
+from perdure.text import one_line
 
 GROUP, VERSION, KIND, PLURAL = "perdure.dev", "v1alpha1", "TaskRun", "taskruns"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -146,7 +147,7 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         )
         raise UsageError(f"no cluster is named: {error}", f"--kubeconfig FILE, --context NAME; {names}") from None
     except Exception as error:  # a file of any kind: yaml's errors, msgspec's, a missing key, another shape
-        raise UsageError(f"the kubeconfig {path} cannot be read: {error}", "kubectl config view") from None
+        raise UsageError(f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}", "kubectl config view") from None
     if one is None or one.user is None:
         raise UsageError(f"the context {context or found.current_context!r} of {path} names no user", "kubectl config get-contexts")
     return _with_newer_login(one)
