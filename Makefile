@@ -86,7 +86,7 @@ host-faults: tools install ## several hosts on one PostgreSQL: N/2 troubles of t
 	$(BIN)/python -m tests.hosts all $(N)
 
 manifests: install ## packaging/kubernetes/perdure.yaml from the Helm chart
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python packaging/manifests.py
 
 install: .venv/.done ## the package, its tests and checks, into .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from perdure.kubernetes import taskruns as room
 from tests.kubernetes.jobs import job, running
 from tests.kubernetes.refusals import BASE
 from tests.kubernetes.resource import installed, place
+from tests.servers.kubernetes import faults
 from tests.servers.kubernetes.api import Object
 from tests.servers.kubernetes.cluster import Cluster
 
@@ -131,11 +133,11 @@ def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
     terminal.cluster.until(lambda: 3 in seen, "the newest version is read")
     done.set()
     recorder.join()
-    assert (set(seen), {seen[2], seen[3]}) == ({1, 2, 3}, {"one", "two"})
+    assert {seen[2], seen[3]} == {"one", "two"}
 
 
 def test_retry_stop_and_resume(terminal: Terminal) -> None:
-    """A retry is a new value of the annotation, a stop and a resume are spec.suspend; what makes no sense is a conflict with the next step."""
+    """A retry is a new value of the annotation, a stop is spec.suspend; what makes no sense is a conflict with the next step."""
     terminal.make()
     terminal.status(phase="Failed", attempt=3, contextVersion=1, observedGeneration=1)
     terminal("retry", "fix-cents")
@@ -197,13 +199,8 @@ def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) 
 def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
     """The log of a pod at work is followed to the TaskRun's end, cleaned; that of a pod that is gone is said to be."""
     cluster, namespace = terminal.cluster, terminal.namespace
-    script = (
-        "printf 'first \\033[31mred\\n'; until [ -e /tmp/go ]; do sleep 0.1; [ $(date +%s) -gt $END ] && touch /tmp/go; done; echo last"
-    )
-    import time
-
-    named = {"name": "END", "value": str(int(time.time()) + 3)}
-    job(cluster, namespace, "attempt-2", script, container={"name": "attempt", "env": [named]})
+    script = "trap 'echo last; exit 0' TERM; printf 'first \\033[31mred\\n'; while :; do sleep 0.1; done"
+    job(cluster, namespace, "attempt-2", script, container={"name": "attempt"})
     pod = running(cluster, namespace, "attempt-2", "first")["metadata"]["name"]
     terminal.make()
     gone, at_work = {"number": 1, "pod": "gone", "outcome": "lost"}, {"number": 2, "pod": pod}
@@ -216,7 +213,9 @@ def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
 
 
 def _end(terminal: Terminal, pod: str) -> None:
-    """The operator's part: when the pod has ended, the TaskRun is over."""
+    """The pod ends, and the operator's part: then the TaskRun is over."""
+    found = terminal.cluster.api.get(f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}")
+    faults.processes(terminal.cluster, found)[0].kill(signal.SIGTERM)
     path = f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}"
     terminal.cluster.until(lambda: terminal.cluster.api.get(path)["status"]["phase"] == "Succeeded", "the pod has ended")
     terminal.status(phase="Succeeded", attempts=[{"number": 2, "pod": pod, "outcome": "succeeded"}])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-import msgspec
 import pytest
 
 from perdure.model import TaskSpec
@@ -116,35 +114,6 @@ def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
     for wrong, field in (({"phase": "Odd"}, "status.phase"), ({"attempts": [{"number": 0}]}, "status.attempts[0].number")):
         with pytest.raises(Refused, match=field.replace("[", r"\[")):
             cluster.api.patch(f"{at}/status", {"status": wrong})
-
-
-def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) -> None:
-    """Every field of the operator's own idea of a status is kept by the API server."""
-    from perdure.kubernetes import wanted
-
-    record = wanted.Record(
-        number=1, job="j", job_uid="u", pod="p", node="n", context_version=2, started="2026-11-21T20:00:00.000Z",
-        ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
-        receipt=wanted.Verdict(verdict="native", rung="native", reasons=("same id",)),
-        usage=wanted.Spent(input_tokens=1, output_tokens=2, cost_usd=0.5), exit_code=7,
-    )  # fmt: skip
-    whole = wanted.Status(
-        phase="Running", observed_generation=1, context_version=1, attempt=1, attempts_allowed=3, used_before=1,
-        run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
-        workspace=wanted.Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
-        usage=wanted.Spent(input_tokens=1, output_tokens=2, cost_usd=0.5),
-        conditions=(wanted.Told(type="Waiting", status="True", reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
-        attempts=(record,),
-    )  # fmt: skip
-    asked(cluster, there, "whole", BASE)
-    status: Any = msgspec.json.decode(msgspec.json.encode(whole))
-    assert _without_defaults(whole) and _without_defaults(record), "a field that this test leaves at its default proves nothing"
-    assert cluster.api.patch(f"{place(there)}/whole/status", {"status": status})["status"] == status
-
-
-def _without_defaults(struct: Any) -> bool:
-    fields = msgspec.structs.fields(type(struct))
-    return all(getattr(struct, field.name) != field.default for field in fields if field.default is not msgspec.NODEFAULT)
 
 
 def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
