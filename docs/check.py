@@ -21,7 +21,7 @@ from pathlib import Path
 import generate
 
 from perdure import config, drivers, lifecycle, service
-from perdure.cli import main
+from perdure.cli import cluster, main
 from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Start, Verdict
 
 TOP = generate.DOCS.parent
@@ -238,7 +238,9 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
             if language != "sh":
                 continue
             for number, words in commands(first, text):
-                if words[:1] and words[0] not in main.VERBS:
+                if words[:1] == ["--cluster"]:
+                    yield from (f"{page.name}:{number}: {each}" for each in on_a_cluster(words[1:]))
+                elif words[:1] and words[0] not in main.VERBS:
                     if words[0] not in ("--help", "--version"):
                         yield f"{page.name}:{number}: there is no verb {words[0]!r}"
                 elif words:
@@ -250,6 +252,22 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
                         last = said.getvalue().strip().split("\n")[-1]
                         if "--help" not in words:
                             yield f"{page.name}:{number}: {last}"
+
+
+def on_a_cluster(words: list[str]) -> Iterator[str]:
+    """What is wrong with the words after `kubectl perdure`."""
+    rest = cluster._where().parse_known_args(words)[1]
+    if not rest or rest[0] not in cluster.VERBS:
+        if rest[:1] not in ([], ["--help"]):
+            yield f"there is no verb {rest[0]!r} for a cluster"
+        return
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            cluster.parser_of(rest[0]).parse_intermixed_args(rest[1:])
+    except SystemExit:
+        if "--help" not in rest:
+            yield said.getvalue().strip().split("\n")[-1]
 
 
 def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -264,6 +282,7 @@ def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
         lexer.whitespace_split = True
         joined = ""
         words: list[str] | None = None
+        before = ""
         for token in [*lexer, ";"]:
             if set(token) <= set("|&;<>()"):
                 if words is not None:
@@ -271,8 +290,9 @@ def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
                 words = None
             elif words is not None:
                 words.append(token)
-            elif token == "perdure":
-                words = []
+            elif token == "perdure" and before not in ("install", "--namespace"):  # there it is the name of a release, a namespace
+                words = ["--cluster"] if before == "kubectl" else []
+            before = token
 
 
 def check_readme(all_pages: dict[str, Page]) -> Iterator[str]:

@@ -32,6 +32,7 @@ sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
 import api  # noqa: E402
 import manual  # noqa: E402
+import taskrun  # noqa: E402
 from words import BARE, BYTES, DURATIONS, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
 from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
@@ -364,7 +365,7 @@ def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
-        manual.problem() or api.problem()
+        manual.problem() or api.problem() or taskrun.problem(table)
         if there == page()
         else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
     )
@@ -379,6 +380,7 @@ def run(words: list[str]) -> int:
     TARGET.write_text(page(), encoding="utf-8")
     manual.write()
     api.write()
+    taskrun.write(table)
     return 0
 
 

@@ -200,7 +200,7 @@ def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
     """The log of a pod at work is followed to the TaskRun's end, cleaned; that of a pod that is gone is said to be."""
     cluster, namespace = terminal.cluster, terminal.namespace
     script = "trap 'echo last; exit 0' TERM; printf 'first \\033[31mred\\n'; while :; do sleep 0.1; done"
-    job(cluster, namespace, "attempt-2", script, container={"name": "attempt"})
+    job(cluster, namespace, "attempt-2", script, container={"name": "perdure"})
     pod = running(cluster, namespace, "attempt-2", "first")["metadata"]["name"]
     terminal.make()
     gone, at_work = {"number": 1, "pod": "gone", "outcome": "lost"}, {"number": 2, "pod": pod}

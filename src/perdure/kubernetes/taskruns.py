@@ -71,7 +71,7 @@ class TaskRuns:
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
         """The lines of a pod's log, hostile as they are. Raises NotFound for a pod that is gone, Conflict for one that has yet to begin."""
         with self._said(pod, what="pod"):
-            for line in self._client.log(pod, namespace=self.namespace, container="attempt", follow=follow, newlines=False):
+            for line in self._client.log(pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False):
                 yield str(line)
 
     @contextmanager
