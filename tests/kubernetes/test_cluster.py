@@ -114,8 +114,7 @@ def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
         )
 
     cluster.until(refused, "the scheduler refuses the second pod")
-    name = cluster.api.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/work")["spec"]["volumeName"]
-    (cluster.top / "volumes" / name / "go").touch()
+    (cluster.volume(namespace, "work") / "go").touch()
     assert "Complete" in ended(cluster, namespace, "second")
     assert first["metadata"]["uid"] != pods(cluster, namespace, "second")[0]["metadata"]["uid"]
     second = pods(cluster, namespace, "second")[0]["metadata"]["name"]

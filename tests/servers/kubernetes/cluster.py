@@ -172,6 +172,11 @@ class Cluster:
         token = self.api.create(f"{place}/{name}/token", asked)["status"]["token"]
         return Access(self.access.server, self.access.ca_file, token).kubeconfig(self.top / f"{namespace}-{name}.kubeconfig", namespace)
 
+    def volume(self, namespace: str, claim: str) -> Path:
+        """Where a claim's volume of the class `network` is on the host."""
+        found = self.api.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")
+        return self.top / "volumes" / str(found["spec"]["volumeName"])
+
     def _is_whole(self, machine: Machine) -> bool:
         """Whether it takes pods; what a test put on its node is taken off."""
         node = self.api.find(f"/api/v1/nodes/{machine.name}")

@@ -118,6 +118,9 @@ def _devices(root: str) -> None:
         _mount(f"/dev/{name}", f"{root}/dev/{name}", "", MS_BIND)
     for name, target in {"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"}.items():
         os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")  # noqa: PTH211
+    _directory(f"{root}/dev/pts")
+    _mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID, "newinstance,ptmxmode=0666,mode=0620")
+    os.symlink("pts/ptmx", f"{root}/dev/ptmx")  # noqa: PTH211
     _directory(f"{root}/dev/shm")
     os.chmod(f"{root}/dev/shm", 0o1777)  # noqa: PTH101
 

@@ -39,7 +39,7 @@ class Volumes:
             return self._of_host(volume["hostPath"])
         if "persistentVolumeClaim" in volume:
             found = self._claimed(pod, volume["persistentVolumeClaim"]["claimName"])
-            _give(found, group, pod["spec"].get("securityContext", {}).get("fsGroupChangePolicy", "Always"))
+            _give(found, group, 0o660, pod["spec"].get("securityContext", {}).get("fsGroupChangePolicy", "Always"))
             return found
         made = self.place / "volumes" / volume["name"]
         if made.exists():
@@ -54,8 +54,9 @@ class Volumes:
                 target = new / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-                target.chmod(mode | (0o440 if group is not None else 0))
-        _give(new, group, "Always")
+                target.chmod(mode)
+        # What is written from objects is for reading (kubernetes/pkg/volume/volume_linux.go, roMask and rwMask).
+        _give(new, group, 0o660 if "emptyDir" in volume else 0o440, "Always")
         new.rename(made)
         return made
 
@@ -153,15 +154,16 @@ def _below(volume: Path, path: str) -> Path:
     return found
 
 
-def _give(top: Path, group: int | None, policy: str) -> None:
-    """What fsGroup asks: all of a volume belongs to a group that may write, and so does what will be made in it."""
+def _give(top: Path, group: int | None, rights: int, policy: str) -> None:
+    """What fsGroup asks: all of a volume belongs to a group that has these rights, and so does what will be made in it."""
     if group is None:
         return
     root = top.stat()
-    if policy == "OnRootMismatch" and root.st_gid == group and root.st_mode & 0o2070 == 0o2070:
+    entering = 0o2000 | rights | 0o110
+    if policy == "OnRootMismatch" and root.st_gid == group and root.st_mode & entering == entering:
         return
     for directory, _, names in os.walk(top):
-        for path, more in ((Path(directory), 0o2070), *((Path(directory) / name, 0o060) for name in names)):
+        for path, more in ((Path(directory), entering), *((Path(directory) / name, rights) for name in names)):
             if not path.is_symlink():
                 os.chown(path, -1, group)
                 path.chmod(path.stat().st_mode & 0o7777 | more)
