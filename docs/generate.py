@@ -66,7 +66,8 @@ def verbs() -> Iterator[str]:
     yield from ("## Verbs", "")
     yield from (
         "A run is named by its name, its key, its id or a prefix of the id of at least 4 characters. Data goes to standard output, "
-        "progress and errors to standard error.",
+        "progress and errors to standard error. On a Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: "
+        "see [the TaskRun resource](taskrun.md#kubectl-perdure).",
         "",
     )
     shown = {verb: text for verb, (_, text) in main.VERBS.items() if text}

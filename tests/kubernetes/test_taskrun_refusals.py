@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from perdure.model import TaskSpec
 from tests.kubernetes.refusals import BASE, CHANGES, REFUSED, TAKEN, laid_over
-from tests.kubernetes.resource import TOP, installed, place
+from tests.kubernetes.resource import TOP, installed, place, schema
 from tests.servers.kubernetes.api import Object, Refused
 from tests.servers.kubernetes.cluster import Cluster
 
@@ -121,6 +122,17 @@ def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
     for path in sorted((TOP / "packaging" / "kubernetes" / "examples").glob("*.yaml")):
         said = cluster.kubectl("apply", "-n", there, "--server-side", "--dry-run=server", "--validate=strict", "-f", str(path))
         assert "serverside-applied" in said, path.name
+
+
+def test_the_step_of_argo_makes_a_taskrun(cluster: Cluster, there: str) -> None:
+    """What the example's workflow would make is taken, and ends with a phase that its conditions name."""
+    path = TOP / "packaging" / "kubernetes" / "examples" / "argo" / "workflow.yaml"
+    step = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["templates"][0]["resource"]
+    manifest = step["manifest"].replace("{{workflow.parameters.issue}}", "118")
+    assert "taskrun.perdure.dev/shop-118-" in cluster.kubectl("create", "-n", there, "--validate=strict", "-f", "-", stdin=manifest)
+    phases = schema()["properties"]["status"]["properties"]["phase"]["enum"]
+    named = [phase for phase in phases if phase in f"{step['successCondition']} {step['failureCondition']}"]
+    assert named == ["Succeeded", "Failed", "Cancelled"]
 
 
 def test_the_schema_is_structural(cluster: Cluster, there: str) -> None:
