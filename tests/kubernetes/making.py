@@ -1,0 +1,61 @@
+"""Objects of an API server, as small as the operator needs them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+
+from perdure.kubernetes import result
+from perdure.model import Outcome, OutcomeKind
+
+UID = "0b7f2f0c-1d1e-4c67-9d8e-3a5b7c9d1e2f"
+
+
+def taskrun(name: str = "fix", *, uid: str = UID, **spec: Any) -> dict[str, Any]:
+    """A TaskRun of a service's task; `spec` is added to it."""
+    return {
+        "apiVersion": "perdure.dev/v1alpha1",
+        "kind": "TaskRun",
+        "metadata": {"name": name, "namespace": "default", "uid": uid, "resourceVersion": "1", "generation": 1},
+        "spec": {"service": "shop", "task": name, "agent": "claude", "prompt": "Mend the test.", "contextVersion": 1, **spec},
+    }
+
+
+def job(run: dict[str, Any], attempt: int, *, uid: str = "", conditions: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    """The Job of an attempt; `conditions`: those that are true, with their reasons."""
+    meta = run["metadata"]
+    return {
+        "metadata": {
+            "name": f"job-{attempt}", "uid": uid or str(uuid.uuid4()), "resourceVersion": "1", "creationTimestamp": "2026-11-21T10:00:00Z",
+            "labels": {"perdure.dev/taskrun-uid": meta["uid"], "perdure.dev/attempt": str(attempt)},
+            "ownerReferences": [{"kind": "TaskRun", "uid": meta["uid"], "controller": True}],
+        },
+        "spec": spec,
+        "status": {"conditions": [{"type": each, "status": "True", "reason": why} for each, why in (conditions or {}).items()]},
+    }  # fmt: skip
+
+
+def pod(run: dict[str, Any], attempt: int, *, phase: str = "Running", state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    """A pod of an attempt; `state` is its container's; `metadata` in `status` is added to the metadata."""
+    meta = status.pop("metadata", {})
+    return {
+        "metadata": {
+            "name": f"pod-{attempt}", "uid": str(uuid.uuid4()), "resourceVersion": "1", "creationTimestamp": "2026-11-21T10:00:00Z",
+            "labels": {"perdure.dev/taskrun-uid": run["metadata"]["uid"], "perdure.dev/attempt": str(attempt)}, **meta,
+        },
+        "spec": {"nodeName": "node-a"},
+        "status": {"phase": phase, "containerStatuses": [{"name": "perdure", "state": state or {}}], **status},
+    }  # fmt: skip
+
+
+def ended(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
+    """The state of a container that has ended."""
+    return {"terminated": {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error"), "message": message}}
+
+
+def told(attempt: int, kind: OutcomeKind, detail: str = "", **more: Any) -> dict[str, Any]:
+    """The state of a container that ended with a result."""
+    found = result.Result(attempt=attempt, outcome=Outcome(kind=kind, detail=detail), **more)
+    return ended(result.exit_code(found), msgspec.json.encode(found).decode())
