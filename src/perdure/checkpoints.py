@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure import service
@@ -17,6 +17,7 @@ from perdure.attempt import Engine
 from perdure.attempt.putting_back import put_back
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.events import CheckpointRestored
+from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot

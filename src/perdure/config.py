@@ -12,12 +12,13 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.durations import duration
 from perdure.errors import ConfigError
+from perdure.lateclass import dataclass
 from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ Gemini CLI and OpenCode compact by themselves at a level of their own. How that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from perdure.lateclass import dataclass
 from perdure.model import CompactAt, ContinuityPolicy, Fill, Measure, WhenFull
 
 WINDOWS: tuple[tuple[str, int], ...] = (

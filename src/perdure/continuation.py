@@ -8,9 +8,10 @@ silence. `prompt` states facts and never says a bare "continue": the agents answ
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from perdure.events import VerifyEnded
+from perdure.lateclass import dataclass
 from perdure.model import (
     Context,
     Continuation,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from perdure.events import Record, ToolEnded, ToolStarted
+from perdure.lateclass import dataclass
 
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("push", re.compile(r"git (?:-\S+ |-[cC] \S+ )*push\b(?!.*--dry-run)")),

@@ -6,9 +6,9 @@ The store makes `advance` true under races (compare-and-set, and a trigger in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from perdure.lateclass import dataclass
 from perdure.model import Condition, ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
 
 

@@ -7,10 +7,11 @@ where the file is executable; empty where there is no file; `?` where something 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
 from perdure.events import CheckpointRestored, CheckpointTaken, FilesPlaced, FilesPlanned, Record, RunTakenIn
+from perdure.lateclass import dataclass
 from perdure.model import Context, FileAction, FileChange, OnEdit, TaskFile
 
 ODD = "?"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from perdure.errors import ConfigError
+from perdure.lateclass import dataclass
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

@@ -9,10 +9,10 @@ dollars are estimates from list prices and the assumptions below, shown as such,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from perdure.lateclass import dataclass
 from perdure.model import ColdCache, Usage
 
 

@@ -12,9 +12,11 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import quote, quote_plus
+
+from perdure.lateclass import dataclass
 
 TELLING = re.compile(r"KEY|TOKEN(?!_HOST$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE", re.IGNORECASE)
 """But not PERDURE_GIT_TOKEN_HOST, which every message about the forge would miss, and GIT_AUTHOR_NAME."""

@@ -9,13 +9,14 @@ import os
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perdure import process
 from perdure.attempt import Engine, what_may_be_parked
 from perdure.errors import Conflict, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import NOTHING_GIVEN, Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest

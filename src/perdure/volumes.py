@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import DiskFull
+from perdure.lateclass import dataclass
 
 NAME = "ballast"
 NEEDED = 8 * 1024**2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from perdure.attempt.engine import Engine
 from perdure.attempt.opening import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.events import CheckpointMissed, PlaceLost
+from perdure.lateclass import dataclass
 from perdure.model import PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
 from perdure.transcripts import begins_with, fingerprint, prompts_since
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure import process
@@ -15,6 +15,7 @@ from perdure.attempt.warming import Idle
 from perdure.context_size import told
 from perdure.continuation import Situation, choose, leaves
 from perdure.events import CheckpointRestored, CollisionSeen
+from perdure.lateclass import dataclass
 from perdure.model import (
     RESET,
     Attempt,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from perdure.attempt.engine import Engine
 from perdure.errors import PerdureError
 from perdure.events import AttemptStarted, CheckpointRestored, CheckpointTaken, DriftSeen, Record
+from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, Continuation, Rung, TaskRun
 
 SHOWN = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -13,6 +13,7 @@ from perdure.codec import decode_event, encode
 from perdure.context_size import Rules
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
+from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Attempt, Claim, ColdCache, Host, MapWhen, OnExpiry, TaskRun
 from perdure.protocols import (
     AgentDriver,

@@ -7,13 +7,14 @@ transcript is the witness, whatever the agent said.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.context_size import Rules, asks_for_person, completed, measure, told
 from perdure.events import AnyEvent, Compacted, NotCompacted, RolledOver, SessionRetired
+from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
     Continuation,

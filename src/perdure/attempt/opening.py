@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +30,7 @@ from perdure.attempt.warming import Idle
 from perdure.continuation import prompt
 from perdure.errors import InUse, LostLease, PerdureError
 from perdure.events import CopyRestored, Record, SessionExpired, SessionsRebuilt, TranscriptMended
+from perdure.lateclass import dataclass
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from perdure.events import (
     MAX_TEXT,
@@ -20,6 +20,7 @@ from perdure.events import (
     UsageSeen,
     WritesLost,
 )
+from perdure.lateclass import dataclass
 from perdure.model import Usage
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)

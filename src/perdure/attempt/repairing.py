@@ -8,10 +8,10 @@ here: `opening` puts the mended copy in place, and moves aside what lies there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.attempt.engine import Engine
+from perdure.lateclass import dataclass
 from perdure.mending import Mended
 from perdure.model import Attempt, Claim
 from perdure.protocols import AgentDriver

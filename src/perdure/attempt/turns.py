@@ -8,7 +8,7 @@ background, the agent is let go: then the attempt ends as every other does, when
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure import process
@@ -17,6 +17,7 @@ from perdure.attempt.opening import Opened
 from perdure.attempt.reading import Reading
 from perdure.attempt.warming import Idle, likeness
 from perdure.events import AgentKeptWarm, AgentLetGo, TurnEnded
+from perdure.lateclass import dataclass
 from perdure.model import Exit
 from perdure.protocols import Heard
 from perdure.transcripts import fingerprint, prompts_since, snapshot

@@ -9,7 +9,6 @@ telling part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure import process
@@ -19,6 +18,7 @@ from perdure.attempt.opening import Opened
 from perdure.errors import PerdureError
 from perdure.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.excerpt import excerpt, telling_line
+from perdure.lateclass import dataclass
 from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
 from perdure.redaction import TELLING
 

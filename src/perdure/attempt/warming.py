@@ -20,11 +20,12 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from perdure import process
 from perdure.errors import Conflict
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Command, Continuation, Launch, Snapshot, Start, TaskRun, Workspace
 from perdure.process.child import read_json, write
 from perdure.protocols import AgentDriver

@@ -6,7 +6,7 @@ events that already stand in the journal are counted and not written twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -31,6 +31,7 @@ from perdure.events import (
     SessionSeen,
     ToolEnded,
 )
+from perdure.lateclass import dataclass
 from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
 from perdure.protocols import Archive
 from perdure.transcripts import prompts_since

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure.attempt import Engine
@@ -18,6 +18,7 @@ from perdure.capsule.manifest import PART, Manifest, Workdir
 from perdure.capsule.scan import Finding, Scan, SecretsFound
 from perdure.errors import CapsuleError, Conflict, NotFound
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, TaskRun, Workspace
 from perdure.redaction import Redactor
 

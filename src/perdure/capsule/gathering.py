@@ -13,7 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ from perdure.capsule.frames import frame, part_of
 from perdure.capsule.manifest import FORMAT, PART, Carried, File, Manifest, Part, Workdir, check_path
 from perdure.capsule.scan import Finding, Readable, Scan
 from perdure.errors import CapsuleError
+from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
 from perdure.placement import digest_of, placement_of, wanted
 from perdure.taskfiles import Contents

@@ -12,7 +12,7 @@ import hashlib
 import os
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.attempt import Engine
@@ -23,6 +23,7 @@ from perdure.capsule.staging import Staged, staged
 from perdure.capsule.trust import granted
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError
 from perdure.events import RunTakenIn
+from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Backend, Checkpoint, CopyPart, Permissions, RunState, Saved, Session, SessionState, TaskRun, TaskSpec, Workspace
 from perdure.protocols import Arrival

@@ -7,7 +7,6 @@ published nothing for a while, or when a person insists; the other machine sees 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 
 from perdure.attempt import Engine
 from perdure.capsule.exporting import chosen
@@ -16,6 +15,7 @@ from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publishing import Ways, machine, publish
 from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.lateclass import dataclass
 from perdure.model import RunState
 
 QUIET_MS = 90_000

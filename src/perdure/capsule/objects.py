@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unframe
 from perdure.capsule.manifest import File, Manifest, Part
 from perdure.errors import CapsuleError, Conflict, NotFound, UsageError
+from perdure.lateclass import dataclass
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
 _RUN = re.compile(r"[0-9a-f]{32}")

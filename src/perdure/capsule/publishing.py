@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure import process
@@ -26,6 +26,7 @@ from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.scan import Scan
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.events import AnyEvent, CheckpointMissed, PlaceLost
+from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, Claim, TaskRun
 
 WHY = "publish"

@@ -8,11 +8,12 @@ a secret that was changed, cut in two or packed before it was written down.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from perdure.capsule.tokens import LONGEST, found
 from perdure.errors import CapsuleError
+from perdure.lateclass import dataclass
 from perdure.redaction import NO_SECRETS, Redactor
 
 WINDOW = 4 << 20

@@ -13,12 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.capsule.container import Contents
 from perdure.capsule.manifest import File, Manifest
 from perdure.errors import CapsuleError
+from perdure.lateclass import dataclass
 
 MOST_BYTES = 64 << 30
 """A capsule of more unfolds to more than anybody's task."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from perdure.lateclass import dataclass
 
 SHELLS = ("bash", "zsh", "fish")
 NAMES = "perdure ls --limit 500 2>/dev/null | tail -n +2 | cut -d ' ' -f 1"

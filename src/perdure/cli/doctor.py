@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean, clock
 from perdure.config import Settings, load, shown, without_password
 from perdure.errors import ConfigError, PerdureError
+from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
     from perdure.protocols import Retention

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli import keys
 from perdure.cli.text import age, at_home, clean, one_line
 from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perdure.attempt.engine import Store
 from perdure.errors import NotFound, UsageError
+from perdure.lateclass import dataclass
 from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
 from perdure.protocols import AgentDriver, Spoken
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure import checkpoints, service
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Checkpoint, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.protocols import AgentDriver

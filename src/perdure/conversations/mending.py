@@ -7,13 +7,14 @@ proven by a resume of the installed agent, and what lay there is moved aside, by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perdure.attempt import Engine
 from perdure.conversations.finding import Entry, Shelf
 from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.lateclass import dataclass
 from perdure.mending import Finding, Harm, Mended, Trouble
 from perdure.model import RunState, SessionState
 from perdure.protocols import AgentDriver

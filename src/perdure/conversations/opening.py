@@ -8,13 +8,14 @@ programs branch and clear) are told and kept in the lineage, and become the run'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.events import RunTakenBack
+from perdure.lateclass import dataclass
 from perdure.model import (
     Condition,
     Continuation,

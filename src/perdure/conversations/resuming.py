@@ -6,13 +6,14 @@ lies there now as what is known of it, and an own copy. From then on it is held 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure import service
 from perdure.attempt import Engine
 from perdure.conversations.finding import Entry
 from perdure.errors import Conflict, NotFound, UsageError
+from perdure.lateclass import dataclass
 from perdure.model import (
     Continuation,
     Launch,

@@ -6,11 +6,12 @@ The conversation is the one of (agent, its name, repository, issue): the pull re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from perdure.forges import Delivery, Intent
 from perdure.forges.postings import Origin, labels_of
 from perdure.forges.rules import BEGINNING, Rule, branch_of, is_apart, issue_of, wants
+from perdure.lateclass import dataclass
 from perdure.model import Permissions, TaskRun, TaskSpec
 
 NAMED = frozenset({"assigned", "mentioned", "review_requested"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
@@ -18,6 +18,7 @@ from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forges import Delivery, Forge, Intent, IntentKind
 from perdure.forges.rules import OWN_CHECK, Rule, is_for
 from perdure.forges.standing import Access, CheckState, Comment, Issue, IssueRef, Pull
+from perdure.lateclass import dataclass
 from perdure.protocols import ForgeApi
 
 KEPT_S = 30.0

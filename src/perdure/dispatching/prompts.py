@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from perdure.errors import ConfigError, UsageError
 from perdure.forges import Delivery, Forge, Intent, IntentKind
 from perdure.forges.rules import Rule, branch_of, is_apart, issue_of
 from perdure.forges.standing import Comment, CommentKind
+from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment

@@ -21,13 +21,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, lines, programs
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
+from perdure.lateclass import dataclass
 from perdure.mending import Mended
 from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken, Warm

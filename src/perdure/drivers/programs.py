@@ -10,11 +10,11 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.drivers import lines
 from perdure.errors import AgentMissing
+from perdure.lateclass import dataclass
 from perdure.model import Program
 
 _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}

@@ -12,7 +12,6 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable
 from perdure.forgeapi.cutting import Cutting
 from perdure.forgeapi.tokens import Token
 from perdure.forges.payload import Payload, parsed, parsed_list
+from perdure.lateclass import dataclass
 
 CONNECT_S = 10.0
 SILENT_S = 20.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure.errors import ForgeDenied
+from perdure.lateclass import dataclass
 
 LONGEST = 4096
 

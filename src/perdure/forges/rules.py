@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from perdure.durations import duration
 from perdure.forges.intents import Forge, Intent, IntentKind
 from perdure.forges.sources import token_of
+from perdure.lateclass import dataclass
 from perdure.model import Permissions
 
 TRIGGERS = (

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from perdure.forges.intents import Forge
+from perdure.lateclass import dataclass
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"

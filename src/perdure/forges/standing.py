@@ -5,8 +5,9 @@ All texts come from outside: bounded and checked as those of an intent are. Time
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from perdure.lateclass import dataclass
 
 
 class Access(StrEnum):

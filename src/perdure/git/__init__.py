@@ -23,13 +23,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import IO
 
 from perdure.errors import GitFailed, GitSaidTooMuch, WorkspaceError
 from perdure.git import hardening
 from perdure.git.reading import Status, Worktree, failure, parse_status, parse_worktrees, unreachable
+from perdure.lateclass import dataclass
 
 __all__ = ["OLDEST", "Git", "Result", "Status", "Worktree", "parse_status", "parse_worktrees", "require", "unreachable"]
 

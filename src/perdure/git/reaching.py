@@ -15,10 +15,10 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from perdure.errors import GitFailed, UsageError
+from perdure.lateclass import dataclass
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -10,11 +10,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from perdure.errors import Conflict
+from perdure.lateclass import dataclass
 
 PIECE = 1 << 20
 SIDES = ("-wal", "-journal")

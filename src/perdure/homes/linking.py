@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from perdure.homes.remembered import LINK, VARIABLE, Linked, Remembered
 from perdure.homes.situation import Situation, look
 from perdure.homes.staging import Stage
 from perdure.homes.volume import Volume, locked, refused
+from perdure.lateclass import dataclass
 from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"

@@ -15,12 +15,13 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure.homes import durable
 from perdure.homes.inventory import PIECE, SIDES, Thing, open_file, parents, side, survey, thing_at
 from perdure.homes.staging import Stage, copy_file
+from perdure.lateclass import dataclass
 
 CONFLICT = ".conflict-"
 Tell = Callable[[str], None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from perdure.errors import StoreError, WorkspaceError
 from perdure.homes import durable
 from perdure.homes.volume import LOCK, volume_at
+from perdure.lateclass import dataclass
 
 FILE = "homes.json"
 PATIENCE_S = 600.0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.homes.inventory import thing_at
 from perdure.homes.remembered import LINK, VARIABLE, Linked, Remembered
 from perdure.homes.volume import Volume
+from perdure.lateclass import dataclass
 from perdure.protocols import Folder
 
 

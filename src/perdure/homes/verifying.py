@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import PerdureError
@@ -12,6 +11,7 @@ from perdure.homes.linking import ASIDE
 from perdure.homes.merging import CONFLICT
 from perdure.homes.remembered import LINK, Linked
 from perdure.homes.volume import volume_at
+from perdure.lateclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import WorkspaceError
 from perdure.homes import durable
+from perdure.lateclass import dataclass
 
 OWN = ".perdure"
 IDENTITY = "volume.json"

@@ -11,9 +11,10 @@ import codecs
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from perdure.lateclass import dataclass
 from perdure.mending.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400

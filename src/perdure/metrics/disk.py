@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
 from perdure.sweeper.usage import Usage
 
 EVERY_S = 600.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from perdure.lateclass import dataclass
 from perdure.model import Attempt
 from perdure.sessions.statistics import bought_by, concerns_conversation, did_go_on, fallback_of, was_to_go_on
 

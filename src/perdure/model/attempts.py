@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from perdure.lateclass import dataclass
 from perdure.model.choices import OutcomeKind, Rung, Start, Verdict
 from perdure.model.tasks import TaskSpec
 from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from perdure.lateclass import dataclass
 from perdure.model.choices import Backend, RunState
 from perdure.model.tasks import TaskSpec
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from perdure.lateclass import dataclass
 from perdure.model.attempts import Snapshot
 from perdure.model.choices import SessionState
 from perdure.model.usage import NO_USAGE, Fill, Usage

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from perdure.lateclass import dataclass
 from perdure.model.choices import ContinuityPolicy, FileAction, OnEdit, Permissions
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from perdure.lateclass import dataclass
 
 
 class TokenScope(StrEnum):

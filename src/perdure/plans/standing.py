@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from perdure.attempt.engine import Store
 from perdure.errors import NotFound
+from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import RunState, TaskRun
 from perdure.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from perdure.attempt import Engine
 from perdure.capsule.scan import Scan
@@ -20,6 +20,7 @@ from perdure.forges.postings import Origin, Posting, origin_of
 from perdure.forges.rules import OWN_CHECK, Rule
 from perdure.forges.standing import CheckState, Comment, CommentKind, IssueRef, Reaction
 from perdure.git import unreachable
+from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Condition, RunState, SessionKey, TaskRun
 from perdure.posting.publishing import HeldBack, published, pull_request, push

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from perdure import checkpoints
 from perdure.attempt import Engine
@@ -18,6 +18,7 @@ from perdure.capsule.scan import Finding, Scan, table
 from perdure.errors import PerdureError
 from perdure.forges.postings import Origin, Posting
 from perdure.forges.standing import IssueRef, Pull
+from perdure.lateclass import dataclass
 from perdure.model import Backend, RunState, TaskRun, Workspace
 from perdure.posting.harmless import title
 from perdure.protocols import ForgeApi

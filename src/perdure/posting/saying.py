@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, RunState, TaskRun, Usage
 from perdure.posting.harmless import block, code

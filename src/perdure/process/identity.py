@@ -10,10 +10,10 @@ import signal
 import socket
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host
 from perdure.shim import stat
 

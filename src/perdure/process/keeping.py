@@ -15,9 +15,10 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from perdure.lateclass import dataclass
 from perdure.model import Command
 from perdure.process.child import Process, read_json, write
 from perdure.process.identity import Identity, boot_id

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.projectmap.outline import Symbol
 from perdure.projectmap.ranking import Place, Ranked
 

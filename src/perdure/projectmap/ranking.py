@@ -13,8 +13,8 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.projectmap.outline import File, Project
 from perdure.projectmap.resolving import Resolver
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from perdure.lateclass import dataclass
 from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Program, Usage
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from perdure.lateclass import dataclass
 from perdure.model import Attempt, Condition, RunState, Workspace
 
 

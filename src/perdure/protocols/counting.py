@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from perdure.lateclass import dataclass
 from perdure.model import Attempt, RunState, SessionKey, SessionState
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from perdure.lateclass import dataclass
 from perdure.model import (
     NO_USAGE,
     NOTHING_GIVEN,

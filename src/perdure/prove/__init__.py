@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure import drivers, process
 from perdure.errors import AgentMissing, UsageError
+from perdure.lateclass import dataclass
 from perdure.model import Program
 from perdure.protocols import AgentDriver
 from perdure.prove import kills, scenes

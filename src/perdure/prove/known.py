@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from perdure.lateclass import dataclass
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]

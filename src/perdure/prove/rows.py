@@ -7,8 +7,8 @@ Read by `scenes` (which answers them), by the command line and by the documents.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.protocols import Abilities
 
 

@@ -10,11 +10,11 @@ import shutil
 import string
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from perdure.events import Unrecognised
+from perdure.lateclass import dataclass
 from perdure.model import Continuation, OutcomeKind, Rung, Start
 from perdure.prove.rows import Finding
 from perdure.prove.stage import PATIENCE_S, SHORT_S, Ran, Stage, ended, resume

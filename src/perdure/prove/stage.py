@@ -12,12 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from uuid import uuid4
 
 from perdure import process
 from perdure.events import AgentEvent, RetrySeen, SessionSeen, UsageSeen
+from perdure.lateclass import dataclass
 from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Rung, Start, TaskSpec, Usage
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal, Request

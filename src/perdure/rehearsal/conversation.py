@@ -7,8 +7,8 @@ history reached the model. Pure.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.rehearsal.script import Mark
 
 

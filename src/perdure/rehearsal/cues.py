@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from perdure.lateclass import dataclass
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.script import Action, Cut, Fail, Hang, Limit, Mark, Reply, Run, Say, Script, Stop, Tokens
 

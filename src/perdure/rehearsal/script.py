@@ -30,10 +30,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from perdure.errors import UsageError
+from perdure.lateclass import dataclass
 
 
 class ScriptError(UsageError):

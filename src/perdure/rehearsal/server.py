@@ -13,11 +13,11 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from perdure.lateclass import dataclass
 from perdure.rehearsal import agents, rules
 from perdure.rehearsal.anthropic import Anthropic
 from perdure.rehearsal.chat import Chat

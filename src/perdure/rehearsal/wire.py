@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, TypeAlias
 
+from perdure.lateclass import dataclass
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.cues import Cue
 from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Say, Slow

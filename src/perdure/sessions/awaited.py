@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
+from perdure.lateclass import dataclass
 from perdure.model import Session
 from perdure.sessions.service import Rebuilt, Sessions
 from perdure.sessions.statistics import Statistics

@@ -8,11 +8,12 @@ rebuilt record claims nothing more than that the conversation was there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Protocol
 
 from perdure.events import CheckpointRestored, Record, RunReset, RunResetUndone, SessionRetired
+from perdure.lateclass import dataclass
 from perdure.model import RESET, Attempt, Session, SessionKey, SessionState, Start, TaskRun, Verdict
 from perdure.protocols import AgentDriver, RunStore, SessionStore
 from perdure.transcripts import Copies, fingerprint

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import Conflict, NotFound, UsageError
+from perdure.lateclass import dataclass
 from perdure.model import Session, SessionKey, SessionState
 from perdure.protocols import AgentDriver
 from perdure.sessions.rebuilding import Store, missing

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from perdure.codec import plain
+from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
 
 WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED})

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.model import RESET, Backend, RunState, Workspace
 from perdure.protocols import PlacedRun
 from perdure.sweeper.inventory import trashes

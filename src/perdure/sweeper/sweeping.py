@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from perdure.attempt import Engine
 from perdure.attempt.checkpointing import forget
 from perdure.config import Settings
 from perdure.errors import Conflict, PerdureError, StoreError
+from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.process.identity import boot_id
 from perdure.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished

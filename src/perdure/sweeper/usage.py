@@ -6,11 +6,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from perdure.attempt import Engine
+from perdure.lateclass import dataclass
 from perdure.workspace import trash
 
 BLOCK = 512

@@ -7,8 +7,10 @@ go still passes the brake: a mistake (a wrong clock, a wrong directory) takes ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
+
+from perdure.lateclass import dataclass
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

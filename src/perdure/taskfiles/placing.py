@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from perdure.errors import WorkspaceError
 from perdure.events import AnyEvent, FilesPlaced, FilesPlanned, Record
+from perdure.lateclass import dataclass
 from perdure.model import Context, FileAction, FileChange
 from perdure.placement import DELETED, ODD, ODD_THERE, Placement, Wanted, action, digest_of, mark, mark_of, newest, placement_of, wanted
 from perdure.taskfiles.contents import Contents, write

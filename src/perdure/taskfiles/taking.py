@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from perdure.errors import NotFound, UsageError
+from perdure.lateclass import dataclass
 from perdure.model import Given, OnEdit, TaskFile
 from perdure.taskfiles.contents import Contents
 

@@ -23,13 +23,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from perdure.events import AgentEvent, RetrySeen, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.lateclass import dataclass
 from perdure.mending import Harm
 from perdure.model import Command, CompactAt, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Rung, Start, TaskSpec, Usage
 from perdure.protocols import AgentDriver

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from perdure.lateclass import dataclass
 from perdure.model import RunState
 from perdure.protocols import BoardRow, BoardStore, RunStore
 

@@ -14,11 +14,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from threading import get_ident
 
 from perdure.errors import WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.model import CopyPart
 from perdure.protocols import AgentDriver
 from perdure.redaction import NO_SECRETS, Redactor

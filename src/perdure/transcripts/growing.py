@@ -14,10 +14,10 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from perdure.lateclass import dataclass
 from perdure.redaction import Redactor
 
 CHUNK = 1 << 20

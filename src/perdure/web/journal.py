@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 
 from perdure.attempt.engine import Store
 from perdure.codec import encode
 from perdure.errors import PerdureError
 from perdure.events import Record
+from perdure.lateclass import dataclass
 
 LOOK_S = 0.2
 IDLE_S = 1.0

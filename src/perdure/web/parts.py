@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from perdure.attempt import Engine
 from perdure.attempt.engine import Store
 from perdure.config import Settings
+from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 from perdure.web.journal import Journal
 from perdure.web.principal import Principals

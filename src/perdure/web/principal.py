@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 
 from perdure.attempt.engine import Store
 from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
 from perdure.model import Token, TokenScope
 from perdure.web.problems import Problem
 from perdure.web.tokens import LONGEST, digest, new_cookie

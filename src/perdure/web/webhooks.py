@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +18,7 @@ from perdure.errors import PerdureError
 from perdure.forges import Refused, check_type, receive, too_large
 from perdure.forges.receiving import BODY_MOST
 from perdure.forges.sources import Source
+from perdure.lateclass import dataclass
 from perdure.web.writing import Writer
 
 BODY_S = 30.0

@@ -11,11 +11,11 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 
 from perdure.errors import StoreError
 from perdure.forges import Accepted, Arrived
+from perdure.lateclass import dataclass
 
 MOST = 100
 """So many deliveries in one transaction, or so many bytes of them."""

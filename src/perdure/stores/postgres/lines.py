@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from psycopg import conninfo
 from psycopg.rows import DictRow, dict_row
 
 from perdure.errors import StoreError
+from perdure.lateclass import dataclass
 from perdure.stores.postgres.words import Again, place_of, unreachable
 
 MOST = 5

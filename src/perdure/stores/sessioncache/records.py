@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.model import Session, SessionKey
 
 LARGEST = 256 * 1024

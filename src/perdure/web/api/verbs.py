@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from perdure.forges.payload import object_of
+from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.web.api.forms import Query
 from perdure.web.parts import Parts

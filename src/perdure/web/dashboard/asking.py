@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from perdure.lateclass import dataclass
 from perdure.web.dashboard.visits import Visit
 
 

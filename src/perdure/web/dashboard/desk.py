@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from anyio import CapacityLimiter
@@ -15,6 +14,7 @@ from perdure.bell import ring
 from perdure.config import Settings
 from perdure.conversations import Shelf
 from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 from perdure.protocols import AgentDriver
 from perdure.web.dashboard.measuring import Measured

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from io import BytesIO
 
+from perdure.lateclass import dataclass
 from perdure.text import visible
 
 LINES = 4000

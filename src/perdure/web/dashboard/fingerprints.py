@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from perdure.lateclass import dataclass
 from perdure.lifecycle import NEEDS_PERSON
 from perdure.model import OutcomeKind, RunState
 from perdure.protocols import FailedAttempt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from perdure.events import (
     AnyEvent,
@@ -18,6 +17,7 @@ from perdure.events import (
     ToolEnded,
     ToolStarted,
 )
+from perdure.lateclass import dataclass
 from perdure.logline import line_of
 from perdure.text import one_line
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
 
 FIRST_S = 1.5
 """So long a page waits for what has never been measured."""

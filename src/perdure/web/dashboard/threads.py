@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Start, Verdict
 from perdure.sessions.statistics import WENT_ON
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from perdure.events import (
@@ -20,6 +20,7 @@ from perdure.events import (
     SettingsChanged,
 )
 from perdure.explaining import explained
+from perdure.lateclass import dataclass
 from perdure.logline import line_of
 from perdure.model import OutcomeKind
 from perdure.text import one_line

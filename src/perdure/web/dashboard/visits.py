@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from perdure.errors import UsageError
+from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.web.dashboard.rendering import HEADERS, page
 from perdure.web.principal import Principal

@@ -1,0 +1,198 @@
+"""Dataclasses whose methods are made late are those of the standard library in all that can be seen of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass as ordinary
+from dataclasses import field
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.lateclass import dataclass as late
+
+Decorator = Callable[..., Any]
+
+
+def family(dataclass: Decorator) -> dict[str, Any]:
+    """The same classes by either decorator: positional, by name, inherited, mutable, with defaults of every kind."""
+
+    @dataclass(frozen=True, slots=True)
+    class Point:
+        x: int
+        y: int = 2
+        marks: list[str] = field(default_factory=list)
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Named:
+        """It has a text."""
+
+        name: str
+        size: int = field(default=0, compare=False)
+        key: str = field(default="", repr=False)
+
+    @dataclass(frozen=True, slots=True)
+    class Child(Point):
+        z: int = field(kw_only=True)
+        w: int = 4
+
+    @dataclass(slots=True)
+    class Mutable:
+        given: int
+        made: list[int] = field(default_factory=lambda: [1], init=False)
+        fixed: int = field(default=7, init=False)
+        total: int = 0
+
+        def __post_init__(self) -> None:
+            self.total += self.given
+
+    @dataclass(eq=False)
+    class Same:
+        a: int = 1
+
+    @dataclass(frozen=True, slots=True)
+    class Own:
+        a: int
+
+        def __repr__(self) -> str:
+            return "own"
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+    @dataclass(slots=True)
+    class Empty:
+        pass
+
+    return {each.__name__: each for each in (Point, Named, Child, Mutable, Same, Own, Empty)}
+
+
+CALLS = (
+    *(("Point", (1,), {}), ("Point", (1, 3, ["m"]), {}), ("Point", (), {"x": 1}), ("Point", (), {}), ("Point", (1, 2, [], 4), {})),
+    *(("Named", (), {"name": "n"}), ("Named", (), {"name": "n", "size": 1}), ("Named", ("n",), {}), ("Named", (), {"nome": "n"})),
+    *(
+        ("Child", (1, 2, [], 9), {"z": 3}),
+        ("Child", (1,), {}),
+        ("Mutable", (1,), {}),
+        ("Mutable", (1, 5), {}),
+        ("Mutable", (1,), {"made": []}),
+    ),
+    *(("Same", (), {}), ("Same", (2,), {}), ("Own", (3,), {}), ("Own", (4,), {}), ("Empty", (), {}), ("Empty", (1,), {})),
+)
+FAMILIES = (family(ordinary), family(late))
+
+
+def seen(do: Callable[[], Any]) -> Any:
+    """What came of it, or the error and its words."""
+    try:
+        return do()
+    except (TypeError, AttributeError) as error:
+        return type(error), str(error)
+
+
+def told(classes: dict[str, Any], name: str, values: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """All that one instance shows."""
+    made = seen(lambda: classes[name](*values, **named))
+    if isinstance(made, tuple):
+        return made
+    one = made
+    first = next((each.name for each in dataclasses.fields(one)), "nothing")
+    return {
+        "repr": repr(one),
+        "values": dataclasses.asdict(one),
+        "json": seen(lambda: msgspec.json.encode(one)),
+        "hash": seen(lambda: hash(one) == hash(one) if type(one).__hash__ is not object.__hash__ else "by identity"),
+        "set": seen(lambda: setattr(copy.copy(one), first, 9)),
+        "unknown": seen(lambda: setattr(copy.copy(one), "unknown", 9)) is None,
+        "delete": seen(lambda: delattr(copy.copy(one), first)),
+        "copy": dataclasses.asdict(copy.deepcopy(one)),
+        "replaced": seen(lambda: repr(dataclasses.replace(one, **{first: 5}))),
+        "match": type(one).__match_args__,
+        "slots": getattr(type(one), "__slots__", None),
+    }
+
+
+@pytest.mark.parametrize(("name", "values", "named"), CALLS)
+def test_an_instance_is_what_it_would_be(name: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Made by position or by name, or refused in the same words; shown, compared, frozen, copied, replaced and written alike."""
+    one, other = (told(classes, name, values, named) for classes in FAMILIES)
+    assert one == other
+
+
+@pytest.mark.parametrize(("name", "values", "named"), CALLS)
+def test_two_are_equal_where_they_would_be(name: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Each instance is held against all others of the family."""
+
+    def row(classes: dict[str, Any]) -> Any:
+        one = seen(lambda: classes[name](*values, **named))
+        return [one == seen(lambda: classes[other](*words, **more)) for other, words, more in CALLS]  # noqa: B023
+
+    assert row(FAMILIES[0]) == row(FAMILIES[1])
+
+
+def test_a_class_of_the_standard_library_may_inherit() -> None:
+    """A frozen child by the ordinary decorator has the parent's fields and is as frozen."""
+
+    @ordinary(frozen=True, slots=True)
+    class Grandchild(FAMILIES[1]["Child"]):  # type: ignore[misc]
+        v: int = 6
+
+    made = Grandchild(1, z=2)
+    assert (made.x, made.y, made.marks, made.w, made.z, made.v) == (1, 2, [], 4, 2, 6)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.x = 2
+
+
+def test_a_plain_child_is_made_by_its_parent() -> None:
+    """A child without a decorator is made whole, also when it is the first that is made, and its parent after it."""
+    classes = family(late)
+
+    class Plain(classes["Point"]):  # type: ignore[misc]
+        pass
+
+    assert Plain(1).x == 1 and type(Plain(1)) is Plain and Plain(1) == Plain(1) != classes["Point"](1)
+    assert classes["Point"](3).x == 3
+
+
+@late(frozen=True, slots=True)
+class Kept:
+    """For pickle, which looks for a class by its name."""
+
+    a: int
+    b: tuple[int, ...] = ()
+
+
+def test_it_is_read_back() -> None:
+    """From a pickle and from JSON."""
+    assert pickle.loads(pickle.dumps(Kept(1, (2,)))) == Kept(1, (2,))
+    assert msgspec.json.decode(b'{"a":1,"b":[2]}', type=Kept) == Kept(1, (2,))
+
+
+def test_nothing_is_compiled_before_the_first_instance() -> None:
+    """A class that nobody has made has no `__init__` of its own yet; the first instance leaves it one that knows its fields."""
+    point = family(late)["Point"]
+    assert not callable(vars(point)["__init__"])
+    point(1)
+    assert vars(point)["__init__"].__code__.co_varnames == ("self", "x", "y", "marks")
+
+
+@pytest.mark.parametrize("name", FAMILIES[0])
+def test_the_signature_is_what_it_would_be(name: str) -> None:
+    """Of a class that was never made: names, kinds, defaults and types."""
+
+    def parameters(classes: dict[str, Any]) -> list[tuple[Any, ...]]:
+        found = inspect.signature(classes[name]).parameters.values()
+        return [(each.name, each.kind, repr(each.default), each.annotation) for each in found]
+
+    assert parameters(family(ordinary)) == parameters(family(late))
+    hints = [typing.get_type_hints(family(decorator)[name].__init__) for decorator in (ordinary, late)]
+    assert hints[0] == hints[1]
