@@ -128,6 +128,10 @@ class CapsuleError(PerdureError):
     exit_code = 7
 
 
+class StoreAway(CapsuleError):
+    """The checkpoint store does not answer, or does not let perdure in: it is not known what lies there. Time or its owner may mend it."""
+
+
 class ForgeError(PerdureError):
     """A forge did not do what its API was asked. The kinds say what follows: wait, a person is needed, or it can never be done."""
 

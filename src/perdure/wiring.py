@@ -140,12 +140,14 @@ def _tell(what: str) -> None:
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
-    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in PERDURE_GIT_TOKEN_HOST, nowhere else."""
+    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in PERDURE_GIT_TOKEN_HOST, nowhere else, with the name in
+    PERDURE_GIT_TOKEN_USER."""
+    user = environ.get("PERDURE_GIT_TOKEN_USER", "") or "x-access-token"
     token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
 
     def answer(url: str) -> tuple[str, str] | None:
         from urllib.parse import urlsplit
 
-        return ("x-access-token", token) if token and host and urlsplit(url).hostname == host else None
+        return (user, token) if token and host and urlsplit(url).hostname == host else None
 
     return answer

@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from perdure import process
 from perdure.attempt import spending
 from perdure.attempt.accounts import parkings
 from perdure.attempt.checkpointing import Checkpointing
@@ -63,6 +64,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
     if watched.collided:
         outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
+    if outcome.kind is OutcomeKind.LOST and not evidence.answered and not evidence.prompt_found and not process.launched(opened.directory):
+        outcome = replace(outcome, detail="perdure was ended before its agent had started", began=False)
     if outcome.ok and (lacks := lacking(claim.run.spec, Path(opened.workspace.path))):
         outcome = Outcome(kind=OutcomeKind.FAILED, detail=lacks, code=0)
     if outcome.ok and claim.run.spec.verify:
@@ -192,6 +195,9 @@ def _finish(
     following: Measure = Measure.NONE,
 ) -> TaskRun:
     spent = usage or Usage()
+    asked_to_end = outcome.kind is OutcomeKind.CANCELLED and engine.stopping()
+    if asked_to_end and engine.leaving and not engine.store.get(claim.run.id).cancel_requested:
+        outcome = replace(outcome, kind=OutcomeKind.LOST, detail=engine.leaving)
     outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
     now = engine.store.now()
     *earlier, attempt = [attempt for attempt in engine.store.attempts(claim.run.id) if attempt.number <= claim.attempt]
@@ -247,5 +253,5 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
 def _counted_as(attempt: Attempt) -> OutcomeKind | None:
     """None for one that was lost before its agent was started, as by a restart of the server: it says nothing of the task."""
     assert attempt.outcome is not None
-    kind = attempt.outcome.kind
-    return None if kind is OutcomeKind.LOST and attempt.continuation is None else kind
+    outcome = attempt.outcome
+    return None if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began) else outcome.kind

@@ -102,6 +102,8 @@ class Engine:
     """Where checkpoints go besides, where a checkpoint store is set."""
     stopping: Callable[[], bool] = _keep_on
     """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
+    leaving: str = ""
+    """Why an attempt is `lost` that was stopped because its supervisor was asked to end; empty: it is `cancelled`, as by a person."""
 
     def attempt_directory(self, claim: Claim) -> Path:
         """Where the attempt's logs and the marks of its process lie."""

@@ -13,7 +13,7 @@ from perdure.attempt.handing_over import told_before
 from perdure.continuation import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Session, Start, TaskRun
+from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Rung, Session, Start, TaskRun
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -50,7 +50,7 @@ def story_of(
     done, open_tools = _told(left)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
-    given = _given(run, ended, live, heard)
+    given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
     return Story(
         contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
         given=given,
@@ -155,13 +155,16 @@ def named(path: str) -> str:
     return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
 
-def _given(run: TaskRun, ended: list[Attempt], live: Session | None, heard: frozenset[str] | None) -> int:
+def _given(run: TaskRun, ended: list[Attempt], live: Session | None, heard: frozenset[str] | None, *, copied: bool) -> int:
     """The newest version of this run's instructions that is known to stand in the conversation. Where another transcript took the
-    place of the one that was judged, its own prompts (`heard`) say what stands in it."""
+    place of the one that was judged, its own prompts (`heard`) say what stands in it. `copied`: it is the newest own copy."""
     if live is None:
         return 0
     if heard is not None:
-        return max((attempt.context_version for attempt in ended if _prompt(attempt) in heard), default=0)
+        # The prompts of another machine's attempts are not here: what stands in the copy that came with them, their checkpoint told.
+        came = copied and any(attempt.session_id == live.id and not attempt.directory for attempt in ended)
+        known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
+        return max([*known, live.context_version if came else 0])
     told = [a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found]
     # A conversation that no other run shares may have come from a person's hands, with what it was told before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])

@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.attempt import Engine
-from perdure.capsule.importing import checkpoint_of, copies_of, keep_given, make_workdir
+from perdure.capsule.importing import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
 from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore
 from perdure.capsule.staging import staged
 from perdure.checkpoints import bring_back, sessions_of
-from perdure.errors import CapsuleError, NotFound, WorkspaceError
+from perdure.errors import CapsuleError
 from perdure.events import CheckpointRestored
-from perdure.model import Claim, TaskRun, Workspace
+from perdure.model import Claim, TaskRun
 
 WHY = "fetch"
 
@@ -34,7 +34,7 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
     home = driver.home({**engine.environ, **run.spec.env})
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with staged(manifest, store, engine.state) as files:
-        place = _planned(engine, run)
+        place = planned_anew(engine, run)
         fd = engine.workspaces.lock(place, f"perdure brings {run.name} here")
         try:
             number, saved, _ = make_workdir(engine, manifest, files, place, run.spec.agent)
@@ -48,16 +48,3 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
             return engine.store.fetched(claim, place, sessions, checkpoint, event)
         finally:
             os.close(fd)
-
-
-def _planned(engine: Engine, run: TaskRun) -> Workspace:
-    """Where the run works here: where it would have begun here, else (its repository is another host's) in a directory of its own."""
-    was = run.workspace
-    assert was is not None
-    try:
-        return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=was.base)
-    except (NotFound, WorkspaceError):
-        # The second where both hosts see one repository, and the branch is checked out at the first.
-        place = engine.state / "workdirs" / run.id
-        place.parent.mkdir(mode=0o700, exist_ok=True)
-        return engine.workspaces.plan_new(place)

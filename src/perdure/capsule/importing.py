@@ -21,7 +21,7 @@ from perdure.capsule.container import Contents
 from perdure.capsule.manifest import Carried, Manifest, Workdir
 from perdure.capsule.staging import Staged, staged
 from perdure.capsule.trust import granted
-from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError
+from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.events import RunTakenIn
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
@@ -47,6 +47,9 @@ class Wish:
     trusted: bool = False
     permissions: Permissions = Permissions.EDIT
     """What this machine grants at most."""
+    spec: TaskSpec | None = None
+    """The run's spec here, where whoever asks owns the run on all machines: it works where that says, as it would have begun here, and
+    keeps its prompt and its scope. None: a stranger's spec is not believed (`trust`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +71,17 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
             finish()
         story = stories.read(files.path(manifest.story).read_bytes(), manifest)
         run_id = manifest.run if _is_free(engine, manifest.run) else uuid.uuid4().hex
-        attempts, sessions = stories.arrived(story, run_id, engine.store.now())
+        scope = replace(story.run, id=run_id).scope if wish.spec is not None else f"run:{run_id}"
+        attempts, sessions = stories.arrived(story, run_id, engine.store.now(), scope)
         with files.path(manifest.journal).open("rb") as lines:
             records = stories.records(lines, attempts)
-        spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
-        spec, place = _planned(engine, manifest, spec, name, wish)
+        if wish.spec is not None:
+            dropped: tuple[str, ...] = ()
+            spec = replace(wish.spec, prompt=story.run.spec.prompt, scope=story.run.spec.scope)
+            place = planned_anew(engine, replace(story.run, id=run_id, name=name, spec=spec))
+        else:
+            spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
+            spec, place = _planned(engine, manifest, spec, name, wish)
         fd = engine.workspaces.lock(place, f"perdure import {name}")
         brought: list[Path] = []
         try:
@@ -140,6 +149,19 @@ def _planned(engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish
         raise NotFound(f"there is no directory {path.parent}", "make it first")
     spec = replace(spec, here=str(path), backend="")
     return spec, engine.workspaces.plan_new(path)
+
+
+def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
+    """Where a run works here that began elsewhere: where it would have begun here, else (its repository is another host's) in a
+    directory of its own."""
+    base = run.workspace.base if run.workspace is not None else ""
+    try:
+        return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
+    except (NotFound, WorkspaceError):
+        # The second where both hosts see one repository, and the branch is checked out at the first.
+        place = engine.state / "workdirs" / run.id
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        return engine.workspaces.plan_new(place)
 
 
 def _workdir(manifest: Manifest) -> Workdir:

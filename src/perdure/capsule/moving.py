@@ -67,7 +67,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
 def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = False) -> TakenIn:
     """Brings a run here from a checkpoint store; from then on it is this machine's. Raises NotFound, Conflict, CapsuleError."""
     store = open_store(url)
-    key = _find(store, ref)
+    key = find(store, ref)
     name, manifest = store.newest(key)
     term = store.term(key)
     mine = machine(engine)
@@ -90,7 +90,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     return taken
 
 
-def _find(store: CheckpointStore, ref: str) -> str:
+def find(store: CheckpointStore, ref: str) -> str:
     """The run's id in the store, by its id or its name. Raises NotFound, Conflict for a name that two have."""
     runs = store.runs()
     if ref in runs:

@@ -23,7 +23,7 @@ from perdure.capsule import manifest as manifests
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unframe
 from perdure.capsule.manifest import File, Manifest, Part
-from perdure.errors import CapsuleError, Conflict, NotFound, UsageError
+from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway, UsageError
 from perdure.lateclass import dataclass
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
@@ -199,10 +199,10 @@ def _in_words(url: str) -> Iterator[None]:
     except (UsageError, CapsuleError, Conflict, NotFound):
         raise
     except OSError as error:
-        raise CapsuleError(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
+        raise StoreAway(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
-            raise CapsuleError(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
+            raise StoreAway(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
         raise
 
 

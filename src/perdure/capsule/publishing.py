@@ -109,6 +109,7 @@ class Publishing:
     _store: CheckpointStore | None = None
     _pool: ThreadPoolExecutor | None = None
     _newest: dict[str, Checkpoint] = field(default_factory=dict)
+    _settled: set[str] = field(default_factory=set)
     _told: dict[str, list[AnyEvent]] = field(default_factory=dict)
     _lost: dict[str, PlaceLost] = field(default_factory=dict)
     _available: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -180,6 +181,7 @@ class Publishing:
         """Brings out how the run stands at an attempt's end, and waits for it. Returns what went wrong, in a sentence, or nothing."""
         with self._turn:
             self._newest.pop(run_id, None)
+            self._settled.discard(run_id)
             pool, self._pool = self._pool, None
             lost = self._lost.get(run_id)
         if pool is not None:
@@ -188,10 +190,16 @@ class Publishing:
         if lost is not None or not checkpoints:
             return ""
         try:
-            publish(self.engine, self._opened(), self.engine.store.get(run_id), checkpoints[-1], self.ways)
+            manifest = publish(self.engine, self._opened(), self.engine.store.get(run_id), checkpoints[-1], self.ways)
         except PerdureError as error:
             return str(error)
+        if not manifest.left_out:
+            self._settled.add(run_id)
         return ""
+
+    def settled(self, run_id: str) -> bool:
+        """Whether all of the run was brought out when it was settled last, with no file left out."""
+        return run_id in self._settled
 
     def _opened(self) -> CheckpointStore:
         self._store = self._store or open_store(self.url)

@@ -101,8 +101,8 @@ def _check_texts(contexts: Sequence[Context]) -> None:
             _refuse(str(error))
 
 
-def arrived(story: Story, run_id: str, now: int) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
-    """Attempts and conversations as this machine stores them: all ended, in the run's own scope, without places of the other one."""
+def arrived(story: Story, run_id: str, now: int, scope: str) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
+    """Attempts and conversations as this machine stores them: all ended, in this scope, without places of the other one."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that it ran on is no longer at it")
     attempts = tuple(
         replace(
@@ -111,7 +111,7 @@ def arrived(story: Story, run_id: str, now: int) -> tuple[tuple[Attempt, ...], t
         )
         for attempt in story.attempts
     )  # fmt: skip
-    key = SessionKey(story.run.spec.agent, f"run:{run_id}")
+    key = SessionKey(story.run.spec.agent, scope)
     return attempts, tuple(replace(session, key=key, home="", snapshot=None) for session in story.sessions)
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,11 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
         "-j", "--jobs", type=jobs_of, default=min(4, os.cpu_count() or 1), help="how many attempts at once (default: one a core, at most 4)"
     )
     parser.add_argument("--once", action="store_true", help="end when nothing is due any more")
+    parser.add_argument("--run", action="store_true", help="perform one attempt of a TaskRun, in its pod, as --order says")
+    parser.add_argument("--order", type=Path, metavar="DIR", help="with --run: the directory of the order")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="with --run: for the result (default: /dev/termination-log)")
+    parser.add_argument("--secrets", type=Path, metavar="DIR", help="with --run: the secrets' directory (default: beside the order)")
+    parser.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="with --run: the pod's grace period (default: 30)")
 
 
 def jobs_of(text: str) -> int:
@@ -80,6 +86,10 @@ def open_pool(chosen: Settings, wishes: Wishes, *, guarded: bool = False, secret
 
 
 def work_verb(arguments: argparse.Namespace) -> int:
+    if arguments.run:
+        from perdure.cli.pod import pod_verb
+
+        return pod_verb(arguments)
     from perdure.cli.housekeeping import Housekeeping
     from perdure.worker import work
 

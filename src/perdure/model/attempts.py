@@ -19,6 +19,8 @@ class Outcome:
     until: int | None = None
     code: int | None = None
     signal: int | None = None
+    began: bool = True
+    """Of a lost attempt: False where its agent was never started, so that it says nothing of the task."""
 
     @property
     def ok(self) -> bool:

@@ -21,7 +21,7 @@ from perdure.process.keeping import Kept, end_kept, keep
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
 from perdure.process.quick import run_quick
-from perdure.process.starting import OUTPUT_CAP, find, hold, start
+from perdure.process.starting import OUTPUT_CAP, find, hold, launched, start
 from perdure.shim import boottime
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "find",
     "hold",
     "keep",
+    "launched",
     "machine",
     "plain",
     "run_quick",

@@ -96,6 +96,15 @@ def find(directory: Path) -> Process | None:
         time.sleep(0.005)
 
 
+def launched(directory: Path) -> bool:
+    """Whether an agent was started in this directory: its shim has recorded it, or it has said something.
+
+    A shim that is killed in the moment between the start and its record (milliseconds) leaves neither: what such an agent can have done
+    is for the caller to see, in its conversation."""
+    said = any((directory / name).exists() and (directory / name).stat().st_size for name in ("stdout", "stderr"))
+    return said or (directory / "agent.json").exists() or (directory / "exit.json").exists()
+
+
 def _recorded(directory: Path) -> Process | None:
     known = read_json(directory / "shim.json")
     if known:

@@ -38,6 +38,10 @@ class Publisher(Protocol):
         """Brings out how the run stands after an attempt, and waits for it. Returns what went wrong in a sentence, or nothing."""
         ...
 
+    def settled(self, run_id: str) -> bool:
+        """Whether all of the run was brought out by the last `settle`, with no file left out."""
+        ...
+
 
 class Observer(Protocol):
     """Called with each committed Record. It may not raise: what it raises is dropped."""

@@ -1,0 +1,160 @@
+"""`work --run`: the attempt of one pod, as its order says. Its end is told in the container's termination message and the exit code.
+
+SIGTERM ends the agent in good order, as `perdure stop` would, but the attempt is `lost` ("its pod was asked to end") and not cancelled: the
+operator goes on with it elsewhere. A second SIGTERM, or the last seconds of the grace, end perdure at once with what is saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from perdure.errors import PerdureError, UsageError
+from perdure.kubernetes import order as orders
+from perdure.kubernetes import secrets as given
+from perdure.kubernetes.order import Order
+from perdure.kubernetes.result import Result, encode, exit_code
+from perdure.model import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from perdure.attempt import Engine
+
+MESSAGE = Path("/dev/termination-log")
+"""Where the kubelet reads a container's termination message, unless the pod says otherwise."""
+ASKED = "its pod was asked to end"
+NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
+LAST_S = 3.0
+"""So long before the grace's end perdure leaves with what is saved."""
+WIDTH = 2_000
+
+
+class Farewell:
+    """Says the attempt's end exactly once: when it is there, or when there is no more time for it."""
+
+    def __init__(self, place: Path | None, grace_s: float) -> None:
+        self.place, self.grace_s, self.attempt = place, grace_s, 0
+        self.asked = 0
+        self._said = threading.Lock()
+        self._wake = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=self._watch, name="farewell", daemon=True).start()
+
+    def say(self, result: Result) -> int:
+        """Writes the result. Returns the exit code. Whoever comes second waits here for the end."""
+        self._said.acquire()
+        message = encode(result)
+        if self.place is None:
+            sys.stdout.buffer.write(message + b"\n")
+            sys.stdout.flush()
+        else:
+            write(self.place, message)
+        return exit_code(result)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        self._wake.set()
+
+    def _watch(self) -> None:
+        """Leaves, where the main thread does not come to an end."""
+        self._wake.wait()
+        os.write(2, b"perdure: asked to end: the agent is stopped, and what it did is saved\n")
+        until = time.monotonic() + max(self.grace_s - LAST_S, self.grace_s / 2)
+        while self.asked < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        code = self.say(Result(attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME)))
+        os._exit(code)
+
+
+def write(place: Path, message: bytes) -> None:
+    """The message, in the file that the kubelet reads: one that is there already, and cannot be replaced."""
+    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.ftruncate(fd, 0)
+        os.write(fd, message)
+        with suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def pod_verb(arguments: argparse.Namespace) -> int:
+    """Performs the attempt of the order. Returns the exit code that goes with its outcome."""
+    if arguments.order is None:
+        raise UsageError("--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md")
+    if os.getpid() == 1:
+        # Without an init nobody would collect the orphans of agents: this one becomes it.
+        from perdure.process.init import run_as_init
+
+        return run_as_init([sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), arguments.grace)
+    farewell = Farewell(arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace)
+    try:
+        order, texts = orders.read(lambda name: _file(arguments.order, name))
+        farewell.attempt = order.attempt
+        secrets = given.read(arguments.secrets or arguments.order.parent / "secrets", order.spec.repo)
+        result = _performed(order, texts, secrets, farewell)
+    except (PerdureError, OSError) as error:
+        from perdure.kubernetes.performing import outcome_of
+
+        result = Result(attempt=farewell.attempt, outcome=outcome_of(error))
+    code = farewell.say(result)
+    _tell(f"attempt {result.attempt}: {result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}")
+    return code
+
+
+def _performed(order: Order, texts: tuple[str, ...], secrets: given.Secrets, farewell: Farewell) -> Result:
+    from perdure.kubernetes.performing import follow
+
+    environ = {**os.environ, **secrets.git, **secrets.agent}
+    # The checkpoint store's client reads these of the process; an agent gets its variables from `environ`.
+    os.environ.update(secrets.store)
+    engine = replace(_engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED)
+    return follow(engine, order, texts, sorted(secrets.agent))
+
+
+def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:
+    from perdure import wiring
+    from perdure.config import load
+    from perdure.events import Record
+    from perdure.logline import line_of
+
+    # No perdure.toml of a directory counts: the working directory is on a volume, where agents write.
+    chosen = load(environ, Path("/"))
+    # A file with a secret in it stays here, which is told; refused, nothing of the run would ever leave the pod.
+    leave_out = "refuse" if "PERDURE_CHECKPOINT_SECRETS" in environ else "leave-out"
+    chosen = replace(
+        chosen,
+        checkpoint_store=order.checkpoints,
+        checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
+        disk_ballast=0 if order.state == "checkpoints" else chosen.disk_ballast,
+    )
+
+    def tell(record: Record) -> None:
+        if line := line_of(record):
+            _tell(line)
+
+    return wiring.open_engine(chosen, environ, [tell], guarded=False, secrets=secrets.values())
+
+
+def _tell(line: str) -> None:
+    from perdure.cli.text import one_line
+
+    print(one_line(line, WIDTH), file=sys.stderr, flush=True)
+
+
+def _file(directory: Path, name: str) -> bytes:
+    with (directory / name).open("rb") as file:
+        return file.read(orders.LONGEST + 1)

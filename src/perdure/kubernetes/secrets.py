@@ -1,0 +1,108 @@
+"""The Secrets of an attempt's pod: directories with a file for each key, below one directory.
+
+    credentials/   each key is a variable for the agent
+    repository/    `token`, or `username` and `password`: for git, by perdure's askpass helper; the agent never has them
+    checkpoints/   each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent never has them
+
+They are files and not variables of the pod, because those stand in the pod's description. A value is never written down: what is stored of
+a run has the names of its variables alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from perdure.errors import UsageError
+from perdure.redaction import TELLING
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+LONGEST = 1 << 20
+"""A Secret holds no more (bytes)."""
+LIKELY = 20
+"""A value of so many characters, whatever it is called, may be a key."""
+OWN = "PERDURE_"
+REPOSITORY_KEYS = frozenset({"token", "username", "password"})
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What a pod was given. None of it is shown."""
+
+    agent: dict[str, str] = field(default_factory=dict, repr=False)
+    git: dict[str, str] = field(default_factory=dict, repr=False)
+    """Variables for perdure: PERDURE_GIT_TOKEN, its host and its user."""
+    store: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def values(self) -> list[str]:
+        """All that is never to be written down: what its name calls a secret, and any value that could be one. A region or an address,
+        which stand beside a key, would be missed in what the agent says."""
+        every = [*self.agent.items(), *self.store.items(), *self.git.items()]
+        return [value for name, value in every if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))]
+
+
+def _speaks(value: str) -> bool:
+    """An address, a path or a sentence."""
+    return "://" in value or value.startswith("/") or " " in value
+
+
+def read(directory: Path, repository: str) -> Secrets:
+    """The secrets below a directory, for a run that works on this repository. Raises UsageError for what is none, without a value of it."""
+    agent, store = _variables(directory / "credentials"), _variables(directory / "checkpoints")
+    return Secrets(agent, _for_git(_files(directory / "repository"), repository), store)
+
+
+def _variables(directory: Path) -> dict[str, str]:
+    found = _files(directory)
+    for name in found:
+        if not NAME.fullmatch(name) or name.startswith(OWN):
+            raise UsageError(
+                f"the Secret in {directory.name}/ has the key {name[:80]!r}, which cannot be the name of a variable",
+                f"use letters, digits and underscores, and no name that begins with {OWN}",
+            )
+    return found
+
+
+def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
+    if not found:
+        return {}
+    token = found.get("token") or found.get("password", "")
+    if not token or not found.keys() <= REPOSITORY_KEYS:
+        raise UsageError(
+            f"the Secret for the repository has the keys {', '.join(sorted(found))[:200]}",
+            "perdure takes `token`, or `username` and `password`",
+        )
+    host = urlsplit(repository).hostname or "" if "://" in repository else ""
+    if not host:
+        raise UsageError("there is a Secret for the repository, and the repository is on no server that would want it", "leave it out")
+    user = {"PERDURE_GIT_TOKEN_USER": found["username"]} if found.get("username") else {}
+    return {"PERDURE_GIT_TOKEN": token, "PERDURE_GIT_TOKEN_HOST": host, **user}
+
+
+def _files(directory: Path) -> dict[str, str]:
+    """Each key and its value, without the line's end that an editor leaves. The kubelet's own links begin with two dots."""
+    found = {}
+    try:
+        entries = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UsageError(
+            f"the Secret in {directory} cannot be read: {error.strerror}", "check fsGroup and the mode of its files"
+        ) from error
+    for entry in entries:
+        if entry.name.startswith("..") or not entry.is_file():
+            continue
+        try:
+            with entry.open("rb") as file:
+                value = file.read(LONGEST + 1).decode().rstrip("\r\n")
+        except OSError as error:
+            raise UsageError(f"the Secret {directory.name}/{entry.name} cannot be read: {error.strerror}", "check fsGroup") from error
+        except UnicodeDecodeError:
+            value = "\0"
+        if len(value) > LONGEST or "\0" in value:
+            raise UsageError(f"the Secret {directory.name}/{entry.name} is no text that could be a variable", "is it the right key?")
+        found[entry.name] = value
+    return found

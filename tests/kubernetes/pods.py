@@ -1,0 +1,226 @@
+"""Pods without a cluster: each a user, mount, process and host-name space of its own, with `perdure entrypoint` as its first process.
+
+What outlives a pod is what Kubernetes would keep: the directory that is mounted at the volume's place (a claim), or nothing of it (an
+emptyDir is a new directory at the same place), the checkpoint store, and the termination message. Each pod has a new home. The agents are
+the real CLIs, on a rehearsal; its dummy key comes as a Secret's file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perdure.kubernetes.order import Earlier, Order, Resume
+from perdure.kubernetes.order import encode as written
+from perdure.kubernetes.result import Result, believed
+from perdure.model import OutcomeKind, Permissions, TaskSpec
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import native
+
+TOP = Path(__file__).parents[2]
+UID = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f001"
+PROMPT = "Write one.txt. The magic word is quercus."
+PATIENCE_S = 90.0
+SPACES = ["--user", "--map-root-user", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
+KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
+
+
+@dataclass
+class Ended:
+    """A pod that has ended: its exit code, its termination message and its log."""
+
+    code: int
+    message: bytes
+    log: str
+    attempt: int
+
+    @property
+    def result(self) -> Result:
+        """The result, believed as the operator would."""
+        found = believed(self.message, self.attempt, self.code)
+        assert found is not None, (self.code, self.message, self.log[-3000:])
+        return found
+
+
+class Pod:
+    """A pod at work. Its first process is `perdure entrypoint`."""
+
+    def __init__(self, started: subprocess.Popen[str], directory: Path, attempt: int) -> None:
+        self.started, self.directory, self.attempt = started, directory, attempt
+
+    @property
+    def first(self) -> int:
+        """The pid of its PID 1, from outside."""
+
+        def look() -> int:
+            found = Path(f"/proc/{self.started.pid}/task/{self.started.pid}/children").read_text().split()
+            return int(found[0]) if found else 0
+
+        return int(until(look, "the pod has a first process"))
+
+    def kill(self) -> Ended:
+        """As the machine's end, or the kernel for want of memory: all of it at once."""
+        os.kill(self.first, signal.SIGKILL)
+        return self.end()
+
+    def terminate(self) -> None:
+        """As the kubelet does it: SIGTERM to the first process."""
+        os.kill(self.first, signal.SIGTERM)
+
+    def end(self) -> Ended:
+        """Waits for its end."""
+        log = self.started.communicate(timeout=PATIENCE_S)[0]
+        code = self.started.returncode
+        message = self.directory / "message"
+        return Ended(code if code >= 0 else 128 - code, message.read_bytes(), log, self.attempt)
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+
+@dataclass
+class Cluster:
+    """What stays when pods go. `mode`: where the state of a run lies between them."""
+
+    directory: Path
+    agent: str
+    rehearsal: Rehearsal
+    checkpoints: str = ""
+    claim: bool = True
+    spec: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+    store_secrets: dict[str, str] = field(default_factory=dict)
+    pods: list[Pod] = field(default_factory=list)
+
+    @property
+    def go(self) -> Path:
+        """The file that a script's `GO` stands for."""
+        return self.directory / "go"
+
+    @property
+    def volume(self) -> Path:
+        """Where every pod sees its volume."""
+        return self.directory / "data"
+
+    def order(self, attempt: int, texts: dict[int, str] | None = None, **changes: Any) -> tuple[Order, dict[int, str]]:
+        texts = texts or {1: PROMPT}
+        args = tuple(self.rehearsal.codex_args()) if self.agent == "codex" else ()
+        spec = {"agent": self.agent, "service": "api", "task": "t-1", "permissions": Permissions.FULL, "agent_args": args, **self.spec}
+        plain: dict[str, Any] = {
+            "run": UID, "name": "t-1", "attempt": attempt, "attempts_allowed": 5, "spec": TaskSpec(prompt="", **spec),
+            "contexts": tuple(texts),
+            "earlier": tuple(Earlier(number=n, outcome=OutcomeKind.LOST, detail="the pod was killed") for n in range(1, attempt)),
+            "resume": Resume(), "checkpoints": self.checkpoints, "state": "volume" if self.claim else "checkpoints",
+        }  # fmt: skip
+        return Order(**{**plain, **changes}), texts
+
+    def start(
+        self,
+        attempt: int,
+        texts: dict[int, str] | None = None,
+        *,
+        grace: float = 30.0,
+        files: dict[str, bytes] | None = None,
+        **changes: Any,
+    ) -> Pod:
+        """Makes the pod of an attempt. `files`: takes the place of the order's."""
+        place = self.directory / f"pod-{len(self.pods)}"
+        for name in ("home", "t", "secrets/credentials", "secrets/checkpoints", "data"):
+            (place / name).mkdir(parents=True)
+        self.volume.mkdir(exist_ok=True)
+        order, texts = self.order(attempt, texts, **changes)
+        files = files or {"order.json": written(order), **{f"contexts/{version}": text.encode() for version, text in texts.items()}}
+        for name, content in files.items():
+            file = place / "order" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        environ = self.rehearsal.environ(self.agent)
+        (place / "secrets/credentials" / KEYS[self.agent]).write_text(environ.pop(KEYS[self.agent]) + "\n")
+        for name, value in self.store_secrets.items():
+            (place / "secrets/checkpoints" / name).write_text(value)
+        (place / "message").touch()
+        work = ["work", "--run", "--order", str(place / "order"), "--result", str(place / "message"), "--grace", str(grace)]
+        entry = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(self.volume), "--agent", self.agent, "--", "perdure", *work]
+        data = self.claimed if self.claim else place / "data"
+        script = f"hostname pod-{len(self.pods)}; mount --bind {data} {self.volume} && exec {shlex.join(entry)}"
+        started = subprocess.Popen(
+            ["unshare", *SPACES, "sh", "-c", script], cwd="/", text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={
+                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(place / "home"),
+                "TMPDIR": str(place / "t"),
+                "LANG": "C.UTF-8", "IS_SANDBOX": "1", "PERDURE_GRACE": "2s", "PERDURE_DISK_BALLAST": "0", "PYTHONPATH": str(TOP / "src"),
+                f"PERDURE_{self.agent.upper()}": str(native(self.agent)), "PERDURE_CHECKPOINT_EVERY": "1s", **environ, **self.extra,
+            },
+        )  # fmt: skip
+        self.pods.append(Pod(started, place, attempt))
+        return self.pods[-1]
+
+    @property
+    def claimed(self) -> Path:
+        """The claim's own directory."""
+        path = self.directory / "claim"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def run(self, attempt: int, texts: dict[int, str] | None = None, **changes: Any) -> Ended:
+        """A pod to its end."""
+        return self.start(attempt, texts, **changes).end()
+
+    def file(self, name: str) -> Path:
+        """A file of the task's workdir, as soon as it is there: in the claim, or in the newest pod's own directory."""
+        pod = self.pods[-1]
+        data = self.claimed if self.claim else pod.directory / "data"
+
+        def look() -> Path | None:
+            found = next(iter(data.glob(f"perdure/root/api/.task/t-1/{name}")), None)
+            assert found or pod.started.poll() is None, pod.end().log
+            return found
+
+        return Path(until(look, f"the agent wrote {name}"))
+
+    def close(self) -> None:
+        for pod in self.pods:
+            if pod.started.poll() is None:
+                with contextlib.suppress(Exception):
+                    pod.kill()
+            if pod.started.poll() is None:
+                pod.started.kill()
+            pod.started.communicate()
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterator[Cluster]:
+    """A cluster as long as the block lasts; everything in it ends with it. `GO` in the script is a file outside of all pods."""
+    with Rehearsal(script.replace("GO", str(directory / "go"))) as rehearsal:
+        made = Cluster(directory, agent, rehearsal, **settings)
+        try:
+            yield made
+        finally:
+            made.close()
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def until(met: Callable[[], Any], what: str) -> Any:
+    """Waits until something holds, and returns it."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if value := met():
+                return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
+
+
+def prompts(one: Cluster) -> Sequence[str]:
+    return one.rehearsal.prompts()
