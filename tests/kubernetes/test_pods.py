@@ -11,6 +11,7 @@ from tests.kubernetes.jobs import claim, ended, job, mounted, pods, terminated
 from tests.servers.kubernetes.api import Object
 from tests.servers.kubernetes.cluster import KUBECTL, Cluster
 from tests.servers.kubernetes.images import PERDURE
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.kubernetes
 
@@ -159,7 +160,7 @@ X"""
 
 def test_a_deployment_that_becomes_ready(cluster: Cluster, namespace: str) -> None:
     """A Deployment's pod is ready when its probe is answered, and is started again when it ends; its log can be followed."""
-    port = 20_000 + int(namespace[1:4], 16)
+    port = free_port()
     server = f"echo here; exec python3 -m http.server --bind 127.0.0.1 {port}"
     probe = {"httpGet": {"path": "/", "port": port}, "periodSeconds": 1}
     container = {"name": "c", "image": "shell:test", "command": ["sh", "-c", server], "readinessProbe": probe}

@@ -101,6 +101,7 @@ class Cluster:
         for name in PARTS:
             if name not in self.processes:
                 self.run(name)
+            self.signal(name, signal.SIGCONT)
         self.until(self._is_ready, "the API server is ready")
         for name, machine in self.machines.items():
             if not self.api.find(f"/api/v1/nodes/{name}"):

@@ -91,7 +91,7 @@ def plan(top: Path) -> Plan:
             *(f"--service-account-private-key-file={top / 'accounts.key'}", f"--root-ca-file={ca_file}", "--bind-address=127.0.0.1"),
             *("--secure-port=0", f"--controllers={','.join(CONTROLLERS)}", f"--cert-dir={top}"),
             # A lost node is noticed in seconds, and its pods are told to go at once.
-            *("--node-monitor-period=1s", "--node-monitor-grace-period=8s", "--node-eviction-rate=100"),
+            *("--node-monitor-period=1s", "--node-monitor-grace-period=10s", "--node-eviction-rate=100"),
             *("--concurrent-job-syncs=20", "--kube-api-qps=400", "--kube-api-burst=800", "--pvclaimbinder-sync-period=2s"),
         ],
         "kube-scheduler": [

@@ -17,7 +17,7 @@ from tests.servers.kubernetes.cluster import Cluster
 
 FAKE = {"kwok.x-k8s.io/node": "fake"}
 LEASE_S = 8
-"""Renewed every quarter of it (kwok, pkg/kwok/controllers/node_lease_controller.go); the control plane waits for eight seconds."""
+"""Renewed every quarter of it (kwok, pkg/kwok/controllers/node_lease_controller.go); the control plane waits for ten seconds."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def serve(node: Node, certificate: Path, key: Path) -> int:
     return server.server_port
 
 
-def follow(started: Started, asked: dict[str, str], write: object) -> None:
+def follow(started: Started, asked: dict[str, str], write: Callable[[bytes], object]) -> None:
     """A log from its beginning or its last lines, to its end now or to its container's end."""
     path = started.place / "log"
     sent = path.stat().st_size if path.exists() else 0
@@ -63,14 +64,14 @@ def follow(started: Started, asked: dict[str, str], write: object) -> None:
         content = b"".join(content.splitlines(keepends=True)[-count:]) if count else b""
     if "limitBytes" in asked:
         content = content[: int(asked["limitBytes"])]
-    write(content)  # type: ignore[operator]
+    write(content)
     while asked.get("follow") == "true":
-        ended = not started.is_running()
+        ended = started.has_said_all()
         with path.open("rb") as file:
             file.seek(sent)
             more = file.read()
         sent += len(more)
-        write(more)  # type: ignore[operator]
+        write(more)
         if ended:
             return
         time.sleep(0.1)

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,7 +117,7 @@ class Node:
                 if time.monotonic() > told + 5 * BEAT_S:
                     self._tell()
                     told = time.monotonic()
-            except (httpx2.HTTPError, Refused) as error:
+            except (httpx2.HTTPError, OSError, Refused) as error:
                 print(f"heartbeat: {error!r}", flush=True)
             time.sleep(BEAT_S)
 
@@ -129,12 +130,12 @@ class Node:
                     Started(one).kill(signal.SIGKILL)
                 shutil.rmtree(place, ignore_errors=True)
 
-    def _persist(self, what: object) -> None:
+    def _persist(self, call: Callable[[], None]) -> None:
         while True:
             try:
-                what()  # type: ignore[operator]
+                call()
                 return
-            except (httpx2.HTTPError, Refused) as error:
+            except (httpx2.HTTPError, OSError, Refused) as error:
                 print(f"not yet: {error!r}", flush=True)
                 time.sleep(0.2)
 

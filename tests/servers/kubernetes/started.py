@@ -70,17 +70,21 @@ class Started:
             self._child.wait()
         return False
 
+    def has_said_all(self) -> bool:
+        """Whether its log is whole; for threads other than the pod's own."""
+        return (self.place / "exit.json").exists() or not self.place.exists()
+
     def kill(self, number: signal.Signals) -> None:
         """A signal for its PID 1: with SIGKILL nothing in it is left."""
-        try:
-            init = int((self.place / "init.pid").read_text())
-        except (OSError, ValueError):
-            init = 0
-        with suppress(ProcessLookupError):
-            if number == signal.SIGKILL and self.watched() >= 0 and not init:
-                signal.pidfd_send_signal(self.watched(), signal.SIGKILL)
-            elif init and self.is_running():
+        while self.is_running():
+            try:
+                init = int((self.place / "init.pid").read_text())
+            except (OSError, ValueError):
+                time.sleep(0.01)  # just started
+                continue
+            with suppress(ProcessLookupError):
                 os.kill(init, number)
+            return
 
     def state(self) -> dict[str, Any]:
         """`running` or `terminated`, as a container's status says it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -57,7 +58,7 @@ class Provisioner:
             ):
                 continue
             if wanted["storageClassName"] == "network" or node:
-                self._make(claim, node)
+                self._persist(lambda claim=claim, node=node: self._make(claim, node))
 
     def _make(self, claim: Object, node: str) -> None:
         wanted, metadata = claim["spec"], claim["metadata"]
@@ -80,11 +81,7 @@ class Provisioner:
         if local:
             here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
             spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}
-        try:
-            self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name, "annotations": {PROVISIONED: NAME}}, "spec": spec})
-        except Refused as error:
-            if error.status != 409:
-                raise
+        self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name, "annotations": {PROVISIONED: NAME}}, "spec": spec})
 
     def _reclaim(self) -> None:
         for kind, volume in self.api.watch("/api/v1/persistentvolumes", self._ended):
@@ -94,7 +91,16 @@ class Provisioner:
                 path = Path(volume["spec"]["hostPath"]["path"])
                 if path.is_relative_to(self.network):
                     shutil.rmtree(path, ignore_errors=True)
-                try:
-                    self.api.discard(f"/api/v1/persistentvolumes/{volume['metadata']['name']}")
-                except httpx2.HTTPError:
-                    continue  # the next list has it again
+                own = f"/api/v1/persistentvolumes/{volume['metadata']['name']}"
+                self._persist(lambda own=own: self.api.discard(own))
+
+    def _persist(self, call: Callable[[], object]) -> None:
+        """Until it is done, or refused for good (such as for being done already)."""
+        while not self._ended.is_set():
+            try:
+                call()
+                return
+            except (httpx2.HTTPError, OSError, Refused) as error:
+                if isinstance(error, Refused) and error.status < 500 and error.status != 429:
+                    return
+                self._ended.wait(0.2)
