@@ -212,13 +212,14 @@ def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
     assert "has no attempt 7" in terminal("logs", "fix-cents", "--attempt", "7", code=5)
 
 
-def _end(terminal: Terminal, pod: str) -> None:
+def _end(terminal: Terminal, pod: str, name: str = "fix-cents") -> None:
     """The pod ends, and the operator's part: then the TaskRun is over."""
     found = terminal.cluster.api.get(f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}")
     faults.processes(terminal.cluster, found)[0].kill(signal.SIGTERM)
     path = f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}"
     terminal.cluster.until(lambda: terminal.cluster.api.get(path)["status"]["phase"] == "Succeeded", "the pod has ended")
-    terminal.status(phase="Succeeded", attempts=[{"number": 2, "pod": pod, "outcome": "succeeded"}])
+    number = terminal.get(name)["status"]["attempt"]
+    terminal.status(name, phase="Succeeded", attempts=[{"number": number, "pod": pod, "outcome": "succeeded"}])
 
 
 ENDS = [
@@ -249,6 +250,48 @@ def test_following_ends_with_the_runs_own_code(terminal: Terminal, phase: str, o
     )
     terminal("run", "--name", "followed", "--service", "shop", "--follow", "x", code=code)
     operator.join()
+
+
+def test_following_outlives_the_api_server(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+    """An API server that is killed and started again breaks the stream and not the following: each line once, and the run's own code."""
+    cluster, namespace = terminal.cluster, terminal.namespace
+    script = "trap 'echo last; exit 0' TERM; echo first; while :; do sleep 0.1; done"
+    job(cluster, namespace, "attempt-1", script, container={"name": "perdure"})
+    pod = running(cluster, namespace, "attempt-1", "first")["metadata"]["name"]
+    path = f"{terminal.at}/followed"
+
+    words = ("run", "--name", "followed", "--service", "shop", "--follow", "x", "--kubeconfig", str(cluster.kubeconfig))
+    codes: list[int] = []
+    follower = meanwhile(lambda: codes.append(main.main(["--cluster", "-n", namespace, *words])))
+    cluster.until(lambda: cluster.api.find(path), "it is made")
+    at_work = [{"number": 1, "pod": pod}]
+    terminal.status("followed", phase="Running", observedGeneration=1, contextVersion=1, attempt=1, attempts=at_work)
+    cluster.restart()  # by this thread: what it starts ends with its thread
+    _end(terminal, pod, "followed")
+    follower.join()
+    assert codes == [0]
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("perdure: ")]
+    assert said == ["first", "last"]
+
+
+LOGIN = """#!/bin/sh
+case $KUBERNETES_EXEC_INFO in *client.authentication.k8s.io/v1\\"*) ;; *) exit 1 ;; esac
+printf '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "%s"}}' "$1"
+"""
+
+
+def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> None:
+    """Clouds' kubeconfigs name a program that gives the token, by version 1 of its protocol."""
+    program = tmp_path / "login"
+    program.write_text(LOGIN)
+    program.chmod(0o755)
+    config = json.loads(terminal.cluster.kubeconfig.read_text())
+    login = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "args": [terminal.cluster.access.token]}
+    config["users"][0]["user"] = {"exec": login}
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    terminal.make()
+    assert "fix-cents" in terminal("ls", kubeconfig=path)
 
 
 def test_what_is_missing_is_one_sentence(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

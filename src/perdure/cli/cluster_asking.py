@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.cluster import printed
-from perdure.cli.cluster_logs import EVERY_S, followed
+from perdure.cli.cluster_logs import EVERY_S, Told, followed
 from perdure.cli.run import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
@@ -249,8 +249,9 @@ def _told(taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what:
 
 def _after(taskruns: TaskRuns, name: str, before: int, quiet: bool) -> Object:
     """The TaskRun when it is over, by an attempt after `before`: one that is to be retried has an end already."""
+    told = None if quiet else Told(taskruns, lambda line: print(line, file=sys.stderr, flush=True))
     while True:
-        body: Any = followed(taskruns, name, quiet)
+        body: Any = followed(taskruns, name, told)
         if count(body, "status.attempt") > before or phase(body) == "Suspended":
             return dict(body)
         time.sleep(EVERY_S)

@@ -36,26 +36,30 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if not numbers and not arguments.follow:
         raise NotFound(f"{arguments.name} has had no attempt yet", f"kubectl perdure why {arguments.name}")
     told = Told(taskruns, lambda line: print(line, flush=True), arguments.attempt)
-    told.look(body, follow=arguments.follow)
-    while arguments.follow and not is_over(body):
-        time.sleep(EVERY_S)
-        body = taskruns.get(arguments.name)
-        told.look(body, follow=True)
+    if arguments.follow:
+        followed(taskruns, arguments.name, told)
+    else:
+        told.look(body, follow=False)
     return 0
 
 
-def followed(taskruns: TaskRuns, name: str, quiet: bool) -> Object:
-    """The TaskRun when it is over; meanwhile its log goes to standard error."""
-    told = Told(taskruns, lambda line: print(line, file=sys.stderr, flush=True))
+def followed(taskruns: TaskRuns, name: str, told: Told | None = None) -> Object:
+    """The TaskRun when it is over. Meanwhile `told` tells its log; an API server that is away for a while is waited for."""
+    trouble = ""
     while True:
         try:
             body = taskruns.get(name)
-            if not quiet:
+            trouble = ""
+            if told is not None:
                 told.look(body, follow=True)
             if is_over(body):
                 return body
         except StoreError as error:  # the API server is restarted, or the network is: the TaskRun goes on without us
-            print(f"perdure: {one_line(str(error), 300)}", file=sys.stderr)
+            if not error.transient:
+                raise
+            if str(error) != trouble:
+                print(f"perdure: {one_line(str(error), 300)}", file=sys.stderr, flush=True)
+            trouble = str(error)
         time.sleep(EVERY_S)
 
 

@@ -101,10 +101,10 @@ class TaskRuns:
         if code == 404:
             return NotFound(f"there is no {what} {name!r} in the namespace {self.namespace}", f"kubectl perdure ls -n {self.namespace}")
         if code == 401:
-            return StoreError(f"the API server {self.server} does not know you: {message}", "kubectl auth whoami")
+            return StoreError(f"the API server {self.server} does not know you: {message}", "kubectl auth whoami", transient=False)
         if code == 403:
             may = f"kubectl auth can-i --list -n {self.namespace}; the ClusterRole perdure-edit has what is needed"
-            return StoreError(f"you may not do that: {message}", may)
+            return StoreError(f"you may not do that: {message}", may, transient=False)
         if code == 409:
             taken = status.reason == "AlreadyExists"
             said = "has its name already" if taken else "was changed by somebody else at the same time"
