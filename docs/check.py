@@ -27,6 +27,7 @@ from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Star
 TOP = generate.DOCS.parent
 STATES, CONTINUITY, REFERENCE = "docs/state_machine.md", "docs/discussions/continuity.md", "docs/reference/cli.md"
 ROOMS = "docs/discussions/architecture.md"
+KUBERNETES = "docs/how-to/kubernetes.md"
 README_LINES = 150
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -203,6 +204,17 @@ def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
     floors = "\n".join(next(contract["layers"] for contract in contracts if contract["type"] == "layers"))
     if floors not in (text for language, _, text in page.blocks if language == "text"):
         yield f"{page.name}: the floors are not those of pyproject.toml"
+
+
+def check_reasons(all_pages: dict[str, Page]) -> Iterator[str]:
+    """The page on Kubernetes says what to do for each reason of a condition."""
+    page = all_pages[KUBERNETES]
+    told = {reason for _, cells in page.rows("Condition", "Reason", "What to do") for reason in cells[1].split(", ")}
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in sorted((generate.SOURCE / "kubernetes").glob("*.py")))
+    given = re.findall(r'Held\("([A-Z]\w+)"', texts) + re.findall(r'^    \("[a-z ]+", "([A-Z]\w+)", ', texts, re.MULTILINE)
+    given += re.findall(r'_of_notes\(notes, "([A-Z]\w+)"', texts)
+    for reason in sorted(set(given) - told):
+        yield f"{page.name}: it does not say what to do for {reason}"
 
 
 def check_machine_paths(all_pages: dict[str, Page]) -> Iterator[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any, get_args, get_origin
 
+import msgspec
 import pytest
 
 from perdure import service
+from perdure.kubernetes import wanted
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
 from perdure.workspace import identity
 from tests.kubernetes.refusals import CHANGES, REFUSED
@@ -150,6 +153,28 @@ def test_patterns_mean_the_same_to_both_engines() -> None:
         if pattern := node.get("pattern"):
             re.compile(pattern)
             assert pattern.startswith("^") and pattern.endswith("$") and "(?" not in pattern, place
+
+
+def test_the_operator_reads_every_field() -> None:
+    """What the resource has, the operator's structs have, with the same defaults; and nothing more."""
+    spec = {place.removeprefix("spec.") for place in BY_PATH if place.startswith("spec.")}
+    told = {place for place in spec if not re.match(r"pod\.(\w+)[\[{.]|.*[]}]$", place)}
+    assert set(_fields(wanted.Spec)) == told
+    for place, default in _fields(wanted.Spec).items():
+        if "default" in BY_PATH[f"spec.{place}"] and not isinstance(BY_PATH[f"spec.{place}"]["default"], dict):
+            assert BY_PATH[f"spec.{place}"]["default"] == default, place
+
+
+def _fields(struct: Any, at: str = "") -> dict[str, Any]:
+    """The names of a struct as they are written, with those of the structs below it; each with its default."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(struct):
+        name, kinds = f"{at}{field.encode_name}", [field.type, *get_args(field.type)]
+        below = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+        found[name] = field.default
+        if below is not None:
+            found |= _fields(below, f"{name}[]." if get_origin(field.type) is tuple else f"{name}.")
+    return found
 
 
 def test_columns_and_selectable_fields_are_there() -> None:
