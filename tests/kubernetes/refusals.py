@@ -115,6 +115,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://b/c", "size": "1Gi"}},
         "spec.workspace.size: Invalid value: spec.workspace.size and storageClassName describe the claim",
     ),
+    "a store's Secret without a store": (
+        {"workspace": {"checkpointsSecretName": "s3"}},
+        "spec.workspace.checkpointsSecretName: Invalid value: spec.workspace.checkpointsSecretName is for the store",
+    ),
     "a size of nothing": ({"workspace": {"size": "0Gi"}}, "spec.workspace.size: Invalid value"),
     "a reclaim of nobody": ({"workspace": {"reclaim": "Recycle"}}, 'spec.workspace.reclaim: Unsupported value: "Recycle"'),
     "a label of two lines": ({"labels": {"a": "b\nc"}}, "spec.labels.a: Invalid value"),
@@ -177,7 +181,7 @@ TAKEN: dict[str, dict[str, Any]] = {
         }
     },
     "a claim described": {
-        "workspace": {"size": "20Gi", "storageClassName": "fast", "checkpoints": "s3://bucket/prefix", "reclaim": "Delete"}
+        "workspace": {"size": "20Gi", "storageClassName": "fast", "checkpoints": "s3://bucket/prefix", "checkpointsSecretName": "s3"}
     },
     "a shared claim": {"workspace": {"mode": "Shared", "claimName": "shop"}},
     **{

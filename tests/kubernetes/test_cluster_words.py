@@ -26,7 +26,7 @@ def test_flags_become_a_spec() -> None:
         *("--agent", "codex", "--model", "m", "--permissions", "read", "--agent-arg=-v", "--env", "A=b=c", "--credentials", "c", "x"),
         *("--session", "s", "--session-of", "o", "--image", "i", "--label", "team=billing", "--service", "a", "--task", "t"),
         *("--repo", "https://h/r", "--base", "main", "--branch", "b", "--repo-credentials", "g"),
-        *("--workspace", "Shared", "--claim", "l", "--checkpoints", "s3://b", "--size", "1Gi"),
+        *("--workspace", "Shared", "--claim", "l", "--checkpoints", "s3://b", "--checkpoints-credentials", "k", "--size", "1Gi"),
         *("--attempts", "5", "--timeout", "2h", "--stall", "0", "--budget-usd", "2.5", "--continuity", "strict", "--when-full", "stop"),
         *("--verify", "make", "--verify-rounds", "0", "--verify-timeout", "90s"),
     )
@@ -35,7 +35,7 @@ def test_flags_become_a_spec() -> None:
         "env": [{"name": "A", "value": "b=c"}], "credentialsSecretName": "c",
         "repository": {"url": "https://h/r", "base": "main", "branch": "b", "credentialsSecretName": "g"},
         "resume": {"mode": "Session", "sessionId": "s", "from": "o"},
-        "workspace": {"mode": "Shared", "claimName": "l", "checkpoints": "s3://b", "size": "1Gi"},
+        "workspace": {"mode": "Shared", "claimName": "l", "checkpoints": "s3://b", "checkpointsSecretName": "k", "size": "1Gi"},
         "policy": {
             "attempts": 5, "timeoutSeconds": 7200, "stallSeconds": 0, "budgetUSD": 2.5, "continuity": "strict", "whenFull": "stop",
             "verify": "make", "verifyRounds": 0, "verifyTimeoutSeconds": 90,

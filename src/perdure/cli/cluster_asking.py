@@ -54,10 +54,11 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--repo", metavar="URL", help="the repository to work in")
     where.add_argument("--base", help="the commit or branch to begin at")
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
-    where.add_argument("--repo-credentials", metavar="SECRET", help="a Secret with `token` for the repository's server")
+    where.add_argument("--repo-credentials", metavar="SECRET", help="a Secret with `token`, or `username` and `password`, for its server")
     where.add_argument("--workspace", choices=["Claim", "Shared", "Checkpoints"], help="where state lies between attempts (default Claim)")
     where.add_argument("--claim", metavar="NAME", help="the existing claim of --workspace Shared")
     where.add_argument("--checkpoints", metavar="URL", help="a checkpoint store, such as s3://bucket/prefix")
+    where.add_argument("--checkpoints-credentials", metavar="SECRET", help="a Secret whose keys are variables for the store's client")
     where.add_argument("--size", help="of the claim that is made (default 10Gi)")
     where.add_argument("--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in")
     limits = parser.add_argument_group("limits and checks")
@@ -130,6 +131,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
                 "mode": arguments.workspace,
                 "claimName": arguments.claim,
                 "checkpoints": arguments.checkpoints,
+                "checkpointsSecretName": arguments.checkpoints_credentials,
                 "size": arguments.size,
             },
             "policy": policy,

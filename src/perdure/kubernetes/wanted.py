@@ -89,6 +89,7 @@ class Volume(_Camel, frozen=True):
     storage_class_name: str = ""
     size: str = "10Gi"
     checkpoints: str = ""
+    checkpoints_secret_name: str = ""
     reclaim: Literal["Keep", "Delete"] = "Keep"
 
 
