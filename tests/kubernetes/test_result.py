@@ -12,10 +12,13 @@ from perdure.model import Outcome, OutcomeKind, Rung, Usage, Verdict
 LONG = st.text(max_size=6000)
 ANY_TEXT = st.one_of(st.text(max_size=40), LONG, st.text(st.characters(), max_size=40))
 OUTCOMES = st.builds(
-    lambda kind, detail, until, code, signal: Outcome(kind=kind, detail=detail, until=until, code=code, signal=signal),
+    lambda kind, detail, until, code, signal, began: Outcome(
+        kind=kind, detail=detail, until=until, code=code, signal=signal, began=began
+    ),
     st.sampled_from(OutcomeKind), ANY_TEXT, st.none() | st.integers(0, 2**50),
     st.none() | st.integers(0, 255),
     st.none() | st.integers(1, 64),
+    st.booleans(),
 )  # fmt: skip
 RECEIPTS = st.none() | st.builds(
     lambda verdict, rung, reasons: Told(verdict=verdict, rung=rung, reasons=tuple(reasons)),
@@ -43,8 +46,8 @@ def test_a_result_always_fits_and_keeps_what_decides(result: Result) -> None:
     assert len(content) <= LONGEST
     back = decode(content)
     assert back is not None
-    assert (back.attempt, back.outcome.kind, back.outcome.until, back.usage, back.saved, back.context_version) == (
-        result.attempt, result.outcome.kind, result.outcome.until, result.usage, result.saved, result.context_version,
+    assert (back.attempt, back.outcome.kind, back.outcome.until, back.outcome.began, back.usage, back.saved) == (
+        result.attempt, result.outcome.kind, result.outcome.until, result.outcome.began, result.usage, result.saved,
     )  # fmt: skip
     assert (back.receipt and back.receipt.verdict) == (result.receipt and result.receipt.verdict)
     assert encode(back) == content

@@ -52,10 +52,12 @@ class Checkpointing:
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """One is due if the last is long enough ago."""
+        """One is due if the last is long enough ago. Where it is brought elsewhere, else as soon as it is: there may be no other moment
+        before this machine is gone."""
         every = self.engine.checkpoint_every_s
-        if every and process.boottime() - self.begun >= max(every, SHARE * self.took):
-            self.want("tool")
+        due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
+        if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
+            self.want("tool", in_s=max(0.0, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
         """Asks for one, which `tick` begins as soon as none is being taken."""

@@ -43,16 +43,32 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def entrypoint_verb(arguments: argparse.Namespace) -> int:
-    from perdure.config import load
-    from perdure.drivers.homes import home_of
-    from perdure.errors import Conflict, UsageError
-    from perdure.homes.linking import Linking
-    from perdure.homes.remembered import environment
+    from perdure.errors import UsageError
     from perdure.process.init import run_as_init
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError("what is to be run? the command is missing", "perdure entrypoint --volume DIR -- COMMAND")
+    try:
+        environ = _linked(arguments)
+    except PerdureError as error:
+        from perdure.cli.pod import told_before_it_began
+
+        code = told_before_it_began(command, error)
+        if code is None:
+            raise
+        return code
+    return run_as_init(command, environ, arguments.grace)
+
+
+def _linked(arguments: argparse.Namespace) -> dict[str, str]:
+    """Links the homes to the volume. Returns the environment of the command."""
+    from perdure.config import load
+    from perdure.drivers.homes import home_of
+    from perdure.errors import Conflict
+    from perdure.homes.linking import Linking
+    from perdure.homes.remembered import environment
+
     volume = _volume(arguments)
     places = {"PERDURE_STATE": volume.path / "perdure/state", "PERDURE_ROOT": volume.path / "perdure/root"}
     own = {**{name: str(place) for name, place in places.items()}, **os.environ}
@@ -63,7 +79,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
         for moved in _patiently(partial(call.link, agent, home_of(agent)), Conflict, max(arguments.wait, NEIGHBOUR_S)):
             for name in moved.taken.conflicts:
                 print(clean(f"perdure: {agent}: two versions are kept: {name}"), file=sys.stderr)
-    return run_as_init(command, dict(environment(state, own)), arguments.grace)
+    return dict(environment(state, own))
 
 
 def _volume(arguments: argparse.Namespace) -> Volume:

@@ -13,7 +13,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,8 @@ ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
 LAST_S = 3.0
 """So long before the grace's end perdure leaves with what is saved."""
+OFTEN_S = 1.0
+"""What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes into checkpoints as may (`SHARE`)."""
 WIDTH = 2_000
 
 
@@ -91,6 +93,24 @@ def write(place: Path, message: bytes) -> None:
         os.close(fd)
 
 
+def told_before_it_began(command: Sequence[str], error: PerdureError) -> int | None:
+    """For the container's entrypoint, where it cannot start this verb: the attempt's result says why. Returns the exit code that goes with
+    it; None for another command."""
+    if "work" not in command or "--run" not in command:
+        return None
+    from perdure.cli.main import parser_of
+    from perdure.kubernetes.performing import outcome_of
+
+    arguments = parser_of("work").parse_args(list(command[command.index("work") + 1 :]))
+    place = arguments.result or (MESSAGE if MESSAGE.is_file() else None)
+    result = Result(attempt=0, outcome=outcome_of(error))
+    if place is not None:
+        with suppress(OSError):
+            write(place, encode(result))
+    _tell(f"perdure: {result.outcome.detail}")
+    return exit_code(result)
+
+
 def pod_verb(arguments: argparse.Namespace) -> int:
     """Performs the attempt of the order. Returns the exit code that goes with its outcome."""
     if arguments.order is None:
@@ -139,6 +159,7 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
         chosen,
         checkpoint_store=order.checkpoints,
         checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
+        checkpoint_every=min(chosen.checkpoint_every, OFTEN_S) if order.state == "checkpoints" else chosen.checkpoint_every,
         disk_ballast=0 if order.state == "checkpoints" else chosen.disk_ballast,
     )
 

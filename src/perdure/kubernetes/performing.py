@@ -13,7 +13,7 @@ from dataclasses import replace
 from perdure import service
 from perdure.attempt import Engine, perform, take_over
 from perdure.attempt.closing import close_unopened
-from perdure.errors import Conflict, GitFailed, PerdureError, StoreAway, StoreError
+from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreAway, StoreError
 from perdure.homes import durable
 from perdure.kubernetes import bringing
 from perdure.kubernetes.order import Earlier, Order
@@ -52,7 +52,7 @@ def outcome_of(error: PerdureError | OSError, engine: Engine | None = None) -> O
 
 def _follow(engine: Engine, order: Order, texts: Sequence[str], variables: Sequence[str]) -> Result:
     for claim in engine.store.claims():
-        take_over(engine, claim)
+        _taken_over(engine, claim)
     run = bringing.known(engine, order.run_id)
     spec = bringing.spec_of(order, texts[0], variables)
     if run is None and order.checkpoints:
@@ -66,6 +66,17 @@ def _follow(engine: Engine, order: Order, texts: Sequence[str], variables: Seque
             return Result(attempt=order.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=UNBEGUN, began=False))
         run = perform(engine, _claimed(engine, run))
     return result_of(engine, order, run)
+
+
+def _taken_over(engine: Engine, claim: Claim) -> None:
+    """Ends an attempt whose pod is gone. Where its files are gone too, its record is closed all the same."""
+    try:
+        take_over(engine, claim)
+    except LostLease:
+        raise
+    except (PerdureError, OSError) as error:
+        detail = f"its pod is gone, and what it left cannot be read: {error}"
+        close_unopened(engine, replace(claim, worker=engine.worker), Outcome(kind=OutcomeKind.LOST, detail=detail))
 
 
 def _as_ordered(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str], variables: Sequence[str]) -> TaskRun:

@@ -10,6 +10,7 @@ code, which is perdure's own to give.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -144,9 +145,7 @@ def _clean(result: Result) -> Result:
     receipt, place, outcome = result.receipt, result.workspace, result.outcome
     return msgspec.structs.replace(
         result,
-        outcome=Outcome(
-            kind=outcome.kind, detail=text(outcome.detail, LONGEST), until=outcome.until, code=outcome.code, signal=outcome.signal
-        ),
+        outcome=replace(outcome, detail=text(outcome.detail, LONGEST)),
         session_id=text(result.session_id, 200),
         receipt=receipt and msgspec.structs.replace(receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)),
         workspace=Place(path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)),
@@ -208,9 +207,7 @@ _CUTS: tuple[Callable[[Result, int], Result], ...] = (
 
 
 def _detail(result: Result, longest: int) -> Result:
-    was = result.outcome
-    cut = Outcome(kind=was.kind, detail=_cut(was.detail, longest), until=was.until, code=was.code, signal=was.signal)
-    return _with(result, outcome=cut)
+    return _with(result, outcome=replace(result.outcome, detail=_cut(result.outcome.detail, longest)))
 
 
 def _cut(text: str, longest: int) -> str:

@@ -24,6 +24,8 @@ LONGEST = 1 << 20
 LIKELY = 20
 """A value of so many characters, whatever it is called, may be a key."""
 OWN = "PERDURE_"
+CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
+"""What the client of a checkpoint store reads."""
 REPOSITORY_KEYS = frozenset({"token", "username", "password"})
 
 
@@ -50,7 +52,7 @@ def _speaks(value: str) -> bool:
 
 def read(directory: Path, repository: str) -> Secrets:
     """The secrets below a directory, for a run that works on this repository. Raises UsageError for what is none, without a value of it."""
-    agent, store = _variables(directory / "credentials"), _variables(directory / "checkpoints")
+    agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
     return Secrets(agent, _for_git(_files(directory / "repository"), repository), store)
 
 
@@ -62,6 +64,16 @@ def _variables(directory: Path) -> dict[str, str]:
                 f"the Secret in {directory.name}/ has the key {name[:80]!r}, which cannot be the name of a variable",
                 f"use letters, digits and underscores, and no name that begins with {OWN}",
             )
+    return found
+
+
+def _for_store(directory: Path) -> dict[str, str]:
+    found = _variables(directory)
+    if strange := [name for name in found if not name.startswith(CLOUDS)]:
+        raise UsageError(
+            f"the Secret for the checkpoint store has the key {strange[0][:80]!r}",
+            f"perdure takes names that begin with {', '.join(CLOUDS)}",
+        )
     return found
 
 
