@@ -324,7 +324,11 @@ class Chaos(RuleBasedStateMachine):
             if there.run is None:
                 return
             status = there.run.get("status") or {}
-            at_work = [n for n, body in there.jobs.items() if not body["status"]["conditions"]]
+            over = {
+                n for n in there.jobs if there.pods.get(f"pod-{n}", {"status": {"phase": ""}})["status"]["phase"] in ("Succeeded", "Failed")
+            }
+            over |= {each["number"] for each in status.get("attempts", []) if "exitCode" in each}
+            at_work = [n for n, body in there.jobs.items() if not body["status"]["conditions"] and n not in over]
             assert set(at_work) <= {each["number"] for each in status.get("attempts", []) if "outcome" not in each}, "a Job is left over"
             if status.get("phase") in FINAL:
                 return

@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "map": ("map", "the project map: what the files here export and import, as an agent would be told it"),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
     "serve": ("serve", "take webhooks of a forge, and perform whatever is due beside"),
+    "operator": ("operator", "on Kubernetes: make Jobs of TaskRuns, and write what became of them into their status"),
     "token": ("token", "tokens for those who ask perdure serve: make one, list them, take one away"),
     "inbox": ("inbox", "list what forges delivered, show a delivery, or read one again"),
     "plan": ("plan", "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands"),

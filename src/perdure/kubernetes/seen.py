@@ -34,6 +34,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     version: str = ""
     node: str = ""
+    claim: str = ""
     phase: str = ""
     reason: str = ""
     message: str = ""
@@ -99,6 +100,7 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
     scheduled = conditions.get("PodScheduled", {})
     return PodSeen(
         name=meta["name"], uid=meta.get("uid", ""), run=run, attempt=attempt, version=meta.get("resourceVersion", ""),
+        claim=_claim(body.get("spec") or {}),
         node=(body.get("spec") or {}).get("nodeName") or "", phase=status.get("phase") or "", reason=status.get("reason") or "",
         message=_cut(status.get("message")), created=moment(meta.get("creationTimestamp", "")),
         deleted=moment(meta.get("deletionTimestamp") or ""), gone=gone,
@@ -135,6 +137,12 @@ def _whose(meta: dict[str, Any]) -> tuple[str, int]:
     labels = meta.get("labels") or {}
     number = labels.get(ATTEMPT_LABEL, "")
     return (labels.get(UID_LABEL, ""), int(number)) if number.isascii() and number.isdecimal() and len(number) < 8 else ("", 0)
+
+
+def _claim(spec: dict[str, Any]) -> str:
+    """The claim that lies at /data; empty where none does."""
+    data: dict[str, Any] = next((each for each in spec.get("volumes") or () if each.get("name") == "perdure-data"), {})
+    return str((data.get("persistentVolumeClaim") or {}).get("claimName", ""))[:253]
 
 
 def _cut(text: Any) -> str:

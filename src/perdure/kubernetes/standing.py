@@ -112,6 +112,8 @@ def goes_on(status: Status, now: int) -> Status:
 
 def placed(status: Status, job: JobSeen | None, pod: PodSeen | None) -> Status:
     """With what is seen of the open attempt."""
+    if pod is not None and pod.claim:
+        status = replace(status, workspace=replace(status.workspace, claim_name=pod.claim))
     return replace(status, attempts=(*status.attempts[:-1], _placed(status.attempts[-1], job, pod)))
 
 
@@ -144,7 +146,7 @@ def tally(status: Status, spec: Spec) -> Tally:
 
 def patch(was: dict[str, Any], status: Status) -> dict[str, Any]:
     """The merge patch that makes the stored status this one; empty where it is."""
-    now = msgspec.to_builtins(status)
+    now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
     if "workspace" in changed or "usage" in changed:  # objects are merged: what is gone has to be named
         for name in ("workspace", "usage"):

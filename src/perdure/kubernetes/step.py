@@ -117,7 +117,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
         return Look()
     for job in seen.jobs:
-        if _runs(job) and (status.open is None or job.attempt != status.open.number):
+        if _runs(job) and (status.open is None or job.attempt != status.open.number) and not _is_over(seen, job.attempt):
             return Stop(job)
     anew = run.generation != status.observed_generation or (run.retry and run.retry != status.retried)
     newer = run.spec.context_version > status.context_version
@@ -139,6 +139,12 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
 
 def _runs(job: JobSeen) -> bool:
     return not job.deleting and not job.finished
+
+
+def _is_over(seen: Seen, attempt: int) -> bool:
+    """Whether a pod of an attempt has ended: then its Job will, and its logs are kept as long as it is."""
+    told = any(record.number == attempt and record.exit_code is not None for record in seen.run.status.attempts)
+    return told or any(pod.attempt == attempt and pod.terminal for pod in seen.pods)
 
 
 def _updated(status: Status, run: Wanted, now: int) -> Status:

@@ -1,0 +1,91 @@
+"""The operator's numbers for Prometheus, and the small web server that gives them: /metrics, /healthz, /readyz."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from perdure.kubernetes.api import Api
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Numbers:
+    """A registry of its own: nothing of the process but what is named here."""
+
+    def __init__(self, api: Api, watch_age_s: Callable[[], float], waiting: Callable[[], int], known: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.reconcile = Histogram(
+            "perdure_operator_reconcile_seconds",
+            "One look at one TaskRun, with all that was done.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.launch = Histogram(
+            "perdure_operator_launch_seconds",
+            "From the event that let an attempt begin to its Job.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.begun = Counter("perdure_operator_attempts_begun", "Attempts that were begun.", registry=self.registry)
+        self.ended = Counter(
+            "perdure_operator_attempts_ended", "Attempts that ended.", ["outcome", "infrastructure"], registry=self.registry
+        )
+        self.failed = Counter("perdure_operator_reconcile_failures", "Looks that are made again later.", ["cause"], registry=self.registry)
+        for name, what, ask in (
+            ("perdure_operator_watch_age_seconds", "How long the watch that was silent longest has said nothing.", watch_age_s),
+            ("perdure_operator_queue_length", "TaskRuns that wait to be looked at.", waiting),
+            ("perdure_operator_taskruns", "TaskRuns that are known.", known),
+        ):
+            Gauge(name, what, registry=self.registry).set_function(ask)
+        self.registry.register(_Requests(api))
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        encode, kind = choose_encoder("application/openmetrics-text; version=1.0.0" if "openmetrics" in accept else "")
+        return encode(self.registry), kind
+
+
+class _Requests(Collector):
+    """What was asked of the API server, beside the watches."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def collect(self) -> Iterable[Metric]:
+        sent = CounterMetricFamily("perdure_operator_api_requests", "Requests to the API server.", labels=["verb", "resource"])
+        for (verb, kind), count in sorted(self._api.counted.items()):
+            sent.add_metric([verb, kind], count)
+        yield sent
+        yield CounterMetricFamily("perdure_operator_api_retries", "Requests that were made again.", value=self._api.retried)
+
+
+async def serve(port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]) -> tuple[web.AppRunner, int]:
+    """Answers on all addresses. `ill` and `unready` say what is wrong; empty: nothing.
+
+    Returns what ends it, and the port. Raises OSError."""
+
+    def probe(ask: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.Request) -> web.StreamResponse:
+            why = ask()
+            return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
+        return answer
+
+    async def metrics(request: web.Request) -> web.Response:
+        text, kind = numbers.exposition(request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": kind})
+
+    app = web.Application()
+    app.router.add_get("/healthz", probe(ill))
+    app.router.add_get("/readyz", probe(unready))
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, port=port)
+    await site.start()
+    return runner, int(runner.addresses[0][1])

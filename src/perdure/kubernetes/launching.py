@@ -1,0 +1,196 @@
+"""What has to exist before an attempt's pod can: the recorded instructions, the order, the claim, the Job. Called by `reconciling`.
+
+Each is made once and may be made twice: a version's text is never rewritten, a name that is taken by our own is as good as made. What the
+API server refuses (quota, rights, an invalid pod) or what is missing comes back as `Held`: a condition, tried again later, not for ever.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from perdure.errors import UsageError
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes import manifests
+from perdure.kubernetes.api import Api, Refused
+from perdure.kubernetes.memory import LEFT_OUT, Memory, Run
+from perdure.kubernetes.outcomes import Held, of_words
+from perdure.kubernetes.seen import UID_LABEL, job_seen
+from perdure.kubernetes.wanted import Record, Wanted, said, wanted
+
+LONGEST_TEXT = 131_072 * 4
+LONGEST_TEXTS = 900_000
+"""Bytes of instructions; a ConfigMap holds 1 MiB, and the orders stand there too."""
+_VERSION = re.compile(r"context-([1-9][0-9]{0,9})")
+
+
+async def record(api: Api, memory: Memory, run: Wanted, known: Run) -> Held | None:
+    """Keeps the text of the newest instructions, unless it is kept."""
+    if run.spec.prompt == LEFT_OUT:
+        body = await api.get(kinds.RUN, run.namespace, run.name)
+        if body is None:
+            memory.forget(run.key, run.uid)
+            return None
+        memory.keep(body)
+        run = wanted(body)
+    text = await _text(api, run)
+    if isinstance(text, Held):
+        return text
+    name = f"context-{run.spec.context_version}"
+    if known.recorded is None:
+        made = await _made(api, run, {name: text})
+        if isinstance(made, Held):
+            return made
+        known.recorded = _versions(made)
+        if run.spec.context_version in known.recorded:
+            return None
+    kept = await api.get(kinds.MAP, run.namespace, run.named)
+    if kept is None:
+        known.recorded = None
+        return None
+    data = kept.get("data") or {}
+    if name not in data:
+        if sum(len(each.encode()) for each in data.values()) + len(text.encode()) > LONGEST_TEXTS:
+            return Held("TooLong", "all versions of the instructions together are longer than a ConfigMap holds: make another TaskRun")
+        patch = {"metadata": {"resourceVersion": kept["metadata"]["resourceVersion"]}, "data": {name: text}}
+        kept = await api.patch(kinds.MAP, run.namespace, run.named, patch)
+    known.recorded = _versions(kept)
+    return None
+
+
+async def launch(api: Api, memory: Memory, run: Wanted, known: Run, attempt: Record, told: manifests.Cluster) -> Held | None:
+    """Makes the Job of the open attempt, and before it what its pod needs."""
+    try:
+        contexts = await _ordered(api, run, known, attempt)
+        if isinstance(contexts, Held):
+            return contexts
+        claim = await _claim(api, memory, run)
+        if isinstance(claim, Held):
+            return claim
+        try:
+            body = await api.create(kinds.JOB, manifests.job(run, attempt, contexts, claim, told))
+        except Refused as error:
+            if error.code != 409:
+                raise
+            body = await api.get(kinds.JOB, run.namespace, attempt.job) or {}
+        job = job_seen(body) if body else None
+        if body and (job is None or job.run != run.uid):
+            return Held("NameTaken", f"there is a Job {attempt.job} that is not of this TaskRun: delete it")
+        if job is not None:
+            memory.keep_job(job)
+        return None
+    except UsageError as error:
+        return Held("InvalidSpec", said(str(error)))
+    except Refused as error:
+        return _refused(error)
+
+
+async def _text(api: Api, run: Wanted) -> str | Held:
+    source = run.spec.prompt_from
+    if source is None:
+        return run.spec.prompt
+    ref = source.config_map_key_ref or source.secret_key_ref
+    assert ref is not None
+    secret = source.config_map_key_ref is None
+    kind, reason = ("Secret", "SecretMissing") if secret else ("ConfigMap", "ConfigMapMissing")
+    where = f"the instructions are in key {ref.key} of {kind} {ref.name}"
+    try:
+        body = await api.get(kinds.SECRET if secret else kinds.MAP, run.namespace, ref.name)
+    except Refused as error:
+        return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
+    if body is None:
+        return Held(reason, f"{where}, and there is none: make it, it is looked for again")
+    found = (body.get("data") or {}).get(ref.key)
+    if found is None:
+        return Held(reason, f"{where}, which has no such key: add it, it is looked for again")
+    try:
+        text = base64.b64decode(found, validate=True).decode() if secret else str(found)
+    except (binascii.Error, UnicodeDecodeError):
+        return Held("InvalidSpec", f"{where}, and are no UTF-8 text")
+    if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
+        return Held("InvalidSpec", f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes")
+    return text
+
+
+async def _made(api: Api, run: Wanted, texts: dict[str, str]) -> dict[str, Any] | Held:
+    """The ConfigMap, made with these texts unless it was there."""
+    try:
+        return await api.create(kinds.MAP, manifests.config_map(run, texts))
+    except Refused as error:
+        if error.code != 409:
+            return _refused(error)
+    body = await api.get(kinds.MAP, run.namespace, run.named)
+    if body is not None and (body["metadata"].get("labels") or {}).get(UID_LABEL) != run.uid:
+        return Held("NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it")
+    return body or {}
+
+
+async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int, ...] | Held:
+    """The order is in the ConfigMap. Returns the versions of the instructions that go with it."""
+    if known.recorded is None:
+        body = await api.get(kinds.MAP, run.namespace, run.named)
+        known.recorded = _versions(body) if body is not None else frozenset()
+    contexts = tuple(sorted(version for version in known.recorded if version <= attempt.context_version))
+    if attempt.context_version not in contexts:
+        return await _lost(api, run, known, attempt)
+    texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts).decode()}
+    if attempt.number > 1:
+        texts[f"order-{attempt.number - 1}"] = None
+    try:
+        await api.patch(kinds.MAP, run.namespace, run.named, {"data": texts})
+    except Refused as error:
+        if error.code != 404:
+            raise
+        return await _lost(api, run, known, attempt)
+    return contexts
+
+
+async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int, ...] | Held:
+    """Somebody took the ConfigMap away. The newest text still stands in the TaskRun; what the agent was told before, it was told."""
+    body = await api.get(kinds.RUN, run.namespace, run.name)
+    if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
+        return Held("ContextMissing", f"the instructions in ConfigMap {run.named} are gone: give them anew with a greater contextVersion")
+    text = await _text(api, now)
+    if isinstance(text, Held):
+        return text
+    order = manifests.order(run, attempt, (attempt.context_version,)).decode()
+    made = await _made(api, run, {f"context-{attempt.context_version}": text, f"order-{attempt.number}": order})
+    if isinstance(made, Held):
+        return made
+    known.recorded = _versions(made)
+    return (attempt.context_version,)
+
+
+async def _claim(api: Api, memory: Memory, run: Wanted) -> str | Held:
+    """The claim of mode Claim; made, or of the TaskRun whose conversation is gone on with. Empty for the other modes."""
+    if run.spec.workspace.mode != "Claim":
+        return ""
+    source = run.spec.resume.from_
+    if source and source != run.name:
+        found = memory.of((run.namespace, source))
+        body = None if found is not None else await api.get(kinds.RUN, run.namespace, source)
+        other = found[0] if found is not None else wanted(body) if body is not None else None
+        if other is None:
+            return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
+        if other.spec.workspace.mode != "Claim":
+            return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, which has no claim of its own")
+        return other.status.workspace.claim_name or other.claim
+    try:
+        await api.create(kinds.CLAIM, manifests.claim(run))
+    except Refused as error:
+        if error.code != 409:
+            raise
+    return run.claim
+
+
+def _refused(error: Refused) -> Held:
+    """What the API server says no to, as a condition."""
+    held = of_words(str(error))
+    reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(error.code, "Refused")
+    return held or Held(reason, f"the API server refuses: {said(str(error), 600)}")
+
+
+def _versions(body: dict[str, Any]) -> frozenset[int]:
+    return frozenset(int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name)))

@@ -1,0 +1,147 @@
+"""What the operator remembers of the cluster: the watches fill it, its own writes too, a reconcile reads it.
+
+It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`seen`), of a TaskRun goes what nobody asks for, the
+text of its instructions included. Of two versions of an object the newer one stays, whichever way it came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from perdure.kubernetes.seen import JobSeen, PodSeen
+from perdure.kubernetes.wanted import Wanted, wanted
+
+Key = tuple[str, str]
+"""Namespace and name of a TaskRun."""
+LONG = 2048
+"""Longer instructions are read anew when they are needed."""
+LEFT_OUT = "(left out)"
+
+
+class Run(msgspec.Struct):
+    """A TaskRun and what belongs to it."""
+
+    body: bytes = b""
+    version: int = 0
+    jobs: dict[str, JobSeen] = {}
+    pods: dict[str, PodSeen] = {}
+    recorded: frozenset[int] | None = None
+    notes: dict[str, str] = {}
+    """What events said, by the uid of their object."""
+
+
+class Memory:
+    """All TaskRuns that the operator answers for."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._names: dict[Key, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(list(self._names))
+
+    def key(self, uid: str) -> Key | None:
+        """The TaskRun with this uid."""
+        run = self._runs.get(uid)
+        return _key(msgspec.json.decode(run.body)) if run is not None and run.body else None
+
+    def of(self, key: Key) -> tuple[Wanted, Run] | None:
+        """A TaskRun by its name."""
+        uid = self._names.get(key, "")
+        run = self._runs.get(uid)
+        return (wanted(msgspec.json.decode(run.body)), run) if run is not None and run.body else None
+
+    def keep(self, body: dict[str, Any]) -> Key:
+        """Remembers a TaskRun. Returns its key."""
+        key, uid = _key(body), sys.intern(body["metadata"]["uid"])
+        run = self._runs.setdefault(uid, Run())
+        version = _number(body["metadata"].get("resourceVersion", ""))
+        if version >= run.version:
+            run.body, run.version = msgspec.json.encode(_less(body)), version
+        self._names[key] = uid
+        return key
+
+    def forget(self, key: Key, uid: str) -> None:
+        """A TaskRun is gone, with everything that belongs to it."""
+        self._runs.pop(uid, None)
+        if self._names.get(key) == uid:
+            del self._names[key]
+
+    def uid(self, key: Key) -> str:
+        return self._names.get(key, "")
+
+    def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
+        """All that there are."""
+        for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
+            self._runs.setdefault(sys.intern(uid), Run())
+        for uid, run in list(self._runs.items()):
+            self.replace(run, [job for job in jobs if job.run == uid], [pod for pod in pods if pod.run == uid])
+            if not (run.body or run.jobs or run.pods):
+                del self._runs[uid]
+
+    def keep_job(self, job: JobSeen, gone: bool = False) -> Key | None:
+        if gone and job.run not in self._runs:
+            return None
+        run = self._runs.setdefault(sys.intern(job.run), Run())
+        known = run.jobs.get(job.name)
+        if gone:
+            if known is not None and known.uid == job.uid:
+                del run.jobs[job.name]
+        elif known is None or known.uid != job.uid or _number(job.version) >= _number(known.version):
+            run.jobs[job.name] = job
+        return self.key(job.run)
+
+    def keep_pod(self, pod: PodSeen) -> Key | None:
+        """Remembers a pod; one that is gone too, as it was seen last, until its attempt is closed."""
+        if pod.gone and pod.run not in self._runs:
+            return None
+        run = self._runs.setdefault(sys.intern(pod.run), Run())
+        known = run.pods.get(pod.uid)
+        if known is None or (not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))):
+            run.pods[pod.uid] = pod
+        return self.key(pod.run)
+
+    def replace(self, run: Run, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
+        """What a fresh look found. Pods that are gone stay as they were seen last."""
+        run.jobs = {job.name: job for job in jobs}
+        there = {pod.uid: pod for pod in pods}
+        missing = {uid: msgspec.structs.replace(pod, gone=True) for uid, pod in run.pods.items() if uid not in there}
+        run.pods = missing | there
+
+    def tidy(self, run: Run, closed: int) -> None:
+        """Leaves out what is gone and belongs to attempts that have ended."""
+        if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
+            run.pods = {uid: pod for uid, pod in run.pods.items() if not (pod.gone and pod.attempt <= closed)}
+        run.notes = {}
+
+    def sharers(self, claim: str, key: Key) -> list[str]:
+        """Other TaskRuns of the namespace whose work lies on this claim."""
+        others = [each for each in self._names if each[0] == key[0] and each != key]
+        return [each[1] for each in others if (found := self.of(each)) is not None and found[0].claim == claim]
+
+
+def _key(body: dict[str, Any]) -> Key:
+    return sys.intern(body["metadata"]["namespace"]), body["metadata"]["name"]
+
+
+def _number(version: str) -> int:
+    """Resource versions of one kind are numbers that grow (Kubernetes says so since 1.35, and etcd always did)."""
+    return int(version) if version.isdecimal() else 0
+
+
+def _less(body: dict[str, Any]) -> dict[str, Any]:
+    names = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
+    meta = {name: value for name, value in body["metadata"].items() if name in names and value}
+    if "annotations" in meta:
+        meta["annotations"] = {name: value for name, value in meta["annotations"].items() if name.startswith("perdure.dev/")}
+    spec = body.get("spec") or {}
+    if isinstance(spec.get("prompt"), str) and len(spec["prompt"]) > LONG:
+        spec = spec | {"prompt": LEFT_OUT}
+    return {"metadata": meta, "spec": spec, "status": body.get("status") or {}}

@@ -1,0 +1,239 @@
+"""`perdure operator`: TaskRuns become Jobs, and what became of them is written into their status.
+
+Watches (`listening`) fill a memory and a queue; workers take TaskRuns from the queue and bring each on (`reconciling`), as the pure `step`
+says. Nothing is kept anywhere but in the cluster: whenever it is killed, its next start goes on from there. Two at once are a waste and
+no harm. Every ten minutes everything is listed once more, whether or not a watch has lost something.
+
+It counts as ill, and is to be started anew, when a watch has been deaf for three minutes or a worker stuck for five.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import kopf
+import stamina.instrumentation
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.core.exceptions import ConfigError as NoConfig
+
+from perdure.errors import PerdureError, UsageError
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes.api import Api, Away, Refused
+from perdure.kubernetes.counting import Numbers, serve
+from perdure.kubernetes.listening import Ears, listen, registry
+from perdure.kubernetes.manifests import Cluster
+from perdure.kubernetes.memory import Key, Memory
+from perdure.kubernetes.queue import Queue
+from perdure.kubernetes.reconciling import Reconciler
+from perdure.kubernetes.seen import job_seen, pod_seen
+from perdure.kubernetes.wanted import Record, Wanted, said
+
+ALL = "*"
+STUCK_S = 300.0
+RELIST_S = 600.0
+LEAVE_S = 15.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the operator was started."""
+
+    namespaces: tuple[str, ...]
+    """Empty: all of them."""
+    image: str
+    account: str = ""
+    port: int = 8080
+    workers: int = 16
+    patience_s: float = 1800.0
+    deaf_s: float = 180.0
+
+
+def connection() -> SingleConfig:
+    """The cluster that is meant: the pod's own, else that of KUBECONFIG. Raises UsageError where there is none."""
+    try:
+        found = KubeConfig.from_env().get()
+    except (NoConfig, OSError) as error:
+        raise UsageError(
+            f"no cluster is configured: {said(str(error), 200)}", "set KUBECONFIG, or run it in a pod (docs/how-to)"
+        ) from error
+    assert found is not None
+    return found
+
+
+class Operator:
+    """Runs in one event loop, from `run` to its end."""
+
+    def __init__(self, config: SingleConfig, options: Options, say: Say) -> None:
+        self._config, self._options, self._say = config, options, say
+        self.memory, self.ears = Memory(), Ears()
+        self.api = Api(config)
+        told = Cluster(image=options.image, account=options.account)
+        self.reconciler = Reconciler(
+            api=self.api, memory=self.memory, cluster=told, patience_ms=int(options.patience_s * 1000), began=self._began, ended=self._ended
+        )
+        self.queue = Queue(self._work, self._failed)
+        self.numbers = Numbers(self.api, self.ear_age_s, lambda: len(self.queue), lambda: len(self.memory))
+        self.stop, self.ready = asyncio.Event(), asyncio.Event()
+        self.port = 0
+        self._put: dict[Key, float] = {}
+
+    def ear_age_s(self) -> float:
+        return self.ears.age_s(3 * max(len(self._options.namespaces), 1))
+
+    async def run(self) -> None:
+        """Until `stop` is set. Raises PerdureError where it cannot begin."""
+        stamina.instrumentation.set_on_retry_hooks([])
+        await self._check()
+        try:
+            runner, self.port = await serve(self._options.port, self.numbers, self.ill, self.unready)
+        except OSError as error:
+            raise UsageError(f"port {self._options.port} cannot be listened on: {error.strerror}", "--port takes another one") from error
+        registered = registry(self.memory, self.put, self.queue.forget, self.ears, self._login)
+        workers = [asyncio.create_task(self.queue.worker()) for _ in range(self._options.workers)]
+        relist = asyncio.create_task(self._relist())
+        where = ", ".join(self._options.namespaces) or "all namespaces"
+        self._say(f"operator of {where}; attempts run {self._options.image}; probes and metrics on port {self.port}")
+        try:
+            await listen(registered, self._options.namespaces, self.stop, self.ready, self._say)
+        finally:
+            self.queue.close()
+            relist.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    while self.queue.slowest_s:
+                        await asyncio.sleep(0.02)
+            for each in workers:
+                each.cancel()
+            await asyncio.gather(*workers, relist, return_exceptions=True)
+            await runner.cleanup()
+            await self.api.close()
+            self._say("operator: ended; what is at work goes on, and the next start takes it up")
+
+    def put(self, key: Key) -> None:
+        """Something happened to a TaskRun."""
+        self._put.setdefault(key, time.monotonic())
+        self.queue.put(key)
+
+    def ill(self) -> str:
+        """Why it should be started anew."""
+        deaf = self.ear_age_s()
+        if deaf > self._options.deaf_s:
+            return f"a watch has not been heard for {deaf:.0f} s"
+        stuck = self.queue.slowest_s
+        return f"a TaskRun has been worked on for {stuck:.0f} s" if stuck > STUCK_S else ""
+
+    def unready(self) -> str:
+        return self.ill() or ("" if self.ready.is_set() else "the watches have not begun")
+
+    async def _work(self, key: Key) -> float | None:
+        put = self._put.pop(key, time.monotonic())
+        jobs = self.api.counted["create", kinds.JOB]
+        with self.numbers.reconcile.time():
+            until = await self.reconciler.reconcile(key)
+        if self.api.counted["create", kinds.JOB] > jobs:
+            self.numbers.launch.observe(time.monotonic() - put)
+        return None if until is None else max(0.05, until / 1000 - time.time())
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        self.numbers.failed.labels(type(error).__name__ if isinstance(error, Away | Refused) else "Fault").inc()
+        self._say(f"{'/'.join(key)}: tried again later: {type(error).__name__}: {said(str(error), 300)}")
+
+    def _began(self, run: Wanted, record: Record) -> None:
+        self.numbers.begun.inc()
+        self._say(f"{run.namespace}/{run.name}: attempt {record.number} begins as Job {record.job}")
+
+    def _ended(self, run: Wanted, record: Record) -> None:
+        self.numbers.ended.labels(record.outcome, str(record.infrastructure).lower()).inc()
+        proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
+        self._say(f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome} ({said(record.detail, 200)}){proof}")
+
+    async def _check(self) -> None:
+        """That there is a cluster, that it knows TaskRuns, and that this account may see what it has to."""
+        for namespace in self._options.namespaces or (ALL,):
+            for kind in (kinds.RUN, kinds.JOB, kinds.POD):
+                where = f"in namespace {namespace}" if namespace != ALL else "in all namespaces"
+                try:
+                    await self.api.probe(kind, namespace)
+                except Away as error:
+                    sentence = f"the API server at {self._config.cluster.server} does not answer: {said(str(error), 200)}"
+                    raise PerdureError(sentence, "check the address and the network; then start it again") from error
+                except Refused as error:
+                    if error.code == 404:
+                        hint = "kubectl apply --server-side -f packaging/kubernetes/crds.yaml, or helm install (docs/how-to)"
+                        raise PerdureError("this cluster does not know TaskRuns: the CustomResourceDefinition is missing", hint) from error
+                    sentence = f"{kind} may not be listed {where}: {said(str(error), 300)}"
+                    raise PerdureError(sentence, "the Role of the chart (templates/rbac.yaml) allows it") from error
+
+    async def _relist(self) -> None:
+        """A net below the watches."""
+        while True:
+            await asyncio.sleep(RELIST_S)
+            try:
+                await self.look_at_all()
+            except (Away, Refused) as error:
+                self._say(f"not everything could be listed: {said(str(error), 200)}")
+
+    async def look_at_all(self) -> None:
+        """Everything as it is now, and every TaskRun once more."""
+        for namespace in self._options.namespaces or (ALL,):
+            asked = {key for key in self.memory if namespace in (ALL, key[0])}
+            jobs, pods = await self.api.ours(kinds.JOB, namespace), await self.api.ours(kinds.POD, namespace)
+            there = {self.memory.keep(body) for body in await self.api.items(kinds.RUN, namespace)}
+            seen = [job for body in jobs if (job := job_seen(body)) is not None]
+            self.memory.keep_all(seen, [pod for body in pods if (pod := pod_seen(body)) is not None])
+            for key in asked - there:
+                self.memory.forget(key, self.memory.uid(key))
+            for key in there:
+                self.put(key)
+
+    def _login(self) -> kopf.ConnectionInfo:
+        """The same credentials for the watches; a token's file is read anew each time that the old one is refused."""
+        cluster, user = self._config.cluster, self._config.user
+        if user is None or user.exec is not None:
+            raise kopf.PermanentError("the operator takes a token or a certificate, and no credentials that a program gives")
+        token = user.token
+        if user.token_file:
+            token = Path(user.token_file).read_text(encoding="utf-8").strip()
+        near = self._config.abs_file
+        return kopf.ConnectionInfo(
+            server=cluster.server, ca_data=cluster.certificate_auth_data or None, insecure=cluster.insecure,
+            ca_path=near(cluster.certificate_auth) if cluster.certificate_auth and not cluster.certificate_auth_data else None,
+            token=token, username=user.username, password=user.password,
+            certificate_data=user.client_cert_data or None, private_key_data=user.client_key_data or None,
+            certificate_path=near(user.client_cert) if user.client_cert and not user.client_cert_data else None,
+            private_key_path=near(user.client_key) if user.client_key and not user.client_key_data else None,
+        )  # fmt: skip
+
+
+def operate(options: Options, say: Say) -> None:
+    """Until SIGTERM or SIGINT; a second one ends it at once."""
+
+    async def main() -> None:
+        operator = Operator(connection(), options, say)
+
+        def ask() -> None:
+            if operator.stop.is_set():
+                sys.exit(130)
+            say("operator: leaving")
+            operator.stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ask)
+        await operator.run()
+
+    asyncio.run(main())
+
+
+def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, ...]:
+    """Those that are meant: all (empty), those named, else the one that it runs in."""
+    if everywhere and asked:
+        raise UsageError("--namespace and --all-namespaces exclude each other")
+    return () if everywhere else tuple(dict.fromkeys(asked)) or (own,)

@@ -1,0 +1,98 @@
+"""Which TaskRuns are to be looked at: each at once after an event, by one worker at a time, and again when its time has come.
+
+A key that is put while it is worked on is worked on once more afterwards; put twice while it waits, it is worked on once. What failed
+comes back later, each time after a longer while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from perdure.kubernetes.memory import Key
+
+FIRST_S, LONGEST_S = 1.0, 300.0
+
+
+class Queue:
+    """`work` is told a key and returns when (seconds from now) to look again; None: when it is put. An exception is a failure.
+
+    Of the event loop that it is used in, and of no other thread."""
+
+    def __init__(self, work: Callable[[Key], Awaitable[float | None]], failed: Callable[[Key, Exception], None]) -> None:
+        self._work, self._failed = work, failed
+        self._due: deque[Key] = deque()
+        self._waiting: set[Key] = set()
+        self._busy: set[Key] = set()
+        self._once_more: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._something = asyncio.Event()
+        self._since: dict[Key, float] = {}
+        """When a worker began with a key (monotonic)."""
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    @property
+    def slowest_s(self) -> float:
+        """How long the slowest worker has been at it."""
+        return time.monotonic() - min(self._since.values()) if self._since else 0.0
+
+    def put(self, key: Key) -> None:
+        """The key is looked at as soon as there is a worker."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key in self._busy:
+            self._once_more.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._due.append(key)
+            self._something.set()
+
+    def put_later(self, key: Key, seconds: float) -> None:
+        """The key is looked at then, or sooner if it is put."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key not in self._waiting:
+            self._timers[key] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.put, key)
+
+    def forget(self, key: Key) -> None:
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self._failures.pop(key, None)
+
+    async def worker(self) -> None:
+        """Works for ever; ends by being cancelled, between two keys or in the midst of one."""
+        while True:
+            while not self._due:
+                self._something.clear()
+                await self._something.wait()
+            key = self._due.popleft()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            self._since[key] = time.monotonic()
+            later: float | None = None
+            try:
+                later = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception as error:  # whatever one TaskRun does, the others go on
+                count = self._failures[key] = self._failures.get(key, 0) + 1
+                later = min(FIRST_S * 2 ** min(count - 1, 12), LONGEST_S) * (0.8 + 0.4 * random.random())
+                self._failed(key, error)
+            finally:
+                self._busy.discard(key)
+                del self._since[key]
+            if key in self._once_more:
+                self._once_more.discard(key)
+                self.put(key) if later is None or key not in self._failures else self.put_later(key, later)
+            elif later is not None:
+                self.put_later(key, later)
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
