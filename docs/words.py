@@ -88,6 +88,7 @@ VARIABLES = {
     "PERDURE_GIT_TOKEN": "a token for fetching by https; given to git by an askpass program for one call, never to the agent",
     "PERDURE_GIT_TOKEN_HOST": "the one host that the token is for",
     "PERDURE_GIT_TOKEN_USER": "the name that goes with the token (default: x-access-token)",
+    "PERDURE_IMAGE": "for `perdure operator`: the image of the attempts, as with --image",
     "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
     "PERDURE_ATTEMPT": "set by perdure for the agent and all that it starts: the mark of the attempt (or of the kept agent), by which "
     "they are found again",
