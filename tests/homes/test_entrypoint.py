@@ -138,7 +138,7 @@ def test_the_line_in_the_containerfile_works_for_an_ordinary_user(top: Path) -> 
     """The image's own entrypoint, as uid 10001 without rights, on a volume that belongs to that user."""
     lines = (TOP / "Containerfile").read_text().replace("\\\n", " ").split("\n")
     told = {match[1]: match[2] for line in lines if (match := re.match(r"(ENTRYPOINT|CMD|USER|VOLUME|STOPSIGNAL) (.*)", line))}
-    assert (told["USER"], told["VOLUME"], told["STOPSIGNAL"]) == ("10001:10001", "/data", "SIGTERM")
+    assert (told["USER"], told["STOPSIGNAL"], "VOLUME" in told) == ("10001:10001", "SIGTERM", False)
     assert json.loads(told["CMD"]) == ["perdure", "work"]
     words = [word.replace("/data", f"{top}/volume") for word in json.loads(told["ENTRYPOINT"])]
     assert words[0] == "perdure"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import UsageError
 from perdure.kubernetes.order import NAME, Earlier, Order, Resume, decode, encode, name_of, read
+from perdure.kubernetes.result import EXIT_CODES
 from perdure.model import OutcomeKind, TaskSpec
 
 UID = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f001"
@@ -139,3 +142,13 @@ def test_any_taskrun_has_a_name_for_its_run(name: str, uid: str) -> None:
     made = name_of(name, uid)
     assert NAME.fullmatch(made)
     assert made == name or made.endswith(uid[:8])
+
+
+def test_the_documented_order_and_exit_codes_are_the_real_ones() -> None:
+    """docs/reference/pod.md shows an order that is one, and each outcome at its exit code."""
+    page = (Path(__file__).parents[2] / "docs/reference/pod.md").read_text()
+    example = decode(page.partition("```json\n")[2].partition("```")[0].encode())
+    assert (example.attempt, example.contexts, len(example.earlier)) == (3, (1, 4), 2)
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    told = {OutcomeKind(word): int(code) for code, words in rows for word in re.findall(r"`(\w+)`", words)}
+    assert told == EXIT_CODES

@@ -4,8 +4,10 @@ operator does, and no attempt begins twice."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -192,3 +194,14 @@ def test_nonsense_ends_with_a_sentence(
     code, result = run_pod(scratch, tmp_path, files, secrets=secrets)
     assert (code, result.outcome.kind, result.outcome.began) == (7, OutcomeKind.CONFIG_ERROR, False)
     assert words in result.outcome.detail
+
+
+def test_the_image_has_what_a_pod_needs_and_the_pod_loads_no_client_of_kubernetes() -> None:
+    """The Containerfile installs what checkpoint stores and the operator need; what a pod runs imports neither kopf nor lightkube."""
+    top = Path(__file__).parents[2]
+    installed = re.search(r"\.whl\)\[([a-z,]+)\]", (top / "Containerfile").read_text())
+    known = tomllib.loads((top / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert installed is not None and {"acp", "capsule", "kubernetes"} == set(installed[1].split(",")) <= set(known)
+    look = "import sys, perdure.cli.pod, perdure.kubernetes.performing; print({'kopf', 'lightkube'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
