@@ -27,6 +27,20 @@ def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) ->
     assert cluster.kubectl("logs", "-n", namespace, last["metadata"]["name"]).split() == ["one", "sh", "10001"]
 
 
+def test_a_volume_of_one_machine(cluster: Cluster, namespace: str) -> None:
+    """A volume of the class `local` lies on the machine where its first pod came to run; the next pod runs there too."""
+    claim(cluster, namespace, "work", mode="ReadWriteOnce", kind="local")
+    for number in range(3):
+        job(cluster, namespace, f"try-{number}", "echo x >> /work/x; cat /work/x", container=AT_WORK, volumes=[mounted("work")])
+        assert "Complete" in ended(cluster, namespace, f"try-{number}")
+    nodes = {pods(cluster, namespace, f"try-{number}")[0]["spec"]["nodeName"] for number in range(3)}
+    assert len(nodes) == 1
+    last = pods(cluster, namespace, "try-2")[0]["metadata"]["name"]
+    assert cluster.api.text(f"/api/v1/namespaces/{namespace}/pods/{last}/log") == "x\nx\nx\n"
+    (found,) = cluster.machines[nodes.pop()].disk.glob("volumes/*/x")
+    assert found.read_text() == "x\nx\nx\n"
+
+
 def test_exit_code_and_message(cluster: Cluster, namespace: str) -> None:
     """A failed attempt's exit code and the first 4096 bytes of its termination message are in the pod's status."""
     job(cluster, namespace, "fails", "head -c 5000 /dev/zero | tr '\\0' x > /dev/termination-log; exit 75")

@@ -69,3 +69,28 @@ def test_a_watch_is_cut_and_falls_silent(proxy: Proxy, api: Api, cluster: Cluste
     assert "in-silence" not in seen
     other.close()
     ended.set()
+
+
+def test_a_watch_is_told_that_it_is_too_old(proxy: Proxy, api: Api, cluster: Cluster, namespace: str) -> None:
+    """A watch that expires, and whose new list is refused for a while, tells in the end what came and what went meanwhile."""
+    place = f"/api/v1/namespaces/{namespace}/configmaps"
+    cluster.api.create(place, {"metadata": {"name": "goes"}})
+    ended, seen = threading.Event(), []
+
+    def follow() -> None:
+        for kind, each in api.watch(place, ended):
+            seen.append((kind, each["metadata"]["name"]))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    cluster.until(lambda: ("PUT", "goes") in seen, "the list was told")
+    proxy.fault = lambda method, path: None if "watch=" in path else 500
+    cluster.until(lambda: proxy.expire() > 0, "the watch expires")
+    cluster.until(lambda: proxy.faults >= 3, "it was refused thrice")
+    cluster.api.delete(f"{place}/goes")
+    cluster.api.create(place, {"metadata": {"name": "comes"}})
+    proxy.fault = None
+    cluster.until(lambda: {("GONE", "goes"), ("PUT", "comes")} <= set(seen), "both are told")
+    ended.set()
+    cluster.until(lambda: proxy.expire() > 0 or not thread.is_alive(), "the watch ends")
+    thread.join()

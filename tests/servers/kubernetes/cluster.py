@@ -40,6 +40,7 @@ class Cluster:
     """`api` is spoken to as an administrator, `kubeconfig` is the same for other programs. `machines` has a node's machine by its name."""
 
     def __init__(self) -> None:
+        assert os.geteuid() == 0, "the tests on Kubernetes run as root: pods are processes in namespaces of their own"
         self.top = Path(tempfile.mkdtemp(prefix="perdure-kubernetes-", dir="/tmp"))
         # Processes of other users, as pods often have, go through here to what is mounted for them.
         self.top.chmod(0o711)

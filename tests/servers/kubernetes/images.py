@@ -77,8 +77,8 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
     _file(venv / "lib" / version / "site-packages" / "perdure.pth", "/opt/perdure/src\n/opt/perdure/site-packages\n")
     _file(venv / "bin" / "perdure", main).chmod(0o755)
     for name in ("python", "python3"):
-        (venv / "bin" / name).unlink(missing_ok=True)
-        (venv / "bin" / name).symlink_to(program)
+        if not (venv / "bin" / name).is_symlink():
+            (venv / "bin" / name).symlink_to(program)
     sees = {
         **shell.sees,
         "/opt/venv": str(venv),
@@ -98,6 +98,8 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
 
 
 def _file(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    """Left alone if it is there: an agent that is started again has containers that use it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return path

@@ -308,7 +308,9 @@ class PodLife(threading.Thread):
         """What an agent before this one started."""
         found: dict[str, list[Started]] = {}
         for place in sorted((self.place / "containers").glob("*/*"), key=lambda one: int(one.name)):
-            found.setdefault(place.parent.name, []).append(Started(place))
+            one = Started(place)
+            if one.was_started():
+                found.setdefault(place.parent.name, []).append(one)
         return found
 
     def _all(self) -> list[Started]:

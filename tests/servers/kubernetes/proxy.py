@@ -23,6 +23,15 @@ Fault = Callable[[str, str], "int | str | None"]
 """From method and path to what happens to a request: a status; `cut` before it is passed on; `lose` its answer, when it was carried out;
 `hang` until `heal`; None for nothing."""
 REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+EXPIRED = (
+    json.dumps(
+        {
+            "type": "ERROR",
+            "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "too old", "reason": "Expired", "code": 410},
+        }
+    ).encode()
+    + b"\n"
+)
 HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 
@@ -43,6 +52,7 @@ class Proxy(ThreadingHTTPServer):
         self._stopped = threading.Event()
         self._age = 0
         self._open: dict[socket.socket, int] = {}
+        self._streams: set[_Relay] = set()
         super().__init__(("127.0.0.1", 0), _Relay)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cluster.plan.ca_file, cluster.plan.key_file)
@@ -70,6 +80,14 @@ class Proxy(ThreadingHTTPServer):
             self._age += 1
             return len(self._open)
 
+    def expire(self) -> int:
+        """Every open watch is told that its version is too old, by an event, as the API server does. Returns how many there were."""
+        with self._lock:
+            found = list(self._streams)
+        for each in found:
+            each.end(EXPIRED)
+        return len(found)
+
     # --- asked by relays -----------------------------------------------------------------------------------------
 
     def entered(self, connection: socket.socket) -> None:
@@ -79,6 +97,10 @@ class Proxy(ThreadingHTTPServer):
     def left(self, connection: socket.socket) -> None:
         with self._lock:
             self._open.pop(connection, None)
+
+    def streaming(self, relay: _Relay, on: bool) -> None:
+        with self._lock:
+            (self._streams.add if on else self._streams.discard)(relay)
 
     def is_silent(self, connection: socket.socket) -> bool:
         return self._open.get(connection, self._age) < self._age
@@ -122,6 +144,7 @@ class _Relay(BaseHTTPRequestHandler):
     server: Proxy
     connection: socket.socket
     upstream: http.client.HTTPSConnection | None = None
+    last_words = b""
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
@@ -199,9 +222,25 @@ class _Relay(BaseHTTPRequestHandler):
         if whole is not None:
             self._say(answer.read())
             return
-        while piece := answer.read1(1 << 16):
-            self._say(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.server.streaming(self, True)
+        try:
+            while piece := answer.read1(1 << 16):
+                self._say(b"%x\r\n%s\r\n" % (len(piece), piece))
+        except (OSError, ValueError, http.client.HTTPException):
+            if not self.last_words:
+                raise
+        finally:
+            self.server.streaming(self, False)
+        if self.last_words:
+            self._say(b"%x\r\n%s\r\n" % (len(self.last_words), self.last_words))
+            self.close_connection = True
         self._say(b"0\r\n\r\n")
+
+    def end(self, last_words: bytes) -> None:
+        """Called by another thread: the stream ends here, with this."""
+        self.last_words = last_words
+        if self.upstream is not None and self.upstream.sock is not None:
+            _shut(self.upstream.sock)
 
     def _say(self, content: bytes) -> None:
         if self.server.is_silent(self.connection):

@@ -47,7 +47,19 @@ class Started:
                 [sys.executable, "-I", "-S", str(PROGRAM), str(self.place)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        (self.place / "shim").write_text(f"{self._child.pid} {_born(self._child.pid)}")
+        new = self.place / "shim.new"
+        new.write_text(f"{self._child.pid} {_born(self._child.pid)}")
+        new.rename(self.place / "shim")
+
+    def was_started(self) -> bool:
+        """Whether it was started for good. An agent that was killed while it did so leaves a half, which is ended."""
+        if (self.place / "shim").exists():
+            return True
+        for each in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if each.read_bytes().endswith(f"\0{self.place}\0".encode()):
+                    os.kill(int(each.parent.name), signal.SIGKILL)
+        return False
 
     def watched(self) -> int:
         """A descriptor that can be read when it has ended; -1 if it has."""

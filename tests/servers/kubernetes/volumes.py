@@ -66,9 +66,8 @@ class Provisioner:
         local = wanted["storageClassName"] == "local"
         path = f"/volumes/{name}" if local else str(self.network / name)
         if not local:
-            made = Path(path)
-            made.mkdir(exist_ok=True)
-            made.chmod(0o755)
+            # A claim is told of several times before it is bound: the rights are the pods' from the first time on.
+            Path(path).mkdir(mode=0o755, exist_ok=True)
         claimed = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": metadata["namespace"], "name": metadata["name"]}
         spec = {
             "capacity": {"storage": wanted["resources"]["requests"]["storage"]},
