@@ -252,6 +252,23 @@ def test_following_ends_with_the_runs_own_code(terminal: Terminal, phase: str, o
     operator.join()
 
 
+def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
+    """The end that is there when a retry is asked for is not taken for the end of the retry, and its log is not told again."""
+    terminal.make()
+    terminal.status(
+        phase="Failed", attempt=1, contextVersion=1, observedGeneration=1, attempts=[{"number": 1, "pod": "p", "outcome": "failed"}]
+    )
+
+    def operator() -> None:
+        wish = terminal.cluster.until(lambda: terminal.get()["metadata"].get("annotations", {}).get("perdure.dev/retry"), "it is asked for")
+        attempts = [{"number": 1, "pod": "p", "outcome": "failed"}, {"number": 2, "outcome": "succeeded"}]
+        terminal.status(phase="Succeeded", attempt=2, retried=wish, attempts=attempts)
+
+    other = meanwhile(operator)
+    assert "is asked for one more attempt" in terminal("retry", "fix-cents", "--follow")
+    other.join()
+
+
 def test_following_outlives_the_api_server(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
     """An API server that is killed and started again breaks the stream and not the following: each line once, and the run's own code."""
     cluster, namespace = terminal.cluster, terminal.namespace

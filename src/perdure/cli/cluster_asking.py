@@ -9,14 +9,14 @@ import argparse
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.cluster import printed
 from perdure.cli.cluster_logs import EVERY_S, Told, followed
 from perdure.cli.run import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
-from perdure.kubernetes.showing import STATES, Object, condition, count, last_outcome, part, phase, report_of, unrecorded
+from perdure.kubernetes.showing import STATES, Object, condition, count, last_outcome, part, phase, report_of, unrecorded, word
 from perdure.model import ContinuityPolicy, Permissions, WhenFull
 
 if TYPE_CHECKING:
@@ -174,8 +174,9 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         raise Conflict(f"{name} is already running (attempt {count(body, 'status.attempt')})", f"kubectl perdure logs -f {name}")
     if now == "Succeeded":
         raise Conflict(f"{name} has succeeded: there is nothing to retry", f'kubectl perdure update {name} "new instructions"')
-    asked = taskruns.patch(name, {"metadata": {"annotations": {RETRY: uuid.uuid4().hex}}}, seen=body)
-    return _told(taskruns, asked, arguments, "is asked for one more attempt", before=count(body, "status.attempt"))
+    wish = uuid.uuid4().hex
+    asked = taskruns.patch(name, {"metadata": {"annotations": {RETRY: wish}}}, seen=body)
+    return _told(taskruns, asked, arguments, "is asked for one more attempt", wish)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
@@ -232,8 +233,8 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return _told(taskruns, asked, arguments, "goes on")
 
 
-def _told(taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, before: int = -1) -> int:
-    """Says what was asked; with --follow, waits for its end. Returns the exit code."""
+def _told(taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = "") -> int:
+    """Says what was asked; with --follow, waits for its end. `wish`: the retry that is to be acted on first. Returns the exit code."""
     from perdure.service import code_of
 
     name, code = body["metadata"]["name"], 0
@@ -241,19 +242,11 @@ def _told(taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what:
         print(f"taskrun.perdure.dev/{name} {what}")
     if arguments.follow:
         print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it goes on", file=sys.stderr)
-        body = _after(taskruns, name, before, arguments.quiet)
+        before = count(body, "status.attempt") - (phase(body) == "Running")
+        told = None if arguments.quiet else Told(taskruns, lambda line: print(line, file=sys.stderr, flush=True), after=before)
+        body = followed(taskruns, name, told, lambda now: not wish or word(now, "status.retried") == wish)
         asks = bool(condition(body, "NeedsPerson"))
         code = code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)
     if arguments.json:
         printed(report_of(body))
     return code
-
-
-def _after(taskruns: TaskRuns, name: str, before: int, quiet: bool) -> Object:
-    """The TaskRun when it is over, by an attempt after `before`: one that is to be retried has an end already."""
-    told = None if quiet else Told(taskruns, lambda line: print(line, file=sys.stderr, flush=True))
-    while True:
-        body: Any = followed(taskruns, name, told)
-        if count(body, "status.attempt") > before or phase(body) == "Suspended":
-            return dict(body)
-        time.sleep(EVERY_S)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.text import clean, one_line
 from perdure.errors import Conflict, NotFound, StoreError
-from perdure.kubernetes.showing import Object, is_over, report_of, several, word
+from perdure.kubernetes.showing import Object, count, is_over, report_of, several, word
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -43,8 +43,9 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def followed(taskruns: TaskRuns, name: str, told: Told | None = None) -> Object:
-    """The TaskRun when it is over. Meanwhile `told` tells its log; an API server that is away for a while is waited for."""
+def followed(taskruns: TaskRuns, name: str, told: Told | None = None, heard: Callable[[Object], bool] = lambda body: True) -> Object:
+    """The TaskRun when it is over, and what was asked of it was `heard`. Meanwhile `told` tells its log; an API server that is away for a
+    while is waited for."""
     trouble = ""
     while True:
         try:
@@ -52,7 +53,7 @@ def followed(taskruns: TaskRuns, name: str, told: Told | None = None) -> Object:
             trouble = ""
             if told is not None:
                 told.look(body, follow=True)
-            if is_over(body):
+            if is_over(body) and heard(body):
                 return body
         except StoreError as error:  # the API server is restarted, or the network is: the TaskRun goes on without us
             if not error.transient:
@@ -66,16 +67,17 @@ def followed(taskruns: TaskRuns, name: str, told: Told | None = None) -> Object:
 class Told:
     """The logs of attempts, each line once, whatever breaks in between."""
 
-    def __init__(self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0) -> None:
-        self.taskruns, self.say, self.only = taskruns, say, only
+    def __init__(self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0) -> None:
+        """`only`: of one attempt alone; `after`: of those after this one."""
+        self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
         self._lines: dict[str, int] = {}
         self._done: set[str] = set()
 
     def look(self, body: Object, *, follow: bool) -> None:
         """Says what is new of each attempt's pod; follows the one at work until it ends."""
         for attempt in several(body, "status.attempts"):
-            pod, number = word(attempt, "pod"), attempt.get("number")
-            if not pod or pod in self._done or (self.only and number != self.only):
+            pod, number = word(attempt, "pod"), count(attempt, "number")
+            if not pod or pod in self._done or number <= self.after or (self.only and number != self.only):
                 continue
             ended = bool(word(attempt, "outcome"))
             try:

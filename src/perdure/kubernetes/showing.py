@@ -162,7 +162,7 @@ def _attempt(found: Object) -> Object:
     reasons = part(found, "receipt").get("reasons")
     return {
         "number": count(found, "number"),
-        "context_version": count(found, "contextVersion"),
+        "context_version": count(found, "contextVersion") or 1,
         "job": word(found, "job"),
         "pod": word(found, "pod"),
         "node": word(found, "node"),
