@@ -28,7 +28,8 @@ test-forge: tools install agents gitea ## the tests on a real Gitea, with the ag
 gitea: tools install ## Gitea from its Go module, once a version, into ~/.cache/perdure-tests
 	$(BIN)/python -m tests.servers.gitea.build
 
-test-kubernetes: tools install agents kubernetes ## the tests on a real Kubernetes control plane with two nodes; as root
+test-kubernetes: tools install agents ## the tests on a real Kubernetes control plane with two nodes, built if need be; as root
+	$(BIN)/python -m tests.servers.kubernetes.build control
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python -m pytest -n $(CLUSTERS) --dist loadfile -m kubernetes
 
