@@ -138,9 +138,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     **{
         f"a mount at {path}": (
             {"pod": {"volumeMounts": [{"name": "mine", "mountPath": path}]}},
-            "spec.pod.volumeMounts: /data, /perdure, /tmp and /dev are perdure's own",
+            "spec.pod.volumeMounts: /data, /perdure, /tmp, /dev and the home directory are perdure's own",
         )
-        for path in ("/", "//data", "/data", "/data/x", "/perdure/order", "/tmp", "/dev/shm", "/srv/../data")
+        for path in ("/", "//data", "/data", "/data/x", "/perdure/order", "/tmp", "/dev/shm", "/home/perdure/.claude", "/srv/../data")
     },
     "a label of the operator's": (
         {"pod": {"labels": {"perdure.dev/taskrun": "x"}}},

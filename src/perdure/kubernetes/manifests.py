@@ -21,7 +21,9 @@ BEYOND_S = 600
 """The Job's deadline comes so long after its pod's: it deletes the pod, with everything that the pod could have said."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
-OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev")
+HOME = "/home/perdure"
+"""Of the image's user: the agents' homes are linked from there to the volume."""
+OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev", HOME)
 OWN_LABELS = ("perdure.dev/", "kubernetes.io/", "k8s.io/")
 FENCED = "file:///data/checkpoints"
 
@@ -122,7 +124,7 @@ def _pod(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, 
     container: dict[str, Any] = {
         "name": "perdure",
         "image": pod.image or told["image"],
-        "args": ["perdure", "work", "--run", "--order", "/perdure/order"],
+        "args": ["perdure", "work", "--run", "--order", "/perdure/order", "--grace", str(pod.termination_grace_period_seconds)],
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
@@ -151,17 +153,19 @@ def _pod(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, 
 
 
 def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the pod finds at /data, /perdure and /tmp."""
+    """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be written."""
     spec, volume = run.spec, run.spec.workspace
     items = [{"key": f"order-{record.number}", "path": orders.FILE}]
     items += [{"key": f"context-{version}", "path": f"{orders.CONTEXTS}/{version}"} for version in contexts]
     volumes: list[dict[str, Any]] = [
         {"name": "perdure-order", "configMap": {"name": run.named, "items": items, "defaultMode": 0o440}},
         {"name": "perdure-tmp", "emptyDir": {}},
+        {"name": "perdure-home", "emptyDir": {}},
     ]
     mounts: list[dict[str, Any]] = [
         {"name": "perdure-order", "mountPath": "/perdure/order", "readOnly": True},
         {"name": "perdure-tmp", "mountPath": "/tmp"},
+        {"name": "perdure-home", "mountPath": HOME},
     ]
     if volume.mode == "Claim":
         volumes.append({"name": "perdure-data", "persistentVolumeClaim": {"claimName": claim_name}})
@@ -175,6 +179,7 @@ def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: s
     secrets = {
         "credentials": spec.credentials_secret_name,
         "repository": spec.repository.credentials_secret_name if spec.repository else "",
+        "checkpoints": volume.checkpoints_secret_name,
     }
     for name, secret in secrets.items():
         if secret:

@@ -167,7 +167,7 @@ class Operator:
                     raise PerdureError(sentence, "check the address and the network; then start it again") from error
                 except Refused as error:
                     if error.code == 404:
-                        hint = "kubectl apply --server-side -f packaging/kubernetes/crds.yaml, or helm install (docs/how-to)"
+                        hint = "kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml, or helm install"
                         raise PerdureError("this cluster does not know TaskRuns: the CustomResourceDefinition is missing", hint) from error
                     sentence = f"{kind} may not be listed {where}: {said(str(error), 300)}"
                     raise PerdureError(sentence, "the Role of the chart (templates/rbac.yaml) allows it") from error
