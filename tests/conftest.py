@@ -241,18 +241,13 @@ IDENTITY = {"NAME": "Ada", "EMAIL": "ada@example.invalid", "DATE": "2026-01-02T0
 SLOW_AGENTS = ("gemini", "opencode", "acp")
 """CLIs that take seconds to start. Their whole conformance and most of their journeys run in `make test-slow`."""
 
-ALWAYS = (
-    "test_a_task_succeeds_in_a_worktree_of_its_own",
-    "test_killed_in_a_reply",
-    "test_killed_in_a_tool",
-    "test_everything_is_killed_at_once",
-    "test_an_update_carries_only_what_is_new",
-)
-"""The journeys that `make test` makes with the slow CLIs too."""
+ALWAYS = ("test_a_task_succeeds_in_a_worktree_of_its_own", "test_everything_is_killed_at_once")
+"""The journeys that `make test` makes with the slow CLIs too: from a start to its end, and cut off in the middle and gone on with."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two cores."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two cores; then puts it in order."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         agent = item.callspec.params.get("agent", "") if hasattr(item, "callspec") else ""
@@ -260,6 +255,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         journey = item.path.parent.name == "journeys" and (agent in SLOW_AGENTS or item.path.stem == "test_acp")
         if conformance or (journey and not (name in ALWAYS and item.path.stem != "test_acp")):
             item.add_marker(pytest.mark.slow)
+    yield
+    items[:] = _longest_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Each worker begins with its share of the journeys, which take seconds: at the end there are only short tests to wait for.
+
+    xdist gives each worker an equal part of the list, from its front to its end, and lets who is ready steal from others' ends.
+    """
+    long = [item for item in items if item.path.parent.name == "journeys"]
+    short = [item for item in items if item.path.parent.name != "journeys"]
+    cuts = [len(short) * number // workers for number in range(workers + 1)]
+    return [item for number in range(workers) for item in (*long[number::workers], *short[cuts[number] : cuts[number + 1]])]
 
 
 ELSEWHERE = {"slow": "test-slow", "forge": "test-forge", "kubernetes": "test-kubernetes"}

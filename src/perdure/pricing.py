@@ -97,7 +97,9 @@ class Choice:
 
 def price_of(model: str) -> Price | None:
     """The list price of a model, by its service's name for it."""
-    return next((price for pattern, price in PRICES if fnmatchcase(model.lower(), pattern)), None)
+    name = model.lower()
+    # To compile a pattern costs a millisecond: those that cannot fit are not.
+    return next((price for pattern, price in PRICES if pattern.strip("*").partition("[")[0] in name and fnmatchcase(name, pattern)), None)
 
 
 def cost(usage: Usage, price: Price) -> float:

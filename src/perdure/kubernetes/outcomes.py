@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from perdure.kubernetes.result import Result, believed
 from perdure.kubernetes.seen import JobSeen, PodSeen
 from perdure.kubernetes.wanted import Mode, said
+from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 OVERDUE_MS = 10_000

@@ -11,11 +11,12 @@ a run has the names of its variables alone.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from perdure.errors import UsageError
+from perdure.lateclass import dataclass
 from perdure.redaction import TELLING
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")

@@ -12,7 +12,7 @@ Tell (its Job's uid) -> Tell (its outcome, and what follows).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from msgspec.structs import replace
 
@@ -20,6 +20,7 @@ from perdure.kubernetes import outcomes, standing
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import JobSeen, PodSeen
 from perdure.kubernetes.wanted import FINAL, Record, Status, Wanted, moment, said, stamp
+from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 PATIENCE_MS = 1_800_000

@@ -49,7 +49,7 @@ class Process:
             pid = read_json(self.directory / "agent.json").get("pid")
             if isinstance(pid, int) or over or (self.directory / "exit.json").exists():
                 return pid
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """How the agent ended, or None if it has not within `timeout_s` (None: as long as it takes).

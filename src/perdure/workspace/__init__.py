@@ -19,13 +19,14 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.git.reaching import ANYWHERE, Hosts
+from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves

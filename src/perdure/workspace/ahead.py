@@ -4,10 +4,10 @@ found there, an isolated workdir can merge by its id, as it borrows its objects 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.cache import Source, find, opened
 from perdure.workspace.identity import Places, is_oid

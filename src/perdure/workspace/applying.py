@@ -17,11 +17,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.changes import Desk, Entry, desk, shot
 from perdure.workspace.identity import Places

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from perdure.errors import GitFailed
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Backend
 from perdure.workspace.shelf import FATAL, Shelf
 

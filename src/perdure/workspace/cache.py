@@ -15,12 +15,12 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.git import Git, unreachable
 from perdure.git.reaching import ANYWHERE, Hosts
+from perdure.lateclass import dataclass
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import Places, identify, is_oid
 from perdure.workspace.places import held, make_private, read, sync, write

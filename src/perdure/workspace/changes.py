@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import GitSaidTooMuch, UsageError
 from perdure.git import Git, Result
+from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, is_real_directory, make_private, write

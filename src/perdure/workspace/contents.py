@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.workspace.identity import Places
 from perdure.workspace.places import is_real_directory, read, write
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from perdure.lateclass import dataclass
 from perdure.workspace.escaping import unescape
 
 Seen = tuple[int, list[str], list[tuple[str, str]]]

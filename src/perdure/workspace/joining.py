@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.applying import STAGE, Message, commit_of, differing, placed, planned, publish, reason_of, staged
 from perdure.workspace.changes import Desk, desk

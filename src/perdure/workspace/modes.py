@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
+
+from perdure.lateclass import dataclass
 
 _MODE = re.compile(r"[0-7]{3}")
 

@@ -14,11 +14,11 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
 from perdure.git import Git, Result
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.askpass import broker
 from perdure.workspace.cache import Source, opened

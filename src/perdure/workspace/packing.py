@@ -15,12 +15,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
 from perdure.workspace.photograph import commit_of, tree_of

@@ -19,11 +19,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.model import Saved
 from perdure.workspace import branches, modes, staging
 from perdure.workspace.branches import Branches

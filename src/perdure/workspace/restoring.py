@@ -15,11 +15,12 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import branches, disarming, modes, staging
 from perdure.workspace.branches import Branches

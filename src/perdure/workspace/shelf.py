@@ -18,12 +18,13 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Result
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, flush, held, make_private, read, sync, write

@@ -13,11 +13,12 @@ import re
 import secrets
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict
+from perdure.lateclass import dataclass
 from perdure.workspace.places import is_real_directory, sync
 from perdure.workspace.shelf import Shelf, joined, split
 

@@ -18,11 +18,12 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.lateclass import dataclass
 from perdure.workspace.places import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"

@@ -18,12 +18,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.git import Git, Status
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, write
