@@ -85,10 +85,13 @@ class Runs:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace, self.at = cluster, namespace, place(namespace)
 
-    def make(self, name: str, prompt: str = "works 0", **spec: Any) -> dict[str, Any]:
+    def make(self, name: str, prompt: str | None = "works 0", **spec: Any) -> dict[str, Any]:
         body = {
             "apiVersion": "perdure.dev/v1alpha1", "kind": "TaskRun", "metadata": {"name": name},
-            "spec": {"service": "shop", "task": name, "prompt": prompt, "workspace": {"mode": "Claim", "size": "1Gi"}, **spec},
+            "spec": {
+                "service": "shop", "task": name, "workspace": {"mode": "Claim", "size": "1Gi"},
+                **({"prompt": prompt} if prompt else {}), **spec,
+            },
         }  # fmt: skip
         return self.cluster.api.create(self.at, body)
 

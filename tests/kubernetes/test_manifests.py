@@ -1,0 +1,150 @@
+"""The objects of an attempt: what is always so, what a TaskRun may add, and what it may not take away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.kubernetes import manifests, order
+from perdure.kubernetes.standing import begun, patch
+from perdure.kubernetes.wanted import MOST_RECORDS, Status, wanted
+from tests.kubernetes import making
+
+TOLD = manifests.Cluster(image="perdure:1", account="attempts")
+
+
+def made(**spec: Any) -> dict[str, Any]:
+    body = making.taskrun(**spec)
+    run = wanted(body)
+    assert not run.invalid
+    status = begun(Status(context_version=2), 3, run, 1_795_000_000_000)
+    return manifests.job(run, status.attempts[-1], (1, 2), run.claim, TOLD)
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = job["spec"]["template"]["spec"]
+    return pod
+
+
+def test_one_job_one_pod_once():
+    """No retry by the Job, none after a disruption, deadlines in their order, an owner, names within their bounds."""
+    body = making.taskrun("a" * 63)
+    run = wanted(body)
+    job = manifests.job(run, begun(Status(), 12345, run, 0).attempts[-1], (1,), run.claim, TOLD)
+    spec = job["spec"]
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], pod_of(job)["restartPolicy"]) == (0, "Failed", "Never")
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"]
+    assert run.spec.policy.timeout_seconds < pod_of(job)["activeDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    assert len(job["metadata"]["name"]) <= 57 and job["metadata"]["name"].endswith("-12345")
+    assert job["metadata"]["ownerReferences"][0]["uid"] == run.uid and job["metadata"]["ownerReferences"][0]["controller"]
+    for labels in (job["metadata"]["labels"], spec["template"]["metadata"]["labels"]):
+        assert labels["perdure.dev/taskrun-uid"] == run.uid and labels["perdure.dev/attempt"] == "12345"
+
+
+def test_what_a_taskrun_may_add_and_not_take_away():
+    """Own volumes, labels, resources and places come in; perdure's mounts, labels and the limits of rights stay."""
+    mine = {"name": "cache", "emptyDir": {}}
+    job = made(
+        pod={
+            "image": "mine:2", "resources": {"limits": {"memory": "2Gi"}}, "nodeSelector": {"disk": "fast"},
+            "labels": {"team": "a", "perdure.dev/attempt": "9", "batch.kubernetes.io/job-name": "x"},
+            "annotations": {"note": "b", "perdure.dev/x": "y"},
+            "volumes": [mine, {"name": "perdure-data", "emptyDir": {}}, {"name": "root", "hostPath": {"path": "/"}}],
+            "volumeMounts": [
+                {"name": "cache", "mountPath": "/cache"}, {"name": "cache", "mountPath": "/data/x"},
+                {"name": "cache", "mountPath": "/tmp"}, {"name": "cache", "mountPath": "/cache/../perdure/order"},
+            ],
+            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 5}],
+        }
+    )  # fmt: skip
+    pod, template = pod_of(job), job["spec"]["template"]["metadata"]
+    container = pod["containers"][0]
+    assert (
+        container["image"] == "mine:2" and container["resources"]["limits"] == {"memory": "2Gi"} and pod["nodeSelector"] == {"disk": "fast"}
+    )
+    assert template["labels"]["team"] == "a" and template["labels"]["perdure.dev/attempt"] == "3"
+    assert "batch.kubernetes.io/job-name" not in template["labels"] and template["annotations"] == {"note": "b"}
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/perdure/order", "/tmp", "/data", "/cache"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["perdure-order", "perdure-tmp", "perdure-data", "cache"]
+    assert pod["volumes"][2]["persistentVolumeClaim"]
+    rights = {**pod["securityContext"], **container["securityContext"]}
+    assert rights["runAsNonRoot"] and rights["readOnlyRootFilesystem"] and not rights["allowPrivilegeEscalation"]
+    assert rights["capabilities"] == {"drop": ["ALL"]} and not pod["automountServiceAccountToken"]
+    assert {each["key"]: each["tolerationSeconds"] for each in pod["tolerations"]} == {
+        "node.kubernetes.io/unreachable": 5, "node.kubernetes.io/not-ready": 30,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workspace", "state", "checkpoints"),
+    [
+        ({"mode": "Claim"}, "volume", ""),
+        ({"mode": "Claim", "checkpoints": "s3://b/p"}, "volume", "s3://b/p"),
+        ({"mode": "Checkpoints", "checkpoints": "s3://b/p"}, "checkpoints", "s3://b/p"),
+        ({"mode": "Shared", "claimName": "all"}, "checkpoints", "file:///data/checkpoints"),
+    ],
+)
+def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints: str):
+    """Each mode's order says where the state is, a pod takes it, and /data is a claim in mode Claim alone."""
+    run = wanted(making.taskrun(workspace=workspace))
+    record = begun(Status(context_version=1), 1, run, 0).attempts[-1]
+    found = order.decode(manifests.order(run, record, (1,)))
+    assert (found.state, found.checkpoints, found.attempt) == (state, checkpoints, 1)
+    volumes = {each["name"]: each for each in pod_of(manifests.job(run, record, (1,), run.claim, TOLD))["volumes"]}
+    assert ("persistentVolumeClaim" in volumes["perdure-data"]) == (workspace["mode"] == "Claim")
+    assert ("perdure-shared" in volumes) == (workspace["mode"] == "Shared")
+
+
+def test_secrets_are_files_and_the_queue_is_passed_on():
+    """No secret stands in the pod's environment; Kueue's label comes to the Job."""
+    body = making.taskrun(credentialsSecretName="keys", repository={"url": "https://x/y", "credentialsSecretName": "git"})
+    body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "other": "x"}
+    run = wanted(body)
+    job = manifests.job(run, begun(Status(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
+    container = pod_of(job)["containers"][0]
+    assert "env" not in container and "envFrom" not in container
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/perdure/secrets/credentials", "/perdure/secrets/repository"}
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team" and "other" not in job["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"service": ""}, "repository"),
+        ({"policy": {"attempts": "many"}}, "policy.attempts"),
+        ({"policy": {"continuity": "never"}}, "policy.continuity"),
+        ({"workspace": {"mode": "Shared"}}, "claimName"),
+        ({"workspace": {"mode": "Checkpoints"}}, "checkpoints"),
+        ({"pod": {"labels": ["a"]}}, "pod.labels"),
+        ({"contextVersion": 0}, "contextVersion"),
+    ],
+)
+def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
+    """What another version of the schema let through is refused with the field's name, and nothing is raised."""
+    assert words in wanted(making.taskrun(**spec)).invalid
+
+
+@pytest.mark.parametrize(
+    "status", [{"attempts": "x"}, {"phase": 7, "attempt": 3}, {"conditions": [{"type": 1}]}, {"attempts": [{"number": "1"}]}]
+)
+def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
+    """What does not fit is left out, the rest is read."""
+    found = wanted({**making.taskrun(), "status": status}).status
+    assert found.attempts == () and found.attempt == status.get("attempt", 0)
+
+
+def test_a_long_history_is_cut_and_nothing_is_forgotten():
+    """The newest 50 attempts are kept; what the others used up is, too. A status that is as it was is no write."""
+    run = wanted(making.taskrun())
+    status = Status(context_version=1)
+    for number in range(1, 71):
+        status = begun(status, number, run, 0)
+        last = msgspec.structs.replace(status.attempts[-1], outcome="failed" if number % 2 else "lost", infrastructure=not number % 2)
+        status = msgspec.structs.replace(status, attempts=(*status.attempts[:-1], last))
+    assert len(status.attempts) == MOST_RECORDS and status.used_before == 10 and status.attempts[0].number == 21
+    stored = msgspec.json.decode(msgspec.json.encode(status))
+    assert patch(stored, status) == {}
+    assert patch(stored, msgspec.structs.replace(status, phase="Failed", run_after="")) == {"phase": "Failed"}

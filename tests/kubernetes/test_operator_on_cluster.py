@@ -1,0 +1,203 @@
+"""The operator on a real control plane, with real Jobs and pods (scripted ones): lives of TaskRuns, trouble on the way, kills."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.operating import Operator, Runs
+from tests.kubernetes.resource import installed
+from tests.servers.kubernetes import faults
+from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.kubernetes.gate import gate
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def runs(cluster: Cluster, namespace: str) -> Runs:
+    installed(cluster)
+    return Runs(cluster, namespace)
+
+
+@pytest.fixture
+def operator(cluster: Cluster, runs: Runs, tmp_path: Path) -> Iterator[Operator]:
+    with Operator(cluster.kubeconfig, tmp_path / "operator.log", "-n", runs.namespace) as found:
+        yield found
+
+
+def began(runs: Runs, name: str) -> list[dict[str, Any]]:
+    """What the pods wrote into their conversation, read by a pod of the test's own claim."""
+    claim = runs.status(name)["workspace"]["claimName"]
+    volume = runs.cluster.api.get(f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}")["spec"]["volumeName"]
+    return [json.loads(line) for line in (runs.cluster.top / "volumes" / volume / "conversation").read_text().splitlines()]
+
+
+def requests(operator: Operator) -> int:
+    found = re.findall(r"^perdure_operator_api_requests_total{.*} (\d+)", operator.ask("/metrics")[1], re.MULTILINE)
+    return sum(map(int, found))
+
+
+def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
+    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt; then an update, a retry, a deletion."""
+    before = requests(operator)
+    runs.make("fix", "fails 2 0")
+    status = runs.phase("fix", "Succeeded", "Failed")
+    assert [each["outcome"] for each in status["attempts"]] == ["failed", "failed", "succeeded"]
+    assert status["phase"] == "Succeeded" and status["receipt"] == "native" and status["usage"]["inputTokens"] == 300
+    assert len({each["sessionId"] for each in status["attempts"]}) == 1
+    assert (requests(operator) - before) / 3 < 25
+    assert len(runs.jobs("fix")) == 3
+    runs.patch("fix", spec={"prompt": "works 0 saved", "contextVersion": 2})
+    runs.cluster.until(lambda: runs.status("fix")["attempt"] == 4, "the update begins an attempt")
+    status = runs.phase("fix", "Succeeded", "Failed")
+    assert status["contextVersion"] == 2 and status["attempts"][-1]["contextVersion"] == 2
+    runs.patch("fix", metadata={"annotations": {"perdure.dev/retry": "once"}})
+    runs.cluster.until(lambda: runs.status("fix")["attempt"] == 5 and runs.status("fix")["phase"] == "Succeeded", "one more")
+    assert runs.status("fix")["retried"] == "once"
+    lines = began(runs, "fix")
+    assert [line["attempt"] for line in lines] == [1, 2, 3, 4, 5] and all(line["alone"] and not line["again"] for line in lines)
+    claim = runs.status("fix")["workspace"]["claimName"]
+    runs.cluster.api.delete(f"{runs.at}/fix")
+    runs.cluster.until(lambda: runs.cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
+    assert runs.cluster.api.find(f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}") is not None
+
+
+def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
+    """Suspended, its pod ends in good order and no attempt is used up; a deletion waits where work is not saved, until it is abandoned."""
+    runs.make("fix", "hangs 1 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"})
+    pod = runs.cluster.until(lambda: runs.status("fix").get("attempts", [{}])[-1].get("pod"), "it has a pod")
+    runs.cluster.until(lambda: "conversation" in str(list((runs.cluster.top / "volumes").rglob("conversation"))), f"{pod} is at work")
+    runs.patch("fix", spec={"suspend": True})
+    status = runs.phase("fix", "Suspended")
+    assert status["attempts"][0]["outcome"] == "cancelled"
+    runs.patch("fix", spec={"suspend": False})
+    assert runs.phase("fix", "Succeeded", "Failed")["phase"] == "Succeeded"
+    runs.cluster.api.delete(f"{runs.at}/fix")
+    told = runs.cluster.until(lambda: runs.condition("fix", "UnsavedWork"), "the work is not saved")
+    assert "perdure.dev/abandon=true" in told["message"]
+    runs.patch("fix", metadata={"annotations": {"perdure.dev/abandon": "true"}})
+    runs.cluster.until(lambda: runs.cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
+
+
+def test_what_is_missing_is_a_condition_and_has_an_end(cluster: Cluster, runs: Runs, tmp_path: Path):
+    """A missing image, Secret and ConfigMap, and a quota: each says what to do; what appears is used, what does not ends with a person."""
+    api, at = cluster.api, f"/api/v1/namespaces/{runs.namespace}"
+    with Operator(cluster.kubeconfig, tmp_path / "log", "-n", runs.namespace, "--patience", "40s"):
+        runs.make("image", pod={"image": "nowhere/nothing:1"})
+        runs.make("secret", credentialsSecretName="keys")
+        runs.make("words", None, promptFrom={"configMapKeyRef": {"name": "words", "key": "text"}})
+        for name, reason in (("words", "ConfigMapMissing"), ("image", "ImagePullFailed"), ("secret", "SecretMissing")):
+            cluster.until(lambda n=name, r=reason: (runs.condition(n, "Waiting") or {}).get("reason") == r, f"{name} waits: {reason}")
+        words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"text": "works 0"}}
+        api.create(f"{at}/configmaps", words)
+        assert runs.phase("words", "Succeeded", "Failed")["phase"] == "Succeeded"
+        status = runs.phase("image", "Failed")
+        assert status["attempts"][0]["outcome"] == "config_error" and runs.condition("image", "NeedsPerson")
+        cluster.until(lambda: not runs.jobs("image"), "its Job is taken away")
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+        api.create(f"{at}/resourcequotas", quota)
+        cluster.until(lambda: "hard" in (api.get(f"{at}/resourcequotas/none").get("status") or {}), "the quota holds")
+        runs.make("quota")
+        cluster.until(lambda: (runs.condition("quota", "Waiting") or {}).get("reason") == "QuotaExceeded", "the quota is told")
+        assert runs.phase("quota", "Failed")["attempt"] == 1
+
+
+def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
+    """Evicted once, killed once: both are the cluster's doing, and of one attempt allowed none is used up."""
+    runs.make("fix", "hangs 2 0", policy={"attempts": 1})
+    for number, end in ((1, "evict"), (2, "kill")):
+        record = runs.cluster.until(
+            lambda n=number: (every := runs.status("fix").get("attempts", []))[n - 1 :] and every[n - 1].get("pod") and every[n - 1],
+            f"attempt {number}",
+        )
+        path = f"/api/v1/namespaces/{runs.namespace}/pods/{record['pod']}"
+        pod = runs.cluster.until(
+            lambda p=path: (found := runs.cluster.api.get(p)) and found["status"]["phase"] == "Running" and found, "it is at work"
+        )
+        runs.cluster.until(lambda n=number: len(began(runs, "fix")) == n, "it has written that it began")
+        if end == "evict":
+            faults.evict(runs.cluster, runs.namespace, record["pod"])
+        else:
+            faults.processes(runs.cluster, pod)[0].kill()
+    status = runs.phase("fix", "Succeeded", "Failed")
+    assert [(each["outcome"], each.get("infrastructure", False)) for each in status["attempts"]] == [
+        ("lost", True), ("lost", True), ("succeeded", False),
+    ]  # fmt: skip
+
+
+def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_path: Path):
+    """409, 500 and 429, lost answers, watches that end, expire and go deaf, an API server that is away: nothing is missed or doubled."""
+    with (
+        gate(cluster) as way,
+        Operator(way.kubeconfig(cluster.kubeconfig), tmp_path / "log", "-n", runs.namespace, "--deaf", "5s") as operator,
+    ):
+        for status, after in ((409, False), (500, False), (429, False), (500, True), (503, True)):
+            for path in (".*/taskruns/.*", ".*/jobs", ".*/configmaps.*", ".*/persistentvolumeclaims"):
+                way.answer(status, path, method="POST|PATCH", after=after)
+        runs.make("one", "fails 1 0")
+        assert runs.phase("one", "Succeeded", "Failed")["phase"] == "Succeeded"
+        way.expire_watches()
+        runs.make("two")
+        runs.phase("two", "Succeeded")
+        way.shut()
+        runs.make("three")
+        cluster.until(lambda: operator.ask("/healthz")[0] == 503, "the silence is told")
+        way.open()
+        runs.phase("three", "Succeeded")
+        way.deafen()
+        runs.make("four")
+        runs.phase("four", "Succeeded")
+        for name in ("one", "two", "three", "four"):
+            lines = began(runs, name)
+            assert [line["attempt"] for line in lines] == list(range(1, len(lines) + 1)) and not any(line["again"] for line in lines)
+            assert len(lines) == (2 if name == "one" else 1)
+
+
+def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs, tmp_path: Path):
+    """Two at once, one of them killed again and again: each attempt has one Job, one start and one outcome."""
+    dice = random.Random(7)
+    names = [f"run-{number}" for number in range(4)]
+    with (
+        Operator(cluster.kubeconfig, tmp_path / "a.log", "-n", runs.namespace) as first,
+        Operator(cluster.kubeconfig, tmp_path / "b.log", "-n", runs.namespace),
+    ):
+        for name in names:
+            runs.make(name, "fails 2 0")
+        for _ in range(5):
+            time.sleep(dice.random())  # any moment will do
+            first.kill()
+            first.start()
+        for name in names:
+            assert runs.phase(name, "Succeeded", "Failed")["phase"] == "Succeeded"
+            lines = began(runs, name)
+            assert [line["attempt"] for line in lines] == [1, 2, 3] and all(line["alone"] and not line["again"] for line in lines)
+            assert [each["outcome"] for each in runs.status(name)["attempts"]] == ["failed", "failed", "succeeded"]
+            assert len(runs.jobs(name)) == 3
+
+
+def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(cluster: Cluster, runs: Runs, operator: Operator, tmp_path: Path):
+    """SIGTERM ends it with 0; without rights, or without a cluster, it says in a sentence what is missing."""
+    assert operator.end() == 0
+    account = cluster.account(runs.namespace, "nobody")
+    nowhere = tmp_path / "nowhere"
+    nowhere.write_text(cluster.kubeconfig.read_text().replace(cluster.access.server, "https://127.0.0.1:9"))
+    for config, words in (
+        (account, "taskruns may not be listed in namespace"),
+        (nowhere, "does not answer"),
+        (tmp_path / "none", "no cluster"),
+    ):
+        command = [sys.executable, "-m", "perdure", "operator", "-n", runs.namespace, "--image", "x", "--port", "0"]
+        ran = subprocess.run(
+            command, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "KUBECONFIG": str(config)}, capture_output=True, text=True
+        )
+        assert ran.returncode in (1, 2) and words in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
