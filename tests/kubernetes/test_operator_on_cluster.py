@@ -57,7 +57,7 @@ def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
     assert len({each["sessionId"] for each in status["attempts"]}) == 1
     assert (requests(operator) - before) / 3 < 25
     assert len(runs.jobs("fix")) == 3
-    runs.patch("fix", spec={"prompt": "works 0 saved", "contextVersion": 2})
+    runs.patch("fix", spec={"prompt": "works saved 0", "contextVersion": 2})
     runs.cluster.until(lambda: runs.status("fix")["attempt"] == 4, "the update begins an attempt")
     status = runs.phase("fix", "Succeeded", "Failed")
     assert status["contextVersion"] == 2 and status["attempts"][-1]["contextVersion"] == 2
