@@ -176,7 +176,8 @@ class Stage:
 
     def nothing_survives(self) -> None:
         """Fails with the command lines of what an attempt left alive."""
-        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:120] for pid in self.marked() if _is_live(pid)}
+        left = {pid: command_of(pid).replace(b"\0", b" ")[:120] for pid in self.marked()}
+        left = {pid: command for pid, command in left.items() if _is_live(pid)}
         assert not left, left
 
     # --- conversations -------------------------------------------------------------------------------------------
@@ -252,6 +253,14 @@ class Done:
 def said(messages: Any) -> str:
     """A conversation as the model saw it, one line a message."""
     return "\n".join(f"{message.role}: {message.text}" for message in messages)
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process, its words ended by NUL; nothing, if it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _live() -> Iterator[int]:

@@ -42,6 +42,7 @@ class Terminal:
         start = one.directory / "bashrc"
         start.write_text("PS1='ready> '\n")
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", "-c", str(one.repo), f"bash --rcfile {start}")
+        self.shows("ready>")  # from here on the terminal is in the modes in which the shell waits
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(["tmux", "-S", self.socket, *words], env=self.environ, capture_output=True, text=True, check=False)

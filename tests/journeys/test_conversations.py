@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.stage import PATIENCE_S, Stage, native, said
+from tests.journeys.stage import PATIENCE_S, Stage, command_of, native, said
 from tests.journeys.terminal import Terminal
 
 MakeStage = Callable[..., Stage]
@@ -615,7 +615,7 @@ def _asked(one: Stage, shown: Terminal) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("columns", "plain"), [(80, ""), (200, ""), (80, "1")], ids=["80", "200", "80 without colour"])
+@pytest.mark.parametrize(("columns", "plain"), [(80, ""), (200, "1")], ids=["80", "200 without colour"])
 def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str) -> None:
     """List, search, preview and state of the workdir fit into any width; what is chosen goes on with the prompt that is asked for."""
     one = stage(TALK.replace("by history\n", "by history\nsay A greeting in 日本語.\n---\n", 1))
@@ -646,24 +646,22 @@ def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Call
     assert "Explain the greeting." in said(one.rehearsal.last.messages)
 
 
-@pytest.mark.parametrize("way", ["Escape", "C-c", "q", "SIGTERM"])
-def test_the_terminal_is_as_it_was_however_the_picker_ends(stage: MakeStage, terminal: Callable[..., Terminal], way: str) -> None:
+def test_the_terminal_is_as_it_was_however_the_picker_ends(stage: MakeStage, terminal: Callable[..., Terminal]) -> None:
     """Escape, Ctrl-C, a signal: nothing was started, the screen and its modes are back, and the shell can be used."""
     one = stage(TALK)
     begun_by_hand(one)
     shown = terminal(one, 80)
     before = shown.modes()
-    shown.type(f"{RESUME} --all", "Enter")
-    shown.shows("Esc leave")
-    assert shown.modes() != before
-    if way == "SIGTERM":
-        found = subprocess.run(["pgrep", "-f", "perdure resume --all"], capture_output=True, text=True, check=True).stdout.split()
-        ours = [int(pid) for pid in found if os.fsencode(one.home) in Path(f"/proc/{pid}/environ").read_bytes()]
-        (picker,) = [pid for pid in ours if Path(f"/proc/{pid}/comm").read_text().startswith("python")]
-        os.kill(picker, signal.SIGTERM)
-    else:
-        shown.type(way)
-    one.until(lambda: shown.modes() == before, "the terminal is as it was")
-    shown.type("echo code=$?", "Enter")
-    shown.shows("code=143" if way == "SIGTERM" else "code=130")
+    for way, code in (("Escape", 130), ("C-c", 130), ("q", 130), ("SIGTERM", 143)):
+        shown.type(f"{RESUME} --all", "Enter")
+        shown.shows("Esc leave")
+        assert shown.modes() != before
+        if way == "SIGTERM":
+            (picker,) = [pid for pid in one.at_home() if b"\0resume\0--all\0" in command_of(pid)]
+            os.kill(picker, signal.SIGTERM)
+        else:
+            shown.type(way)
+        one.until(lambda: shown.modes() == before, f"the terminal is as it was after {way}")
+        shown.type(f"echo {way}=$?", "Enter")
+        shown.shows(f"{way}={code}")
     assert one.perdure("ls", "--json").json["runs"] == []
