@@ -133,3 +133,14 @@ def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
     assert first["metadata"]["uid"] != pods(cluster, namespace, "second")[0]["metadata"]["uid"]
     second = pods(cluster, namespace, "second")[0]["metadata"]["name"]
     assert cluster.api.text(f"/api/v1/namespaces/{namespace}/pods/{second}/log") == "1\n2\n"
+
+
+def test_what_was_asked(cluster: Cluster, namespace: str) -> None:
+    """The audit log counts the requests of an account by verb, resource and client."""
+    account = cluster.account(namespace, "counted")
+    before = faults.requests(cluster)
+    for _ in range(3):
+        with pytest.raises(AssertionError, match="forbidden"):
+            cluster.kubectl("get", "jobs", "x", kubeconfig=account)
+    asked = faults.requests(cluster) - before
+    assert asked["get", "jobs", "kubectl"] == 3

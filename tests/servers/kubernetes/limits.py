@@ -11,7 +11,11 @@ from pathlib import Path
 
 from tests.servers.kubernetes.api import Object
 
-KINDS = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
+KINDS = (
+    (Path("/sys/fs/cgroup/memory"), {"memory.limit_in_bytes": "{0}", "memory.memsw.limit_in_bytes": "{0}"}),
+    (Path("/sys/fs/cgroup"), {"memory.max": "{0}", "memory.swap.max": "0"}),
+)
+"""Of each version what holds the memory, and what keeps it from being swapped out instead, where the kernel counts that."""
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -20,12 +24,20 @@ def limited(directory: Path, uid: str, place: Path, container: Object) -> list[s
     wanted = container.get("resources", {}).get("limits", {}).get("memory")
     if not wanted:
         return []
-    for top, file in KINDS:
+    for top, files in KINDS:
         group = _group(top, directory, uid, place)
         with suppress(OSError):
-            group.mkdir(parents=True, exist_ok=True)
-            if (group / file).exists():
-                (group / file).write_text(str(amount(wanted)))
+            group.parent.mkdir(exist_ok=True)
+            for above in (top, group.parent):
+                # Version 2 only: what is below may have limits.
+                with suppress(OSError):
+                    (above / "cgroup.subtree_control").write_text("+memory")
+            group.mkdir(exist_ok=True)
+            limit, swap = files
+            if (group / limit).exists():
+                (group / limit).write_text(files[limit].format(amount(wanted)))
+                with suppress(OSError):
+                    (group / swap).write_text(files[swap].format(amount(wanted)))
                 return [str(group)]
         _remove(group)
     return []
