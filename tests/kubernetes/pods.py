@@ -77,15 +77,15 @@ class Pod:
         """As the kubelet does it: SIGTERM to the first process."""
         os.kill(self.first, signal.SIGTERM)
 
+    def heard(self) -> str:
+        """Its log so far."""
+        return (self.directory / "log").read_text(errors="replace")
+
     def end(self) -> Ended:
         """Waits for its end."""
-        log = self.started.communicate(timeout=PATIENCE_S)[0]
-        code = self.started.returncode
+        code = self.started.wait(timeout=PATIENCE_S)
         message = self.directory / "message"
-        return Ended(code if code >= 0 else 128 - code, message.read_bytes(), log, self.attempt)
-
-    def log(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")
+        return Ended(code if code >= 0 else 128 - code, message.read_bytes(), self.heard(), self.attempt)
 
 
 @dataclass
@@ -100,6 +100,7 @@ class Cluster:
     spec: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     store_secrets: dict[str, str] = field(default_factory=dict)
+    repository: dict[str, str] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
 
     @property
@@ -135,7 +136,7 @@ class Cluster:
     ) -> Pod:
         """Makes the pod of an attempt. `files`: takes the place of the order's."""
         place = self.directory / f"pod-{len(self.pods)}"
-        for name in ("home", "t", "secrets/credentials", "secrets/checkpoints", "data"):
+        for name in ("home", "t", "secrets/credentials", "secrets/checkpoints", "secrets/repository", "data"):
             (place / name).mkdir(parents=True)
         self.volume.mkdir(exist_ok=True)
         order, texts = self.order(attempt, texts, **changes)
@@ -146,16 +147,18 @@ class Cluster:
             file.write_bytes(content)
         environ = self.rehearsal.environ(self.agent)
         (place / "secrets/credentials" / KEYS[self.agent]).write_text(environ.pop(KEYS[self.agent]) + "\n")
-        for name, value in self.store_secrets.items():
-            (place / "secrets/checkpoints" / name).write_text(value)
+        for kind, secrets in (("checkpoints", self.store_secrets), ("repository", self.repository)):
+            for name, value in secrets.items():
+                (place / "secrets" / kind / name).write_text(value)
         (place / "message").touch()
         work = ["work", "--run", "--order", str(place / "order"), "--result", str(place / "message"), "--grace", str(grace)]
         entry = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(self.volume), "--agent", self.agent, "--", "perdure", *work]
         data = self.claimed if self.claim else place / "data"
         script = f"hostname pod-{len(self.pods)}; mount --bind {data} {self.volume} && exec {shlex.join(entry)}"
+        log = (place / "log").open("w")
         started = subprocess.Popen(
             ["unshare", *SPACES, "sh", "-c", script], cwd="/", text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             env={
                 "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(place / "home"),
                 "TMPDIR": str(place / "t"),
@@ -163,6 +166,7 @@ class Cluster:
                 f"PERDURE_{self.agent.upper()}": str(native(self.agent)), "PERDURE_CHECKPOINT_EVERY": "1s", **environ, **self.extra,
             },
         )  # fmt: skip
+        log.close()
         self.pods.append(Pod(started, place, attempt))
         return self.pods[-1]
 
@@ -196,7 +200,7 @@ class Cluster:
                     pod.kill()
             if pod.started.poll() is None:
                 pod.started.kill()
-            pod.started.communicate()
+            pod.started.wait()
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def leaks(directory: Path, *secrets: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.kubernetes)])
 def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
     """A pod that is asked to end says `lost`, with 75; everything is in the store by then, and the next pod goes on from there."""
     one = make(agent, TWO_TOOLS, claim=False, checkpoints="")

@@ -1,0 +1,66 @@
+"""An attempt that is lost although its agent was never started says nothing of the task, and uses up none of its attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from perdure import wiring
+from perdure.attempt import Engine, take_over
+from perdure.attempt.opening import open_attempt
+from perdure.config import load
+from perdure.model import OutcomeKind, RunState, TaskSpec
+from tests.conftest import Scratch
+
+
+@pytest.fixture
+def engine(scratch: Scratch, tmp_path: Path) -> Engine:
+    """With an agent that says nothing and writes nothing."""
+    program = tmp_path / "claude"
+    program.write_text("#!/bin/sh\nexec sleep 98\n")
+    program.chmod(0o755)
+    environ = {**scratch.environ, "PERDURE_CLAUDE": str(program), "PERDURE_STATE": str(tmp_path / "state")}
+    return wiring.open_engine(load(environ, tmp_path), environ)
+
+
+def killed(engine: Engine, *, recorded: bool) -> Path:
+    """A run's only attempt, with its shim and its agent killed; and what of its record is there: as after the agent's start, or before."""
+    spec = TaskSpec(prompt="Do it.", service="api", task="t", attempts=1)
+    run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
+    claim = engine.store.claim("gone:00000000:1:1", 60.0, ref=run.id)
+    assert claim is not None
+    opened = open_attempt(engine, claim)
+    assert opened.process is not None and opened.process.shim is not None and opened.process.agent_pid
+    agent = opened.process.agent_pid
+    opened.process.shim.send(signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+    with opened:
+        directory = opened.directory
+    assert json.loads((directory / "shim.json").read_text())["pid"]
+    if not recorded:
+        (directory / "agent.json").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded: bool) -> None:
+    """With the shim's record of the agent the only attempt is used up; where that is missing, and nothing was said, it comes again."""
+    killed(engine, recorded=recorded)
+    (claim,) = engine.store.claims()
+    run = take_over(engine, claim)
+    (attempt,) = engine.store.attempts(run.id)
+    assert attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.LOST
+    assert attempt.outcome.began is recorded
+    assert run.state is (RunState.FAILED if recorded else RunState.QUEUED), run.reason
+
+
+def test_what_it_said_is_proof_that_it_was_started(engine: Engine) -> None:
+    """A record that is missing alone proves nothing: output does."""
+    directory = killed(engine, recorded=False)
+    (directory / "stdout").write_text("{}\n")
+    (claim,) = engine.store.claims()
+    assert take_over(engine, claim).state is RunState.FAILED
