@@ -151,7 +151,13 @@ class Packing:
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Where the run began: what lies before is not carried."""
+        """Where the run began: what lies before is not carried. Of a clone that was made anew since, its beginning may be a later commit
+        of the repository: then the run began where its own history leaves that."""
+        began = self.engine.workspaces.began(place)
+        if began and git.commit(began) and self.checkpoint.workdir.head:
+            common = git.run("merge-base", began, self.checkpoint.workdir.head, good=(0, 1, 128)).text.partition("\n")[0]
+            if common and git.commit(common):
+                return common
         if place.base and (oid := git.commit(place.base)):
             return oid
         oldest = self.engine.store.checkpoints(self.run.id)[0].workdir.head

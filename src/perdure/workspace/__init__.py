@@ -200,6 +200,11 @@ class Workspaces:
         self._ready()
         return sources.sources(self._places, workspace, self._git())
 
+    def began(self, workspace: Workspace) -> str:
+        """The commit, or the name of one, that the workdir began at here; empty where nobody said."""
+        self._ready()
+        return self._pinned(workspace)
+
     def diff(self, workspace: Workspace, *, stat: int = 0, binary: bool = False, most: int = changes.LARGEST) -> bytes:
         """What was changed since the workdir began, untracked files too, as git's patch: hostile bytes, to be cleaned before they
         are shown. `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole. Raises UsageError where
