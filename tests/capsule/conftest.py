@@ -59,11 +59,13 @@ def git(directory: Path, *words: str) -> str:
     return subprocess.run(["git", *who, *words], cwd=directory, capture_output=True, text=True, check=True).stdout
 
 
-def worked(engine: Engine, repository: Path, home: Path, *, talk: bytes = TALK, change: Callable[[Path], None] | None = None) -> TaskRun:
+def worked(
+    engine: Engine, repository: Path, home: Path, *, talk: bytes = TALK, change: Callable[[Path], None] | None = None, backend: str = ""
+) -> TaskRun:
     """A run that has made its changes, said its words, and ended; with one checkpoint."""
     spec = TaskSpec(
         prompt="do it", name="task", repo=str(repository), permissions=Permissions.FULL, verify="touch /tmp/verified", agent_args=("--x",),
-        env={"COLOUR": "red"}, pass_env=("LANG",), key="k", scope="shared",
+        env={"COLOUR": "red"}, pass_env=("LANG",), key="k", scope="shared", backend=backend,
     )  # fmt: skip
     place = engine.workspaces.plan(spec, "task", repository)
     run = engine.store.add(spec, uuid.uuid4().hex, "task", place)

@@ -438,3 +438,25 @@ def test_what_is_no_capsule_is_refused_by_the_command(machine: Machine, reposito
     assert not (tmp_path / "task").exists()
     whole = bring(path.read_bytes(), "-", "--json")
     assert whole.returncode == 0 and json.loads(whole.stdout)["workdir"] == str(tmp_path / "task"), whole.stderr
+
+
+def test_a_clone_is_cut_where_the_run_began(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """An agent that commits before its first checkpoint: what travels stands on the commit that the repository has, so that a clone on
+    another machine can take it in. That holds as well when the repository went on meanwhile and the clone is made anew."""
+    one = machine("one")
+    began = git(repository, "rev-parse", "HEAD").strip()
+    run = worked(one, repository, tmp_path / "home", backend="isolated")
+    url = (tmp_path / "store").as_uri()
+    assert run.workspace is not None
+    manifest = moving.move_to(one, run.id, url, Ways(allow=True))
+    assert manifest.workdir is not None and (manifest.workdir.base, manifest.workdir.shallow) == (began, (began,))
+    (repository / "later.txt").write_text("later")
+    git(repository, "add", "later.txt")
+    git(repository, "commit", "-q", "-m", "later")
+    two = machine("two")
+    wish = Wish(source=url, name="task", spec=replace(run.spec, prompt=""))
+    taken = moving.take_up(two, run.id, url, wish).run
+    assert (taken.spec, taken.scope, taken.id) == (run.spec, run.scope, run.id)
+    assert taken.workspace is not None and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
+    again = moving.move_to(two, taken.id, url, Ways(allow=True))
+    assert again.workdir is not None and again.workdir.base == began
