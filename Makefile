@@ -8,7 +8,7 @@ CLUSTERS ?= 2
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults manifests
+.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,15 @@ host-faults: tools install ## several hosts on one PostgreSQL: N/2 troubles of t
 manifests: install ## packaging/kubernetes/perdure.yaml from the Helm chart
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python packaging/manifests.py
+
+operator-kills: tools install kubernetes ## perdure operator killed N times over 20 runs and more on a real control plane (N=100), with the counts; as root
+	$(BIN)/python -m tests.kubernetes.kills $(N)
+
+kubernetes-faults: tools install agents kubernetes ## N trials of what may happen to an operator, by kind (N=100): API server, operators, pods, nodes; as root
+	$(BIN)/python -m tests.kubernetes.trials $(N)
+
+kubernetes-scale: tools install kubernetes ## 1,000 TaskRuns, 100 at once, with pods that kwok plays: requests, memory, times; a table
+	$(BIN)/python -m tests.kubernetes.scale
 
 install: .venv/.done ## the package, its tests and checks, into .venv
 

@@ -16,6 +16,9 @@ from xml.sax.saxutils import escape
 
 WHEN = ("Sat, 21 Nov 2026 12:00:00 GMT", "2026-11-21T12:00:00.000Z")
 
+KEY_ID = "AKIAQ7W2N5T8V1X4B6KD"
+"""No word that stands anywhere else: what is known as a secret is taken out of every checkpoint."""
+
 
 class Bucket(ThreadingHTTPServer):
     """One server with one bucket, `tasks`. Listens from the moment it is made."""
@@ -36,7 +39,7 @@ class Bucket(ThreadingHTTPServer):
     def environ(self) -> dict[str, str]:
         """What a client needs to find it."""
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
-        keys = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal-secret-key"}
+        keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "nD4Zq7mTn2Wc8Ks5vXb1Gh6Jy3Lp9Rf0"}
         return {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
 
     def names(self, prefix: str = "") -> list[str]:
@@ -69,7 +72,7 @@ class _Request(BaseHTTPRequestHandler):
         return unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
 
     def _refused(self) -> bool:
-        if "rehearsal" in self.headers.get("authorization", ""):
+        if KEY_ID in self.headers.get("authorization", ""):
             return False
         self._tell(403, b"<Error><Code>AccessDenied</Code><Message>no credentials</Message></Error>")
         return True

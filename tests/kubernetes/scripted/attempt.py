@@ -85,12 +85,12 @@ class Attempt:
 
 
 def eat() -> NoReturn:
-    """Takes memory until the kernel ends it; where nobody has limited it, it does so itself in time."""
+    """Takes memory until the kernel ends it; where nobody has limited it, it leaves as if it had been ended."""
     taken = []
     for _ in range(MOST_EATEN_MB):
         taken.append(b"x" * (1 << 20))
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("it lives on")
+    # The first process of a namespace cannot kill itself by a signal.
+    os._exit(128 + signal.SIGKILL)
 
 
 def main() -> NoReturn:

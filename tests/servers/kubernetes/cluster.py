@@ -147,7 +147,8 @@ class Cluster:
 
     def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
         """What kubectl prints; AssertionError with what it says where it fails."""
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self.top), "KUBECONFIG": str(kubeconfig or self.kubeconfig)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where its plugin is
+        environ = {"PATH": path, "HOME": str(self.top), "KUBECONFIG": str(kubeconfig or self.kubeconfig)}
         ran = subprocess.run([KUBECTL, *words], env=environ, input=stdin, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout

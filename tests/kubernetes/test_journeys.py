@@ -1,0 +1,125 @@
+"""An attempt is ended in every way that a cluster knows, and the next one goes on in the same conversation: on the real control plane
+with two nodes, the operator under its scoped account, the real Claude Code and the real Codex.
+
+Asserted on what reached the model, on the receipt and the session in the TaskRun, and on `kubectl perdure why`. Claude Code is ended in
+each of the ways with a claim and with the object store alone, Codex with one of them each; once there is a claim that many share.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kubernetes.place import Place
+from tests.kubernetes.story import WORD, Story, tell
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.journey, pytest.mark.timeout(900)]
+
+
+def three(place: Place, cause: str, codex: str, **spec: object) -> list[Story]:
+    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at work, and their model silent."""
+    made = [
+        tell(place, f"{cause}-claim", **spec),
+        tell(place, f"{cause}-store", mode="Checkpoints", **spec),
+        tell(place, f"{cause}-codex", agent="codex", mode=codex, **spec),
+    ]
+    for story in made:
+        story.hangs()
+    return made
+
+
+def test_the_agent_is_killed(place: Place) -> None:
+    """SIGKILL of the agent's program: that attempt has failed, and the next one goes on."""
+    stories = three(place, "agent", "Checkpoints")
+    for story in stories:
+        story.agent_process().kill()
+    for story in stories:
+        first, last = story.went_on()
+        assert not first.get("infrastructure") and last["number"] == 2
+
+
+def test_the_pod_is_killed(place: Place) -> None:
+    """SIGKILL of the pod's first process, and so of everything in the pod: nobody is left to tell anything."""
+    stories = three(place, "pod", "Claim")
+    for story in stories:
+        place.kill_pod(story.pod())
+    for story in stories:
+        first, last = story.went_on()
+        assert (first["outcome"], last["number"]) == ("lost", 2) and "SIGKILL" in first["detail"]
+
+
+def test_the_operator_is_killed(place: Place) -> None:
+    """SIGKILL of the operator while attempts run, whose pods end while nobody looks: the next operator finds what became of them and goes
+    on."""
+    stories = three(place, "operator", "Checkpoints")
+    place.operator.kill()
+    for story in stories:
+        place.kill_pod(story.pod())
+    for story in stories:
+        story.until(lambda story=story: story.pods()[0]["status"]["phase"] == "Failed", "the pod has ended")
+    place.operator.start()
+    for story in stories:
+        _, last = story.went_on()
+        assert last["number"] == 2
+
+
+def test_the_deadline_passes(place: Place) -> None:
+    """An attempt that takes longer than it may is ended in good order, and the next one goes on."""
+    for story in three(place, "deadline", "Claim", policy={"timeoutSeconds": 40}):
+        first, last = story.went_on()
+        assert (first["outcome"], last["number"]) == ("timed_out", 2)
+
+
+def test_the_pod_is_evicted(place: Place) -> None:
+    """Evicted from a node that is drained, an attempt saves everything within its grace, and the next one goes on at the other node."""
+    with place.cordoned("two"):
+        stories = three(place, "evicted", "Checkpoints")
+    with place.cordoned("one"):
+        for story in stories:
+            place.evict(story.pod())
+        for story in stories:
+            first, last = story.went_on()
+            assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+
+
+def test_the_node_is_lost(place: Place) -> None:
+    """The power of a node is cut. With the object store alone the next attempt goes on at the other node by itself; a claim is held until
+    the node is declared lost, and a condition says so."""
+    with place.cordoned("two"):
+        stories = three(place, "node", "Checkpoints")
+    claim, *free = stories
+    with place.lost("one"):
+        for story in free:
+            first, last = story.went_on()
+            assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+        assert "out-of-service" in claim.waits_for("NodeLost")["message"]
+        assert len(claim.jobs()) == 1
+        place.declare_lost("one")
+        first, last = claim.went_on()
+        assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+
+
+def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
+    """On a claim that many may mount each task has its own directory: pods are killed at the same time, each goes on in its own
+    conversation, and neither model is told anything of the other's."""
+    place.share()
+    one = tell(place, "one", mode="Shared")
+    two = tell(place, "two", mode="Shared", prompt=f"Write two.txt after one.txt. The words are {WORD} and fagus.")
+    for story in (one, two):
+        story.hangs()
+    for story in (one, two):
+        place.kill_pod(story.pod())
+    assert one.went_on()[1]["sessionId"] != two.went_on()[1]["sessionId"]
+    assert not any("fagus" in prompt for asked in one.asked for prompt in asked.prompts)
+    assert all(any("fagus" in prompt for prompt in asked.prompts) for asked in two.asked)
+
+
+def test_two_operators_at_once(place: Place) -> None:
+    """Two operators for one namespace: each attempt has one Job, and what one begins the other may end."""
+    with place.another_operator():
+        stories = [tell(place, "double"), tell(place, "double-store", mode="Checkpoints")]
+        for story in stories:
+            story.hangs()
+            place.kill_pod(story.pod())
+        for story in stories:
+            _, last = story.went_on()
+            assert last["number"] == 2
