@@ -7,6 +7,7 @@ here can be made twice (a name that is its own, a version that it follows, an en
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,7 @@ def _passing(error: Exception) -> bool:
     return isinstance(error, httpx2.TransportError)
 
 
+@functools.cache
 def _resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
     """A kind as plain dicts: what a newer cluster's objects have and lightkube's models lack stays in them."""
     return create_namespaced_resource(group, version, kind, plural)

@@ -64,7 +64,8 @@ def connection() -> SingleConfig:
         raise UsageError(
             f"no cluster is configured: {said(str(error), 200)}", "set KUBECONFIG, or run it in a pod (docs/how-to)"
         ) from error
-    assert found is not None
+    if found is None or found.user is None:
+        raise UsageError("no account of the cluster is configured", "set KUBECONFIG to a kubeconfig with a user that has a token or a certificate")
     return found
 
 
