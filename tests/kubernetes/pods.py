@@ -30,7 +30,7 @@ from tests.journeys.stage import native
 TOP = Path(__file__).parents[2]
 UID = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f001"
 PROMPT = "Write one.txt. The magic word is quercus."
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 SPACES = ["--user", "--map-root-user", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 
