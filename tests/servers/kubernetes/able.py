@@ -1,0 +1,49 @@
+"""Whether this machine can be made into machines: `python -m tests.servers.kubernetes.able` says why not, and then ends with 1.
+
+CI asks before it runs the tests on a real control plane, so that a place without namespaces is told as one, and is no failure of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.servers.kubernetes.limits import KINDS
+
+TRY = (
+    "mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/proc /mnt/usr"
+    " && mount -t proc proc /mnt/proc && mount --rbind /usr /mnt/usr && unshare --pid --mount --uts --ipc --fork --mount-proc true"
+)
+
+
+def why_not() -> str:
+    """A sentence; empty where everything is there."""
+    if os.geteuid() != 0:
+        return "only root can make its machines"
+    made = subprocess.run(["unshare", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", TRY], capture_output=True, text=True)
+    if made.returncode != 0:
+        return f"its machines are namespaces, and none can be made here: {made.stderr.strip()[-200:]}"
+    if not any(_groups(top, limit) for top, (limit, *_) in ((top, tuple(files)) for top, files in KINDS)):
+        return "its pods have memory limits, and no memory group can be made here"
+    return ""
+
+
+def _groups(top: Path, limit: str) -> bool:
+    """Whether a control group with such a limit can be made below."""
+    group = top / f"perdure-able-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        return False
+    try:
+        return (group / limit).exists()
+    finally:
+        group.rmdir()
+
+
+if __name__ == "__main__":
+    found = why_not()
+    print(found or "able")
+    sys.exit(1 if found else 0)
