@@ -17,6 +17,7 @@ from perdure.cli.run import pair_of, positive, read_prompt, rounds_of, seconds_o
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
 from perdure.kubernetes.showing import STATES, Object, condition, count, last_outcome, part, phase, report_of, unrecorded, word
+from perdure.kubernetes.wanted import RETRY
 from perdure.model import ContinuityPolicy, Permissions, WhenFull
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 """How long an update waits for the operator to read the one before it."""
-RETRY = "perdure.dev/retry"
 
 
 class NotYet(PerdureError):

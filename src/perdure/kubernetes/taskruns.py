@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
+from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
 from perdure.text import one_line
 
-GROUP, VERSION, KIND, PLURAL = "perdure.dev", "v1alpha1", "TaskRun", "taskruns"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 INSTALL = "kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml, or helm install perdure packaging/helm/perdure"
 EXEC_API = "client.authentication.k8s.io/"
