@@ -64,7 +64,9 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
     if watched.collided:
         outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
-    if outcome.kind is OutcomeKind.LOST and not evidence.answered and not evidence.prompt_found and not process.launched(opened.directory):
+    heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
+    # Whoever did not take it over has started it: its agent had its chance, and would be started in vain for ever.
+    if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(outcome, detail="perdure was ended before its agent had started", began=False)
     if outcome.ok and (lacks := lacking(claim.run.spec, Path(opened.workspace.path))):
         outcome = Outcome(kind=OutcomeKind.FAILED, detail=lacks, code=0)

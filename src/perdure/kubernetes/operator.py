@@ -65,7 +65,9 @@ def connection() -> SingleConfig:
             f"no cluster is configured: {said(str(error), 200)}", "set KUBECONFIG, or run it in a pod (docs/how-to)"
         ) from error
     if found is None or found.user is None:
-        raise UsageError("no account of the cluster is configured", "set KUBECONFIG to a kubeconfig with a user that has a token or a certificate")
+        raise UsageError(
+            "no account of the cluster is configured", "set KUBECONFIG to a kubeconfig with a user that has a token or a certificate"
+        )
     return found
 
 
