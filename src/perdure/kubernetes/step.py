@@ -114,7 +114,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if run.deleting and not run.held:
         return Rest()
     if run.deleting and run.abandoned:
-        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release()
+        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(_claim_to_go(run))
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
         return Look()
     for job in seen.jobs:
@@ -286,12 +286,18 @@ def _safe(run: Wanted, status: Status) -> bool:
     return kept or status.workspace.saved or not any(record.job_uid for record in status.attempts)
 
 
+def _claim_to_go(run: Wanted) -> str:
+    """The claim that goes with the TaskRun; empty where it stays."""
+    volume = run.spec.workspace
+    return run.claim if volume.mode == "Claim" and volume.reclaim == "Delete" else ""
+
+
 def _leaves(seen: Seen, status: Status, now: int) -> Step:
     """The TaskRun is to be deleted, and nothing of it is at work."""
     run = seen.run
     volume = run.spec.workspace
     if _safe(run, status):
-        return Release(run.claim if volume.mode == "Claim" and volume.reclaim == "Delete" else "")
+        return Release(_claim_to_go(run))
     where = (
         f"on the claim {status.workspace.claim_name or run.claim}" if volume.mode == "Claim" else "in its pod, after its newest checkpoint"
     )
