@@ -19,6 +19,8 @@ import httpx2
 
 Object = dict[str, Any]
 
+STALE = 25
+"""So many kept connections may have ended with an API server that was restarted; what may be asked twice is asked on the next one."""
 PATCHES = {"merge": "application/merge-patch+json", "strategic": "application/strategic-merge-patch+json"}
 
 
@@ -168,7 +170,13 @@ class Api:
     ) -> Object:
         headers = {"content-type": content, "accept": "application/json"}
         sent = None if body is None else json.dumps(body).encode()
-        answer = self._client.request(method, path, content=sent, headers=headers, params=parameters or None)
+        for left in reversed(range(STALE)):
+            try:
+                answer = self._client.request(method, path, content=sent, headers=headers, params=parameters or None)
+                break
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                if method == "POST" or not left:
+                    raise
         if not answer.is_success:
             raise Refused(answer.status_code, answer.text)
         return dict(answer.json())
