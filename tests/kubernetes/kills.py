@@ -127,7 +127,8 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
         run.patch(spec={"suspend": False})
     elif dice.random() < 0.4:
         time.sleep(dice.uniform(0.0, 3.0))
-        run.update(f"fails {dice.randint(0, 1)} 0.3")
+        # New instructions are one more attempt at least, so they must not fail where the first ones have used up theirs.
+        run.update("works 0.3")
     run.settled()
     wrong += [f"{name}: {each}" for each in (*run.wrong(), *book(here, run))]
     return len(run.attempts())

@@ -167,7 +167,7 @@ def place(cluster: Cluster, bucket: Bucket, **options: Any) -> Iterator[Place]:
     install(cluster)
     namespace = cluster.namespace()
     with ExitStack() as stack:
-        stack.callback(cluster.forget, namespace)
+        stack.callback(lambda: cluster.until(lambda: cluster.forget(namespace) is None, f"{namespace} is forgotten"))
         operator = stack.enter_context(Operator(cluster, namespace, **options))
         made = Place(cluster, namespace, bucket, operator, stack)
         made.secret("store", bucket.environ())
