@@ -111,7 +111,7 @@ class Operator:
             relist.cancel()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
-                    while self.queue.slowest_s:
+                    while self.stop.is_set() and self.queue.slowest_s:
                         await asyncio.sleep(0.02)
             for each in workers:
                 each.cancel()

@@ -1,0 +1,225 @@
+"""The whole operator against a small API server in this process: what happens between two of its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import Cluster, User
+
+from perdure.kubernetes.operator import Operator, Options
+from tests.kubernetes import making
+from tests.kubernetes.apiserver import Fault, Server, fails
+
+OPTIONS = Options(namespaces=("default",), image="perdure:1", port=0, workers=4)
+
+
+class Stage:
+    """A server and operators that come and go."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.said: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.operators: list[Operator] = []
+
+    def config(self) -> SingleConfig:
+        cluster = Cluster(server=f"http://127.0.0.1:{self.server.port}")
+        found = KubeConfig.from_one(cluster=cluster, user=User(token="x"), context_name="test", namespace="default")
+        single = found.get()
+        assert single is not None
+        return single
+
+    def begin(self) -> Operator:
+        operator = Operator(self.config(), OPTIONS, self.said.append)
+        self.operators.append(operator)
+        self.tasks.append(asyncio.create_task(operator.run()))
+        return operator
+
+    async def kill(self) -> None:
+        """As SIGKILL would: nothing more of it is done."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks.clear()
+
+    def make(self, name: str = "fix", **spec: Any) -> None:
+        self.server.add("taskruns", making.taskrun(name, **spec))
+
+    def status(self, name: str = "fix") -> dict[str, Any]:
+        found: dict[str, Any] = self.server.objects["taskruns"]["default", name].get("status") or {}
+        return found
+
+    async def until(self, met: Callable[[], Any]) -> Any:
+        while not (found := met()):
+            for task in self.tasks:
+                if task.done():
+                    task.result()
+            await asyncio.wait([asyncio.create_task(self.server.changed.wait())], timeout=0.2)
+        return found
+
+    async def done(self, name: str = "fix") -> dict[str, Any]:
+        found: dict[str, Any] = await self.until(lambda: self.status(name).get("phase") in ("Succeeded", "Failed") and self.status(name))
+        return found
+
+
+def play(script: Callable[[int], Any], story: Callable[[Stage], Awaitable[None]]) -> Stage:
+    """Runs a story on a stage of its own."""
+
+    async def main() -> Stage:
+        server = Server(script)
+        runner = await server.start()
+        stage = Stage(server)
+        try:
+            await story(stage)
+        finally:
+            await stage.kill()
+            await runner.cleanup()
+        return stage
+
+    return asyncio.run(main())
+
+
+def whole(stage: Stage, outcomes: list[str], name: str = "fix") -> None:
+    """Each attempt had one Job, one start and one outcome."""
+    status = stage.status(name)
+    assert [each["outcome"] for each in status["attempts"]] == outcomes
+    assert [each["number"] for each in status["attempts"]] == list(range(1, len(outcomes) + 1))
+    assert set(stage.server.jobs_made.values()) == {1}, stage.server.jobs_made
+    assert stage.server.began == sorted(set(stage.server.began))
+
+
+def test_a_life_with_few_requests():
+    """A failure and a success; one order, one claim, all versions of the instructions kept, fewer than 25 requests an attempt."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make()
+        await stage.done()
+        requests = sum(stage.server.counted.values())
+        whole(stage, ["failed", "succeeded"])
+        assert requests / 2 < 25
+        texts = next(iter(stage.server.objects["configmaps"].values()))["data"]
+        assert texts["context-1"] == "Mend the test." and sorted(texts) == ["context-1", "order-2"]
+        run = stage.server.objects["taskruns"]["default", "fix"]
+        run["spec"] |= {"prompt": "And the docs.", "contextVersion": 2}
+        run["metadata"]["generation"] += 1
+        stage.server.put("taskruns", run)
+        await stage.until(lambda: stage.status().get("attempt") == 3)
+        await stage.done()
+        texts = next(iter(stage.server.objects["configmaps"].values()))["data"]
+        assert texts["context-1"] == "Mend the test." and texts["context-2"] == "And the docs."
+        assert not run["metadata"].get("annotations")
+
+    play(fails(1), story)
+
+
+def test_killed_between_any_two_writes():
+    """At writes all over a life of two attempts the operator dies, before it is made or after; the next one goes on, nothing is doubled."""
+    writes: list[str] = []
+
+    async def life(stage: Stage) -> None:
+        stage.server.after = lambda method, path: writes.append(f"{method} {path}")
+        stage.begin()
+        stage.make()
+        await stage.done()
+
+    play(fails(1), life)
+    assert len(writes) > 10
+
+    async def killed(stage: Stage) -> None:
+        for at in range(0, 2 * len(writes), 3):
+            name = f"fix-{at}"
+            stage.server.jobs_made.clear()
+            stage.server.began.clear()
+            count, died = 0, asyncio.Event()
+
+            def strike(method: str, path: str, at: int = at, died: asyncio.Event = died) -> None:
+                nonlocal count
+                count += 1
+                if count == at // 2 + 1:
+                    died.set()
+                    raise ConnectionResetError
+
+            quiet: Callable[[str, str], None] = lambda method, path: None  # noqa: E731
+            stage.server.before, stage.server.after = (strike, quiet) if at % 2 == 0 else (quiet, strike)
+            stage.begin()
+            stage.make(name)
+            ended = asyncio.create_task(stage.done(name))
+            await asyncio.wait([ended, asyncio.create_task(died.wait())], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            await stage.kill()
+            stage.server.before = stage.server.after = quiet
+            stage.begin()
+            await stage.done(name)
+            await stage.kill()
+            whole(stage, ["failed", "succeeded"], name)
+
+    play(fails(1), killed)
+
+
+@pytest.mark.parametrize("code", [409, 429, 500, 503])
+def test_each_write_is_answered_badly_once(code: int):
+    """Every write is refused once, or its answer is lost once: it is made again, or derived again, and nothing is doubled."""
+
+    async def story(stage: Stage) -> None:
+        for answered_first in (True, False):
+            seen: set[str] = set()
+
+            def fault(method: str, path: str, seen: set[str] = seen) -> None:
+                if (key := f"{method} {path}") not in seen:
+                    seen.add(key)
+                    raise Fault(code)
+
+            stage.server.jobs_made.clear()
+            stage.server.began.clear()
+            stage.server.before = fault if answered_first else lambda method, path: None
+            stage.server.after = fault if not answered_first and code != 409 else lambda method, path: None
+            stage.begin()
+            stage.make(f"fix-{answered_first}")
+            await stage.done(f"fix-{answered_first}")
+            whole(stage, ["failed", "succeeded"], f"fix-{answered_first}")
+            await stage.kill()
+
+    play(fails(1), story)
+
+
+def test_watches_that_end_and_expire_and_two_operators():
+    """Watches are cut and expire while two operators work on five TaskRuns: each attempt has one Job and one outcome."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin(), stage.begin()
+        names = [f"fix-{number}" for number in range(5)]
+        for number, name in enumerate(names):
+            stage.make(name)
+            stage.server.end_watches(expired=number % 2 == 0)
+        for name in names:
+            await stage.done(name)
+            assert [each["outcome"] for each in stage.status(name)["attempts"]] == ["failed", "succeeded"]
+        assert set(stage.server.jobs_made.values()) == {1} and len(stage.server.jobs_made) == 10
+
+    play(fails(1), story)
+
+
+def test_health_tells_of_a_deaf_watch():
+    """Healthy while its watches are heard; after a silence that is too long, ill, with a reason; metrics say how long it is."""
+
+    async def story(stage: Stage) -> None:
+        operator = stage.begin()
+        await stage.until(lambda: operator.ready.is_set() and len(operator.ears.heard) == 3)
+        assert operator.ill() == "" and operator.unready() == ""
+        for path in operator.ears.heard:
+            operator.ears.heard[path] -= 200
+        assert "has not been heard for 200 s" in operator.ill()
+        text = operator.numbers.exposition("")[0].decode()
+        age = re.search(r"^perdure_operator_watch_age_seconds (\d+)", text, re.MULTILINE)
+        assert age is not None and int(age[1]) >= 200
+        stage.make()
+        await stage.done()
+        assert operator.ill() == ""
+
+    play(fails(0), story)
