@@ -144,7 +144,10 @@ def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
 def test_an_older_pod_that_still_lives_is_fenced(make: Make) -> None:
     """The next attempt begins while the older pod works on: the older one loses its place, stops its agent, publishes nothing more, and the
     new one goes on with what had been published."""
-    script = SAVED_MIDWAY.replace("sleep 98", "for n in 1 2 3 4 5 6 7 8 9; do sleep 9; done")
+    script = SAVED_MIDWAY.replace(
+        "echo begun > begun.txt; test -e GO || sleep 98",
+        "test -e GO || for n in 1 2 3 4 5 6 7 8 9; do echo begun > begun.txt; sleep 9; done",
+    )
     one = make("claude", script, claim=False)
     one.checkpoints = f"file://{one.directory}/store"
     old = one.start(1)
