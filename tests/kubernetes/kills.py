@@ -108,7 +108,8 @@ def _player(here: Place, done: Campaign, over: threading.Event, runs: int, at: i
         dice = random.Random(seed * 1000 + number * AT_ONCE + at)
         name = f"run-{at}-{number}"
         try:
-            done.attempts += _one(here, name, dice, done.wrong)
+            had = _one(here, name, dice, done.wrong)
+            done.attempts += had
         except AssertionError as error:
             done.wrong.append(f"{name}: {error}"[:3000])
         done.runs += 1

@@ -232,7 +232,7 @@ class Kind:
     gone: bool = False
     own_class: bool = False
     alone: bool = False
-    """One trial after the other: what happens to one happens to all."""
+    """One trial after the other, as what happens to one happens to all; by this thread, with which ends what it has started."""
 
 
 AGAIN, HELD = "fails 1 1.0", "hangs 1 0.3"
@@ -267,13 +267,14 @@ def trials(cluster: Cluster, store: Bucket, kind: str, number: int, seed: int) -
     """So many trials of one kind, at the same time."""
     made = [Trial(kind, seed + at) for at in range(number)]
     whole = KINDS[kind]
-    with Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here, ThreadPoolExecutor(1 if whole.alone else number) as pool:
+    with Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here, ThreadPoolExecutor(number) as pool:
         here.operator.ready()
         scene = Scene(cluster, here, proxy)
         with _node(scene, kind):
             runs = [_run(here, whole, at) for at in range(number)]
         with _lost(scene, kind, runs):
-            for trial, outcome in zip(made, pool.map(_tried, [scene] * number, runs, made, [whole] * number), strict=True):
+            several = map if whole.alone else pool.map
+            for trial, outcome in zip(made, several(_tried, [scene] * number, runs, made, [whole] * number), strict=True):
                 trial.wrong += outcome
     return made
 
