@@ -94,8 +94,14 @@ class Api:
         await self._send("list", kind, read)
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """In the namespace that its metadata names."""
-        found: dict[str, Any] = await self._send("create", kind, lambda: self._client.create(self._kinds[kind].from_dict(body)))
+        """In the namespace that its metadata names. What is there already is refused with 409; where others were in the way, as at a quota
+        that many count on (409 too, with reason Conflict), nothing was made, and it is `Away`."""
+        try:
+            found: dict[str, Any] = await self._send("create", kind, lambda: self._client.create(self._kinds[kind].from_dict(body)))
+        except Refused as error:
+            if error.code == 409 and error.reason == "Conflict":
+                raise Away(str(error)) from error
+            raise
         return found
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False) -> dict[str, Any]:
