@@ -113,8 +113,8 @@ class Place:
 
     def kill_pod(self, pod: Object) -> None:
         """SIGKILL of its container's first process, and so of all in it."""
-        processes = self.cluster.machines[pod["spec"]["nodeName"]].processes(pod["metadata"]["uid"])
-        assert processes, f"{pod['metadata']['name']} is not at work"
+        machine, uid = self.cluster.machines[pod["spec"]["nodeName"]], pod["metadata"]["uid"]
+        processes = self.cluster.until(lambda: machine.processes(uid), f"{pod['metadata']['name']} is at work")
         processes[0].kill()
 
     def evict(self, pod: Object) -> None:

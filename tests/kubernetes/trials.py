@@ -28,6 +28,7 @@ from tests.kubernetes.operators import install
 from tests.kubernetes.place import Place, place
 from tests.kubernetes.run import Run
 from tests.servers.kubernetes import faults
+from tests.servers.kubernetes.api import Object
 from tests.servers.kubernetes.cluster import Cluster, running
 from tests.servers.kubernetes.proxy import Proxy
 from tests.servers.s3 import Bucket, bucket
@@ -142,38 +143,45 @@ def killed(scene: Scene, run: Run, dice: random.Random) -> bool:
 # --- faults of pods and nodes ----------------------------------------------------------------------------------------------
 
 
-def pod_deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
+def at_work(scene: Scene, run: Run) -> Object:
+    """The pod that runs, when it has written down that it began: one that never began would do as its first attempt was told, once more."""
     pod = run.pod()
+    run.until(lambda: conversation(scene.place, run), "it has begun its work")
+    return pod
+
+
+def pod_deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
+    pod = at_work(scene, run)
     time.sleep(dice.uniform(0.0, 1.0))
     scene.place.api.delete(scene.place.of("v1", "pods", pod["metadata"]["name"]))
     return True
 
 
 def pod_deleted_at_once(scene: Scene, run: Run, dice: random.Random) -> bool:
-    pod = run.pod()
+    pod = at_work(scene, run)
     time.sleep(dice.uniform(0.0, 1.0))
     scene.place.api.delete(scene.place.of("v1", "pods", pod["metadata"]["name"]), gracePeriodSeconds=0)
     return True
 
 
 def pod_evicted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    scene.place.evict(run.pod())
+    scene.place.evict(at_work(scene, run))
     return True
 
 
 def pod_pressed(scene: Scene, run: Run, dice: random.Random) -> bool:
     """Its node has no memory left, and ends it."""
-    faults.press(scene.cluster, scene.place.namespace, run.pod()["metadata"]["name"])
+    faults.press(scene.cluster, scene.place.namespace, at_work(scene, run)["metadata"]["name"])
     return True
 
 
 def pod_killed(scene: Scene, run: Run, dice: random.Random) -> bool:
-    scene.place.kill_pod(run.pod())
+    scene.place.kill_pod(at_work(scene, run))
     return True
 
 
 def job_deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    run.pod()
+    at_work(scene, run)
     name = run.jobs()[0]["metadata"]["name"]
     scene.place.api.delete(scene.place.of("batch/v1", "jobs", name), propagationPolicy="Background")
     return True
@@ -186,7 +194,7 @@ def memory_eaten(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 def node_lost(scene: Scene, run: Run, dice: random.Random) -> bool:
     """The power of its node is cut, and somebody says so; both at once for all trials of this kind."""
-    run.pod()
+    at_work(scene, run)
     return True
 
 
@@ -198,8 +206,7 @@ def claim_pending(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
     """Deleted in the middle of its work, which lies nowhere else: held, until somebody gives it up."""
-    run.pod()
-    run.until(lambda: conversation(scene.place, run), "it has begun its work")
+    at_work(scene, run)
     run.delete()
     told = run.until(lambda: run.condition("UnsavedWork"), "it says that there is unsaved work")
     held = bool(conversation(scene.place, run)) and "abandon" in told["message"]
@@ -210,7 +217,7 @@ def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 def deleted_and_saved(scene: Scene, run: Run, dice: random.Random) -> bool:
     """Deleted in the middle of its work, which is saved: it goes, and its pod with it."""
-    run.pod()
+    at_work(scene, run)
     run.delete()
     run.gone()
     run.until(lambda: not run.processes(), "nothing of it lives")
@@ -319,8 +326,7 @@ def _lost(scene: Scene, kind: str, runs: list[Run]) -> Iterator[None]:
         yield
         return
     for run in runs:
-        run.pod()
-        run.until(lambda run=run: conversation(scene.place, run), "it has begun its work")
+        at_work(scene, run)
     with scene.place.lost("one"):
         for run in runs:
             run.waits_for("NodeLost")

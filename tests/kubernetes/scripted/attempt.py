@@ -9,7 +9,8 @@ word of its instructions says what it does:
     hangs N S         does not end by itself in its first N attempts, and then works
     eats N S          is ended by the kernel, as one that takes too much memory is, in its first N attempts, and then works
 
-Two that are at work on one volume at the same time, and an attempt that begins a second time, are written into the conversation.
+With the word `saved` at the end it says that its work is saved elsewhere as well. Two that are at work on one volume at the same time,
+and an attempt that begins a second time, are written into the conversation.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Attempt:
             os.fsync(out.fileno())
 
     def play(self) -> NoReturn:
-        kind, *rest = self.words
+        kind, *rest = (word for word in self.words if word != "saved")
         turns = int(rest[0]) if kind != "works" else 0
         seconds = float(rest[-1]) if rest else 0.0
         mine = len([line for line in self.before if line["version"] == self.order.contexts[-1] and line["run"] == self.order.run])
