@@ -1,8 +1,8 @@
 """F18: what may happen to an operator, counted by kind: `make kubernetes-faults N=100`.
 
-Trials of one kind share a namespace and its operator, and go on at the same time. Where the fault is the operator's or the API server's,
-pods are scripted (`scripted/attempt.py`): they keep a conversation on their claim, and write down who worked beside whom. With `--real`,
-and for one trial of each kind that strikes a pod, there is Claude Code in them, and the rehearsal says what its model was shown.
+Trials of one kind share a namespace and its operator, and go on at the same time. The faults are the operator's, the API server's and the
+cluster's, so pods are scripted (`scripted/attempt.py`): they keep a conversation on their claim, and write down who worked beside whom.
+What the real agents and their models make of the same ends is shown by `test_journeys`.
 
 What must hold: every run ends as its pods were told to end; one Job, one pod and one outcome for each attempt; nothing is tried for ever;
 no attempt works beside another or begins twice; each later attempt goes on in the same conversation; work that is nowhere else holds a
