@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
@@ -86,6 +87,9 @@ async def serve(port: int, numbers: Numbers, ill: Callable[[], str], unready: Ca
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
+    if not port:  # a free one, and the same for IPv4 and IPv6
+        with socket.create_server(("", 0)) as free:
+            port = int(free.getsockname()[1])
     site = web.TCPSite(runner, port=port)
     await site.start()
-    return runner, int(runner.addresses[0][1])
+    return runner, port

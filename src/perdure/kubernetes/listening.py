@@ -132,7 +132,8 @@ def settings() -> Any:
 async def listen(
     registered: Any, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event, said: Callable[[str], None]
 ) -> None:
-    """Watches until `stop`. What ends kopf (an error within a watch, its own) is told, and it is begun anew."""
+    """Watches until `stop`, which is set here where a signal ends kopf (it takes both signals for itself while it runs). What else ends
+    it, an error within a watch or its own, is told, and it is begun anew."""
     logging.getLogger("kopf").setLevel(logging.CRITICAL + 1)
     logging.getLogger("kopf").propagate = False
     while not stop.is_set():
@@ -141,6 +142,9 @@ async def listen(
                 registry=registered, settings=settings(), standalone=True, clusterwide=not namespaces, namespaces=list(namespaces),
                 stop_flag=stop, ready_flag=ready,
             )  # fmt: skip
+            if not stop.is_set():
+                said("operator: leaving")
+                stop.set()
         except Exception as error:
             said(f"the watches ended and are begun anew: {type(error).__name__}: {shown(str(error), 300)}")
         if not stop.is_set():

@@ -61,8 +61,13 @@ class Memory:
     def keep(self, body: dict[str, Any]) -> Key:
         """Remembers a TaskRun. Returns its key."""
         key, uid = _key(body), sys.intern(body["metadata"]["uid"])
-        run = self._runs.setdefault(uid, Run())
         version = _number(body["metadata"].get("resourceVersion", ""))
+        was = self._names.get(key, uid)
+        if was != uid and was in self._runs:
+            if version < self._runs[was].version:
+                return key  # the late answer about one that was deleted: another has its name by now
+            del self._runs[was]
+        run = self._runs.setdefault(uid, Run())
         if version >= run.version:
             run.body, run.version = msgspec.json.encode(_less(body)), version
         self._names[key] = uid
@@ -120,11 +125,6 @@ class Memory:
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {uid: pod for uid, pod in run.pods.items() if not (pod.gone and pod.attempt <= closed)}
         run.notes = {}
-
-    def sharers(self, claim: str, key: Key) -> list[str]:
-        """Other TaskRuns of the namespace whose work lies on this claim."""
-        others = [each for each in self._names if each[0] == key[0] and each != key]
-        return [each[1] for each in others if (found := self.of(each)) is not None and found[0].claim == claim]
 
 
 def _key(body: dict[str, Any]) -> Key:

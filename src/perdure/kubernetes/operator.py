@@ -156,7 +156,8 @@ class Operator:
     def _ended(self, run: Wanted, record: Record) -> None:
         self.numbers.ended.labels(record.outcome, str(record.infrastructure).lower()).inc()
         proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
-        self._say(f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome} ({said(record.detail, 200)}){proof}")
+        why = f" ({said(record.detail, 200)})" if record.detail else ""
+        self._say(f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}")
 
     async def _check(self) -> None:
         """That there is a cluster, that it knows TaskRuns, and that this account may see what it has to."""

@@ -22,7 +22,7 @@ from perdure.kubernetes.launching import launch, record
 from perdure.kubernetes.memory import Key, Memory, Run
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.seen import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said
+from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said, wanted
 
 MOST_STEPS = 40
 """More in a row, and somebody writes against us: it is left for a while."""
@@ -134,8 +134,12 @@ class Reconciler:
 
     async def _drop(self, run: Wanted, claim: str) -> None:
         """Deletes the claim, if this TaskRun made it and no other works on it."""
-        if not claim or self.memory.sharers(claim, run.key):
+        if not claim:
             return
         body = await self.api.get(kinds.CLAIM, run.namespace, claim)
-        if body is not None and (body["metadata"].get("labels") or {}).get(UID_LABEL) == run.uid:
+        if body is None or (body["metadata"].get("labels") or {}).get(UID_LABEL) != run.uid:
+            return
+        # Asked for, not remembered: just after its start an operator has not heard of all of them.
+        others = [wanted(each) for each in await self.api.items(kinds.RUN, run.namespace)]
+        if not any(each.uid != run.uid and each.lies_on(claim, run.name) for each in others):
             await self.api.delete(kinds.CLAIM, run.namespace, claim)

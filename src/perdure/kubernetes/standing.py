@@ -256,7 +256,7 @@ def _spent(usage: Usage) -> Spent:
 
 
 def _id(text: str) -> str:
-    return said(text, 128)
+    return said(text, 200)
 
 
 def _reckoned(usage: Usage, model: str) -> float:

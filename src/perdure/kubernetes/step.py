@@ -298,11 +298,11 @@ def _leaves(seen: Seen, status: Status, now: int) -> Step:
     volume = run.spec.workspace
     if _safe(run, status):
         return Release(_claim_to_go(run))
-    where = (
-        f"on the claim {status.workspace.claim_name or run.claim}" if volume.mode == "Claim" else "in its pod, after its newest checkpoint"
-    )
+    where = f"lies only on the claim {status.workspace.claim_name or run.claim}"
+    if volume.mode != "Claim":
+        where = "was done in a pod after its newest checkpoint"
     message = (
-        f"work of attempt {status.attempt} lies {where} alone and would be lost; "
+        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; "
         f"to delete it all the same: kubectl annotate taskruns.perdure.dev {run.name} perdure.dev/abandon=true"
     )
     return _told(run, standing.told(status, "UnsavedWork", "NotSaved", message, now), None)

@@ -272,6 +272,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         told = _plain(f"{spec.service}-{spec.task}")[:48].rstrip("-")
         return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
+    def lies_on(self, claim: str, maker: str) -> bool:
+        """Whether work of this TaskRun may lie on a claim, which the TaskRun `maker` made. Where its spec cannot be read, it may."""
+        return bool(self.invalid) or claim in (self.claim, self.status.workspace.claim_name) or self.spec.resume.from_ == maker
+
 
 def wanted(body: dict[str, Any]) -> Wanted:
     """The TaskRun in an object of the API server. Never raises for what is in `spec` or `status`."""
