@@ -184,6 +184,7 @@ GOOD = {"order.json": encode(order(5, (3,))), "contexts/3": b"Do it."}
         (GOOD, {"secrets/credentials/PERDURE_STATE": b"hush-hush-hush"}, "cannot be the name of a variable"),
         (GOOD, {"secrets/repository/ssh-privatekey": b"hush-hush-hush"}, "perdure takes `token`"),
         (GOOD, {"secrets/checkpoints/PATH": b"hush-hush-hush"}, "names that begin with AWS_"),
+        (GOOD, {"secrets/checkpoints/GOOGLE_SERVICE_ACCOUNT_KEY": b'{"private_key": "' + b"hush-hush" * 300 + b'"}'}, "not installed"),
     ],
 )  # fmt: skip
 def test_nonsense_ends_with_a_sentence(

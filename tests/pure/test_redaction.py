@@ -70,3 +70,12 @@ def test_more_secrets_besides() -> None:
         == f"{'*' * len(SECRET + '-and-more')} {'*' * len(SECRET)} {'*' * 13} one two"
     )
     assert REDACTOR.also({}).text(SECRET) == "*" * len(SECRET) == NO_SECRETS.also({"A_KEY": SECRET}).text(SECRET)
+
+
+@pytest.mark.parametrize(
+    "secret", ["k" * 300, '{"type": "service_account", "private_key": "' + "M" * 2000 + '"}', "/proc/1/fd/" + "k" * 40, "a\0bcdefgh"]
+)
+def test_a_secret_that_no_file_could_be_called(secret: str) -> None:
+    """A value that is longer than a file's name may be, or lies where nobody may look, is a secret as any other."""
+    redactor = Redactor.of({"GOOGLE_SERVICE_ACCOUNT_KEY": secret})
+    assert redactor.text(f"it is {secret}.") == f"it is {'*' * len(secret)}."
