@@ -25,6 +25,7 @@ from perdure.capsule.container import Capsule
 from perdure.capsule.exporting import Wanted, export
 from perdure.capsule.importing import TakenIn, Wish, take_in
 from perdure.capsule.manifest import File, Manifest
+from perdure.capsule.objects import CheckpointStore, Term
 from perdure.capsule.publishing import Publishing, TakenUp, Ways, publish
 from perdure.capsule.scan import SecretsFound
 from perdure.errors import Conflict, NotFound, PerdureError
@@ -460,3 +461,67 @@ def test_a_clone_is_cut_where_the_run_began(machine: Machine, repository: Path, 
     assert taken.workspace is not None and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
     again = moving.move_to(two, taken.id, url, Ways(allow=True))
     assert again.workdir is not None and again.workdir.base == began
+
+
+def test_only_the_end_of_an_attempt_is_all_of_it(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """`settled` means that nothing would be lost: not where the attempt's last checkpoint could not be taken, nor where one leaves work
+    out. What can be built again, and pipes, are no work."""
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent")
+    publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
+    assert run.workspace is not None
+    place, number = Path(run.workspace.path), 1
+    newest = one.store.checkpoints(run.id)[-1]
+    newest = replace(newest, conversation=tuple(part for part in newest.conversation if "settings" not in part.name))
+
+    def settled(why: str) -> bool:
+        nonlocal number
+        number += 1
+        one.store.add_checkpoint(replace(newest, number=number, why=why, workdir=one.workspaces.checkpoints.save(run.workspace, number)))
+        assert publishing.settle(run.id) == ""
+        return publishing.settled(run.id)
+
+    assert not settled("tool")
+    os.mkfifo(place / "pipe")
+    assert settled("end")
+    (place / ".gitignore").write_text("*.log\nmodel.bin\nnode_modules/\n")
+    (place / "node_modules").mkdir()
+    (place / "node_modules/x").write_text("x")
+    assert settled("end")
+    with (place / "model.bin").open("wb") as file:
+        file.truncate(11 << 20)
+    assert not settled("end")
+
+
+class Overtaken(CheckpointStore):
+    """A store in which another machine takes the run up in the very moment of a manifest's writing."""
+
+    def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
+        self.begin(run, Term(number=term + 1, owner="another", host="another", at=1))
+        return CheckpointStore.publish(self, run, term, number, manifest)
+
+
+def test_who_is_overtaken_while_it_publishes_knows_it(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """The other machine has looked what there is before this manifest was written: nobody is told that it was saved."""
+    one = machine("one")
+    run = worked(one, repository, tmp_path / "agent")
+    url = (tmp_path / "store").as_uri()
+    store = moving.open_store(url)
+    with pytest.raises(TakenUp):
+        publish(one, Overtaken(store.url, store.store), run, one.store.checkpoints(run.id)[-1], Ways())
+
+
+def test_what_a_conversation_was_told_its_own_copy_says(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """A checkpoint that travels late, when the record knows already of newer instructions: they do not stand in its conversation, and
+    are not taken as told."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    store = moving.open_store((tmp_path / "store").as_uri())
+    session = one.store.session(SessionKey("claude", run.scope))
+    assert session is not None
+    run = one.store.update(run.id, "do more")
+    one.store.put_session(replace(session, context_version=2))
+    publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
+    taken = moving.take_up(two, run.id, store.url, Wish(source=store.url, into=tmp_path / "here"), over=True).run
+    came = two.store.session(SessionKey("claude", taken.scope))
+    assert came is not None and (came.context_version, taken.context_version) == (1, 2)

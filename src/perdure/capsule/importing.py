@@ -219,7 +219,8 @@ def _known(engine: Engine, session: Session, manifest: Manifest, parts: tuple[Co
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(engine.driver(session.key.agent), path)
-    return replace(session, snapshot=seen, context_version=max(session.context_version, manifest.context_version))
+    # The story was told when the checkpoint travelled, and may be newer than it: what stands in the copy, the checkpoint says.
+    return replace(session, snapshot=seen, context_version=manifest.context_version)
 
 
 def _run(was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str) -> TaskRun:

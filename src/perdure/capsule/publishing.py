@@ -96,7 +96,14 @@ def publish(engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Ch
                 put.result()
     place_of(engine, store, run)
     store.publish(key, term.number, number, manifest)
+    # Who took the run up in this moment may not have seen the manifest: it counts only if the place is still this machine's.
+    place_of(engine, store, run)
     return manifest
+
+
+def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has all that the run's newest attempt left: it was taken at its end, and left no work out."""
+    return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
 @dataclass(slots=True)
@@ -190,10 +197,11 @@ class Publishing:
         if lost is not None or not checkpoints:
             return ""
         try:
-            manifest = publish(self.engine, self._opened(), self.engine.store.get(run_id), checkpoints[-1], self.ways)
+            run = self.engine.store.get(run_id)
+            manifest = publish(self.engine, self._opened(), run, checkpoints[-1], self.ways)
         except PerdureError as error:
             return str(error)
-        if not manifest.left_out:
+        if not manifest.left_out and is_all(run, checkpoints[-1]):
             self._settled.add(run_id)
         return ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -49,16 +50,19 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError("what is to be run? the command is missing", "perdure entrypoint --volume DIR -- COMMAND")
+    from perdure.cli.pod import REST_S, is_pod, told_before_it_began
+
+    if os.getpid() == 1:
+        # The kernel drops what PID 1 has no action for: kept back, it reaches the command.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         environ = _linked(arguments)
     except PerdureError as error:
-        from perdure.cli.pod import told_before_it_began
-
         code = told_before_it_began(command, error)
         if code is None:
             raise
         return code
-    return run_as_init(command, environ, arguments.grace)
+    return run_as_init(command, environ, min(arguments.grace, REST_S) if is_pod(command) else arguments.grace)
 
 
 def _linked(arguments: argparse.Namespace) -> dict[str, str]:

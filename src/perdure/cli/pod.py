@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import stat
 import sys
@@ -36,48 +37,72 @@ ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
 LAST_S = 3.0
 """So long before the grace's end perdure leaves with what is saved."""
+REST_S = 2.0
+"""What perdure leaves behind gets so long to end, so that the pod's first process is gone before the kubelet kills it: nobody would believe
+the result."""
+ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
 """What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes into checkpoints as may (`SHARE`)."""
 WIDTH = 2_000
 
 
 class Farewell:
-    """Says the attempt's end exactly once: when it is there, or when there is no more time for it."""
+    """Says the attempt's end exactly once: when it is there, or when there is no more time for it.
+
+    Signals are heard by a thread of its own: the main thread hears none as long as it waits in a library for a checkpoint store."""
 
     def __init__(self, place: Path | None, grace_s: float) -> None:
         self.place, self.grace_s, self.attempt = place, grace_s, 0
         self.asked = 0
-        self._said = threading.Lock()
-        self._wake = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        self._code: int | None = None
+        self._turn = threading.Lock()
+        self._signals, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        for number in ASKING:
+            signal.signal(number, _heard_elsewhere)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
     def say(self, result: Result) -> int:
-        """Writes the result. Returns the exit code. Whoever comes second waits here for the end."""
-        self._said.acquire()
-        message = encode(result)
+        """Writes the result, if nobody has. Returns the exit code that goes with what was written. A result that cannot be written leaves
+        the exit code to say how it ended."""
+        with self._turn:
+            if self._code is None:
+                try:
+                    self._write(encode(result))
+                except OSError as error:
+                    with suppress(OSError):
+                        _tell(f"perdure: the result cannot be written: {error}")
+                self._code = exit_code(result)
+            return self._code
+
+    def _write(self, message: bytes) -> None:
         if self.place is None:
             sys.stdout.buffer.write(message + b"\n")
             sys.stdout.flush()
         else:
             write(self.place, message)
-        return exit_code(result)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked += 1
-        self._wake.set()
 
     def _watch(self) -> None:
         """Leaves, where the main thread does not come to an end."""
-        self._wake.wait()
-        os.write(2, b"perdure: asked to end: the agent is stopped, and what it did is saved\n")
+        self._listen(None)
         until = time.monotonic() + max(self.grace_s - LAST_S, self.grace_s / 2)
-        while self.asked < 2 and time.monotonic() < until:
-            time.sleep(0.05)
-        code = self.say(Result(attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME)))
-        os._exit(code)
+        with suppress(OSError):
+            os.write(2, b"perdure: asked to end: the agent is stopped, and what it did is saved\n")
+        while self.asked < 2 and (left := until - time.monotonic()) > 0:
+            self._listen(left)
+        os._exit(self.say(Result(attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME))))
+
+    def _listen(self, longest_s: float | None) -> None:
+        """Waits for the next signal that asks for the end, or so long."""
+        before = self.asked
+        while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
+            self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
+
+
+def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
+    """A signal without a handler would be none for `set_wakeup_fd`."""
 
 
 def write(place: Path, message: bytes) -> None:
@@ -93,10 +118,15 @@ def write(place: Path, message: bytes) -> None:
         os.close(fd)
 
 
+def is_pod(command: Sequence[str]) -> bool:
+    """Whether it is this verb."""
+    return "work" in command and "--run" in command
+
+
 def told_before_it_began(command: Sequence[str], error: PerdureError) -> int | None:
     """For the container's entrypoint, where it cannot start this verb: the attempt's result says why. Returns the exit code that goes with
     it; None for another command."""
-    if "work" not in command or "--run" not in command:
+    if not is_pod(command):
         return None
     from perdure.cli.main import parser_of
     from perdure.kubernetes.performing import outcome_of
@@ -119,7 +149,7 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         # Without an init nobody would collect the orphans of agents: this one becomes it.
         from perdure.process.init import run_as_init
 
-        return run_as_init([sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), arguments.grace)
+        return run_as_init([sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S)
     farewell = Farewell(arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace)
     try:
         order, texts = orders.read(lambda name: _file(arguments.order, name))

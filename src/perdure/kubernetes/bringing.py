@@ -49,10 +49,10 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
 
     Raises StoreAway where that cannot be known, Conflict where another pod was quicker."""
     store = open_store(order.checkpoints)
+    _take_place(engine, store, order.run_id)
     try:
         manifest = store.newest(order.run_id)[1]
     except NotFound:
-        _take_empty_place(engine, store, order.run_id)
         return None
     if manifest.left_out:
         print(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}", file=sys.stderr, flush=True)
@@ -60,11 +60,13 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     return take_up(engine, order.run_id, order.checkpoints, wish, over=True).run
 
 
-def _take_empty_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
-    """A pod that was killed before it had published anything holds a term all the same."""
+def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
+    """Fences whoever had the run before, or is about to begin to publish it, before it is looked what there is: what an older pod brings
+    out after that look would be lost, and it would not know."""
     term, mine = store.term(run_id), machine(engine)
-    if term is not None and term.owner != mine:
-        store.begin(run_id, Term(number=term.number + 1, owner=mine, host=socket.gethostname(), at=engine.store.now()))
+    if term is None or term.owner != mine:
+        number = term.number + 1 if term is not None else 1
+        store.begin(run_id, Term(number=number, owner=mine, host=socket.gethostname(), at=engine.store.now()))
 
 
 def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:

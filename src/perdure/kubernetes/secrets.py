@@ -43,7 +43,14 @@ class Secrets:
         """All that is never to be written down: what its name calls a secret, and any value that could be one. A region or an address,
         which stand beside a key, would be missed in what the agent says."""
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
-        return [value for name, value in every if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))]
+        plain = [value for name, value in every if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))]
+        return plain + [word for _, value in every if (word := _password(value))]
+
+
+def _password(value: str) -> str:
+    """What stands in an address before its host, as in a database's."""
+    found = re.search(r"://[^/\s:@]*:([^/\s@]+)@", value)
+    return found[1] if found else ""
 
 
 def _speaks(value: str) -> bool:

@@ -19,6 +19,11 @@ class CopyPart:
     """Of these bytes: the part is found by it, also where the copy was moved aside since."""
 
 
+BUILT_AGAIN = "it can be built again"
+NO_WORK = frozenset({BUILT_AGAIN, "it is a pipe", "it is a socket", "it is a device", "it is neither a file nor a link", "it is special"})
+"""Why something is left out of a checkpoint that is nobody's work."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
     """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD, index or branch is touched."""
@@ -37,6 +42,11 @@ class Saved:
     """Name and reason; a directory's name ends in a slash."""
     unsteady: tuple[str, ...] = ()
     """Files that were written to while they were being read."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether no work was left out: what is not there can be built again, or holds nothing."""
+        return all(why in NO_WORK for _, why in self.left_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

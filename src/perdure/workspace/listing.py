@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perdure.errors import WorkspaceError
 from perdure.git import Result
+from perdure.model.checkpoints import BUILT_AGAIN
 from perdure.workspace.escaping import ODD, ODD_LINK
 from perdure.workspace.findings import Findings, Piece
 from perdure.workspace.places import read
@@ -83,7 +84,7 @@ class Listing:
         if any(ODD.fullmatch(part) for part in parts) or (self.whole and name == ".git/"):
             return
         if self.policy != "all" and any(part in REBUILDABLE for part in parts):
-            self.suspects[name] = "it can be built again"
+            self.suspects[name] = BUILT_AGAIN
         elif name.endswith("/"):
             self._walk(name.rstrip("/"))
         else:
@@ -95,7 +96,7 @@ class Listing:
         while waiting:
             here, certain = waiting.pop()
             if not certain and self.policy != "all" and _rebuildable(self.piece.root, here):
-                self.suspects[f"{here}/"] = "it can be built again"
+                self.suspects[f"{here}/"] = BUILT_AGAIN
                 continue
             self.fresh.add(here)
             taken = 0

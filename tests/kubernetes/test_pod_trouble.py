@@ -1,0 +1,116 @@
+"""A pod in trouble: a checkpoint store that is silent, a result that cannot be written, an end that is asked for too early."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as changed
+
+from perdure import wiring
+from perdure.capsule.objects import open_store
+from perdure.capsule.publishing import Publishing, Ways, machine
+from perdure.config import load
+from perdure.kubernetes.order import Order, encode
+from perdure.kubernetes.performing import follow
+from perdure.kubernetes.result import believed
+from perdure.kubernetes.secrets import Secrets
+from perdure.model import OutcomeKind, TaskSpec
+from tests.conftest import Scratch
+from tests.kubernetes.pods import SPACES, UID, until
+
+ORDER = Order(
+    run=UID, name="t-1", attempt=1, attempts_allowed=3, spec=TaskSpec(prompt="", service="api", task="t-1"), contexts=(1,),
+    checkpoints="s3://tasks", state="checkpoints",
+)  # fmt: skip
+
+
+def pod(scratch: Scratch, tmp_path: Path, order: Order, result: Path, **environ: str) -> subprocess.Popen[str]:
+    """`perdure work --run` with this order."""
+    (tmp_path / "order/contexts").mkdir(parents=True)
+    (tmp_path / "order/order.json").write_bytes(encode(order))
+    (tmp_path / "order/contexts/1").write_text("Do it.")
+    words = [sys.executable, "-m", "perdure", "work", "--run", "--order", str(tmp_path / "order"), "--result", str(result), "--grace", "4"]
+    env = {**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environ}
+    return subprocess.Popen(words, cwd="/", env=env, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(scratch: Scratch, tmp_path: Path) -> None:
+    """The main thread waits in the store's client, where it hears no signal: SIGTERM ends the pod in time all the same, with a result."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environ = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "nobody-at-all", "AWS_SECRET_ACCESS_KEY": "nothing-at-all",
+        }  # fmt: skip
+        with pod(scratch, tmp_path, ORDER, tmp_path / "message", **environ) as started:
+            silent.settimeout(180)
+            asked, _ = silent.accept()
+            assert select.select([asked], [], [], 180)[0]
+            started.terminate()
+            _, log = started.communicate(timeout=180)
+            asked.close()
+    result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
+    assert result is not None and result.outcome.kind is OutcomeKind.LOST, (started.returncode, log)
+    assert "not ended in good order" in result.outcome.detail and not result.saved
+
+
+def test_a_result_that_cannot_be_written_leaves_the_exit_code(scratch: Scratch, tmp_path: Path) -> None:
+    """Where the termination message cannot be written, the exit code alone says how the attempt ended, and the log why it is alone."""
+    (tmp_path / "file").touch()
+    order = changed(ORDER, checkpoints=f"file://{tmp_path}/file/store")
+    with pod(scratch, tmp_path, order, tmp_path / "file/message") as started:
+        _, log = started.communicate(timeout=180)
+    assert started.returncode == 75 and "the result cannot be written" in log, log
+
+
+def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) -> None:
+    """The first process of a container waits for its volume when SIGTERM comes: the command that begins after that is told of it."""
+    volume = tmp_path / "volume"
+    entry = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(volume), "--new", "--wait", "180"]
+    words = ["unshare", *SPACES, *entry, "--", "sh", "-c", "while :; do sleep 0.1; done"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": os.environ["TMPDIR"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, cwd="/", env=env) as started:
+        first = int(until(lambda: Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()[:1], "it began")[0])
+
+        def keeps_back() -> bool:
+            line = next(line for line in Path(f"/proc/{first}/status").read_text().splitlines() if line.startswith("SigBlk"))
+            return bool(int(line.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+        try:
+            until(keeps_back, "the first process keeps SIGTERM back")
+            os.kill(first, signal.SIGTERM)
+            volume.mkdir()
+            assert started.wait(timeout=180) == 143
+        finally:
+            started.kill()
+
+
+def test_an_older_pod_that_has_published_nothing_yet_is_fenced(scratch: Scratch, tmp_path: Path, agents: dict[str, Path]) -> None:
+    """The next attempt's pod takes the run's place before it looks what is there, also where nothing is: the older one, which begins to
+    publish after that, is refused."""
+    environ = {**scratch.environ, "PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_STATE": str(tmp_path / "new")}
+    new = wiring.open_engine(load(environ, Path("/")), environ)
+    environ["PERDURE_STATE"] = str(tmp_path / "old")
+    old = wiring.open_engine(load(environ, Path("/")), environ)
+    url = f"file://{tmp_path}/store"
+    order = changed(ORDER, attempt=2, checkpoints=url)
+    follow(replace(new, stopping=lambda: True), order, ("Do it.",))
+    term = open_store(url).term(order.run_id)
+    assert term is not None and term.owner == machine(new)
+    stopped = replace(old, stopping=lambda: True)
+    follow(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
+    assert "taken up by" in Publishing(old, url, Ways()).refused(old.store.get(order.run_id))
+
+
+@pytest.mark.parametrize("value", ["postgres://ada:swordfish-1@db/x", "amqp://:swordfish-1@mq"])
+def test_a_password_in_an_address_is_a_secret(value: str) -> None:
+    """An address is shown, the password in it is not."""
+    assert Secrets(agent={"DATABASE_URL": value}).values() == ["swordfish-1"]
+    assert Secrets(agent={"WHERE": "https://db.example.com:8443/x"}).values() == []
