@@ -31,6 +31,7 @@ gitea: tools install ## Gitea from its Go module, once a version, into ~/.cache/
 	$(BIN)/python -m tests.servers.gitea.build
 
 test-kubernetes: tools install agents ## the tests on a real Kubernetes control plane with two nodes, built if need be; as root
+	$(BIN)/python -m tests.servers.kubernetes.able
 	$(BIN)/python -m tests.servers.kubernetes.build control
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python -m pytest -n $(CLUSTERS) --dist loadfile -m kubernetes

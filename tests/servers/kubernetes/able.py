@@ -1,6 +1,6 @@
 """Whether this machine can be made into machines: `python -m tests.servers.kubernetes.able` says why not, and then ends with 1.
 
-CI asks before it runs the tests on a real control plane, so that a place without namespaces is told as one, and is no failure of theirs.
+`make test-kubernetes` asks before it builds anything, so that a place without namespaces is told as one, in a sentence.
 """
 
 from __future__ import annotations
