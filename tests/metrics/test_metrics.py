@@ -90,6 +90,21 @@ def test_the_past_is_read_in_parts_and_shown_whole(engine: Engine, monkeypatch: 
     assert sum(following.tallies["claude"].outcomes.values()) == 9
 
 
+def test_many_that_ended_in_one_moment_are_read_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More ends within one millisecond than a call reads: each call goes on where the one before left off, and it comes to an end."""
+    monkeypatch.setattr("perdure.metrics.following.PAGE", 2)
+    for _ in range(3):
+        a_life(engine.store)
+    with engine.store._database.writing() as (cursor, now):  # type: ignore[attr-defined]
+        cursor.execute("UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?)", (now, now))
+    following = Following(engine.store)
+    for _ in range(5):
+        following.catch_up(read_s=0)
+    assert following.complete and sum(following.tallies["claude"].outcomes.values()) == 9
+    following.catch_up()
+    assert sum(following.tallies["claude"].outcomes.values()) == 9
+
+
 def test_what_is_seen_late_is_counted(engine: Engine) -> None:
     """An attempt whose end was stored after that of a later one is counted, and a clock that was years ahead hides nothing."""
     late, early = (engine.store.get(a_life(engine.store)).id for _ in range(2))

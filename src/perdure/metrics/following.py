@@ -24,6 +24,8 @@ class Following:
         self._store = store
         self._newest = 0
         self._counted: dict[tuple[str, int], int] = {}
+        self._cut: tuple[int, str, int] | None = None
+        """Where the last call had to leave off, if it had to: the next goes on there, however much ended in one moment."""
         self.tallies: dict[str, Tally] = {}
         self.complete = False
         """Whether all of the past is in the tallies: before that they are not to be shown."""
@@ -33,7 +35,7 @@ class Following:
         until = time.monotonic() + read_s
         # An end that lies in the future was written under a clock that went wrong: what ends now stands before it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
-        after = (oldest, "", 0)
+        after, self._cut = self._cut or (oldest, "", 0), None
         while True:
             page = self._store.ended_after(*after, limit=PAGE)
             for key, attempt in page:
@@ -48,5 +50,6 @@ class Following:
                 self.complete = True
                 break
             if time.monotonic() > until:
+                self._cut = after
                 break
         self._counted = {address: ended for address, ended in self._counted.items() if ended >= oldest}
