@@ -440,6 +440,8 @@ def test_handed_over_to_another_agent(stage: MakeStage) -> None:
     one.environ |= {f"PERDURE_{other.upper()}": str(native(other)), **one.rehearsal.environ(other, home=one.home / f".{other}")}
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
+    # An agent may ask for its next reply before it has told of its command.
+    one.until(lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(), "the command is told")
     os.kill(one.agent_pid(), signal.SIGKILL)
     first = one.finish(started).json
     done = one.perdure("retry", "task", "--agent", other, "--json")
