@@ -13,6 +13,11 @@ from perdure.model import Outcome, OutcomeKind
 UID = "0b7f2f0c-1d1e-4c67-9d8e-3a5b7c9d1e2f"
 
 
+def job_uid(attempt: int) -> str:
+    """The uid of an attempt's Job, where nothing else is said."""
+    return str(uuid.UUID(int=attempt))
+
+
 def taskrun(name: str = "fix", *, uid: str = UID, **spec: Any) -> dict[str, Any]:
     """A TaskRun of a service's task; `spec` is added to it."""
     return {
@@ -28,7 +33,7 @@ def job(run: dict[str, Any], attempt: int, *, uid: str = "", conditions: dict[st
     meta = run["metadata"]
     return {
         "metadata": {
-            "name": f"job-{attempt}", "uid": uid or str(uuid.uuid4()), "resourceVersion": "1", "creationTimestamp": "2026-11-21T10:00:00Z",
+            "name": f"job-{attempt}", "uid": uid or job_uid(attempt), "resourceVersion": "1", "creationTimestamp": "2026-11-21T10:00:00Z",
             "labels": {"perdure.dev/taskrun-uid": meta["uid"], "perdure.dev/attempt": str(attempt)},
             "ownerReferences": [{"kind": "TaskRun", "uid": meta["uid"], "controller": True}],
         },
@@ -37,13 +42,16 @@ def job(run: dict[str, Any], attempt: int, *, uid: str = "", conditions: dict[st
     }  # fmt: skip
 
 
-def pod(run: dict[str, Any], attempt: int, *, phase: str = "Running", state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
-    """A pod of an attempt; `state` is its container's; `metadata` in `status` is added to the metadata."""
+def pod(
+    run: dict[str, Any], attempt: int, *, phase: str = "Running", state: dict[str, Any] | None = None, job: str = "", **status: Any
+) -> dict[str, Any]:
+    """A pod of an attempt; `state` is its container's, `job` its Job's uid; `metadata` in `status` is added to the metadata."""
     meta = status.pop("metadata", {})
     return {
         "metadata": {
             "name": f"pod-{attempt}", "uid": str(uuid.uuid4()), "resourceVersion": "1", "creationTimestamp": "2026-11-21T10:00:00Z",
-            "labels": {"perdure.dev/taskrun-uid": run["metadata"]["uid"], "perdure.dev/attempt": str(attempt)}, **meta,
+            "labels": {"perdure.dev/taskrun-uid": run["metadata"]["uid"], "perdure.dev/attempt": str(attempt)},
+            "ownerReferences": [{"kind": "Job", "uid": job or job_uid(attempt), "controller": True}], **meta,
         },
         "spec": {"nodeName": "node-a"},
         "status": {"phase": phase, "containerStatuses": [{"name": "perdure", "state": state or {}}], **status},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
+import uuid
 from typing import Any
 
 import hypothesis.strategies as st
@@ -110,7 +111,9 @@ class Operator:
             self.recorded = frozenset(there.contexts)
         elif isinstance(step, steps.Launch):
             if step.record.number not in there.jobs and there.run is not None:
-                there.jobs[step.record.number] = making.job(there.run, step.record.number)
+                there.jobs[step.record.number] = making.job(
+                    there.run, step.record.number, uid=str(uuid.UUID(int=there.version << 32 | len(there.made)))
+                )
                 there.made.append(step.record.number)
             self.hear("jobs")
         elif isinstance(step, steps.Stop):
@@ -209,7 +212,12 @@ class Chaos(RuleBasedStateMachine):
             return
         attempt = data.draw(st.sampled_from(sorted(self.there.jobs)))
         if f"pod-{attempt}" not in self.there.pods and not self.there.jobs[attempt]["status"]["conditions"] and self.there.run is not None:
-            self.there.pods[f"pod-{attempt}"] = making.pod(self.there.run, attempt, phase="Pending")
+            self.there.pods[f"pod-{attempt}"] = self.a_pod(attempt, phase="Pending")
+
+    def a_pod(self, attempt: int, **more: Any) -> dict[str, Any]:
+        """Of the attempt's Job."""
+        assert self.there.run is not None
+        return making.pod(self.there.run, attempt, job=self.there.jobs[attempt]["metadata"]["uid"], **more)
 
     def _pod(self, data: st.DataObject, *phases: str) -> tuple[str, dict[str, Any], int] | None:
         names = sorted(name for name, pod in self.there.pods.items() if pod["status"]["phase"] in phases)
@@ -335,7 +343,7 @@ class Chaos(RuleBasedStateMachine):
             there.now += 1_000_000
             for attempt in sorted(there.jobs):
                 state = making.told(attempt, OutcomeKind.FAILED) if dice.random() < always / 2 else making.ended(137)
-                there.pods[f"pod-{attempt}"] = making.pod(there.run, attempt, phase="Failed", state=state)
+                there.pods[f"pod-{attempt}"] = self.a_pod(attempt, phase="Failed", state=state)
                 there.jobs[attempt]["status"]["conditions"] = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]
             for name in [name for name in there.pods if int(name.removeprefix("pod-")) not in there.jobs]:
                 del there.pods[name]

@@ -1,0 +1,155 @@
+"""The next step for a TaskRun, one rule at a time: each test goes red where its rule is taken out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure.kubernetes import standing
+from perdure.kubernetes import step as steps
+from perdure.kubernetes.outcomes import End, Held
+from perdure.kubernetes.seen import job_seen, pod_seen
+from perdure.kubernetes.wanted import FINALIZER, MOST_RECORDS, Record, Status, Told, Wanted, wanted
+from perdure.model import Outcome, OutcomeKind
+from tests.kubernetes import making
+
+NOW = 1_795_000_000_000
+DELETE = {"workspace": {"mode": "Claim", "reclaim": "Delete"}}
+STORE = {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://bucket"}}
+
+
+def body(
+    *attempts: dict[str, Any], phase: str = "", spec: dict[str, Any] | None = None, meta: dict[str, Any] | None = None, **more: Any
+) -> Any:
+    """A TaskRun that the operator holds, with these attempts."""
+    found = making.taskrun(**(spec or {}))
+    found["metadata"] |= {"finalizers": [FINALIZER], **(meta or {})}
+    number = max([each["number"] for each in attempts], default=0)
+    found["status"] = {
+        "phase": phase or ("Running" if attempts else "Pending"), "observedGeneration": 1, "contextVersion": 1, "attempt": number,
+        "attemptsAllowed": 3, "attempts": list(attempts), **more,
+    }  # fmt: skip
+    return found
+
+
+def step(run: dict[str, Any], *, jobs: Any = (), pods: Any = (), now: int = NOW, **more: Any) -> steps.Step:
+    seen = steps.Seen(
+        run=wanted(run), recorded=frozenset({1}), jobs=[found for each in jobs if (found := job_seen(each))],
+        pods=[found for each in pods if (found := pod_seen(each))], **more,
+    )  # fmt: skip
+    return steps.next_step(seen, now)
+
+
+def over(number: int, outcome: OutcomeKind = OutcomeKind.FAILED, **more: Any) -> dict[str, Any]:
+    return {"number": number, "outcome": str(outcome), "jobUID": making.job_uid(number), **more}
+
+
+def status_of(found: steps.Step) -> Status:
+    assert isinstance(found, steps.Tell), found
+    return found.status
+
+
+def condition(status: Status, kind: str) -> Told:
+    found = status.condition(kind)
+    assert found is not None, status.conditions
+    return found
+
+
+def test_a_job_beyond_the_status_is_looked_at_first():
+    """A Job of an attempt that the status does not know yet: the status is old, so that all is read anew before the Job is stopped."""
+    run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
+    ahead = making.job(run, 2)
+    assert step(run, jobs=[ahead]) == steps.Look()
+    assert isinstance(step(run, jobs=[ahead], fresh=True), steps.Stop)
+
+
+def test_a_job_that_is_left_over_is_stopped():
+    """The Job of an attempt that was given up is at work no longer; one that has finished is left, with its log."""
+    run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
+    found = step(run, jobs=[making.job(run, 1)])
+    assert isinstance(found, steps.Stop) and found.job.attempt == 1
+    assert not isinstance(step(run, jobs=[making.job(run, 1, conditions={"Failed": "BackoffLimitExceeded"})]), steps.Stop)
+
+
+def test_the_finalizer_comes_before_an_attempt():
+    """No attempt begins in a TaskRun that could be gone in the middle of it."""
+    run = body(meta={"finalizers": []})
+    assert step(run) == steps.Hold()
+    run["metadata"]["finalizers"] = [FINALIZER]
+    assert status_of(step(run)).attempt == 1
+
+
+def test_an_attempts_number_is_beyond_every_jobs():
+    """Where the status was lost, numbers go on from the Jobs that there are: none of them is taken for the new attempt's."""
+    run = body(phase="Pending")
+    assert status_of(step(run, jobs=[making.job(run, 4, conditions={"Complete": ""})], fresh=True)).attempt == 5
+
+
+def test_a_pod_that_is_still_there_is_waited_for():
+    """The next attempt does not begin beside the pod of the one before."""
+    run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
+    leaving = making.pod(run, 1, metadata={"deletionTimestamp": "2030-01-01T00:00:00Z"})
+    waits = condition(status_of(step(run, pods=[leaving])), "Waiting")
+    assert waits.reason == "PodLeaving" and "attempt 1" in waits.message
+    assert status_of(step(run, pods=[making.pod(run, 1, phase="Failed")])).attempt == 2
+
+
+@pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
+def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]):
+    """What is saved elsewhere holds up no deletion, and what is not does."""
+    run = body(over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"})
+    assert condition(status_of(step(run)), "UnsavedWork").reason == "NotSaved"
+    run["status"]["workspace"] = {"saved": True}
+    assert isinstance(step(run), steps.Release)
+
+
+def test_a_lost_node_has_no_patience():
+    """What keeps an attempt from its beginning is its outcome after a while; a lost node is waited for as long as it takes."""
+    run = body({"number": 1, "jobUID": making.job_uid(1)})
+    run["status"]["conditions"] = [
+        {"type": "Waiting", "status": "True", "reason": "X", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+    ]
+    job = making.job(run, 1)
+    on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
+    no_image = making.pod(run, 1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "none"}})
+    assert condition(status_of(step(run, jobs=[job], pods=[on_lost])), "Waiting").reason == "NodeLost"
+    assert status_of(step(run, jobs=[job], pods=[no_image])).phase == "Failed"
+
+
+def _status(*records: Record, **more: Any) -> Status:
+    return Status(**{"context_version": 1, "attempt": records[-1].number, "attempts_allowed": 3, "attempts": records, **more})
+
+
+def _failed(number: int) -> Record:
+    return Record(number=number, outcome=str(OutcomeKind.FAILED))
+
+
+def _run(**spec: Any) -> Wanted:
+    return wanted(making.taskrun(**spec))
+
+
+def test_what_is_no_longer_told_is_still_counted():
+    """Records that the status has no room for keep what they used up."""
+    used = _status(*(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000)
+    more = standing.begun(used, MOST_RECORDS + 1, _run(), NOW)
+    assert (len(more.attempts), more.used_before) == (MOST_RECORDS, 1)
+    closed = standing.closed(more, End(outcome=Outcome(kind=OutcomeKind.FAILED)), _run(), NOW, 0.5)
+    assert standing.tally(closed, _run().spec).counted == MOST_RECORDS + 1
+
+
+def test_a_retry_allows_one_attempt_more():
+    """What had used up its attempts may try once more; what had some left keeps them."""
+    assert standing.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
+    assert standing.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
+    run = body(over(1), phase="Failed", attemptsAllowed=1, meta={"annotations": {"perdure.dev/retry": "once"}})
+    found = status_of(step(run))
+    assert (found.phase, found.attempts_allowed, found.retried) == ("Queued", 2, "once")
+
+
+def test_trouble_before_an_attempt_is_waited_for():
+    """What cannot be made before the Job is told as it is, and the attempt stays open."""
+    run = body({"number": 1})
+    assert isinstance(step(run), steps.Launch)
+    found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))
+    assert condition(found, "Waiting").reason == "NameTaken" and found.open is not None
