@@ -10,7 +10,7 @@ from perdure.kubernetes import standing
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.wanted import FINALIZER, MOST_RECORDS, Record, Status, Told, Wanted, wanted
+from perdure.kubernetes.wanted import FINALIZER, MOST_RECORDS, Record, Status, Told, Wanted, moment, wanted
 from perdure.model import Outcome, OutcomeKind
 from tests.kubernetes import making
 
@@ -153,3 +153,73 @@ def test_trouble_before_an_attempt_is_waited_for():
     assert isinstance(step(run), steps.Launch)
     found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))
     assert condition(found, "Waiting").reason == "NameTaken" and found.open is not None
+
+
+def test_an_attempt_of_which_nothing_is_known_may_have_worked():
+    """Its Job may have come and gone while no operator looked: what was saved before it says nothing of what it did."""
+    deleted = {"deletionTimestamp": "2026-11-21T10:00:00Z"}
+    run = body(over(1, OutcomeKind.SUCCEEDED), {"number": 2}, spec=DELETE, meta=deleted, workspace={"saved": True})
+    assert step(run) == steps.Look()
+    closed = status_of(step(run, fresh=True))
+    assert closed.attempts[-1].outcome == OutcomeKind.CANCELLED and not closed.workspace.saved
+    never_told = body({"number": 1, "outcome": "cancelled"}, phase="Suspended", spec=STORE, meta=deleted)
+    assert "attempt 1" in condition(status_of(step(never_told)), "UnsavedWork").message
+    assert isinstance(step(body(spec=DELETE, meta=deleted)), steps.Release)
+
+
+def test_a_jobs_uid_is_told_before_it_is_stopped():
+    """Afterwards nothing else would say whose pod it is that still ends its work."""
+    run = body({"number": 1}, spec={"suspend": True})
+    job = making.job(run, 1)
+    found = status_of(step(run, jobs=[job]))
+    assert found.attempts[0].job_uid == job["metadata"]["uid"] and found.open is not None
+    assert isinstance(step(body({"number": 1, "jobUID": making.job_uid(1)}, spec={"suspend": True}), jobs=[job]), steps.Stop)
+
+
+def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> Status:
+    spec = {"contextVersion": 2, "policy": {"attempts": 2}}
+    run = body(*attempts, phase=phase, spec=spec, meta={"generation": 2}, attemptsAllowed=2, **more)
+    seen = steps.Seen(run=wanted(run), recorded=frozenset({1, 2}))
+    return status_of(steps.next_step(seen, NOW))
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Queued", "Suspended"])
+def test_an_update_has_all_its_attempts(phase: str):
+    """New instructions are tried as often as the policy says, whatever those before had used up, and no oftener."""
+    lost = {"number": 3, "outcome": "lost", "infrastructure": True}
+    assert _updated(over(1), over(2), lost, phase=phase).attempts_allowed == 4
+    assert _updated(lost, phase=phase).attempts_allowed == 2
+
+
+def test_an_update_of_an_attempt_at_work_counts_from_its_end():
+    """The attempt at work is of the instructions before; those that came while it ran have all their attempts after it."""
+    during = _updated(over(1), {"number": 2}, phase="Running")
+    run = _run(contextVersion=2, policy={"attempts": 2})
+    for kind, allowed in ((OutcomeKind.FAILED, 4), (OutcomeKind.RATE_LIMITED, 3)):
+        closed = standing.closed(during, End(outcome=Outcome(kind=kind)), run, NOW, 0.5)
+        assert (closed.phase, closed.attempts_allowed) == ("Queued", allowed)
+    unrecorded = body(over(1), {"number": 2}, spec={"contextVersion": 2, "policy": {"attempts": 2}}, attemptsAllowed=2)
+    closed = standing.closed(wanted(unrecorded).status, End(outcome=Outcome(kind=OutcomeKind.FAILED)), run, NOW, 0.5)
+    assert (closed.phase, closed.attempts_allowed) == ("Queued", 4)
+
+
+def test_attempts_that_did_not_count_are_no_credit_for_a_retry():
+    """After three losses and a failure one more attempt is one more, and not four."""
+    lost = tuple(Record(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3))
+    assert standing.allowed_more(_status(*lost, _failed(4), attempts_allowed=1)).attempts_allowed == 2
+    at_work = standing.allowed_more(_status(*lost, Record(number=4), attempts_allowed=1))
+    assert at_work.attempts_allowed == 2
+
+
+def test_a_claim_that_is_being_made_is_no_trouble():
+    """A volume takes some seconds to be made: that is told only when it took longer; a lack of room is told at once."""
+    message = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "pod has unbound immediate PersistentVolumeClaims"}]}
+    run = body({"number": 1, "jobUID": making.job_uid(1)})
+    job, pod = making.job(run, 1), making.pod(run, 1, phase="Pending", **message)
+    made = moment("2026-11-21T10:00:00Z")
+    early = step(run, jobs=[job], pods=[pod], now=made + 5_000)
+    assert isinstance(early, steps.Rest | steps.Tell) and (isinstance(early, steps.Rest) or early.status.condition("Waiting") is None)
+    assert condition(status_of(step(run, jobs=[job], pods=[pod], now=made + 15_001)), "Waiting").reason == "ClaimPending"
+    message["conditions"][0]["message"] = "0/2 nodes: Insufficient cpu"
+    full = making.pod(run, 1, phase="Pending", **message)
+    assert condition(status_of(step(run, jobs=[job], pods=[full], now=made + 5_000)), "Waiting").reason == "Unschedulable"

@@ -189,7 +189,8 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
     if pod.waiting in NO_START or pod.waiting == "CrashLoopBackOff":
         return Held("InvalidPod", f"{pod.waiting}: {what}")
     if pod.unscheduled:
-        return _of_place(said(pod.unscheduled, 500))
+        place = _of_place(said(pod.unscheduled, 500))
+        return place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None  # a volume takes a while to be made
     return _of_notes(notes, "", "") if now > pod.created + QUIET_MS else None
 
 

@@ -68,6 +68,8 @@ def closed(status: Status, end: End, run: Wanted, now: int, jitter: float) -> St
         phase, after, reason = "Queued", now, "new instructions came while it ran"
     elif decision.condition is not None:
         status = told(status, "NeedsPerson", camel(end.outcome.kind), f"{decision.reason}. {decision.condition.message}", now)
+    if newer:
+        status = allowed_anew(status, run.spec)
     if asked and phase in ("Queued", "Cancelled"):
         phase, after, reason = "Suspended", 0, "stopped on request"
     return settled(replace(status, phase=phase, run_after=stamp(after) if phase == "Queued" else "", reason=said(reason)), now)
@@ -84,14 +86,19 @@ def settled(status: Status, now: int) -> Status:
 
 
 def reopened(status: Status, reason: str, now: int) -> Status:
-    """Queued again, due now, with one more attempt allowed."""
+    """Queued again, due now, with at least one more attempt allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
     return settled(replace(allowed_more(status), phase="Queued", run_after=stamp(now), reason=reason), now)
 
 
 def allowed_more(status: Status) -> Status:
-    """With at least one attempt more than there was."""
-    return replace(status, attempts_allowed=max(status.attempts_allowed, status.attempt + 1))
+    """With at least one attempt to come; the one at work may use up what it has."""
+    return replace(status, attempts_allowed=max(status.attempts_allowed, _used_up(status) + (status.open is not None) + 1))
+
+
+def allowed_anew(status: Status, spec: Spec) -> Status:
+    """With all the attempts of new instructions to come, and no attempt at work."""
+    return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
 def refused(status: Status, reason: str, message: str, now: int) -> Status:
@@ -138,7 +145,7 @@ def tally(status: Status, spec: Spec) -> Tally:
     rounds = sum(record.outcome == OutcomeKind.VERIFY_FAILED and record.context_version == last.context_version for record in counted)
     spent = status.usage.cost_usd if status.usage.cost_usd else _reckoned(status.usage.usage, spec.model)
     return Tally(
-        counted=status.used_before + sum(_used(record) for record in status.attempts), free=free, unbegun=last.infrastructure,
+        counted=_used_up(status), free=free, unbegun=last.infrastructure,
         allowed=status.attempts_allowed or spec.policy.attempts, spent_usd=spent, budget_usd=spec.policy.budget_usd, rounds=rounds,
         rounds_allowed=spec.policy.verify_rounds, loop=loop([_attempt(record) for record in counted]),
     )  # fmt: skip
@@ -158,6 +165,11 @@ def patch(was: dict[str, Any], status: Status) -> dict[str, Any]:
 def camel(words: str) -> str:
     """`auth_failed` as Kubernetes writes reasons."""
     return "".join(part.capitalize() for part in words.split("_"))
+
+
+def _used_up(status: Status) -> int:
+    """How many of the attempts allowed are gone."""
+    return status.used_before + sum(map(_used, status.attempts))
 
 
 def _used(record: Record) -> bool:
@@ -180,10 +192,9 @@ def _placed(record: Record, job: JobSeen | None, pod: PodSeen | None) -> Record:
 
 def _learnt(status: Status, record: Record, result: Result | None, run: Wanted) -> Status:
     """What the attempt tells of the run as a whole."""
-    worked = bool(record.pod)
-    lying = replace(status.workspace, saved=False) if worked else status.workspace
     volume = run.spec.workspace
-    lying = replace(lying, checkpoints=volume.checkpoints)
+    # Of an attempt that tells nothing it is not known that it did nothing: its Job may have come and gone unseen.
+    lying = replace(status.workspace, saved=False, checkpoints=volume.checkpoints)
     if result is not None:
         place = result.workspace
         lying = Lying(

@@ -152,12 +152,13 @@ def _updated(status: Status, run: Wanted, now: int) -> Status:
     """The newest instructions are kept. What had ended goes on with them; what is at work is given them afterwards."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version)
-    status = replace(status, attempts_allowed=status.attempts_allowed or run.spec.policy.attempts)
+    if status.open is None:  # else its end will do it: what it uses up is of the instructions before
+        status = standing.allowed_anew(status, run.spec)
     if first and status.phase not in FINAL:
         return standing.settled(replace(standing.goes_on(status, now), phase="Pending"), now)
     if status.phase in FINAL:
         return standing.reopened(status, "new instructions", now)
-    return standing.allowed_more(status)
+    return status
 
 
 def _seen(run: Wanted, status: Status) -> Status:
@@ -205,6 +206,8 @@ def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float
                 return Look()
             return Tell(_seen(run, standing.closed(standing.placed(status, job, end.pod), end, run, now, jitter)))
     if asked and job is not None and _runs(job):
+        if record.job_uid != job.uid:  # afterwards nothing else would say whose pod it is that ends its work
+            return Tell(_seen(run, standing.placed(status, job, None)))
         return Stop(job)
     if not launched:
         if seen.trouble is not None:
@@ -280,10 +283,12 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
 
 
 def _safe(run: Wanted, status: Status) -> bool:
-    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim that is kept, or nothing was done."""
+    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim that is kept, or no attempt began.
+
+    Of an attempt without a Job it is not known that it did nothing: its Job may have come and gone while no operator looked."""
     volume = run.spec.workspace
     kept = volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
-    return kept or status.workspace.saved or not any(record.job_uid for record in status.attempts)
+    return kept or status.workspace.saved or not status.attempt
 
 
 def _claim_to_go(run: Wanted) -> str:
@@ -301,6 +306,8 @@ def _leaves(seen: Seen, status: Status, now: int) -> Step:
     where = f"lies only on the claim {status.workspace.claim_name or run.claim}"
     if volume.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"
+    if status.attempts and not status.attempts[-1].pod:
+        where = "may have been done in a pod that nobody saw"
     message = (
         f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; "
         f"to delete it all the same: kubectl annotate taskruns.perdure.dev {run.name} perdure.dev/abandon=true"
