@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import kopf
@@ -34,6 +33,7 @@ from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciling import Reconciler
 from perdure.kubernetes.seen import job_seen, pod_seen
 from perdure.kubernetes.wanted import Record, Wanted, said
+from perdure.lateclass import dataclass
 
 ALL = "*"
 STUCK_S = 300.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from perdure.kubernetes.memory import Key, Memory, Run
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.seen import UID_LABEL, job_seen, pod_seen
 from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said, wanted
+from perdure.lateclass import dataclass
 
 MOST_STEPS = 40
 """More in a row, and somebody writes against us: it is left for a while."""
