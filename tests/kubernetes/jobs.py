@@ -33,7 +33,7 @@ def mounted(name: str) -> Object:
     return {"name": "work", "persistentVolumeClaim": {"claimName": name}}
 
 
-AT_WORK = {"volumeMounts": [{"name": "work", "mountPath": "/work"}]}
+AT_WORK = {"volumeMounts": [{"name": "work", "mountPath": "/shelf"}]}
 
 
 def pods(cluster: Cluster, namespace: str, name: str) -> list[Object]:

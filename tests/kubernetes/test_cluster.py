@@ -15,7 +15,7 @@ def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) ->
     """What a pod wrote on a claimed volume is there for the next one on the other machine, and nothing else of the first is."""
     claim(cluster, namespace, "work")
     for number, node in enumerate(("one", "two")):
-        script = "cat /work/said; echo $NODE >> /work/said; ls /tmp; touch /tmp/left; cat /proc/1/comm; id -u"
+        script = "cat /shelf/said; echo $NODE >> /shelf/said; ls /tmp; touch /tmp/left; cat /proc/1/comm; id -u"
         named = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
         job(
             cluster, namespace, f"try-{number}", script, container={**AT_WORK, "env": [named]}, volumes=[mounted("work")],
@@ -31,7 +31,7 @@ def test_a_volume_of_one_machine(cluster: Cluster, namespace: str) -> None:
     """A volume of the class `local` lies on the machine where its first pod came to run; the next pod runs there too."""
     claim(cluster, namespace, "work", mode="ReadWriteOnce", kind="local")
     for number in range(3):
-        job(cluster, namespace, f"try-{number}", "echo x >> /work/x; cat /work/x", container=AT_WORK, volumes=[mounted("work")])
+        job(cluster, namespace, f"try-{number}", "echo x >> /shelf/x; cat /shelf/x", container=AT_WORK, volumes=[mounted("work")])
         assert "Complete" in ended(cluster, namespace, f"try-{number}")
     nodes = {pods(cluster, namespace, f"try-{number}")[0]["spec"]["nodeName"] for number in range(3)}
     assert len(nodes) == 1
@@ -86,13 +86,13 @@ FAILS = {
 def test_eviction(cluster: Cluster, namespace: str) -> None:
     """An evicted pod has TERM and its grace; the Job fails with PodFailurePolicy where that says so, and makes no second pod."""
     claim(cluster, namespace, "work")
-    script = "trap 'echo saved > /work/end; exit 75' TERM; echo there; while :; do sleep 0.1; done"
+    script = "trap 'echo saved > /shelf/end; exit 75' TERM; echo there; while :; do sleep 0.1; done"
     job(cluster, namespace, "moved", script, job=FAILS, container=AT_WORK, volumes=[mounted("work")])
     pod = running(cluster, namespace, "moved", "there")
     faults.evict(cluster, namespace, pod["metadata"]["name"])
     assert ended(cluster, namespace, "moved")["Failed"] == "PodFailurePolicy"
     assert len(pods(cluster, namespace, "moved")) <= 1
-    job(cluster, namespace, "looks", "cat /work/end", container=AT_WORK, volumes=[mounted("work")])
+    job(cluster, namespace, "looks", "cat /shelf/end", container=AT_WORK, volumes=[mounted("work")])
     assert "Complete" in ended(cluster, namespace, "looks")
 
 
@@ -114,10 +114,10 @@ def test_lost_node(cluster: Cluster, namespace: str) -> None:
 def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
     """ReadWriteOncePod is enforced by the scheduler: a second pod waits, on any node, until the first has ended."""
     claim(cluster, namespace, "work")
-    until_told = "echo there; until [ -e /work/go ]; do sleep 0.1; done"
-    job(cluster, namespace, "first", f"{until_told}; echo 1 >> /work/order", container=AT_WORK, volumes=[mounted("work")])
+    until_told = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done"
+    job(cluster, namespace, "first", f"{until_told}; echo 1 >> /shelf/order", container=AT_WORK, volumes=[mounted("work")])
     first = running(cluster, namespace, "first", "there")
-    job(cluster, namespace, "second", "echo 2 >> /work/order; cat /work/order", container=AT_WORK, volumes=[mounted("work")])
+    job(cluster, namespace, "second", "echo 2 >> /shelf/order; cat /shelf/order", container=AT_WORK, volumes=[mounted("work")])
 
     def refused() -> bool:
         return any(

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kubernetes
 def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
     """A container outlives its node agent; the next agent tells of an end that came meanwhile, with its message."""
     claim(cluster, namespace, "work")
-    script = "echo there; until [ -e /work/go ]; do sleep 0.1; done; echo done > /dev/termination-log; touch /work/gone; exit 3"
+    script = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; echo done > /dev/termination-log; touch /shelf/gone; exit 3"
     job(cluster, namespace, "lasts", script, container=AT_WORK, volumes=[mounted("work")])
     pod = running(cluster, namespace, "lasts", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
@@ -35,7 +35,7 @@ def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
 def test_a_cut_off_machine(cluster: Cluster, namespace: str) -> None:
     """While a machine's agent is silent its pod works on although it is to be deleted; TERM comes when the agent is back."""
     claim(cluster, namespace, "work")
-    script = "trap 'echo told >> /work/said; exit 0' TERM; echo there; while :; do echo still > /work/alive; sleep 0.1; done"
+    script = "trap 'echo told >> /shelf/said; exit 0' TERM; echo there; while :; do echo still > /shelf/alive; sleep 0.1; done"
     job(cluster, namespace, "cut", script, container=AT_WORK, volumes=[mounted("work")], tolerations=LASTING)
     pod = running(cluster, namespace, "cut", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
@@ -101,7 +101,7 @@ def test_no_memory_left_on_the_node(cluster: Cluster, namespace: str) -> None:
 def test_the_api_server_is_away(cluster: Cluster, namespace: str) -> None:
     """A pod that ends while the API server is down is told of when that is back."""
     claim(cluster, namespace, "work")
-    script = "echo there; until [ -e /work/go ]; do sleep 0.1; done; touch /work/gone; exit 4"
+    script = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; touch /shelf/gone; exit 4"
     job(cluster, namespace, "alone", script, container=AT_WORK, volumes=[mounted("work")])
     running(cluster, namespace, "alone", "there")
     work = cluster.volume(namespace, "work")

@@ -205,6 +205,26 @@ def test_watches_that_end_and_expire_and_two_operators():
     play(fails(1), story)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "another-goes-on-from-it"])
+def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
+    """With `reclaim: Delete` and the glass broken, the claim goes with its TaskRun; where another one goes on from it, it stays."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make(workspace={"mode": "Claim", "reclaim": "Delete"})
+        await stage.done()
+        if shared:
+            stage.make("second", suspend=True, resume={"mode": "Session", "sessionId": "s", "from": "fix"})
+            await stage.until(lambda: stage.status("second").get("phase") == "Suspended")
+        run = stage.server.objects["taskruns"]["default", "fix"]
+        run["metadata"]["annotations"] = {"perdure.dev/abandon": "true"}
+        stage.server.remove("taskruns", run)
+        await stage.until(lambda: ("default", "fix") not in stage.server.objects["taskruns"])
+        assert bool(stage.server.objects["persistentvolumeclaims"]) == shared
+
+    play(fails(0), story)
+
+
 def test_health_tells_of_a_deaf_watch():
     """Healthy while its watches are heard; after a silence that is too long, ill, with a reason; metrics say how long it is."""
 

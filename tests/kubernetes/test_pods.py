@@ -59,7 +59,7 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
     mounts: list[Any] = [
         {"name": "keys", "mountPath": "/keys", "readOnly": True},
         {"name": "said", "mountPath": "/said.txt", "subPath": "a.txt"},
-        {"name": "work", "mountPath": "/work", "subPathExpr": "service/$(TASK)"},
+        {"name": "work", "mountPath": "/shelf", "subPathExpr": "service/$(TASK)"},
         {"name": "shared", "mountPath": "/tmp"},
     ]
     volumes: list[Any] = [
@@ -70,8 +70,8 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
     ]
     first = {"name": "i", "image": "shell:test", "command": ["sh", "-c", "echo from init > /tmp/first"], "volumeMounts": mounts[3:]}
     script = """
-    echo "$BOTH" ${NONE-unset}; cat /keys/in/token /said.txt /tmp/first; ls /keys; stat -c %a:%g /keys/in/token /work
-    echo mine > /work/mine; touch /x 2>/dev/null || echo read-only; cat /proc/self/status | grep NoNewPrivs
+    echo "$BOTH" ${NONE-unset}; cat /keys/in/token /said.txt /tmp/first; ls /keys; stat -c %a:%g /keys/in/token /shelf
+    echo mine > /shelf/mine; touch /x 2>/dev/null || echo read-only; cat /proc/self/status | grep NoNewPrivs
     """
     security = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     job(
