@@ -280,3 +280,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for marker, target in ELSEWHERE.items():
         if f"not {marker}" in expression:
             terminalreporter.write_line(f"not run: what is marked {marker}; `make {target}` runs it", yellow=True)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Says at once what failed: a run that is cut off never comes to its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext[-2000:]}", file=sys.__stderr__, flush=True)
