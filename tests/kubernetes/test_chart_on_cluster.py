@@ -128,7 +128,14 @@ def may(cluster: Cluster, kubeconfig: Path, namespace: str, verb: str, group: st
 
 
 FORBIDDEN = [
-    *(("list", "", "secrets"), ("create", "", "secrets"), ("create", "", "pods"), ("get", "", "pods/exec"), ("create", "", "pods/exec")),
+    *(
+        ("get", "", "secrets"),
+        ("list", "", "secrets"),
+        ("create", "", "secrets"),
+        ("create", "", "pods"),
+        ("get", "", "pods/exec"),
+        ("create", "", "pods/exec"),
+    ),
     *(("create", "perdure.dev", "taskruns"), ("delete", "perdure.dev", "taskruns"), ("create", "", "serviceaccounts/token")),
     *(("get", "", "nodes"), ("list", "", "namespaces"), ("delete", "", "configmaps"), ("create", "apps", "deployments")),
     *(("create", "rbac.authorization.k8s.io", "roles"), ("patch", "rbac.authorization.k8s.io", "rolebindings")),

@@ -64,7 +64,6 @@ def test_helm_installs_an_operator_that_works(cluster: Cluster, operated: str, c
 SELDOM = {
     *(
         ("list", "events"),
-        ("get", "secrets"),
         ("get", "configmaps"),
         ("list", "pods"),
         ("list", "jobs"),
@@ -73,7 +72,7 @@ SELDOM = {
     ),
     *(("get", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"), ("get", "taskruns"), ("update", "taskruns/finalizers")),
 }
-"""Needed in trouble, for a stop, for instructions of a Secret, to reclaim a volume, or by a plugin of the API server."""
+"""Needed in trouble, for a stop, for instructions of a ConfigMap, to reclaim a volume, or by a plugin of the API server."""
 
 
 def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:

@@ -112,6 +112,22 @@ def test_secrets_are_files_and_the_queue_is_passed_on():
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team" and "other" not in job["metadata"]["labels"]
 
 
+def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
+    """The pod reads them there: the newest it must have, an older one it may know already."""
+    body = making.taskrun(prompt="", promptFrom={"secretKeyRef": {"name": "newest", "key": "text"}}, contextVersion=3)
+    body["status"] = {"contextVersion": 3, "instructionsFrom": [{"version": 1, "name": "oldest", "key": "task.md"}]}
+    run = wanted(body)
+    assert not run.invalid
+    job = manifests.job(run, begun(run.status, 4, run, 0).attempts[-1], (1, 2, 3), run.claim, TOLD)
+    (order,) = (each for each in pod_of(job)["volumes"] if each["name"] == "perdure-order")
+    assert order["projected"]["sources"] == [
+        {"configMap": {"name": run.named, "items": [{"key": "order-4", "path": "order.json"}, {"key": "context-2", "path": "contexts/2"}]}},
+        {"secret": {"name": "oldest", "items": [{"key": "task.md", "path": "contexts/1"}], "optional": True}},
+        {"secret": {"name": "newest", "items": [{"key": "text", "path": "contexts/3"}], "optional": False}},
+    ]
+    assert order["projected"]["defaultMode"] == 0o440
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

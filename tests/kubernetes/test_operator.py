@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -116,6 +117,33 @@ def test_a_life_with_few_requests():
         assert not run["metadata"].get("annotations")
 
     play(fails(1), story)
+
+
+def test_instructions_of_a_secret_stay_in_it():
+    """The operator never asks for the Secret: versions from a Secret, then from the TaskRun, then from a Secret again are all had."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make(prompt="", promptFrom={"secretKeyRef": {"name": "words", "key": "one"}})
+        await stage.done()
+        for version, text in ((2, {"prompt": "And the docs."}), (3, {"promptFrom": {"secretKeyRef": {"name": "words", "key": "two"}}})):
+            run = stage.server.objects["taskruns"]["default", "fix"]
+            run["spec"] = {**run["spec"], "prompt": "", "promptFrom": None, "contextVersion": version, **text}
+            run["metadata"]["generation"] += 1
+            stage.server.put("taskruns", run)
+            await stage.until(lambda version=version: stage.status().get("attempt") == version)
+            await stage.done()
+        whole(stage, ["succeeded"] * 3)
+        assert not [each for each in stage.server.counted if "secrets" in each]
+        (kept,) = stage.server.objects["configmaps"].values()
+        assert kept["data"].keys() == {"context-2", "order-3"} and json.loads(kept["data"]["order-3"])["contexts"] == [1, 2, 3]
+        jobs = [body for body in stage.server.objects["jobs"].values() if body["metadata"]["name"].endswith("-3")]
+        sources = jobs[0]["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"]
+        assert [each["secret"]["items"][0] for each in sources[1:]] == [
+            {"key": "one", "path": "contexts/1"}, {"key": "two", "path": "contexts/3"},
+        ]  # fmt: skip
+
+    play(fails(0), story)
 
 
 def test_killed_between_any_two_writes():

@@ -112,6 +112,24 @@ def test_what_is_missing_is_a_condition_and_has_an_end(cluster: Cluster, runs: R
         assert runs.phase("quota", "Failed")["attempt"] == 1
 
 
+def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator: Operator):
+    """Its Secret is waited for, first all of it and then its key; what stands there comes into no object that the operator makes."""
+    api, at = runs.cluster.api, f"/api/v1/namespaces/{runs.namespace}"
+    runs.make("fix", None, promptFrom={"secretKeyRef": {"name": "words", "key": "text"}})
+
+    def missed(words: str) -> bool:
+        held = runs.condition("fix", "Waiting") or {}
+        return held.get("reason") == "SecretMissing" and words in held["message"]
+
+    runs.cluster.until(lambda: missed('"words" not found'), "the Secret is missed")
+    api.create(f"{at}/secrets", {"metadata": {"name": "words"}, "stringData": {"other": "works 0"}})
+    runs.cluster.until(lambda: missed("key: text"), "its key is missed")
+    api.patch(f"{at}/secrets/words", {"stringData": {"text": "works 0.0078125"}})
+    assert runs.phase("fix", "Succeeded", "Failed")["phase"] == "Succeeded"
+    assert [each["version"] for each in runs.status("fix")["instructionsFrom"]] == [1]
+    assert "0078125" not in str([api.items(f"{at}/{kind}") for kind in ("configmaps", "pods", "events")])
+
+
 def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
     """Evicted once, killed once: both are the cluster's doing, and of one attempt allowed none is used up."""
     runs.make("fix", "hangs 2 0", policy={"attempts": 1})

@@ -114,9 +114,21 @@ def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
     assert read(files.__getitem__) == (order(), ("First.", "Zweitens: ü"))
 
 
-@pytest.mark.parametrize("name", ["order.json", "contexts/1", "contexts/4"])
+def test_an_older_text_may_be_missing() -> None:
+    """It stood in a Secret that is gone, and the run may know it."""
+    files = {"order.json": encode(order()), "contexts/4": b"Second."}
+
+    def get(wanted: str) -> bytes:
+        if wanted not in files:
+            raise FileNotFoundError(wanted)
+        return files[wanted]
+
+    assert read(get) == (order(), (None, "Second."))
+
+
+@pytest.mark.parametrize("name", ["order.json", "contexts/4"])
 def test_a_file_that_is_missing_is_named(name: str) -> None:
-    """Also the text of one version alone."""
+    """Also the newest text alone."""
     files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": b"Second."}
     del files[name]
 

@@ -95,6 +95,19 @@ def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: 
     assert result.outcome.kind is OutcomeKind.WRITER_CONFLICT and "2 versions" in result.outcome.detail
 
 
+def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(engine: Engine) -> None:
+    """A text that was read once may be gone or changed; one that never was is asked for by its version, and nothing begins without it."""
+    result = follow(engine, order(1, (3, 5)), (None, "Second."))
+    assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/3" in result.outcome.detail
+    assert engine.store.find() == []
+    follow(engine, order(1, (3,)), ("First.",))
+    follow(engine, order(2, (3, 5)), (None, "Second."))
+    follow(engine, order(3, (3, 5)), ("Changed.", None))
+    assert [each.text for each in engine.store.contexts(RUN)] == ["First.", "Second."]
+    result = follow(engine, order(3, (3, 5, 6, 7)), (None, None, None, "Fourth."))
+    assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/6" in result.outcome.detail
+
+
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
     """Model and limits follow the resource; the prompt, the place and the conversation's scope stay."""
     follow(engine, order(1), ("First.",))

@@ -165,7 +165,7 @@ def pod_verb(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _performed(order: Order, texts: tuple[str, ...], secrets: given.Secrets, farewell: Farewell) -> Result:
+def _performed(order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell) -> Result:
     from perdure.kubernetes.performing import follow
 
     environ = {**os.environ, **secrets.git, **secrets.agent}

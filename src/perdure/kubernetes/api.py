@@ -23,13 +23,12 @@ from lightkube.types import CascadeType, PatchType
 from perdure.kubernetes.seen import UID_LABEL
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION
 
-RUN, JOB, POD, MAP, SECRET, CLAIM, EVENT = "taskruns", "jobs", "pods", "configmaps", "secrets", "persistentvolumeclaims", "events"
+RUN, JOB, POD, MAP, CLAIM, EVENT = "taskruns", "jobs", "pods", "configmaps", "persistentvolumeclaims", "events"
 _KINDS = {
     RUN: (GROUP, VERSION, KIND),
     JOB: ("batch", "v1", "Job"),
     POD: ("", "v1", "Pod"),
     MAP: ("", "v1", "ConfigMap"),
-    SECRET: ("", "v1", "Secret"),
     CLAIM: ("", "v1", "PersistentVolumeClaim"),
     EVENT: ("", "v1", "Event"),
 }

@@ -6,9 +6,8 @@ API server refuses (quota, rights, an invalid pod) or what is missing comes back
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from perdure.errors import UsageError
@@ -91,24 +90,19 @@ async def _text(api: Api, run: Wanted) -> str | Held:
     source = run.spec.prompt_from
     if source is None:
         return run.spec.prompt
-    ref = source.config_map_key_ref or source.secret_key_ref
-    assert ref is not None
-    secret = source.config_map_key_ref is None
-    kind, reason = ("Secret", "SecretMissing") if secret else ("ConfigMap", "ConfigMapMissing")
-    where = f"the instructions are in key {ref.key} of {kind} {ref.name}"
+    ref = source.config_map_key_ref
+    assert ref is not None, "what stands in a Secret is the pod's to read"
+    where = f"the instructions are in key {ref.key} of ConfigMap {ref.name}"
     try:
-        body = await api.get(kinds.SECRET if secret else kinds.MAP, run.namespace, ref.name)
+        body = await api.get(kinds.MAP, run.namespace, ref.name)
     except Refused as error:
         return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
     if body is None:
-        return Held(reason, f"{where}, and there is none: make it, it is looked for again")
+        return Held("ConfigMapMissing", f"{where}, and there is none: make it, it is looked for again")
     found = (body.get("data") or {}).get(ref.key)
     if found is None:
-        return Held(reason, f"{where}, which has no such key: add it, it is looked for again")
-    try:
-        text = base64.b64decode(found, validate=True).decode() if secret else str(found)
-    except (binascii.Error, UnicodeDecodeError):
-        return Held("InvalidSpec", f"{where}, and are no UTF-8 text")
+        return Held("ConfigMapMissing", f"{where}, which has no such key: add it, it is looked for again")
+    text = str(found)
     if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
         return Held("InvalidSpec", f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes")
     return text
@@ -132,7 +126,7 @@ async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[
     if known.recorded is None:
         body = await api.get(kinds.MAP, run.namespace, run.named)
         known.recorded = _versions(body) if body is not None else frozenset()
-    contexts = tuple(sorted(version for version in known.recorded if version <= attempt.context_version))
+    contexts = _up_to(attempt, known.recorded | run.secrets.keys())
     if attempt.context_version not in contexts:
         return await _lost(api, run, known, attempt)
     texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts).decode()}
@@ -148,19 +142,29 @@ async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[
 
 
 async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int, ...] | Held:
-    """Somebody took the ConfigMap away. The newest text still stands in the TaskRun; what the agent was told before, it was told."""
-    body = await api.get(kinds.RUN, run.namespace, run.name)
-    if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
-        return Held("ContextMissing", f"the instructions in ConfigMap {run.named} are gone: give them anew with a greater contextVersion")
-    text = await _text(api, now)
-    if isinstance(text, Held):
-        return text
-    order = manifests.order(run, attempt, (attempt.context_version,)).decode()
-    made = await _made(api, run, {f"context-{attempt.context_version}": text, f"order-{attempt.number}": order})
+    """There is no ConfigMap: all instructions stand in Secrets, or somebody took it away. The newest text still stands in the TaskRun; what
+    the agent was told before, it was told."""
+    texts, contexts = {}, _up_to(attempt, run.secrets.keys())
+    if attempt.context_version not in contexts:
+        body = await api.get(kinds.RUN, run.namespace, run.name)
+        if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
+            return Held(
+                "ContextMissing", f"the instructions in ConfigMap {run.named} are gone: give them anew with a greater contextVersion"
+            )
+        text = await _text(api, now)
+        if isinstance(text, Held):
+            return text
+        texts, contexts = {f"context-{attempt.context_version}": text}, (*contexts, attempt.context_version)
+    order = manifests.order(run, attempt, contexts).decode()
+    made = await _made(api, run, texts | {f"order-{attempt.number}": order})
     if isinstance(made, Held):
         return made
     known.recorded = _versions(made)
-    return (attempt.context_version,)
+    return contexts
+
+
+def _up_to(attempt: Record, versions: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(version for version in versions if version <= attempt.context_version))
 
 
 async def _claim(api: Api, memory: Memory, run: Wanted) -> str | Held:

@@ -155,10 +155,8 @@ def _pod(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, 
 def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be written."""
     spec, volume = run.spec, run.spec.workspace
-    items = [{"key": f"order-{record.number}", "path": orders.FILE}]
-    items += [{"key": f"context-{version}", "path": f"{orders.CONTEXTS}/{version}"} for version in contexts]
     volumes: list[dict[str, Any]] = [
-        {"name": "perdure-order", "configMap": {"name": run.named, "items": items, "defaultMode": 0o440}},
+        {"name": "perdure-order", "projected": {"sources": _order_sources(run, record, contexts), "defaultMode": 0o440}},
         {"name": "perdure-tmp", "emptyDir": {}},
         {"name": "perdure-home", "emptyDir": {}},
     ]
@@ -186,6 +184,22 @@ def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: s
             volumes.append({"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}})
             mounts.append({"name": f"perdure-{name}", "mountPath": f"/perdure/secrets/{name}", "readOnly": True})
     return volumes, mounts
+
+
+def _order_sources(run: Wanted, record: Record, contexts: Sequence[int]) -> list[dict[str, Any]]:
+    """The order and its instructions, those that stand in Secrets from there. Of them only the newest has to be there: a version before
+    it is known to the run, as a rule, and its Secret may be gone."""
+    secrets = run.secrets
+    items = [{"key": f"order-{record.number}", "path": orders.FILE}]
+    items += [{"key": f"context-{each}", "path": f"{orders.CONTEXTS}/{each}"} for each in contexts if each not in secrets]
+    return [{"configMap": {"name": run.named, "items": items}}] + [
+        {"secret": {
+            "name": secrets[each].name, "items": [{"key": secrets[each].key, "path": f"{orders.CONTEXTS}/{each}"}],
+            "optional": each != contexts[-1],
+        }}
+        for each in contexts
+        if each in secrets
+    ]  # fmt: skip
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

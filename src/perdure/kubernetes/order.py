@@ -3,7 +3,7 @@
 The operator writes it into a ConfigMap (`encode`), the pod reads it from a directory (`read`, with a function that reads a file of it):
 
     order.json           this document
-    contexts/{version}   the text of each version of the instructions, as it was first seen
+    contexts/{version}   the text of each version of the instructions, as it was first seen, or as it stands in its Secret
 
 Anyone who may write ConfigMaps can write one, so nothing of it is believed before it is checked: types, bounds, and that its parts
 agree. What does not fit raises UsageError with the field's name.
@@ -110,23 +110,30 @@ def decode(content: bytes) -> Order:
     return _checked(order)
 
 
-def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str, ...]]:
+def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
     """The order in a directory and the texts of its contexts. `get` gives a file's bytes, and raises FileNotFoundError.
 
-    Raises UsageError."""
+    A text before the newest is None where it is not there: the Secret in which it stood is gone. Raises UsageError."""
     try:
         order = decode(get(FILE))
     except FileNotFoundError:
         _refuse(f"there is no file {FILE}")
-    texts = []
+    texts: list[str | None] = []
     for version in order.contexts:
         try:
             texts.append(get(f"{CONTEXTS}/{version}").decode())
         except FileNotFoundError:
-            _refuse(f"the text of contexts/{version} is missing")
+            texts.append(None)
         except UnicodeDecodeError:
             _refuse(f"the text of contexts/{version} is not UTF-8")
+    if texts[-1] is None:
+        missing(order.contexts[-1])
     return order, tuple(texts)
+
+
+def missing(version: int) -> NoReturn:
+    """Raises UsageError for a version of the instructions that is needed and not there."""
+    _refuse(f"the text of {CONTEXTS}/{version} is missing")
 
 
 def _checked(order: Order) -> Order:

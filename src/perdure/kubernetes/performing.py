@@ -16,7 +16,7 @@ from perdure.attempt.closing import close_unopened
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreAway, StoreError
 from perdure.homes import durable
 from perdure.kubernetes import bringing
-from perdure.kubernetes.order import Earlier, Order
+from perdure.kubernetes.order import Earlier, Order, missing
 from perdure.kubernetes.result import Result
 from perdure.kubernetes.telling import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
@@ -26,8 +26,9 @@ LOCK = "pod.lock"
 UNBEGUN = "its pod was asked to end before the attempt had begun"
 
 
-def follow(engine: Engine, order: Order, texts: Sequence[str], variables: Sequence[str] = ()) -> Result:
-    """Performs the order's attempt, if nobody has. `texts` are those of its contexts, `variables` the names that the agent gets besides.
+def follow(engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str] = ()) -> Result:
+    """Performs the order's attempt, if nobody has. `texts` are those of its contexts (None: not there, which matters only if the run does
+    not know it), `variables` the names that the agent gets besides.
 
     Never raises a PerdureError: trouble of perdure's own is an outcome."""
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,17 +51,19 @@ def outcome_of(error: PerdureError | OSError, engine: Engine | None = None) -> O
     return Outcome(kind=kind, detail=engine.redactor.text(detail) if engine is not None else detail, began=False)
 
 
-def _follow(engine: Engine, order: Order, texts: Sequence[str], variables: Sequence[str]) -> Result:
+def _follow(engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str]) -> Result:
     for claim in engine.store.claims():
         _taken_over(engine, claim)
     run = bringing.known(engine, order.run_id)
-    spec = bringing.spec_of(order, texts[0], variables)
+    spec = bringing.spec_of(order, texts[0] or "", variables)
     if run is None and order.checkpoints:
         run = bringing.brought(engine, order, spec)
     if run is None:
+        if texts[0] is None:
+            missing(order.contexts[0])
         run = bringing.added(engine, order, spec)
     if run.attempt < order.attempt:
-        run = _instructed(engine, _as_ordered(engine, run, order, texts, variables), order, texts)
+        run = _instructed(engine, _as_ordered(engine, run, order, variables), order, texts)
         run = _counted(engine, run, order)
         if engine.stopping():
             return Result(attempt=order.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=UNBEGUN, began=False))
@@ -79,22 +82,25 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
         close_unopened(engine, replace(claim, worker=engine.worker), Outcome(kind=OutcomeKind.LOST, detail=detail))
 
 
-def _as_ordered(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str], variables: Sequence[str]) -> TaskRun:
+def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
     """The run with the order's spec. Its prompt and the scope of its conversation stay, and so does the number of its attempts."""
     spec = bringing.spec_of(order, run.spec.prompt, variables)
     spec = replace(spec, scope=run.spec.scope, attempts=run.spec.attempts)
     return run if spec == run.spec else engine.store.reassign(run.id, spec)
 
 
-def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str]) -> TaskRun:
-    """The run with every version of the instructions. Raises Conflict for an order that is older than what the run knows."""
+def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str | None]) -> TaskRun:
+    """The run with every version of the instructions. Raises UsageError for one that is not there, Conflict for an order that is older
+    than what the run knows."""
     if run.context_version > len(texts):
         raise Conflict(
             f"{run.name} has {run.context_version} versions of its instructions, and the order of its attempt only {len(texts)}",
             "a newer order was followed already",
         )
     limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
-    for text in texts[run.context_version :]:
+    for version, text in list(zip(order.contexts, texts, strict=True))[run.context_version :]:
+        if text is None:
+            missing(version)
         service.check_prompt(text, limit)
         run = engine.store.update(run.id, text)
     return run

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from perdure.kubernetes import outcomes, standing
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.wanted import FINAL, Record, Status, Wanted, moment, said, stamp
+from perdure.kubernetes.wanted import FINAL, MOST_RECORDS, Record, Status, Wanted, moment, said, stamp
 from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
@@ -123,7 +123,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     anew = run.generation != status.observed_generation or (run.retry and run.retry != status.retried)
     newer = run.spec.context_version > status.context_version
     if newer and not run.invalid and not run.deleting and (anew or status.phase not in FINAL):
-        if seen.recorded is not None and run.spec.context_version in seen.recorded:
+        if run.spec.secret is not None or (seen.recorded is not None and run.spec.context_version in seen.recorded):
             return Tell(_seen(run, _updated(status, run, now)))
         if seen.trouble is None:
             return RecordContext()
@@ -152,6 +152,8 @@ def _updated(status: Status, run: Wanted, now: int) -> Status:
     """The newest instructions are kept. What had ended goes on with them; what is at work is given them afterwards."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version)
+    if run.spec.secret is not None:
+        status = replace(status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:])
     if status.open is None:  # else its end will do it: what it uses up is of the instructions before
         status = standing.allowed_anew(status, run.spec)
     if first and status.phase not in FINAL:

@@ -50,6 +50,14 @@ class PromptFrom(_Camel, frozen=True):
     secret_key_ref: KeyRef | None = None
 
 
+class Source(_Camel, frozen=True):
+    """The key of a Secret in which a version of the instructions stands."""
+
+    version: int
+    name: str
+    key: str
+
+
 class Repository(_Camel, frozen=True):
     url: str
     base: str = ""
@@ -133,6 +141,12 @@ class Spec(_Camel, frozen=True):
     labels: dict[str, str] = {}
     pod: Pod = Pod()
 
+    @property
+    def secret(self) -> Source | None:
+        """Where the newest instructions stand, if that is a Secret: the operator does not read it, the pod does."""
+        ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
+        return Source(version=self.context_version, name=ref.name, key=ref.key) if ref is not None else None
+
 
 class Spent(_Camel, frozen=True):
     input_tokens: int = 0
@@ -210,6 +224,8 @@ class Status(_Camel, frozen=True):
     usage: Spent = Spent()
     conditions: tuple[Told, ...] = ()
     attempts: tuple[Record, ...] = ()
+    instructions_from: tuple[Source, ...] = ()
+    """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would choose the Secret that is read."""
 
     @property
     def open(self) -> Record | None:
@@ -258,6 +274,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     def named(self) -> str:
         """What its objects are called, but the claim and the Jobs."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
+
+    @property
+    def secrets(self) -> dict[int, Source]:
+        """The versions of the instructions that stand in Secrets, as far as they are known."""
+        newest = (self.spec.secret,) if self.spec.secret is not None else ()
+        return {each.version: each for each in (*self.status.instructions_from, *newest)}
 
     def job(self, attempt: int) -> str:
         return f"{self.named}-{attempt}"

@@ -39,7 +39,7 @@ class Attempt:
 
     def __init__(self, directory: Path) -> None:
         self.order, texts = orders.read(lambda name: (directory / name).read_bytes())
-        self.words = texts[-1].split()
+        self.words = str(texts[-1]).split()
         self.book = DATA / "conversation"
         self.before = [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
         self.session = self.before[0]["session"] if self.before else f"session-{self.order.run}"
