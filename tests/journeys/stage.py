@@ -231,9 +231,11 @@ class Stage:
         for started in self.running:
             if started.poll() is None:
                 started.kill()
-            started.communicate()
+        # Before their pipes are read to the end: whatever a supervisor has begun may hold them.
         for pid in self.at_home():
             _kill(pid)
+        for started in self.running:
+            started.communicate()
 
 
 @dataclass(frozen=True)
