@@ -79,10 +79,11 @@ class Operator:
         self.memory, self.ears = Memory(), Ears()
         self.api = Api(config)
         told = Cluster(image=options.image, account=options.account)
-        self.reconciler = Reconciler(
-            api=self.api, memory=self.memory, cluster=told, patience_ms=int(options.patience_s * 1000), began=self._began, ended=self._ended
-        )
         self.queue = Queue(self._work, self._failed)
+        self.reconciler = Reconciler(
+            api=self.api, memory=self.memory, cluster=told, patience_ms=int(options.patience_s * 1000),
+            began=self._began, ended=self._ended, moved=self.queue.moved,
+        )  # fmt: skip
         self.numbers = Numbers(self.api, self.ear_age_s, lambda: len(self.queue), lambda: len(self.memory))
         self.stop, self.ready = asyncio.Event(), asyncio.Event()
         self.port = 0

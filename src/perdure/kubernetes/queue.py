@@ -1,7 +1,7 @@
 """Which TaskRuns are to be looked at: each at once after an event, by one worker at a time, and again when its time has come.
 
 A key that is put while it is worked on is worked on once more afterwards; put twice while it waits, it is worked on once. What failed
-comes back later, each time after a longer while.
+comes back later, each time after a longer while; what moved on in between begins with the shortest again.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Queue:
             timer.cancel()
         if key not in self._waiting:
             self._timers[key] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.put, key)
+
+    def moved(self, key: Key) -> None:
+        """Something was achieved: what fails now is a new trouble."""
+        self._failures.pop(key, None)
 
     def forget(self, key: Key) -> None:
         if timer := self._timers.pop(key, None):

@@ -32,7 +32,7 @@ MOST_EVENTS = 5
 
 @dataclass(slots=True)
 class Reconciler:
-    """`began` and `ended` hear of every attempt that did: the TaskRun and the record."""
+    """`began` and `ended` hear of every attempt that did: the TaskRun and the record. `moved` hears of each write that was taken."""
 
     api: Api
     memory: Memory
@@ -40,6 +40,7 @@ class Reconciler:
     patience_ms: int = steps.PATIENCE_MS
     began: Callable[[Wanted, Record], None] = lambda run, attempt: None
     ended: Callable[[Wanted, Record], None] = lambda run, attempt: None
+    moved: Callable[[Key], None] = lambda key: None
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
 
     async def reconcile(self, key: Key) -> int | None:
@@ -70,12 +71,13 @@ class Reconciler:
 
     async def _do(self, step: steps.Step, run: Wanted, known: Run) -> Held | None:
         """One write. Returns why it could not be done, where a condition is to say so."""
+        held = None
         try:
             match step:
                 case steps.RecordContext():
-                    return await record(self.api, self.memory, run, known)
+                    held = await record(self.api, self.memory, run, known)
                 case steps.Launch(record=attempt):
-                    return await launch(self.api, self.memory, run, known, attempt, self.cluster)
+                    held = await launch(self.api, self.memory, run, known, attempt, self.cluster)
                 case steps.Stop(job=job):
                     await self.api.delete(kinds.JOB, run.namespace, job.name)
                     known.jobs[job.name] = replace(job, deleting=True)
@@ -92,7 +94,10 @@ class Reconciler:
             if error.code not in (404, 409):
                 raise
             await self._again(run)
-        return None
+            return None
+        if held is None:
+            self.moved(run.key)
+        return held
 
     def _notice(self, was: Wanted, attempts: tuple[Record, ...], known: Run) -> None:
         """Tells who counts of what has just been written."""
