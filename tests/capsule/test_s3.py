@@ -38,6 +38,25 @@ def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> Non
         assert all(name.startswith("some/where/") for name in kept.names())
 
 
+def test_a_write_whose_answer_was_lost_is_known_as_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client writes again what had landed, and is told that it is there: nobody else was quicker. Of another's it is still told."""
+    with bucket() as kept:
+        for name, value in kept.environ().items():
+            monkeypatch.setenv(name, value)
+        store, term, made = open_store(kept.url), Term(number=1, owner="a", at=1), manifest(Given())
+        kept.lose = 1
+        store.begin(RUN, term)
+        kept.lose = 1
+        store.publish(RUN, 1, 1, made)
+        assert kept.lose == 0 and store.term(RUN) == term and store.newest(RUN)[1] == made
+        for lose in (0, 1):
+            kept.lose = lose
+            with pytest.raises(Conflict):
+                open_store(kept.url).begin(RUN, term)
+            with pytest.raises(Conflict):
+                store.publish(RUN, 1, 1, manifest(Given(), number=2))
+
+
 def test_without_credentials_s3_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that refuses is named, with what to look at."""
     with bucket() as kept:

@@ -28,6 +28,8 @@ class Bucket(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.lose = 0
+        """So many of the next conditional writes are made, and their answer is lost on the way."""
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Request)
         threading.Thread(target=self.serve_forever, args=(0.05,), name="s3", daemon=True).start()
@@ -85,7 +87,11 @@ class _Request(BaseHTTPRequestHandler):
             taken = self.headers.get("if-none-match") == "*" and self._name() in self.server.objects
             if not taken:
                 self.server.objects[self._name()] = body
-        if taken:
+            lost = self.server.lose > 0 and "if-none-match" in self.headers
+            self.server.lose -= lost
+        if lost:
+            self._tell(503, b"<Error><Code>ServiceUnavailable</Code><Message>no answer from behind</Message></Error>")
+        elif taken:
             self._tell(412, b"<Error><Code>PreconditionFailed</Code><Message>it exists</Message></Error>")
         else:
             self._tell(200, b"", ETag=_tag(body))

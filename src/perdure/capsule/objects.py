@@ -5,14 +5,17 @@
     runs/{run}/terms/{term}.json           who may publish from then on
 
 Nothing is ever changed or deleted here. Who publishes holds the newest *term*: taking a run over is one object that did not exist
-before, so of two machines one wins, on any store with conditional writes. Manifests bear their term in their names, so a late one of
-a machine that lost its place never hides what the next one did. Credentials come from the environment alone, never from the URL.
+before, so of two machines one wins, on any store with conditional writes. A client that got no answer writes again, and finds its own
+object there: so a term has a word that only its writer knows, and what is there already is compared. Manifests bear their term in their
+names, so a late one of a machine that lost its place never hides what the next one did. Credentials come from the environment alone,
+never from the URL.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +51,13 @@ class Term(msgspec.Struct, frozen=True, kw_only=True):
     """The manifest that its owner goes on from."""
 
 
+class _Begun(Term, frozen=True, kw_only=True):
+    """A term as it is written."""
+
+    token: str
+    """Random: two writers never write the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
     """One place for the checkpoints of many runs. Every method may raise CapsuleError."""
@@ -77,7 +87,8 @@ class CheckpointStore:
 
     def begin(self, run: str, term: Term) -> None:
         """Begins a term, which must be the next one. Raises Conflict if another machine was quicker."""
-        self._create(_term_key(run, term.number), msgspec.json.encode(term))
+        begun = _Begun(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
+        self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
     def newest(self, run: str) -> tuple[str, Manifest]:
         """The newest manifest and its name. Raises NotFound."""
@@ -142,6 +153,7 @@ class CheckpointStore:
                 raise CapsuleError(f"{key} is missing in {self.url}", "was something deleted there?") from error
 
     def _create(self, key: str, content: bytes) -> None:
+        """Writes an object that is not there. Raises Conflict where one is that is not exactly this one."""
         with _in_words(self.url):
             import obstore
             from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
@@ -149,7 +161,9 @@ class CheckpointStore:
             try:
                 obstore.put(self.store, key, content, mode="create")
             except (AlreadyExistsError, PreconditionError) as error:
-                raise Conflict(f"another machine was quicker: {key} is there already", "perdure why says what became of it") from error
+                # obstore repeats what was answered with 5xx, also where it had been done.
+                if self._get(key, manifests.LONGEST_MANIFEST) != content:
+                    raise Conflict(f"another machine was quicker: {key} is there already", "perdure why says what became of it") from error
             except (NotSupportedError, NotImplementedError):
                 # Without conditional writes a race of milliseconds is left open: docs/reference/capsule.md.
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
