@@ -406,6 +406,37 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(machine: Machine, r
     assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(three.store.get("task"))
 
 
+def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(machine: Machine, repository: Path, tmp_path: Path) -> None:
+    """Between the look at what there is and the run's being here, the machine that had it publishes nothing any more: it is told so, and
+    does not take for saved what nobody goes on with. Where the run cannot be brought here after all, it has its place again."""
+    one, two = machine("one"), machine("two")
+    run = worked(one, repository, tmp_path / "agent")
+    url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
+    store, newest = moving.open_store(url), one.store.checkpoints(run.id)[-1]
+    publish(one, store, run, newest, Ways())
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(Conflict):
+        moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "taken"), over=True)
+    publish(one, store, run, newest, Ways())
+    with pytest.raises(Conflict, match="may be at work there"):
+        moving.take_up(two, run.id, url, Wish(source=url, into=into))
+    lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
+    lock.parent.mkdir(parents=True, mode=0o700)
+    with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        taking = beside.submit(moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True)
+        try:
+            while not (into / ".git").exists():
+                assert not taking.done(), taking.exception()
+                time.sleep(0.01)
+            with pytest.raises(TakenUp):
+                publish(one, store, run, newest, Ways())
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        taking.result()
+    assert prints(into) == prints(Path(run.workspace.path))
+
+
 def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repository: Path, tmp_path: Path) -> None:
     """Attempts start, and what could not be brought out is told in a sentence."""
     one = machine("one")

@@ -7,6 +7,9 @@ published nothing for a while, or when a person insists; the other machine sees 
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from perdure.attempt import Engine
 from perdure.capsule.exporting import chosen
@@ -16,7 +19,7 @@ from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publishing import Ways, machine, publish
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.lateclass import dataclass
-from perdure.model import RunState
+from perdure.model import RunState, TaskRun
 
 QUIET_MS = 90_000
 """A machine that has published nothing for so long is not at work, or cannot say so."""
@@ -65,7 +68,11 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
 
 
 def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = False) -> TakenIn:
-    """Brings a run here from a checkpoint store; from then on it is this machine's. Raises NotFound, Conflict, CapsuleError."""
+    """Brings a run here from a checkpoint store; from then on it is this machine's. Raises NotFound, Conflict, CapsuleError.
+
+    Its place is taken first, and then it is looked what there is: what its machine brought out until then comes along, and whatever that
+    still does is refused, which it is told. A run that cannot be brought here gives the place back; killed in between, this machine has it
+    and may try again."""
     store = open_store(url)
     key = find(store, ref)
     name, manifest = store.newest(key)
@@ -78,16 +85,38 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
             f"{manifest.name} was published by {term.host or 'another machine'} {max(0, quiet_ms) // 1000} s ago: it may be at work there",
             "wait, or stop it there; or perdure move --take-over, then that machine stops",
         )
-    # The run is stored first: whose it is changes only when it is here, and the term fails if another machine was quicker.
-    taken = take_in(engine, manifest, store, wish)
+    place = Term(number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now, after=name)
+    store.begin(key, place)
     try:
-        store.begin(key, Term(number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now, after=name))
+        taken = take_in(engine, store.newest(key)[1], store, wish)
+        _keep(engine, store, key, place, taken.run)
     except BaseException:
-        engine.store.remove(taken.run.id)
-        assert taken.run.workspace is not None
-        engine.workspaces.discard_new(taken.run.workspace, f"{taken.run.name} was taken up by another machine at the same moment")
+        if term is None or term.owner != mine:
+            _give_back(store, key, place, term)
         raise
     return taken
+
+
+def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
+    """The run stays here if its place is still this machine's; else it goes again. Raises Conflict."""
+    try:
+        newest = store.term(key)
+        if newest is None or newest.number != place.number:
+            raise Conflict(f"another machine took {run.name} up before it was here", f"perdure move {run.name} --from URL --take-over")
+    except BaseException:
+        engine.store.remove(run.id)
+        assert run.workspace is not None
+        engine.workspaces.discard_new(run.workspace, f"{run.name} was taken up by another machine at the same moment")
+        raise
+
+
+def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
+    """Whose the run was, it is again, unless somebody took it up since. A store that is away leaves it with this machine."""
+    with suppress(PerdureError):
+        newest = store.term(key)
+        if newest is not None and newest.number == place.number:
+            whose = before if before is not None else replace(place, owner="")
+            store.begin(key, replace(whose, number=place.number + 1))
 
 
 def find(store: CheckpointStore, ref: str) -> str:
