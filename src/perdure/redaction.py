@@ -19,8 +19,9 @@ from urllib.parse import quote, quote_plus
 
 from perdure.lateclass import dataclass
 
-TELLING = re.compile(r"KEY|TOKEN(?!_HOST$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE", re.IGNORECASE)
-"""But not PERDURE_GIT_TOKEN_HOST, which every message about the forge would miss, and GIT_AUTHOR_NAME."""
+TELLING = re.compile(r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE", re.IGNORECASE)
+"""But not who has it (AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) and what for (PERDURE_GIT_TOKEN_HOST, which every message about the forge
+would miss): those may be plain words. And not GIT_AUTHOR_NAME."""
 SHORTEST = 8
 """A shorter value is not replaced: it could be any word."""
 

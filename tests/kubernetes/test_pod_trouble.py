@@ -114,3 +114,11 @@ def test_a_password_in_an_address_is_a_secret(value: str) -> None:
     """An address is shown, the password in it is not."""
     assert Secrets(agent={"DATABASE_URL": value}).values() == ["swordfish-1"]
     assert Secrets(agent={"WHERE": "https://db.example.com:8443/x"}).values() == []
+
+
+def test_who_has_a_key_is_no_secret_in_a_pod() -> None:
+    """The store's key id may be a word, as may what stands beside a key: the agent says such words. What looks like a key is kept out."""
+    store = {"AWS_ACCESS_KEY_ID": "checkpoints", "AWS_SECRET_ACCESS_KEY": "swordfish", "AWS_BUCKET": "checkpoints-of-all-the-teams"}
+    git = {"PERDURE_GIT_TOKEN": "swordfish-2", "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token"}
+    assert sorted(Secrets(store=store, git=git).values()) == ["swordfish", "swordfish-2"]
+    assert Secrets(store={"AWS_ACCESS_KEY_ID": "AKIAQ7W2N5T8V1X4B6KD"}).values() == ["AKIAQ7W2N5T8V1X4B6KD"]

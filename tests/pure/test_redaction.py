@@ -40,6 +40,12 @@ def test_names_that_only_look_like_secrets() -> None:
     assert Redactor.of(environ).text("git.example.com Ada Lovelace Basic YWRhOng=") == f"git.example.com Ada Lovelace {'*' * 14}"
 
 
+def test_who_has_a_key_is_no_secret() -> None:
+    """The id of a key and the name that goes with a token are words like any other; the key is not."""
+    words = {"AWS_ACCESS_KEY_ID": "checkpoints", "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token", "AWS_SECRET_ACCESS_KEY": "swordfish"}
+    assert Redactor.of(words).text("checkpoints of gitlab-ci-token: swordfish") == f"checkpoints of gitlab-ci-token: {'*' * 9}"
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) -> None:
     """The length never changes, and the secret is never left."""

@@ -22,6 +22,7 @@ from perdure.redaction import TELLING
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20
 """A Secret holds no more (bytes)."""
+WORDS = re.compile(r"[a-z]+(?:[-_.][a-z]+)+")
 LIKELY = 20
 """A value of so many characters, whatever it is called, may be a key."""
 OWN = "PERDURE_"
@@ -54,8 +55,8 @@ def _password(value: str) -> str:
 
 
 def _speaks(value: str) -> bool:
-    """An address, a path or a sentence."""
-    return "://" in value or value.startswith("/") or " " in value
+    """An address, a path, a sentence, or words with hyphens between them, as buckets and accounts are called."""
+    return "://" in value or value.startswith("/") or " " in value or WORDS.fullmatch(value) is not None
 
 
 def read(directory: Path, repository: str) -> Secrets:
