@@ -70,6 +70,51 @@ def test_a_result_that_cannot_be_written_leaves_the_exit_code(scratch: Scratch, 
     assert started.returncode == 75 and "the result cannot be written" in log, log
 
 
+BROKEN = """from perdure.drivers.claude import ClaudeDriver
+
+
+class Driver(ClaudeDriver):
+    name = "broken"
+
+    def locate(self, environ):
+        raise KeyError(environ["DEPLOY_TOKEN"])
+"""
+
+
+def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
+    """A driver from outside fails in a way of its own: the result says what and where, the log how it came to it, neither with a secret."""
+    site, secret = tmp_path / "site", "hunter-two-of-all"
+    (site / "broken-1.0.dist-info").mkdir(parents=True)
+    (site / "broken-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (site / "broken-1.0.dist-info/entry_points.txt").write_text("[perdure.drivers]\nbroken = broken_driver:Driver\n")
+    (site / "broken_driver.py").write_text(BROKEN)
+    (tmp_path / "secrets/credentials").mkdir(parents=True)
+    (tmp_path / "secrets/credentials/DEPLOY_TOKEN").write_text(secret)
+    order = changed(ORDER, spec=replace(ORDER.spec, agent="broken"), checkpoints="", state="volume")
+    with pod(scratch, tmp_path, order, tmp_path / "message", PYTHONPATH=os.pathsep.join([str(site), *sys.path])) as started:
+        _, log = started.communicate(timeout=180)
+    result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
+    assert result is not None and (result.outcome.kind, started.returncode) == (OutcomeKind.FAILED, 1), log
+    assert result.outcome.detail == "perdure itself failed: KeyError in broken_driver.py, line 8; the pod's log has more"
+    assert "Traceback" in log and "in _follow" in log
+    assert secret not in log and secret not in (tmp_path / "message").read_text()
+
+
+def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
+    """The container's entrypoint fails on a file where perdure's directory has to be: the result says so, and nothing is begun."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/perdure").write_text("somebody else's")
+    work = ["perdure", "work", "--run", "--order", str(tmp_path), "--result", str(tmp_path / "message")]
+    words = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(tmp_path / "volume"), "--new", "--agent", "claude", "--", *work]
+    env = {**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name in ("PERDURE_STATE", "PERDURE_ROOT"):
+        env.pop(name, None)
+    done = subprocess.run(words, cwd="/", env=env, capture_output=True, text=True)
+    result = believed((tmp_path / "message").read_bytes(), 1, done.returncode)
+    assert result is not None and result.outcome.kind is OutcomeKind.CONFIG_ERROR, done.stderr
+    assert "Not a directory" in result.outcome.detail and not result.outcome.began
+
+
 def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) -> None:
     """The first process of a container waits for its volume when SIGTERM comes: the command that begins after that is told of it."""
     volume = tmp_path / "volume"

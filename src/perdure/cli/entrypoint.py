@@ -57,7 +57,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         environ = _linked(arguments)
-    except PerdureError as error:
+    except Exception as error:
         code = told_before_it_began(command, error)
         if code is None:
             raise

@@ -123,17 +123,16 @@ def is_pod(command: Sequence[str]) -> bool:
     return "work" in command and "--run" in command
 
 
-def told_before_it_began(command: Sequence[str], error: PerdureError) -> int | None:
+def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
     """For the container's entrypoint, where it cannot start this verb: the attempt's result says why. Returns the exit code that goes with
     it; None for another command."""
     if not is_pod(command):
         return None
     from perdure.cli.main import parser_of
-    from perdure.kubernetes.performing import outcome_of
 
     arguments = parser_of("work").parse_args(list(command[command.index("work") + 1 :]))
     place = arguments.result or (MESSAGE if MESSAGE.is_file() else None)
-    result = Result(attempt=0, outcome=outcome_of(error))
+    result = _in_trouble(0, error, given.Secrets())
     if place is not None:
         with suppress(OSError):
             write(place, encode(result))
@@ -151,18 +150,30 @@ def pod_verb(arguments: argparse.Namespace) -> int:
 
         return run_as_init([sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S)
     farewell = Farewell(arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace)
+    secrets = given.Secrets()
     try:
         order, texts = orders.read(lambda name: _file(arguments.order, name))
         farewell.attempt = order.attempt
         secrets = given.read(arguments.secrets or arguments.order.parent / "secrets", order.spec.repo)
         result = _performed(order, texts, secrets, farewell)
-    except (PerdureError, OSError) as error:
-        from perdure.kubernetes.performing import outcome_of
-
-        result = Result(attempt=farewell.attempt, outcome=outcome_of(error))
+    except Exception as error:  # whatever it is: a pod without a result tells nobody anything
+        result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
     _tell(f"attempt {result.attempt}: {result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}")
     return code
+
+
+def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> Result:
+    """The result of an attempt that ended in this. How it came to what nobody foresaw stands in the log."""
+    from perdure.kubernetes.performing import outcome_of
+
+    redactor, outcome = secrets.redactor(), outcome_of(error)
+    if not isinstance(error, PerdureError | OSError):
+        import traceback
+
+        for line in redactor.text("".join(traceback.format_exception(error))).splitlines():
+            _tell(line)
+    return Result(attempt=attempt, outcome=replace(outcome, detail=redactor.text(outcome.detail)))
 
 
 def _performed(order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell) -> Result:

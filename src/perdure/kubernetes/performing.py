@@ -7,8 +7,10 @@ volume, or the checkpoint store's term); and an attempt that was begun here once
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from perdure import service
 from perdure.attempt import Engine, perform, take_over
@@ -39,8 +41,13 @@ def follow(engine: Engine, order: Order, texts: Sequence[str | None], variables:
         return Result(attempt=order.attempt, outcome=outcome_of(error, engine))
 
 
-def outcome_of(error: PerdureError | OSError, engine: Engine | None = None) -> Outcome:
-    """Trouble before an attempt as its outcome: what time may mend, who else is on it, or what a person has to set right."""
+def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
+    """Trouble before an attempt as its outcome: what time may mend, who else is on it, or what a person has to set right. Of what nobody
+    foresaw kind and place are told: its words may be anything."""
+    if not isinstance(error, PerdureError | OSError):
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+        return Outcome(kind=OutcomeKind.FAILED, detail=f"perdure itself failed: {type(error).__name__}{where}; the pod's log has more")
     kind = OutcomeKind.CONFIG_ERROR
     if isinstance(error, Conflict):
         kind = OutcomeKind.WRITER_CONFLICT

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from perdure.errors import UsageError
 from perdure.lateclass import dataclass
-from perdure.redaction import TELLING
+from perdure.redaction import TELLING, Redactor
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20
@@ -46,6 +46,10 @@ class Secrets:
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
         plain = [value for name, value in every if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))]
         return plain + [word for _, value in every if (word := _password(value))]
+
+    def redactor(self) -> Redactor:
+        """For all of them."""
+        return Redactor.of({f"SECRET_{number}": value for number, value in enumerate(self.values())})
 
 
 def _password(value: str) -> str:
