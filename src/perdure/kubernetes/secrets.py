@@ -1,11 +1,12 @@
 """The Secrets of an attempt's pod: directories with a file for each key, below one directory.
 
     credentials/   each key is a variable for the agent
-    repository/    `token`, or `username` and `password`: for git, by perdure's askpass helper; the agent never has them
-    checkpoints/   each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent never has them
+    repository/    `token`, or `username` and `password`: for git, by perdure's askpass helper; the agent is not given them
+    checkpoints/   each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent is not given them
 
-They are files and not variables of the pod, because those stand in the pod's description. A value is never written down: what is stored of
-a run has the names of its variables alone.
+They are files and not variables of the pod, because those stand in the pod's description. An agent that looks for them can read them all:
+it runs as the user that perdure runs as, the one that a restricted pod has (docs/reference/pod.md). A value is never written down: what is
+stored of a run has the names of its variables alone.
 """
 
 from __future__ import annotations
