@@ -29,7 +29,7 @@ hyphens.
 ANNOTATIONS = (
     ("annotation", "perdure.dev/retry", "any new value: one more attempt, once for each value; `kubectl perdure retry` sets it"),
     ("annotation", "perdure.dev/abandon", '"true": break-glass, the finalizer is taken off although work is saved nowhere else'),
-    ("finalizer", "perdure.dev/unsaved-work", "there only while work exists that is saved nowhere else"),
+    ("finalizer", "perdure.dev/unsaved-work", "there while work may be saved nowhere else, or a claim is to be deleted with the TaskRun"),
     ("label", "kueue.x-k8s.io/queue-name", "passed on to the attempts' Jobs, with `kueue.x-k8s.io/priority-class`"),
 )
 

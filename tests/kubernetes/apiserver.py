@@ -92,7 +92,8 @@ class Server:
         if kind == "jobs":
             self.jobs_made[meta["name"]] += 1
             labels = body["spec"]["template"]["metadata"]["labels"]
-            pod = {"metadata": {"name": f"{meta['name']}-pod", "labels": labels, "ownerReferences": [{"uid": body["metadata"]["uid"]}]},
+            owner = {"kind": "Job", "uid": body["metadata"]["uid"], "controller": True}
+            pod = {"metadata": {"name": f"{meta['name']}-pod", "labels": labels, "ownerReferences": [owner]},
                    "spec": body["spec"]["template"]["spec"], "status": {"phase": "Pending"}}  # fmt: skip
             self.add("pods", pod)
             asyncio.get_running_loop().call_soon(self.turn)
@@ -113,7 +114,7 @@ class Server:
 
     def turn(self) -> None:
         """Kubelet and Job controller: pods begin and end, Jobs after them."""
-        for pod in list(self.objects["pods"].values()):
+        for pod in [each for each in self.objects["pods"].values() if each["metadata"].get("ownerReferences")]:
             attempt = int(pod["metadata"]["labels"]["perdure.dev/attempt"])
             if pod["status"]["phase"] == "Pending":
                 self.began.append(attempt)
@@ -165,6 +166,9 @@ class Server:
         if request.method == "GET":
             return web.json_response(there)
         if request.method == "DELETE":
+            meta = there["metadata"]
+            if any(request.query.get(name, meta[name]) != meta[name] for name in ("uid", "resourceVersion")):
+                return _status(409, "the precondition failed")
             self.remove(kind, there)
             return web.json_response({"kind": "Status", "status": "Success"})
         patch = await request.json()

@@ -70,9 +70,15 @@ SELDOM = {
         ("get", "jobs"),
         ("delete", "jobs"),
     ),
-    *(("get", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"), ("get", "taskruns"), ("update", "taskruns/finalizers")),
+    *(
+        ("get", "persistentvolumeclaims"),
+        ("patch", "persistentvolumeclaims"),
+        ("delete", "persistentvolumeclaims"),
+        ("get", "taskruns"),
+        ("update", "taskruns/finalizers"),
+    ),
 }
-"""Needed in trouble, for a stop, for instructions of a ConfigMap, to reclaim a volume, or by a plugin of the API server."""
+"""Needed in trouble, for a stop, for instructions of a ConfigMap, to share or reclaim a volume, or by a plugin of the API server."""
 
 
 def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:

@@ -5,93 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.config.models import Cluster, User
 
-from perdure.kubernetes.operator import Operator, Options
-from tests.kubernetes import making
-from tests.kubernetes.apiserver import Fault, Server, fails
-
-OPTIONS = Options(namespaces=("default",), image="perdure:1", port=0, workers=4)
-
-
-class Stage:
-    """A server and operators that come and go."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.said: list[str] = []
-        self.tasks: list[asyncio.Task[None]] = []
-        self.operators: list[Operator] = []
-
-    def config(self) -> SingleConfig:
-        cluster = Cluster(server=f"http://127.0.0.1:{self.server.port}")
-        found = KubeConfig.from_one(cluster=cluster, user=User(token="x"), context_name="test", namespace="default")
-        single = found.get()
-        assert single is not None
-        return single
-
-    def begin(self) -> Operator:
-        operator = Operator(self.config(), OPTIONS, self.said.append)
-        self.operators.append(operator)
-        self.tasks.append(asyncio.create_task(operator.run()))
-        return operator
-
-    async def kill(self) -> None:
-        """As SIGKILL would: nothing more of it is done."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.tasks.clear()
-
-    def make(self, name: str = "fix", **spec: Any) -> None:
-        self.server.add("taskruns", making.taskrun(name, **spec))
-
-    def status(self, name: str = "fix") -> dict[str, Any]:
-        found: dict[str, Any] = self.server.objects["taskruns"]["default", name].get("status") or {}
-        return found
-
-    async def until(self, met: Callable[[], Any]) -> Any:
-        while not (found := met()):
-            for task in self.tasks:
-                if task.done():
-                    task.result()
-            await asyncio.wait([asyncio.create_task(self.server.changed.wait())], timeout=0.2)
-        return found
-
-    async def done(self, name: str = "fix") -> dict[str, Any]:
-        found: dict[str, Any] = await self.until(lambda: self.status(name).get("phase") in ("Succeeded", "Failed") and self.status(name))
-        return found
-
-
-def play(script: Callable[[int], Any], story: Callable[[Stage], Awaitable[None]]) -> Stage:
-    """Runs a story on a stage of its own."""
-
-    async def main() -> Stage:
-        server = Server(script)
-        runner = await server.start()
-        stage = Stage(server)
-        try:
-            await story(stage)
-        finally:
-            await stage.kill()
-            await runner.cleanup()
-        return stage
-
-    return asyncio.run(main())
-
-
-def whole(stage: Stage, outcomes: list[str], name: str = "fix") -> None:
-    """Each attempt had one Job, one start and one outcome."""
-    status = stage.status(name)
-    assert [each["outcome"] for each in status["attempts"]] == outcomes
-    assert [each["number"] for each in status["attempts"]] == list(range(1, len(outcomes) + 1))
-    assert set(stage.server.jobs_made.values()) == {1}, stage.server.jobs_made
-    assert stage.server.began == sorted(set(stage.server.began))
+from tests.kubernetes.apiserver import Fault, fails
+from tests.kubernetes.staging import Stage, play, whole
 
 
 def test_a_life_with_few_requests():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightkube.config.kubeconfig import KubeConfig
 
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes.api import Api, Refused
 from tests.kubernetes.operating import Operator, Runs
 from tests.kubernetes.resource import installed
 from tests.servers.kubernetes import faults
@@ -87,6 +92,47 @@ def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
     assert "perdure.dev/abandon=true" in told["message"]
     runs.patch("fix", metadata={"annotations": {"perdure.dev/abandon": "true"}})
     runs.cluster.until(lambda: runs.cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
+
+
+def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
+    """The API server deletes a claim only in the version that was looked at, and with it goes a TaskRun whose work is saved; a copy of its
+    pod, with all labels, is told by name and left alone."""
+    cluster, at = runs.cluster, f"/api/v1/namespaces/{runs.namespace}"
+    runs.make("fix", "works saved 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"})
+    status = runs.phase("fix", "Succeeded", "Failed")
+    claim = status["workspace"]["claimName"]
+    pod = cluster.api.get(f"{at}/pods/{status['attempts'][0]['pod']}")
+    labels = {name: word for name, word in pod["metadata"]["labels"].items() if "perdure.dev" in name}
+    container = {"name": "perdure", "image": pod["spec"]["containers"][0]["image"], "command": ["/nothing"]}
+    spec = {"containers": [container], "schedulerName": "nobody"}
+    cluster.api.create(f"{at}/pods", {"metadata": {"name": "copy", "labels": labels}, "spec": spec})
+    assert "copy" in cluster.until(lambda: runs.condition("fix", "Foreign"), "the copy is told")["message"]
+    cluster.api.delete(f"{runs.at}/fix")
+    cluster.until(lambda: cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
+    cluster.until(lambda: cluster.api.find(f"{at}/persistentvolumeclaims/{claim}") is None, "and its claim with it")
+    assert cluster.api.find(f"{at}/pods/copy") is not None
+
+
+def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
+    """The API server refuses the deletion of an object that has another uid or version by now, as the operator asks it to."""
+    at = f"/api/v1/namespaces/{namespace}/configmaps"
+    meta = cluster.api.create(at, {"metadata": {"name": "one"}})["metadata"]
+    config = KubeConfig.from_file(cluster.kubeconfig).get()
+    assert config is not None
+
+    async def ask() -> None:
+        api = Api(config)
+        for uid, version in ((str(uuid.uuid4()), ""), (meta["uid"], "1")):
+            with pytest.raises(Refused) as refused:
+                await api.delete(kinds.MAP, namespace, "one", uid=uid, version=version)
+            assert refused.value.code == 409
+        assert cluster.api.find(f"{at}/one") is not None
+        await api.delete(kinds.MAP, namespace, "one", uid=meta["uid"], version=meta["resourceVersion"])
+        await api.delete(kinds.MAP, namespace, "one", uid=meta["uid"])
+        await api.close()
+
+    asyncio.run(ask())
+    assert cluster.api.find(f"{at}/one") is None
 
 
 def test_what_is_missing_is_a_condition_and_has_an_end(cluster: Cluster, runs: Runs, tmp_path: Path):

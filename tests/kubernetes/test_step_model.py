@@ -39,6 +39,8 @@ class Cluster:
         self.run: dict[str, Any] | None = making.taskrun(**spec)
         self.jobs: dict[int, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.copies: list[dict[str, Any]] = []
+        """Pods of somebody else that bear an attempt's labels."""
         self.contexts: set[int] = set()
         self.version = 1
         self.now = START
@@ -77,7 +79,7 @@ class Operator:
         elif what == "jobs":
             self.jobs = {n: seen for n, body in there.jobs.items() if (seen := job_seen(body))}
         else:
-            self.pods = {name: seen for name, body in there.pods.items() if (seen := pod_seen(body))}
+            self.pods = {seen.name: seen for body in (*there.pods.values(), *there.copies) if (seen := pod_seen(body))}
 
     def work(self, writes: int) -> bool:
         """Steps until there is rest, or until it dies after so many writes. True: it rests."""
@@ -203,6 +205,15 @@ class Chaos(RuleBasedStateMachine):
         elif what == "job":
             self.a_job_ends_or_goes(data, data.draw(st.booleans()))
 
+    @rule(attempt=st.integers(1, 4), phase=st.sampled_from(["Running", "Succeeded", "Failed"]), comes=st.booleans())
+    def somebody_copies_a_pod(self, attempt: int, phase: str, comes: bool) -> None:
+        """Labels and last words are an attempt's, and it is nobody's pod; or it goes."""
+        self.there.copies.clear()
+        if comes and self.there.run is not None:
+            kind = OutcomeKind.SUCCEEDED if phase == "Succeeded" else OutcomeKind.AUTH_FAILED
+            word, meta = making.told(attempt, kind), {"name": "copy", "ownerReferences": []}
+            self.there.copies.append(making.pod(self.there.run, attempt, phase=phase, state=word, metadata=meta))
+
     @rule(seconds=st.sampled_from([1, 20, 400, 4000]))
     def time_passes(self, seconds: int) -> None:
         self.there.now += seconds * 1000
@@ -323,6 +334,7 @@ class Chaos(RuleBasedStateMachine):
         there.run["spec"]["suspend"] = False
         there.run["metadata"]["generation"] += 1
         there.asked = True
+        there.copies.clear()
         there.touch(there.run)
         always = there.version % 3
         dice = random.Random(always)

@@ -223,3 +223,45 @@ def test_a_claim_that_is_being_made_is_no_trouble():
     message["conditions"][0]["message"] = "0/2 nodes: Insufficient cpu"
     full = making.pod(run, 1, phase="Pending", **message)
     assert condition(status_of(step(run, jobs=[job], pods=[full], now=made + 5_000)), "Waiting").reason == "Unschedulable"
+
+
+def test_a_claim_that_goes_with_its_taskrun_is_held_until_then():
+    """At the end of a run the finalizer goes, but not where the claim is to be deleted with the TaskRun, saved or not."""
+    ended = over(1, OutcomeKind.SUCCEEDED)
+    kept = body(ended, phase="Succeeded", workspace={"saved": True})
+    assert step(kept) == steps.Release()
+    goes = body(ended, phase="Succeeded", spec=DELETE, workspace={"saved": True})
+    assert not isinstance(step(goes), steps.Release)
+    goes["metadata"]["deletionTimestamp"] = "2026-11-21T10:00:00Z"
+    assert step(goes) == steps.Release(wanted(goes).claim)
+
+
+def test_a_pod_that_only_looks_like_ours_is_passed_over():
+    """A pod with the labels of an attempt and the word of success, of no Job or of another's: told by name, after a fresh look, and not
+    believed; when it is gone, that is over."""
+    run = body({"number": 1, "jobUID": making.job_uid(1)})
+    job, word = making.job(run, 1), making.told(1, OutcomeKind.SUCCEEDED)
+    for owners in ([], [{"kind": "Job", "uid": making.job_uid(9), "controller": True}], [{"kind": "Job", "uid": making.job_uid(1)}]):
+        copy = making.pod(run, 1, phase="Succeeded", state=word, metadata={"name": "copy", "ownerReferences": owners})
+        assert step(run, jobs=[job], pods=[copy]) == steps.Look()
+        found = status_of(step(run, jobs=[job], pods=[copy], fresh=True))
+        assert condition(found, "Foreign").reason == "NotOwned" and "copy" in condition(found, "Foreign").message
+        told = body({"number": 1, "jobUID": making.job_uid(1)})
+        told["status"] |= standing.patch(told["status"], found)
+        after = step(told, jobs=[job], pods=[copy])
+        assert isinstance(after, steps.Rest) or (isinstance(after, steps.Tell) and after.status.open is not None)
+        assert status_of(step(told, jobs=[job])).condition("Foreign") is None
+    assert status_of(step(run, jobs=[job], pods=[making.pod(run, 1, phase="Succeeded", state=word)])).phase == "Succeeded"
+
+
+def test_no_attempt_begins_beside_a_pod_that_looks_like_ours():
+    """It may write to the volume: neither the next attempt nor the open one's Job is made while it is there."""
+    told = {"type": "Foreign", "status": "True", "reason": "NotOwned", "lastTransitionTime": "2026-11-21T10:00:00Z"}
+    for run in (body(over(1), phase="Queued"), body({"number": 1})):
+        copy = making.pod(run, 1, metadata={"name": "copy", "ownerReferences": []})
+        found = status_of(step(run, pods=[copy], fresh=True))
+        told["message"] = condition(found, "Foreign").message
+        run["status"]["conditions"] = [told]
+        waits = condition(status_of(step(run, pods=[copy])), "Waiting")
+        assert waits.reason == "NotOwned" and "copy" in waits.message
+        assert isinstance(step(run), steps.Tell)

@@ -18,7 +18,7 @@ from lightkube import AsyncClient, operators
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ApiError
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
-from lightkube.types import CascadeType, PatchType
+from lightkube.types import PatchType
 
 from perdure.kubernetes.seen import UID_LABEL
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION
@@ -112,12 +112,17 @@ class Api:
         )  # fmt: skip
         return found
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """In the background: what it owns goes after it. What is gone already is no error."""
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str, version: str = "") -> None:
+        """Exactly this object, in this version if one is named; another of its name is refused (409). In the background: what it owns goes
+        after it. What is gone already is no error."""
+        # lightkube 1.0's own `delete` takes no preconditions; the API server reads them from the query too (apimachinery, conversion.go).
+        params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}
+
+        async def send() -> Any:
+            await self._client._client.request("delete", res=self._kinds[kind], name=name, namespace=namespace, params=params)
+
         try:
-            await self._send(
-                "delete", kind, lambda: self._client.delete(self._kinds[kind], name, namespace=namespace, cascade=CascadeType.BACKGROUND)
-            )
+            await self._send("delete", kind, send)
         except Refused as error:
             if error.code != 404:
                 raise

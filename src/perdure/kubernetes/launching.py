@@ -14,9 +14,11 @@ from perdure.errors import UsageError
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import manifests
 from perdure.kubernetes.api import Api, Refused
+from perdure.kubernetes.belonging import owned
+from perdure.kubernetes.claims import claimed
 from perdure.kubernetes.memory import LEFT_OUT, Memory, Run
 from perdure.kubernetes.outcomes import Held, of_words
-from perdure.kubernetes.seen import UID_LABEL, job_seen
+from perdure.kubernetes.seen import job_seen
 from perdure.kubernetes.wanted import Record, Wanted, said, wanted
 
 LONGEST_TEXT = 131_072 * 4
@@ -45,10 +47,10 @@ async def record(api: Api, memory: Memory, run: Wanted, known: Run) -> Held | No
         known.recorded = _versions(made)
         if run.spec.context_version in known.recorded:
             return None
-    kept = await api.get(kinds.MAP, run.namespace, run.named)
-    if kept is None:
+    kept = await _kept(api, run)
+    if kept is None or isinstance(kept, Held):
         known.recorded = None
-        return None
+        return kept
     data = kept.get("data") or {}
     if name not in data:
         if sum(len(each.encode()) for each in data.values()) + len(text.encode()) > LONGEST_TEXTS:
@@ -65,7 +67,7 @@ async def launch(api: Api, memory: Memory, run: Wanted, known: Run, attempt: Rec
         contexts = await _ordered(api, run, known, attempt)
         if isinstance(contexts, Held):
             return contexts
-        claim = await _claim(api, memory, run)
+        claim = await claimed(api, memory, run)
         if isinstance(claim, Held):
             return claim
         try:
@@ -115,19 +117,25 @@ async def _made(api: Api, run: Wanted, texts: dict[str, str]) -> dict[str, Any] 
     except Refused as error:
         if error.code != 409:
             return _refused(error)
+    return await _kept(api, run) or {}
+
+
+async def _kept(api: Api, run: Wanted) -> dict[str, Any] | Held | None:
+    """The ConfigMap as it is. One that was made by somebody else is not believed: the instructions stand in it."""
     body = await api.get(kinds.MAP, run.namespace, run.named)
-    if body is not None and (body["metadata"].get("labels") or {}).get(UID_LABEL) != run.uid:
+    if body is not None and not owned(body, run):
         return Held("NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it")
-    return body or {}
+    return body
 
 
 async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int, ...] | Held:
     """The order is in the ConfigMap. Returns the versions of the instructions that go with it."""
-    if known.recorded is None:
-        body = await api.get(kinds.MAP, run.namespace, run.named)
-        known.recorded = _versions(body) if body is not None else frozenset()
+    kept = await _kept(api, run)
+    if isinstance(kept, Held):
+        return kept
+    known.recorded = _versions(kept or {})
     contexts = _up_to(attempt, known.recorded | run.secrets.keys())
-    if attempt.context_version not in contexts:
+    if kept is None or attempt.context_version not in contexts:
         return await _lost(api, run, known, attempt)
     texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts).decode()}
     if attempt.number > 1:
@@ -165,28 +173,6 @@ async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int
 
 def _up_to(attempt: Record, versions: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(version for version in versions if version <= attempt.context_version))
-
-
-async def _claim(api: Api, memory: Memory, run: Wanted) -> str | Held:
-    """The claim of mode Claim; made, or of the TaskRun whose conversation is gone on with. Empty for the other modes."""
-    if run.spec.workspace.mode != "Claim":
-        return ""
-    source = run.spec.resume.from_
-    if source and source != run.name:
-        found = memory.of((run.namespace, source))
-        body = None if found is not None else await api.get(kinds.RUN, run.namespace, source)
-        other = found[0] if found is not None else wanted(body) if body is not None else None
-        if other is None:
-            return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
-        if other.spec.workspace.mode != "Claim":
-            return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, which has no claim of its own")
-        return other.status.workspace.claim_name or other.claim
-    try:
-        await api.create(kinds.CLAIM, manifests.claim(run))
-    except Refused as error:
-        if error.code != 409:
-            raise
-    return run.claim
 
 
 def _refused(error: Refused) -> Held:

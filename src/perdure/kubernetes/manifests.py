@@ -25,7 +25,10 @@ HOME = "/home/perdure"
 """Of the image's user: the agents' homes are linked from there to the volume."""
 OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev", HOME)
 OWN_LABELS = ("perdure.dev/", "kubernetes.io/", "k8s.io/")
+MADE_BY = ("app.kubernetes.io/managed-by", "perdure")
 FENCED = "file:///data/checkpoints"
+RECLAIM_LABEL = f"{GROUP}/reclaim"
+"""`Delete` on a claim that goes with the last TaskRun that lies on it."""
 
 
 class Cluster(TypedDict):
@@ -37,7 +40,7 @@ class Cluster(TypedDict):
 
 def labels(run: Wanted, attempt: int = 0) -> dict[str, str]:
     """The labels of everything that belongs to a TaskRun."""
-    found = {"app.kubernetes.io/managed-by": "perdure", f"{GROUP}/taskrun": run.name[:63].rstrip("-."), UID_LABEL: run.uid}
+    found = {MADE_BY[0]: MADE_BY[1], f"{GROUP}/taskrun": run.name[:63].rstrip("-."), UID_LABEL: run.uid}
     return found | {ATTEMPT_LABEL: str(attempt)} if attempt else found
 
 
@@ -60,7 +63,9 @@ def claim(run: Wanted) -> dict[str, Any]:
     wanted: dict[str, Any] = {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": spec.workspace.size}}}
     if spec.workspace.storage_class_name:
         wanted["storageClassName"] = spec.workspace.storage_class_name
-    meta = {"name": run.claim, "namespace": run.namespace, "labels": labels(run) | told}
+    meta: dict[str, Any] = {"name": run.claim, "namespace": run.namespace, "labels": labels(run) | told}
+    if spec.workspace.reclaim == "Delete":
+        meta["labels"][RECLAIM_LABEL] = "Delete"
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
 
 

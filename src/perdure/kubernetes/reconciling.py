@@ -18,11 +18,12 @@ from perdure.kubernetes import api as kinds
 from perdure.kubernetes import manifests, standing
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.api import Api, Away, Refused
+from perdure.kubernetes.claims import drop
 from perdure.kubernetes.launching import launch, record
 from perdure.kubernetes.memory import Key, Memory, Run
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.seen import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said, wanted
+from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said
 from perdure.lateclass import dataclass
 
 MOST_STEPS = 40
@@ -79,7 +80,7 @@ class Reconciler:
                 case steps.Launch(record=attempt):
                     held = await launch(self.api, self.memory, run, known, attempt, self.cluster)
                 case steps.Stop(job=job):
-                    await self.api.delete(kinds.JOB, run.namespace, job.name)
+                    await self.api.delete(kinds.JOB, run.namespace, job.name, uid=job.uid)
                     known.jobs[job.name] = replace(job, deleting=True)
                 case steps.Tell(status=status):
                     patch = {"metadata": {"resourceVersion": run.version}, "status": standing.patch(run.raw_status, status)}
@@ -88,12 +89,13 @@ class Reconciler:
                 case steps.Hold():
                     await self._finalizers(run, [*run.finalizers, FINALIZER])
                 case steps.Release(claim=claim):
-                    await self._drop(run, claim)
+                    if claim:
+                        await drop(self.api, run, claim)
                     await self._finalizers(run, [each for each in run.finalizers if each != FINALIZER])
         except Refused as error:
             if error.code not in (404, 409):
                 raise
-            await self._again(run)
+            await (self._look(run, known) if isinstance(step, steps.Stop) else self._again(run))
             return None
         if held is None:
             self.moved(run.key)
@@ -137,15 +139,3 @@ class Reconciler:
     async def _finalizers(self, run: Wanted, names: list[str]) -> None:
         patch = {"metadata": {"resourceVersion": run.version, "finalizers": names}}
         self.memory.keep(await self.api.patch(kinds.RUN, run.namespace, run.name, patch))
-
-    async def _drop(self, run: Wanted, claim: str) -> None:
-        """Deletes the claim, if this TaskRun made it and no other works on it."""
-        if not claim:
-            return
-        body = await self.api.get(kinds.CLAIM, run.namespace, claim)
-        if body is None or (body["metadata"].get("labels") or {}).get(UID_LABEL) != run.uid:
-            return
-        # Asked for, not remembered: just after its start an operator has not heard of all of them.
-        others = [wanted(each) for each in await self.api.items(kinds.RUN, run.namespace)]
-        if not any(each.uid != run.uid and each.lies_on(claim, run.name) for each in others):
-            await self.api.delete(kinds.CLAIM, run.namespace, claim)

@@ -33,6 +33,8 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     """The TaskRun's uid."""
     attempt: int
     version: str = ""
+    owner: str = ""
+    """The uid of the Job that it is a pod of."""
     node: str = ""
     claim: str = ""
     phase: str = ""
@@ -96,11 +98,12 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
     state = container.get("state") or {}
     over = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     held = state.get("waiting") or {}
+    kind, owner = controller(meta)
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
     return PodSeen(
         name=meta["name"], uid=meta.get("uid", ""), run=run, attempt=attempt, version=meta.get("resourceVersion", ""),
-        claim=_claim(body.get("spec") or {}),
+        owner=owner if kind == "Job" else "", claim=_claim(body.get("spec") or {}),
         node=(body.get("spec") or {}).get("nodeName") or "", phase=status.get("phase") or "", reason=status.get("reason") or "",
         message=_cut(status.get("message")), created=moment(meta.get("creationTimestamp", "")),
         deleted=moment(meta.get("deletionTimestamp") or ""), gone=gone,
@@ -119,8 +122,7 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
     """A Job, where it is one of ours: made for a TaskRun, which owns it."""
     meta, status = body["metadata"], body.get("status") or {}
     run, attempt = _whose(meta)
-    owners = [each.get("uid") for each in meta.get("ownerReferences") or () if each.get("kind") == KIND and each.get("controller")]
-    if not run or run not in owners:
+    if not run or controller(meta) != (KIND, run):
         return None
     true = {str(each.get("type")): each for each in status.get("conditions") or () if each.get("status") == "True"}
     failed = true.get("Failed")
@@ -130,6 +132,12 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
         suspended=bool((body.get("spec") or {}).get("suspend")), complete="Complete" in true,
         failed=(failed.get("reason") or "Failed") if failed else "", message=_cut((failed or {}).get("message")),
     )  # fmt: skip
+
+
+def controller(meta: dict[str, Any]) -> tuple[str, str]:
+    """Kind and uid of what made an object, by its owner references; empty where it was made by itself."""
+    found = (each for each in meta.get("ownerReferences") or () if each.get("controller"))
+    return next(((str(each.get("kind", "")), str(each.get("uid", ""))) for each in found), ("", ""))
 
 
 def _whose(meta: dict[str, Any]) -> tuple[str, int]:

@@ -97,7 +97,7 @@ def allowed_more(status: Status) -> Status:
 
 
 def allowed_anew(status: Status, spec: Spec) -> Status:
-    """With all the attempts of new instructions to come, and no attempt at work."""
+    """With all the attempts of new instructions to come. Where one is at work, its end says so again: it is of those before."""
     return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
@@ -115,6 +115,11 @@ def waits(status: Status, held: Held, now: int) -> Status:
 def goes_on(status: Status, now: int) -> Status:
     """Without it."""
     return _without(status, "Waiting", now=now)
+
+
+def beset(status: Status, sentence: str, now: int) -> Status:
+    """With what is told of objects that only look like the TaskRun's; without it where the sentence is empty."""
+    return told(status, "Foreign", "NotOwned", sentence, now) if sentence else _without(status, "Foreign", now=now)
 
 
 def placed(status: Status, job: JobSeen | None, pod: PodSeen | None) -> Status:

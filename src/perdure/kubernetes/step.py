@@ -11,12 +11,13 @@ Tell (its Job's uid) -> Tell (its outcome, and what follows).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 
 from msgspec.structs import replace
 
-from perdure.kubernetes import outcomes, standing
+from perdure.kubernetes import belonging, keeping, outcomes, standing
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import JobSeen, PodSeen
 from perdure.kubernetes.wanted import FINAL, MOST_RECORDS, Record, Status, Wanted, moment, said, stamp
@@ -37,6 +38,8 @@ class Seen:
     jobs: Sequence[JobSeen] = ()
     pods: Sequence[PodSeen] = ()
     """Those too that are gone, as they were seen last."""
+    foreign: Sequence[PodSeen] = ()
+    """Of them (`next_step` tells them apart) those that bear the TaskRun's labels and are of none of its Jobs."""
     fresh: bool = False
     """Jobs and pods were read just now, not remembered."""
     recorded: frozenset[int] | None = None
@@ -114,7 +117,12 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if run.deleting and not run.held:
         return Rest()
     if run.deleting and run.abandoned:
-        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(_claim_to_go(run))
+        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(keeping.claim_to_go(run))
+    own, foreign = belonging.apart(seen.pods, seen.jobs, status)
+    seen = dataclasses.replace(seen, pods=own, foreign=foreign)
+    told = status.condition("Foreign")
+    if (sentence := belonging.told_of(foreign)) != (told.message if told is not None else ""):
+        return Tell(standing.beset(status, sentence, now)) if seen.fresh or not sentence else Look()
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
         return Look()
     for job in seen.jobs:
@@ -154,8 +162,7 @@ def _updated(status: Status, run: Wanted, now: int) -> Status:
     status = replace(status, context_version=run.spec.context_version)
     if run.spec.secret is not None:
         status = replace(status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:])
-    if status.open is None:  # else its end will do it: what it uses up is of the instructions before
-        status = standing.allowed_anew(status, run.spec)
+    status = standing.allowed_anew(status, run.spec)
     if first and status.phase not in FINAL:
         return standing.settled(replace(standing.goes_on(status, now), phase="Pending"), now)
     if status.phase in FINAL:
@@ -212,6 +219,8 @@ def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float
             return Tell(_seen(run, standing.placed(status, job, None)))
         return Stop(job)
     if not launched:
+        if strangers := [pod for pod in seen.foreign if pod.attempt == record.number and pod.live]:
+            return _stuck(seen, status, Held("NotOwned", belonging.told_of(strangers)), now, jitter)
         if seen.trouble is not None:
             return _stuck(seen, status, seen.trouble, now, jitter)
         return Launch(record)
@@ -259,7 +268,7 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
             return Tell(_seen(run, standing.reopened(status, "asked for by a person", now)))
         status = replace(standing.allowed_more(status), run_after="") if status.context_version else replace(status, phase="Pending")
     if status.phase in FINAL:
-        if run.held and _safe(run, status):
+        if run.held and keeping.safe(run, status) and not keeping.claim_to_go(run):
             return Release()
         return _told(run, status, None)
     if run.invalid:
@@ -271,47 +280,25 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
     due = moment(status.run_after)
     if due > now:
         return _told(run, status, due)
-    left = [pod for pod in seen.pods if pod.live and not (run.spec.workspace.mode != "Claim" and outcomes.overdue(pod, now))]
+    fenced = run.spec.workspace.mode != "Claim"
+    left = [pod for pod in (*seen.pods, *seen.foreign) if pod.live and not (fenced and outcomes.overdue(pod, now))]
     if left:
         message = f"the pod of attempt {left[0].attempt} is not gone yet"
         held = Held("PodLeaving", message)
         if outcomes.overdue(left[0], now):
             held = outcomes.held(None, left, "", now) or held
+        if left[0] in seen.foreign:
+            held = Held("NotOwned", belonging.told_of(left))
         return _told(run, standing.waits(status, held, now), now + LOOK_AGAIN_MS)
     if not run.held:
         return Hold()
-    number = max([status.attempt, *(job.attempt for job in seen.jobs), *(pod.attempt for pod in seen.pods)]) + 1
+    number = max([status.attempt, *(job.attempt for job in seen.jobs)]) + 1
     return Tell(_seen(run, standing.settled(standing.begun(status, number, run, now), now)))
-
-
-def _safe(run: Wanted, status: Status) -> bool:
-    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim that is kept, or no attempt began.
-
-    Of an attempt without a Job it is not known that it did nothing: its Job may have come and gone while no operator looked."""
-    volume = run.spec.workspace
-    kept = volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
-    return kept or status.workspace.saved or not status.attempt
-
-
-def _claim_to_go(run: Wanted) -> str:
-    """The claim that goes with the TaskRun; empty where it stays."""
-    volume = run.spec.workspace
-    return run.claim if volume.mode == "Claim" and volume.reclaim == "Delete" else ""
 
 
 def _leaves(seen: Seen, status: Status, now: int) -> Step:
     """The TaskRun is to be deleted, and nothing of it is at work."""
     run = seen.run
-    volume = run.spec.workspace
-    if _safe(run, status):
-        return Release(_claim_to_go(run))
-    where = f"lies only on the claim {status.workspace.claim_name or run.claim}"
-    if volume.mode != "Claim":
-        where = "was done in a pod after its newest checkpoint"
-    if status.attempts and not status.attempts[-1].pod:
-        where = "may have been done in a pod that nobody saw"
-    message = (
-        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; "
-        f"to delete it all the same: kubectl annotate taskruns.perdure.dev {run.name} perdure.dev/abandon=true"
-    )
-    return _told(run, standing.told(status, "UnsavedWork", "NotSaved", message, now), None)
+    if keeping.safe(run, status):
+        return Release(keeping.claim_to_go(run))
+    return _told(run, standing.told(status, "UnsavedWork", "NotSaved", keeping.unsaved(run, status), now), None)

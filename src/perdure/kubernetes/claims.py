@@ -1,0 +1,87 @@
+"""The claim of a task: made and checked before a pod gets it (`launching`), deleted with a TaskRun that says so (`reconciling`).
+
+It goes only with all work on it: every TaskRun that works on it says `reclaim: Delete` (the first that does not takes the label
+`perdure.dev/reclaim: Delete` off for good), each of them went when its work was saved, and none is left. Who comes to it marks it as his
+before a pod gets it, and it is deleted only as it was when it was looked at, so that nobody who came in between loses it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes import manifests
+from perdure.kubernetes.api import Api, Refused
+from perdure.kubernetes.belonging import is_claim
+from perdure.kubernetes.memory import Memory
+from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.seen import UID_LABEL
+from perdure.kubernetes.wanted import Wanted, wanted
+
+
+async def claimed(api: Api, memory: Memory, run: Wanted) -> str | Held:
+    """The name of the claim of mode Claim; made, or of the TaskRun whose conversation is gone on with. Empty for the other modes.
+
+    Raises Refused."""
+    if run.spec.workspace.mode != "Claim":
+        return ""
+    source = run.spec.resume.from_
+    if not source or source == run.name:
+        try:
+            await api.create(kinds.CLAIM, manifests.claim(run))
+            return run.claim
+        except Refused as error:
+            if error.code != 409:
+                raise
+        return await _marked(api, run, run.claim)
+    found = memory.of((run.namespace, source))
+    body = None if found is not None else await api.get(kinds.RUN, run.namespace, source)
+    other = found[0] if found is not None else wanted(body) if body is not None else None
+    if other is None:
+        return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
+    if other.spec.workspace.mode != "Claim":
+        return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, which has no claim of its own")
+    return await _marked(api, run, other.status.workspace.claim_name or other.claim)
+
+
+async def drop(api: Api, run: Wanted, name: str) -> None:
+    """Deletes the claim with this TaskRun, if nothing of anybody else may lie on it."""
+    body = await api.get(kinds.CLAIM, run.namespace, name)
+    if body is None or not is_claim(body) or _labels(body).get(manifests.RECLAIM_LABEL) != "Delete":
+        return
+    # Asked for, not remembered: just after its start an operator has not heard of all of them.
+    others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
+    if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
+        meta = body["metadata"]
+        await api.delete(kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"])
+
+
+async def _marked(api: Api, run: Wanted, name: str) -> str | Held:
+    """A claim that is there, marked as worked on by this TaskRun."""
+    body = await api.get(kinds.CLAIM, run.namespace, name)
+    if body is None or body["metadata"].get("deletionTimestamp"):
+        return _going(name)
+    if not is_claim(body):
+        what = "that perdure did not make, or that several pods can write to"
+        return Held("NameTaken", f"there is a PersistentVolumeClaim {name} {what}: bring away what is on it and delete it")
+    if _labels(body).get(UID_LABEL) == run.uid:
+        return name
+    marks: dict[str, str | None] = {**manifests.labels(run)}
+    if run.spec.workspace.reclaim != "Delete":
+        marks[manifests.RECLAIM_LABEL] = None
+    try:
+        body = await api.patch(kinds.CLAIM, run.namespace, name, {"metadata": {"labels": marks}})
+    except Refused as error:
+        if error.code != 404:
+            raise
+        return _going(name)
+    return _going(name) if body["metadata"].get("deletionTimestamp") else name
+
+
+def _going(name: str) -> Held:
+    return Held("ClaimPending", f"the claim {name} is being deleted or is not made yet; it is looked for again")
+
+
+def _labels(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = body["metadata"].get("labels") or {}
+    return found

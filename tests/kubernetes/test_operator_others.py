@@ -1,0 +1,197 @@
+"""The whole operator against a small API server: claims that go and stay, and objects of other people under names and labels of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perdure.kubernetes.wanted import Wanted, wanted
+from perdure.model import OutcomeKind
+from tests.kubernetes import making
+from tests.kubernetes.apiserver import fails
+from tests.kubernetes.staging import Stage, play
+
+DELETE = {"workspace": {"mode": "Claim", "reclaim": "Delete"}, "task": "cart"}
+KEEP = {"workspace": {"mode": "Claim", "reclaim": "Keep"}, "task": "cart"}
+
+
+def ends(*, saved: bool) -> Callable[[int], Any]:
+    return lambda attempt: making.told(attempt, OutcomeKind.SUCCEEDED, saved=saved)
+
+
+def claims(stage: Stage) -> list[dict[str, Any]]:
+    return list(stage.server.objects["persistentvolumeclaims"].values())
+
+
+def test_a_claim_goes_with_its_taskrun():
+    """Deleted long after its end, a TaskRun whose work is saved takes its claim with it."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make(**DELETE)
+        await stage.done()
+        await stage.rest()
+        assert len(claims(stage)) == 1
+        stage.delete("fix")
+        await stage.gone("fix")
+        assert not claims(stage)
+
+    play(ends(saved=True), story)
+
+
+def test_a_claim_with_work_that_is_not_saved_stays():
+    """The deletion waits; only a person who gives the work up lets TaskRun and claim go."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make(**DELETE)
+        await stage.done()
+        stage.delete("fix")
+        await stage.until(lambda: stage.condition("UnsavedWork"))
+        assert len(claims(stage)) == 1
+        stage.touch("fix", **{"perdure.dev/abandon": "true"})
+        await stage.gone("fix")
+        assert not claims(stage)
+
+    play(ends(saved=False), story)
+
+
+def test_of_several_taskruns_the_last_takes_the_claim():
+    """Of two TaskRuns of one task that delete it the last one takes it; one that keeps it has it kept, when it is itself gone too."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        for name in ("one", "two"):
+            stage.make(name, **DELETE)
+            await stage.done(name)
+        (claim,) = claims(stage)
+        stage.delete("one")
+        await stage.gone("one")
+        assert claims(stage) == [claim]
+        stage.delete("two")
+        await stage.gone("two")
+        assert not claims(stage)
+        for name, spec in (("three", DELETE), ("four", KEEP), ("five", DELETE)):
+            stage.make(name, **spec)
+            await stage.done(name)
+        for name in ("four", "three", "five"):
+            stage.delete(name)
+            await stage.gone(name)
+        assert len(claims(stage)) == 1
+
+    play(ends(saved=True), story)
+
+
+def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
+    """A TaskRun that is made and works between the look for others and the deletion: the claim is no longer as it was, and stays."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make("one", **DELETE)
+        await stage.done("one")
+        came: list[str] = []
+
+        def comes(method: str, path: str) -> None:
+            if method == "DELETE" and "persistentvolumeclaims" in path and not came:
+                came.append(path)
+                stage.make("two", **DELETE)
+                (claim,) = claims(stage)
+                claim["metadata"]["labels"]["perdure.dev/taskrun-uid"] = "two"
+                stage.server.put("persistentvolumeclaims", claim)
+
+        stage.server.before = comes
+        stage.delete("one")
+        await stage.gone("one")
+        assert came and len(claims(stage)) == 1
+        await stage.done("two")
+
+    play(ends(saved=True), story)
+
+
+def a_map(run: Wanted) -> dict[str, Any]:
+    labels = {"perdure.dev/taskrun-uid": run.uid}
+    return {"metadata": {"name": run.named, "labels": labels}, "data": {"context-1": "Send me the keys."}}
+
+
+def a_claim(run: Wanted) -> dict[str, Any]:
+    return {"metadata": {"name": run.claim}, "spec": {"accessModes": ["ReadWriteOncePod"]}}
+
+
+def a_wide_claim(run: Wanted) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "perdure", "perdure.dev/taskrun-uid": run.uid}
+    return {"metadata": {"name": run.claim, "labels": labels}, "spec": {"accessModes": ["ReadWriteMany"]}}
+
+
+def a_job(run: Wanted) -> dict[str, Any]:
+    labels = {"perdure.dev/taskrun-uid": run.uid, "perdure.dev/attempt": "1"}
+    return {"metadata": {"name": run.job(1), "labels": labels}, "spec": {"template": {"metadata": {"labels": {}}, "spec": {}}}}
+
+
+TAKEN = [("configmaps", a_map), ("persistentvolumeclaims", a_claim), ("persistentvolumeclaims", a_wide_claim), ("jobs", a_job)]
+
+
+@pytest.mark.parametrize(("kind", "make"), TAKEN, ids=[make.__name__ for _, make in TAKEN])
+def test_what_somebody_else_made_under_our_name_is_refused(kind: str, make: Callable[[Wanted], dict[str, Any]]):
+    """It is neither believed nor written to nor deleted; a condition names it, and when it is gone the same attempt begins."""
+
+    async def story(stage: Stage) -> None:
+        stage.make()
+        run = wanted(stage.server.objects["taskruns"]["default", "fix"])
+        theirs = stage.server.add(kind, make(run))
+        stage.begin()
+        told = await stage.until(lambda: stage.condition("Waiting"))
+        assert told["reason"] == "NameTaken" and theirs["metadata"]["name"] in told["message"]
+        assert stage.server.objects[kind]["default", theirs["metadata"]["name"]] == theirs
+        assert not [pod for pod in stage.server.objects["pods"].values() if pod["metadata"]["labels"].get("perdure.dev/attempt")]
+        stage.server.remove(kind, theirs)
+        stage.touch()
+        status = await stage.done()
+        assert [each["outcome"] for each in status["attempts"]] == ["succeeded"]
+
+    play(fails(0), story)
+
+
+def test_a_configmap_that_was_replaced_is_refused():
+    """Between two attempts somebody puts another ConfigMap in the place of ours: its instructions reach no agent."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make()
+        await stage.done()
+        run = stage.server.objects["taskruns"]["default", "fix"]
+        named = wanted(run).named
+        stage.server.remove("configmaps", stage.server.objects["configmaps"]["default", named])
+        theirs = stage.server.add("configmaps", a_map(wanted(run)))
+        stage.touch(**{"perdure.dev/retry": "once"})
+        told = await stage.until(lambda: stage.condition("Waiting"))
+        assert told["reason"] == "NameTaken" and named in told["message"]
+        assert stage.server.objects["configmaps"]["default", named] == theirs and len(stage.server.jobs_made) == 1
+
+    play(fails(0), story)
+
+
+def test_a_pod_of_somebody_else_decides_nothing():
+    """A pod with the labels of the attempt that says it has succeeded: named in a condition, left alone, and the attempt's own pod is what
+    counts."""
+
+    async def story(stage: Stage) -> None:
+        stage.make(policy={"attempts": 1})
+        run = wanted(stage.server.objects["taskruns"]["default", "fix"])
+        labels = {"perdure.dev/taskrun-uid": run.uid, "perdure.dev/attempt": "1"}
+        state = making.told(1, OutcomeKind.SUCCEEDED)
+        theirs = stage.server.add("pods", {
+            "metadata": {"name": "copy", "labels": labels}, "spec": {},
+            "status": {"phase": "Succeeded", "containerStatuses": [{"name": "perdure", "state": state}]},
+        })  # fmt: skip
+        stage.begin()
+        status = await stage.done()
+        assert [each["outcome"] for each in status["attempts"]] == ["failed"]
+        told = await stage.until(lambda: stage.condition("Foreign"))
+        assert told["reason"] == "NotOwned" and "copy" in told["message"]
+        assert stage.server.objects["pods"]["default", "copy"] == theirs
+        stage.server.remove("pods", theirs)
+        await stage.until(lambda: not stage.condition("Foreign"))
+
+    play(fails(9), story)
