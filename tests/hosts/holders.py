@@ -45,7 +45,7 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
     dice = random.Random(seed)
     url, proxy = server.database(migrated=True), Proxy(server.port)
     through = server.url(url.rpartition("/")[2], port=proxy.port) if kind == "cut off" else url
-    with tempfile.TemporaryDirectory(prefix="ph", dir="/tmp", ignore_cleanup_errors=True) as top, closing(proxy):
+    with tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as top, closing(proxy):
         run_id = uuid.uuid4().hex  # by which its processes are known, among those of other trials
         with closing(stores.open(url)) as store:
             store.add(TaskSpec(prompt="x"), run_id, "the-run", place("p"))

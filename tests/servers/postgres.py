@@ -54,7 +54,7 @@ class Server:
     """One cluster. `start`, `stop`, `kill` and `start` again as a test likes."""
 
     def __init__(self, **settings: str) -> None:
-        self.top = Path(tempfile.mkdtemp(prefix="perdure-pg-", dir="/tmp"))
+        self.top = Path(tempfile.mkdtemp(prefix="perdure-pg-"))
         self.account = _account()
         if self.account is not None:
             os.chown(self.top, self.account.pw_uid, self.account.pw_gid)

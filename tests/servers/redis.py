@@ -20,7 +20,7 @@ class RedisServer:
     """`start`, `kill`, `restart`, `stall` and `wake` as a test likes. Nothing outlives a restart."""
 
     def __init__(self, **settings: str) -> None:
-        self.top = Path(tempfile.mkdtemp(prefix="pr", dir="/tmp"))
+        self.top = Path(tempfile.mkdtemp(prefix="pr"))
         self.socket = self.top / "s"
         self.settings = {"save": "", "appendonly": "no", **settings}
         self.process: subprocess.Popen[bytes] | None = None
