@@ -79,7 +79,9 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         assert run.state is perdure.RunState.SUCCEEDED
         again = runner.update("task", "Do more.")
         assert again.state is perdure.RunState.SUCCEEDED
-        first, second = runner.attempts("task")
+        attempts = runner.attempts("task")
+        assert len(attempts) == 2, [each.outcome for each in attempts]
+        first, second = attempts
         assert first.receipt is not None
         assert second.receipt is not None
         assert (first.receipt.verdict, second.receipt.verdict) == (perdure.Verdict.FRESH, perdure.Verdict.NATIVE)
