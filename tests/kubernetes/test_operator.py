@@ -65,6 +65,31 @@ def test_instructions_of_a_secret_stay_in_it():
     play(fails(0), story)
 
 
+def test_the_configmap_is_deleted_between_two_versions():
+    """The order of what comes after says that two versions are gone: new instructions are never taken for known ones."""
+
+    async def story(stage: Stage) -> None:
+        stage.begin()
+        stage.make()
+        await stage.done()
+        for version in (2, 5):
+            if version == 5:
+                (kept,) = stage.server.objects["configmaps"].values()
+                stage.server.remove("configmaps", kept)
+            run = stage.server.objects["taskruns"]["default", "fix"]
+            run["spec"] |= {"prompt": f"Version {version}.", "contextVersion": version}
+            run["metadata"]["generation"] += 1
+            stage.server.put("taskruns", run)
+            attempt = 2 if version == 2 else 3
+            await stage.until(lambda attempt=attempt: stage.status().get("attempt") == attempt)
+            await stage.done()
+        (kept,) = stage.server.objects["configmaps"].values()
+        order = json.loads(kept["data"]["order-3"])
+        assert (order["contexts"], order["unlisted"], stage.status()["contexts"]) == ([5], 2, 3)
+
+    play(fails(0), story)
+
+
 def test_killed_between_any_two_writes():
     """At writes all over a life of two attempts the operator dies, before it is made or after; the next one goes on, nothing is doubled."""
     writes: list[str] = []

@@ -69,6 +69,8 @@ def test_an_order_is_read_as_it_was_written(name, uid, contexts, attempt, allowe
         ({"contexts": ()}, "contexts"),
         ({"contexts": (2, 1)}, "contexts"),
         ({"contexts": (0, 1)}, "contexts"),
+        ({"unlisted": -1}, "unlisted"),
+        ({"unlisted": 20_000}, "unlisted"),
         ({"earlier": (Earlier(number=2, outcome=OutcomeKind.LOST),)}, "earlier"),
         ({"earlier": (Earlier(number=1, outcome=OutcomeKind.LOST),) * 2}, "earlier"),
         ({"resume": Resume(mode="Session")}, "resume"),

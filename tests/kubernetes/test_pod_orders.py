@@ -19,7 +19,7 @@ from msgspec import structs
 from perdure import wiring
 from perdure.attempt import Engine
 from perdure.config import load
-from perdure.kubernetes import bringing
+from perdure.kubernetes import bringing, performing
 from perdure.kubernetes.order import Earlier, Order, Resume, encode
 from perdure.kubernetes.performing import follow
 from perdure.kubernetes.result import Result, believed
@@ -106,6 +106,19 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
     assert [each.text for each in engine.store.contexts(RUN)] == ["First.", "Second."]
     result = follow(engine, order(3, (3, 5, 6, 7)), (None, None, None, "Fourth."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/6" in result.outcome.detail
+
+
+def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
+    """What is listed is the third version, and not the first: the run that knows two is told it, and one that knows none has three."""
+    follow(engine, order(1, (1, 4)), ("First.", "Second."))
+    result = follow(engine, order(2, (7,), unlisted=2), ("Third.",))
+    assert result.outcome.kind is OutcomeKind.LOST, result.outcome
+    assert [each.text for each in engine.store.contexts(RUN)] == ["First.", "Second.", "Third."]
+    other = structs.replace(order(1, (7,), unlisted=2), run=UID.replace("3f", "4f"), name="t-2")
+    follow(engine, other, ("Third.",))
+    follow(engine, structs.replace(other, attempt=2, contexts=(7, 8)), ("Third.", "Fourth."))
+    texts = [each.text for each in engine.store.contexts(other.run_id)]
+    assert texts == [performing.GONE, performing.GONE, "Third.", "Fourth."]
 
 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:

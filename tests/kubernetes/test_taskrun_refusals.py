@@ -134,7 +134,7 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         workspace=wanted.Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
         usage=wanted.Spent(input_tokens=1, output_tokens=2, cost_usd=0.5),
         conditions=(wanted.Told(type="Waiting", status="True", reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
-        attempts=(record,), instructions_from=(wanted.Source(version=1, name="s", key="k"),),
+        attempts=(record,), contexts=1, instructions_from=(wanted.Source(version=1, name="s", key="k"),),
     )  # fmt: skip
     asked(cluster, there, "whole", BASE)
     status: Any = msgspec.json.decode(msgspec.json.encode(whole))

@@ -134,10 +134,11 @@ async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[
     if isinstance(kept, Held):
         return kept
     known.recorded = _versions(kept or {})
-    contexts = _up_to(attempt, known.recorded | run.secrets.keys())
+    there = known.recorded | run.secrets.keys()
+    contexts = _up_to(attempt, there)
     if kept is None or attempt.context_version not in contexts:
         return await _lost(api, run, known, attempt)
-    texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts).decode()}
+    texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()}
     if attempt.number > 1:
         texts[f"order-{attempt.number - 1}"] = None
     try:
@@ -163,12 +164,18 @@ async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int
         if isinstance(text, Held):
             return text
         texts, contexts = {f"context-{attempt.context_version}": text}, (*contexts, attempt.context_version)
-    order = manifests.order(run, attempt, contexts).decode()
+    there = {*run.secrets, *contexts}
+    order = manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()
     made = await _made(api, run, texts | {f"order-{attempt.number}": order})
     if isinstance(made, Held):
         return made
     known.recorded = _versions(made)
     return contexts
+
+
+def _gone(run: Wanted, there: int) -> int:
+    """How many versions of the instructions were there once and are not: what the pod counts them by."""
+    return max(0, run.status.contexts - there)
 
 
 def _up_to(attempt: Record, versions: Iterable[int]) -> tuple[int, ...]:

@@ -69,8 +69,8 @@ def claim(run: Wanted) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
 
 
-def order(run: Wanted, record: Record, contexts: Sequence[int]) -> bytes:
-    """The order of an attempt. Raises UsageError for what no pod would take."""
+def order(run: Wanted, record: Record, contexts: Sequence[int], unlisted: int = 0) -> bytes:
+    """The order of an attempt. `unlisted` versions of the instructions are gone. Raises UsageError for what no pod would take."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
     earlier = tuple(
         orders.Earlier(number=each.number, outcome=OutcomeKind(each.outcome), detail=each.detail)
@@ -81,6 +81,7 @@ def order(run: Wanted, record: Record, contexts: Sequence[int]) -> bytes:
     return orders.encode(
         orders.Order(
             run=run.uid, name=orders.name_of(run.name, run.uid), attempt=record.number, spec=task_spec(spec), contexts=tuple(contexts),
+            unlisted=unlisted,
             attempts_allowed=max(status.attempts_allowed, record.number), earlier=earlier, resume=resume,
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",

@@ -67,6 +67,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     spec: TaskSpec
     """Without its prompt, which is the first of the contexts."""
     contexts: tuple[int, ...]
+    unlisted: int = 0
+    """So many versions came before, of which the cluster has nothing any more."""
     earlier: tuple[Earlier, ...] = ()
     resume: Resume = Resume()
     checkpoints: str = ""
@@ -81,7 +83,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     def local(self, version: int) -> int:
         """Where a version of the instructions stands in their order, counted from 1."""
-        return self.contexts.index(version) + 1
+        return self.unlisted + self.contexts.index(version) + 1
 
 
 def name_of(name: str, uid: str) -> str:
@@ -147,6 +149,8 @@ def _checked(order: Order) -> Order:
     if not order.contexts or len(order.contexts) > MOST_CONTEXTS:
         _refuse(f"contexts: there are {len(order.contexts)}, and 1 to {MOST_CONTEXTS} are needed")
     _rising("contexts", order.contexts, 2**31)
+    if not 0 <= order.unlisted <= MOST_CONTEXTS:
+        _refuse(f"unlisted: {order.unlisted} is not from 0 to {MOST_CONTEXTS}")
     if len(order.earlier) > MOST_EARLIER:
         _refuse(f"earlier: there are {len(order.earlier)}, and at most {MOST_EARLIER} are told")
     _rising("earlier.number", [each.number for each in order.earlier], order.attempt - 1)

@@ -25,6 +25,8 @@ from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
 
 LOCK = "pod.lock"
 """In the state directory: held while a pod works with it."""
+GONE = "(This version of the instructions is gone.)"
+"""In the place of a version of which neither the cluster nor the run has anything, so that those after it keep theirs."""
 UNBEGUN = "its pod was asked to end before the attempt had begun"
 
 
@@ -36,7 +38,7 @@ def follow(engine: Engine, order: Order, texts: Sequence[str | None], variables:
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with durable.lock(engine.state / LOCK, "another pod is at work with this state"):
-            return _follow(engine, order, texts, variables)
+            return _follow(engine, order, (*(GONE,) * order.unlisted, *texts), variables)
     except (PerdureError, OSError) as error:
         return Result(attempt=order.attempt, outcome=outcome_of(error, engine))
 
@@ -105,9 +107,9 @@ def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str 
             "a newer order was followed already",
         )
     limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
-    for version, text in list(zip(order.contexts, texts, strict=True))[run.context_version :]:
+    for place, text in list(enumerate(texts))[run.context_version :]:
         if text is None:
-            missing(version)
+            missing(order.contexts[place - order.unlisted])
         service.check_prompt(text, limit)
         run = engine.store.update(run.id, text)
     return run

@@ -159,7 +159,7 @@ def _is_over(seen: Seen, attempt: int) -> bool:
 def _updated(status: Status, run: Wanted, now: int) -> Status:
     """The newest instructions are kept. What had ended goes on with them; what is at work is given them afterwards."""
     first = not status.context_version
-    status = replace(status, context_version=run.spec.context_version)
+    status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
         status = replace(status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:])
     status = standing.allowed_anew(status, run.spec)

@@ -28,7 +28,7 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> Result:
         session_id=attempt.session_id,
         receipt=Told(verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))) if receipt else None,
         usage=attempt.usage,
-        context_version=order.contexts[min(attempt.context_version, len(order.contexts)) - 1],
+        context_version=order.contexts[min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1],
         workspace=_place(engine, run),
         saved=_saved(engine, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),

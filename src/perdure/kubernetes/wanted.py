@@ -224,6 +224,8 @@ class Status(_Camel, frozen=True):
     usage: Spent = Spent()
     conditions: tuple[Told, ...] = ()
     attempts: tuple[Record, ...] = ()
+    contexts: int = 0
+    """How many versions of the instructions there were."""
     instructions_from: tuple[Source, ...] = ()
     """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would choose the Secret that is read."""
 
