@@ -16,9 +16,9 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
 import httpx2
@@ -243,6 +243,7 @@ class Kind:
 
 
 AGAIN, HELD = "fails 1 1.0", "hangs 1 0.3"
+LOST = "node is lost"
 KINDS: dict[str, Kind] = {
     "API server answers 409": Kind(answered(409), AGAIN, 6),
     "API server answers 500": Kind(answered(500, writes=False), AGAIN, 6),
@@ -263,7 +264,7 @@ KINDS: dict[str, Kind] = {
     "pod is killed": Kind(pod_killed, HELD, 4),
     "pod runs out of memory": Kind(memory_eaten, "eats 1 0.3", 4, SMALL),
     "Job is deleted": Kind(job_deleted, HELD, 4),
-    "node is lost": Kind(node_lost, HELD, 4),
+    LOST: Kind(node_lost, HELD, 4),
     "claim is pending": Kind(claim_pending, "works 0.3", 4, own_class=True),
     "TaskRun is deleted, unsaved": Kind(deleted, "hangs 9 0.3", 4, DELETING, gone=True),
     "TaskRun is deleted, saved": Kind(deleted_and_saved, "hangs 9 0.3 saved", 3, DELETING, gone=True),
@@ -277,9 +278,10 @@ def trials(cluster: Cluster, store: Bucket, kind: str, number: int, seed: int) -
     with Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here, ThreadPoolExecutor(number) as pool:
         here.operator.ready()
         scene = Scene(cluster, here, proxy)
-        with _node(scene, kind):
-            runs = [_run(here, whole, at) for at in range(number)]
-        with _lost(scene, kind, runs):
+        runs = [_run(here, whole, at) for at in range(number)] if kind != LOST else _on_one_node(scene, whole, number)
+        with here.lost("one") if kind == LOST else nullcontext():
+            if kind == LOST:
+                _told_of(scene, runs)
             several = map if whole.alone else pool.map
             for trial, outcome in zip(made, several(_tried, [scene] * number, runs, made, [whole] * number), strict=True):
                 trial.wrong += outcome
@@ -309,29 +311,20 @@ def _tried(scene: Scene, run: Run, trial: Trial, kind: Kind) -> list[str]:
         return [str(error)[:4000]]
 
 
-@contextmanager
-def _node(scene: Scene, kind: str) -> Iterator[None]:
-    """Where a node is to be lost, all begin on it."""
-    if kind != "node is lost":
-        yield
-        return
+def _on_one_node(scene: Scene, kind: Kind, number: int) -> list[Run]:
+    """The other one takes none until all of them are at work."""
     with scene.place.cordoned("two"):
-        yield
-        time.sleep(0)
-
-
-@contextmanager
-def _lost(scene: Scene, kind: str, runs: list[Run]) -> Iterator[None]:
-    if kind != "node is lost":
-        yield
-        return
-    for run in runs:
-        at_work(scene, run)
-    with scene.place.lost("one"):
+        runs = [_run(scene.place, kind, at) for at in range(number)]
         for run in runs:
-            run.waits_for("NodeLost")
-        scene.place.declare_lost("one")
-        yield
+            at_work(scene, run)
+    return runs
+
+
+def _told_of(scene: Scene, runs: list[Run]) -> None:
+    """The runs wait for their lost node, and then somebody says that it does not come back."""
+    for run in runs:
+        run.waits_for("NodeLost")
+    scene.place.declare_lost("one")
 
 
 def campaign(cluster: Cluster, number: int, seed: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Trial]:
