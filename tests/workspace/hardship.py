@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from perdure.errors import PerdureError
 from tests.workspace.test_photograph import made, marks
 from tests.workspace.yard import make_yard
@@ -61,6 +63,11 @@ def full(top: Path, backend: str) -> None:
             failed += 1
             _is_told(error)
     assert failed, "the disk was never full"
+    _mount(top, f"remount,size={_used_kb(top)}k")
+    for look in (yard.workspaces.checkpoints.drift, yard.workspaces.checkpoints.put_in_place):
+        with pytest.raises(PerdureError) as told:
+            look(workspace, last.commit)
+        _is_told(told.value)
     _mount(top, "remount,size=512m")
     assert yard.workspaces.checkpoints.put_in_place(workspace, second.commit).differs == ()
     assert marks(path) == files

@@ -85,12 +85,19 @@ class Look:
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
     """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing was published."""
-    try:
+    with in_words(shelf, "saved"):
         return again(shelf, lambda shelf: _save(shelf, ref, policy))
+
+
+@contextlib.contextmanager
+def in_words(shelf: Shelf, what: str) -> Iterator[None]:
+    """What the file system refuses, as a WorkspaceError: a full disk, missing rights."""
+    try:
+        yield
     except OSError as error:
         raise WorkspaceError(
-            f"{shelf.top} could not be saved: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
-            "Nothing was changed. Make room, or see to its rights, and try again.",
+            f"{shelf.top} could not be {what}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+            "Nothing is lost. Make room, or see to its rights, and try again.",
         ) from error
 
 

@@ -27,7 +27,7 @@ from perdure.workspace.branches import Branches
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places, check_branch
 from perdure.workspace.modes import Rights
-from perdure.workspace.photograph import FORMAT, Change, again, changes, looked, missing, save
+from perdure.workspace.photograph import FORMAT, Change, again, changes, in_words, looked, missing, save
 from perdure.workspace.places import clear_locks, flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
@@ -110,6 +110,11 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
 
     Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
     """
+    with in_words(shelf, "put back"):
+        return _put_in_place(places, workspace, shelf, commit, policy, branch)
+
+
+def _put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str) -> Restored:
     wanted = load(shelf, commit)
     if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
         raise Conflict(f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end.")
@@ -148,7 +153,7 @@ def _nothing(shelf: Shelf) -> Checkpoint | None:
 
 
 def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
-    """The names of files that are no longer as they were at a checkpoint. Publishes nothing."""
+    """The names of files that are no longer as they were at a checkpoint. Publishes nothing. Raises WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
 
     def look(shelf: Shelf) -> tuple[str, ...]:
@@ -159,7 +164,8 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
                 names = [name for name in names if not disarming.kind(name.removesuffix(disarming.ASIDE).split("/"))]
             return tuple(dict.fromkeys([*names, *wanted.rights.misfits(shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask())]))
 
-    return again(shelf, look)
+    with in_words(shelf, "looked at"):
+        return again(shelf, look)
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
