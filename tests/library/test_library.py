@@ -80,7 +80,7 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         again = runner.update("task", "Do more.")
         assert again.state is perdure.RunState.SUCCEEDED
         attempts = runner.attempts("task")
-        assert len(attempts) == 2, [each.outcome for each in attempts]
+        assert len(attempts) == 2, "\n".join(f"{each.outcome}" for each in attempts)
         first, second = attempts
         assert first.receipt is not None
         assert second.receipt is not None
