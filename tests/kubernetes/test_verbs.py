@@ -60,7 +60,8 @@ def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
     failed = story.settled("Failed")
     assert len(failed["attempts"]) == 1 and "1 of 1 attempts used" in failed["reason"]
     story.annotate("retry", "a")
-    story.until(lambda: len(story.asked) >= 3, "the second attempt asks the model")
+    # Whether the killed agent had written down what its tool said is luck: then it asks once more before it waits.
+    story.until(lambda: sum(each.reply == 1 for each in story.asked) >= 2, "the second attempt waits for the model")
     story.agent_process().kill()
     story.settled("Failed")
     story.annotate("retry", "a")
