@@ -2,7 +2,8 @@
 with two nodes, the operator under its scoped account, the real Claude Code and the real Codex.
 
 Asserted on what reached the model, on the receipt and the session in the TaskRun, and on `kubectl perdure why`. Claude Code is ended in
-each of the ways with a claim and with the object store alone, Codex with one of them each; once there is a claim that many share.
+each of the ways with a claim and with the object store alone, Codex with one of them each; the next attempt is at the other node. Once
+there is a claim that many share.
 """
 
 from __future__ import annotations
@@ -11,40 +12,52 @@ import pytest
 
 from tests.kubernetes.place import Place
 from tests.kubernetes.story import WORD, Story, tell
+from tests.servers.kubernetes.api import Object
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.journey, pytest.mark.timeout(900)]
 
 
 def three(place: Place, cause: str, codex: str, **spec: object) -> list[Story]:
-    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at work, and their model silent."""
-    made = [
-        tell(place, f"{cause}-claim", **spec),
-        tell(place, f"{cause}-store", mode="Checkpoints", **spec),
-        tell(place, f"{cause}-codex", agent="codex", mode=codex, **spec),
-    ]
-    for story in made:
-        story.hangs()
+    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at work on the same node, and their model
+    silent."""
+    with place.cordoned("two"):
+        made = [
+            tell(place, f"{cause}-claim", **spec),
+            tell(place, f"{cause}-store", mode="Checkpoints", **spec),
+            tell(place, f"{cause}-codex", agent="codex", mode=codex, **spec),
+        ]
+        for story in made:
+            story.hangs()
     return made
+
+
+def moved(story: Story) -> tuple[Object, Object]:
+    """The second attempt went on at the other node. Returns both."""
+    first, last = story.went_on()
+    assert last["number"] == 2 and (first["node"], last["node"]) == ("one", "two")
+    return first, last
 
 
 def test_the_agent_is_killed(place: Place) -> None:
     """SIGKILL of the agent's program: that attempt has failed, and the next one goes on."""
     stories = three(place, "agent", "Checkpoints")
-    for story in stories:
-        story.agent_process().kill()
-    for story in stories:
-        first, last = story.went_on()
-        assert not first.get("infrastructure") and last["number"] == 2
+    with place.cordoned("one"):
+        for story in stories:
+            story.agent_process().kill()
+        for story in stories:
+            first, _ = moved(story)
+            assert not first.get("infrastructure")
 
 
 def test_the_pod_is_killed(place: Place) -> None:
     """SIGKILL of the pod's first process, and so of everything in the pod: nobody is left to tell anything."""
     stories = three(place, "pod", "Claim")
-    for story in stories:
-        place.kill_pod(story.pod())
-    for story in stories:
-        first, last = story.went_on()
-        assert (first["outcome"], last["number"]) == ("lost", 2) and "SIGKILL" in first["detail"]
+    with place.cordoned("one"):
+        for story in stories:
+            place.kill_pod(story.pod())
+        for story in stories:
+            first, _ = moved(story)
+            assert first["outcome"] == "lost" and "SIGKILL" in first["detail"]
 
 
 def test_the_operator_is_killed(place: Place) -> None:
@@ -52,50 +65,49 @@ def test_the_operator_is_killed(place: Place) -> None:
     on."""
     stories = three(place, "operator", "Checkpoints")
     place.operator.kill()
-    for story in stories:
-        place.kill_pod(story.pod())
-    for story in stories:
-        story.until(lambda story=story: story.pods()[0]["status"]["phase"] == "Failed", "the pod has ended")
-    place.operator.start()
-    for story in stories:
-        _, last = story.went_on()
-        assert last["number"] == 2
+    with place.cordoned("one"):
+        for story in stories:
+            place.kill_pod(story.pod())
+        for story in stories:
+            story.until(lambda story=story: story.pods()[0]["status"]["phase"] == "Failed", "the pod has ended")
+        place.operator.start()
+        for story in stories:
+            moved(story)
 
 
 def test_the_deadline_passes(place: Place) -> None:
     """An attempt that takes longer than it may is ended in good order, and the next one goes on."""
-    for story in three(place, "deadline", "Claim", policy={"timeoutSeconds": 40}):
-        first, last = story.went_on()
-        assert (first["outcome"], last["number"]) == ("timed_out", 2)
+    stories = three(place, "deadline", "Claim", policy={"timeoutSeconds": 40})
+    with place.cordoned("one"):
+        for story in stories:
+            first, _ = moved(story)
+            assert first["outcome"] == "timed_out"
 
 
 def test_the_pod_is_evicted(place: Place) -> None:
     """Evicted from a node that is drained, an attempt saves everything within its grace, and the next one goes on at the other node."""
-    with place.cordoned("two"):
-        stories = three(place, "evicted", "Checkpoints")
+    stories = three(place, "evicted", "Checkpoints")
     with place.cordoned("one"):
         for story in stories:
             place.evict(story.pod())
         for story in stories:
-            first, last = story.went_on()
-            assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+            first, _ = moved(story)
+            assert first["infrastructure"]
 
 
 def test_the_node_is_lost(place: Place) -> None:
     """The power of a node is cut. With the object store alone the next attempt goes on at the other node by itself; a claim is held until
     the node is declared lost, and a condition says so."""
-    with place.cordoned("two"):
-        stories = three(place, "node", "Checkpoints")
-    claim, *free = stories
+    claim, *free = three(place, "node", "Checkpoints")
     with place.lost("one"):
         for story in free:
-            first, last = story.went_on()
-            assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+            first, _ = moved(story)
+            assert first["infrastructure"]
         assert "out-of-service" in claim.waits_for("NodeLost")["message"]
         assert len(claim.jobs()) == 1
         place.declare_lost("one")
-        first, last = claim.went_on()
-        assert first["infrastructure"] and (first["node"], last["node"]) == ("one", "two")
+        first, _ = moved(claim)
+        assert first["infrastructure"]
 
 
 def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
