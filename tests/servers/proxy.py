@@ -36,7 +36,8 @@ class Proxy:
         self._turn = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def cut_commit(self, when: str) -> None:
         """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after the other."""
@@ -53,6 +54,12 @@ class Proxy:
         self._open.clear()
 
     def close(self) -> None:
+        """Its thread is gone afterwards. One that still waited in accept() on the closed descriptor would, when the kernel begins that
+        call anew (an ignored SIGCHLD is enough while another thread holds signals back, as posix_spawn does), take a connection from
+        whoever has the descriptor's number by then."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
         self._open.set()
 
