@@ -79,21 +79,26 @@ class Proxy:
             threading.Thread(target=self._to_client, args=(server, client, link), daemon=True).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, link: _Link) -> None:
-        with closing(client), closing(server), suppress(OSError):
-            while content := client.recv(1 << 16):
-                self._open.wait()
-                when = "now" if self._is_last() else self._wanted() if content.endswith(COMMIT) else ""
-                if when == "after":
-                    link.silent = True
-                    server.sendall(content)
-                    link.answered.wait(60)  # then the server has stored it
-                if when:
-                    self.cuts += 1
-                    break
-                server.sendall(content)
+        with closing(client), closing(server):
+            with suppress(OSError):
+                self._pass_on(client, server, link)
+            # Before they are closed: the other thread waits in recv() on one of them.
             for side in (client, server):
                 with suppress(OSError):
                     side.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on(self, client: socket.socket, server: socket.socket, link: _Link) -> None:
+        while content := client.recv(1 << 16):
+            self._open.wait()
+            when = "now" if self._is_last() else self._wanted() if content.endswith(COMMIT) else ""
+            if when == "after":
+                link.silent = True
+                server.sendall(content)
+                link.answered.wait(60)  # then the server has stored it
+            if when:
+                self.cuts += 1
+                return
+            server.sendall(content)
 
     def _to_client(self, server: socket.socket, client: socket.socket, link: _Link) -> None:
         with suppress(OSError):
