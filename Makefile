@@ -19,7 +19,7 @@ demo: install agents ## a real agent, killed in the middle of a tool call, goes 
 test: tools install agents ## the suite, on the real agent CLIs
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
-	  -m "not slow and not forge and not kubernetes"
+	  -o faulthandler_timeout=300 -m "not slow and not forge and not kubernetes"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
