@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -218,6 +220,29 @@ def test_files_that_are_written_all_the_time(yard: Yard) -> None:
     assert show(yard, saves[-1], "fsck", "--no-dangling") == ""
     last = yard.workspaces.checkpoints.save(workspace, 9)
     assert (last.unsteady, yard.workspaces.checkpoints.drift(workspace, last.commit)) == ((), ())
+
+
+@pytest.mark.parametrize("command", ["write-tree", "update-index", "diff-files", "ls-files", "status"])
+def test_a_file_that_is_cut_while_git_reads_it(yard: Yard, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """git is ended by SIGBUS with its lock held where a file is cut at the wrong moment, several times over: the checkpoint is made, says
+    what one made in quiet says, and so does the diff."""
+    workspace, top = made(yard, "worktree")
+    (top / "README").write_text("changed\n")
+    (top / "new").write_text("new\n")
+    real, place, toll = shutil.which("git"), yard.top / "bin", yard.top / "toll"
+    place.mkdir()
+    dies = f'[ -z "$GIT_INDEX_FILE" ] || : > "$GIT_INDEX_FILE.lock"; echo cut >> {toll}; kill -BUS $$'
+    one = f'case " $* " in *" {command} "*) [ $(wc -l < {toll}) -ge 4 ] || {{ {dies}; }};; esac'
+    (place / "git").write_text(f'#!/bin/sh\n{one}\nexec {real} "$@"\n')
+    (place / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    toll.write_text("")
+    saved = yard.workspaces.checkpoints.save(workspace, 1)
+    patch = yard.workspaces.diff(workspace)
+    assert toll.read_text().count("cut") == 4
+    assert (saved.changed, saved.untracked, saved.unsteady, saved.left_out) == (1, 1, (), ())
+    assert [line for line in patch.decode().split("\n") if line.startswith("+")] == ["+++ b/README", "+changed", "+++ b/new", "+new"]
+    assert show(yard, saved, "show", f"{saved.commit}:worktree/README") == "changed"
 
 
 def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:

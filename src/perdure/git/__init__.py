@@ -40,6 +40,9 @@ settings of `hardening` would silently not hold."""
 
 _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
+_TRIES = 5
+_LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
+"""Commands that write nothing, as perdure calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,9 @@ class Git:
 
         `allow`: transports that this call may use (`https`, `ssh`, `http`, `file`). Raises GitFailed for an exit code that is
         not in `good`, for a call over its deadline and for output over the cap; WorkspaceError without a usable git.
+
+        A file that somebody cuts while git has it mapped ends git where it stands (SIGBUS). It is asked again where that is known to do
+        no harm: with an index of perdure's own, whose lock is taken away, and for what only looks.
         """
         program = require(self.environ.get("PATH", os.defpath))
         argv = [program]
@@ -97,7 +103,13 @@ class Git:
             argv.append(f"--work-tree={self.work_tree}")
         argv.extend(args)
         environment = hardening.environment(self.environ, self.ceiling, allow, settings) | dict(env or {})
-        code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
+        index = (env or {}).get("GIT_INDEX_FILE")
+        for _ in range(_TRIES if isinstance(stdin, bytes) and (index or args[0] in _LOOKS) else 1):
+            code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
+            if code != -signal.SIGBUS:
+                break
+            if index:
+                Path(f"{index}.lock").unlink(missing_ok=True)
         if code not in good:
             raise failure(argv, args, self.cwd, code, err)
         return Result(code, out, err)

@@ -114,8 +114,6 @@ class _Scan:
         except GitFailed as error:
             if "No space left" in error.stderr or "Read-only file system" in error.stderr or error.code in (-9, -15):
                 raise
-            # A file that is cut while git has it mapped ends git where it stands (SIGBUS), its lock held.
-            self.piece.index.with_name(f"{self.piece.index.name}.lock").unlink(missing_ok=True)
             if len(names) == 1:
                 self._update_alone(names[0])
                 return
