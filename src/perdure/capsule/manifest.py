@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.errors import CapsuleError
 
 FORMAT = 1
@@ -142,7 +143,7 @@ def read(content: bytes) -> Manifest:
         shown = plain.get("format") if type(plain.get("format")) is int else "none"
         raise CapsuleError(f"the capsule has format {shown}, and this perdure reads format {FORMAT}", "use a newer perdure")
     try:
-        manifest = msgspec.convert(plain, Manifest, strict=True)
+        manifest = msgspec.convert(plain, resolved(Manifest), strict=True)
     except msgspec.ValidationError as error:
         _refuse(str(error))
     _check(manifest)

@@ -26,6 +26,7 @@ from perdure.capsule import manifest as manifests
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unframe
 from perdure.capsule.manifest import File, Manifest, Part
+from perdure.codec import resolved
 from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway, UsageError
 from perdure.lateclass import dataclass
 
@@ -81,7 +82,7 @@ class CheckpointStore:
             return None
         content = self._get(_term_key(run, max(numbers)), _LONGEST_TERM)
         try:
-            return msgspec.convert(manifests.strict_json(content), Term)
+            return msgspec.convert(manifests.strict_json(content), resolved(Term))
         except msgspec.ValidationError as error:
             raise CapsuleError(f"the checkpoint store {self.url} holds a term that is none: {error}", "who else writes there?") from error
 

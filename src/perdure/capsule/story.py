@@ -14,7 +14,7 @@ from typing import IO, Any, NoReturn
 import msgspec
 
 from perdure.capsule.manifest import Manifest, strict_json
-from perdure.codec import encode
+from perdure.codec import encode, resolved
 from perdure.errors import CapsuleError, UsageError
 from perdure.events import AnyEvent, AttemptEnded, Record, Unrecognised
 from perdure.model import Attempt, Context, Outcome, OutcomeKind, Session, SessionKey, SessionState, TaskRun
@@ -58,7 +58,7 @@ def read(content: bytes, manifest: Manifest) -> Story:
     if len(content) > LONGEST_STORY:
         _refuse("the run's story is too long")
     try:
-        story = msgspec.convert(strict_json(content), Story, strict=False)
+        story = msgspec.convert(strict_json(content), resolved(Story), strict=False)
     except msgspec.ValidationError as error:
         _refuse(f"the run's story: {error}")
     except RecursionError:
@@ -141,7 +141,7 @@ def _record(line: Any) -> tuple[int, int, AnyEvent]:
     if not isinstance(line, dict) or type(line.get("attempt")) is not int or type(line.get("at")) is not int:
         _refuse("the run's journal is none")
     try:
-        event: AnyEvent = msgspec.convert(line.get("event"), AnyEvent)
+        event: AnyEvent = msgspec.convert(line.get("event"), resolved(AnyEvent))
     except msgspec.ValidationError:
         event = Unrecognised(text=encode(line.get("event"))[:1000])
     return line["attempt"], line["at"], event

@@ -8,7 +8,7 @@ import hashlib
 
 import msgspec
 
-from perdure.codec import encode
+from perdure.codec import encode, resolved
 from perdure.forges.intents import Arrived, Forge, Intent, Reading
 from perdure.forges.payload import Payload
 
@@ -26,6 +26,6 @@ def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
 def found_again(payload: Payload) -> Reading:
     """The intent in such a body."""
     try:
-        return Reading(msgspec.convert(payload.value("intent"), Intent))
+        return Reading(msgspec.convert(payload.value("intent"), resolved(Intent)))
     except msgspec.ValidationError:
         return Reading(None, "nothing follows from what was found")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from perdure.codec import decode
 from perdure.errors import StoreError, WorkspaceError
 from perdure.homes import durable
 from perdure.homes.volume import LOCK, volume_at
@@ -80,7 +81,7 @@ class Remembered:
             state = self.file.stat()
             version = (state.st_ino, state.st_mtime_ns, state.st_size)
             if version != self._read:
-                note = msgspec.json.decode(self.file.read_bytes(), type=_Note)
+                note = decode(self.file.read_bytes(), _Note)
                 if note.format != 1:
                     raise ValueError(f"format {note.format} is not known")
                 self._read, self._homes = version, tuple(note.homes)

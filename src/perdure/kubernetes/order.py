@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.errors import UsageError
 from perdure.model import OutcomeKind, TaskSpec
 
@@ -104,7 +105,7 @@ def decode(content: bytes) -> Order:
     if len(content) > LONGEST:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:
-        order = msgspec.json.decode(content, type=Order)
+        order = msgspec.json.decode(content, type=resolved(Order))
     except msgspec.DecodeError as error:  # ValidationError is one
         _refuse(str(error))
     except (UnicodeDecodeError, RecursionError):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
@@ -112,7 +113,7 @@ def encode(result: Result, longest: int = LONGEST) -> bytes:
 def decode(content: bytes | str) -> Result | None:
     """A result from anywhere; None for what is none."""
     try:
-        result = msgspec.json.decode(content, type=Result)
+        result = msgspec.json.decode(content, type=resolved(Result))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     usage = result.usage

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, Usage
 from perdure.text import clean
@@ -307,7 +308,7 @@ def wanted(body: dict[str, Any]) -> Wanted:
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     spec, invalid = Spec(), ""
     try:
-        spec = msgspec.convert(body.get("spec") or {}, Spec)
+        spec = msgspec.convert(body.get("spec") or {}, resolved(Spec))
         _check(spec, meta["uid"])
     except (msgspec.ValidationError, Invalid) as error:
         invalid = said(f"spec: {error}".replace("$.", ""))
@@ -327,7 +328,7 @@ def _status(raw: dict[str, Any]) -> Status:
     for field in msgspec.structs.fields(Status):
         if field.encode_name in raw:
             try:
-                found[field.name] = msgspec.convert(raw[field.encode_name], field.type)
+                found[field.name] = msgspec.convert(raw[field.encode_name], resolved(field.type))
             except msgspec.ValidationError:
                 continue
     return Status(**found)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.projectmap.languages import outline_of
 from perdure.projectmap.outline import NO_OUTLINE, Outline
 
@@ -37,10 +38,10 @@ class Apart:
         if self.asker.over:
             return None
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
-        return NO_OUTLINE if said is None else msgspec.msgpack.decode(said, type=Outline | None)
+        return NO_OUTLINE if said is None else msgspec.msgpack.decode(said, type=resolved(Outline | None))
 
 
 def answer(question: bytes) -> bytes:
     """What the child does with a question."""
-    language, content = msgspec.msgpack.decode(question, type=tuple[str, bytes])
+    language, content = msgspec.msgpack.decode(question, type=resolved(tuple[str, bytes]))
     return msgspec.msgpack.encode(outline_of(language, content))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from perdure.codec import resolved
 from perdure.projectmap.languages import language_of
 from perdure.projectmap.outline import File, Outline, Project
 
@@ -139,7 +140,7 @@ def _content(fd: int) -> bytes:
 
 def _cached(cache: Path) -> dict[str, Known]:
     try:
-        found = msgspec.msgpack.decode(cache.read_bytes(), type=Cache)
+        found = msgspec.msgpack.decode(cache.read_bytes(), type=resolved(Cache))
     except (OSError, msgspec.MsgspecError):
         return {}
     return found.files if found.form == FORM else {}

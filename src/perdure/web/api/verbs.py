@@ -17,6 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from perdure.codec import resolved
 from perdure.forges.payload import object_of
 from perdure.lateclass import dataclass
 from perdure.model import TokenScope
@@ -146,7 +147,7 @@ def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _converted(value: Mapping[str, Any], kind: type[msgspec.Struct], where: str, *, strict: bool = True) -> Any:
     try:
-        return msgspec.convert(value, kind, strict=strict)
+        return msgspec.convert(value, resolved(kind), strict=strict)
     except msgspec.ValidationError as error:
         raise Problem(400, f"The {where} does not fit: {error}", f"GET {PREFIX}/openapi.json says what does") from None
 
