@@ -88,7 +88,8 @@ class Serving:
         while time.monotonic() < end:
             if value := met():
                 return value
-            assert self.process is None or self.process.poll() is None or "ended" in what, self.said()
+            ended = None if self.process is None else self.process.poll()
+            assert ended is None or "ended" in what, f"ended with {ended}: {self.said()}"
             time.sleep(0.02)
         raise AssertionError(f"not within {patience_s:g} s: {what}\n{self.said()}")
 

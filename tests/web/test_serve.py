@@ -81,6 +81,13 @@ def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> No
     assert len(serving.inbox()) == 1
 
 
+def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
+    """A server that ends by a fault (SIGSEGV) says where each of its threads stood."""
+    serving = serves().start()
+    assert serving.stop(signal.SIGSEGV) == -signal.SIGSEGV
+    assert "Segmentation fault" in serving.said() and "perdure/cli/serve.py" in serving.said()
+
+
 def test_killed_under_load(serves: Callable[..., Serving]) -> None:
     """Killed three times while senders send: all that was acknowledged is there, once, and the rest is taken when it is sent again."""
     found = kills.campaign(serves(), kills=3, seed=1)

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `perdure ls` must not pay for what another verb 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import sys
 
@@ -101,6 +102,8 @@ def _on_cluster(words: Sequence[str], prog: str) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """What a verb returns, or what its error is worth."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)  # Else a fault in a library ends it without a word.
     try:
         code = run()
     except ConfigError as error:
