@@ -17,7 +17,7 @@ from perdure.attempt import Engine
 from perdure.capsule.container import opened
 from perdure.capsule.exporting import Wanted, export
 from perdure.capsule.importing import Wish, take_in
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.model import Checkpoint, TaskRun, TaskSpec
 
 SESSION = "01234567-89ab-cdef-0123-456789abcdef"

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import generate
 
-from perdure import config, drivers, lifecycle, service
+from perdure import drivers, lifecycle, service
 from perdure.cli import cluster, main
+from perdure.config.reading import flat
+from perdure.config.values import READERS
 from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Start, Verdict
 
 TOP = generate.DOCS.parent
@@ -139,7 +141,7 @@ def check_words(all_pages: dict[str, Page]) -> Iterator[str]:
     wanted = [
         *((STATES, word) for word in (*RunState, *OutcomeKind)),
         *((CONTINUITY, word) for word in (*Verdict, *ContinuityPolicy, *Start)),
-        *((REFERENCE, word) for word in config.READERS),
+        *((REFERENCE, word) for word in READERS),
     ]
     for name, word in wanted:
         if f"`{word}`" not in "\n".join(all_pages[name].lines):
@@ -233,8 +235,8 @@ def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
             try:
                 parsed = parsers[language](text) if language in parsers else None
                 if language == "toml" and isinstance(parsed, dict) and re.match(r"# \S*(perdure|config)\.toml", text):
-                    for key, value in config.flat(parsed):
-                        config.READERS[key](value)
+                    for key, value in flat(parsed):
+                        READERS[key](value)
             except KeyError as error:
                 yield f"{page.name}:{first}: there is no setting {error}"
             except ValueError as error:  # json's and tomllib's errors are ValueErrors too

@@ -37,6 +37,8 @@ from words import BARE, BYTES, DURATIONS, NOUNS, PERCENT, PLACES, REPORT, SETTIN
 
 from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
 from perdure.cli import main, stop  # noqa: E402
+from perdure.config.reading import NOT_FOR_PROJECTS  # noqa: E402
+from perdure.config.values import READERS  # noqa: E402
 
 
 def page() -> str:
@@ -124,7 +126,7 @@ def failed_run() -> model.TaskRun:
 
 
 def settings() -> Iterator[str]:
-    same("settings", SETTINGS, config.READERS)
+    same("settings", SETTINGS, READERS)
     yield from ("## Settings", "")
     yield from (
         "A flag goes before the environment, the environment before the project's `perdure.toml` (the nearest one from the current "
@@ -139,7 +141,7 @@ def settings() -> Iterator[str]:
     rows = []
     for name, meaning in SETTINGS.items():
         default = PLACES.get(name) or (shown(name, defaults[name]) if defaults[name] != "" else "")
-        rows.append((f"`{name}`", f"`PERDURE_{name.upper()}`", default, "no" if name in config.NOT_FOR_PROJECTS else "yes", meaning))
+        rows.append((f"`{name}`", f"`PERDURE_{name.upper()}`", default, "no" if name in NOT_FOR_PROJECTS else "yes", meaning))
     yield from table(("Setting", "Variable", "Default", "In a project's file", "Meaning"), rows)
     yield from (
         "A project's file comes with the repository and is not trusted: it cannot widen permissions, weaken the policy, or move perdure's "
@@ -174,7 +176,7 @@ def variables_in_use() -> set[str]:
     """Every PERDURE_ variable in the sources that is no setting; those of drivers only where the driver is built in."""
     texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.parent.name != "drivers")
     found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
-    return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in config.READERS}
+    return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in READERS}
 
 
 def shown(name: str, default: Any) -> str:

@@ -28,7 +28,8 @@ from perdure import plans, service
 from perdure.attempt import Engine
 from perdure.bell import ring
 from perdure.checkpoints import Restored, restore
-from perdure.config import Settings, load
+from perdure.config import Settings
+from perdure.config.reading import load
 from perdure.errors import Conflict, UsageError
 from perdure.events import Record
 from perdure.lifecycle import FINAL

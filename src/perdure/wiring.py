@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perdure.config import Settings, password
+from perdure.config import Settings
+from perdure.config.passwords import password
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
@@ -39,7 +40,7 @@ def open_engine(
     from perdure import drivers, stores, tracing
     from perdure.attempt import Engine
     from perdure.attempt.warming import Keep, WarmAgents
-    from perdure.config import sizes
+    from perdure.config.values import sizes
     from perdure.context_size import Rules
     from perdure.homes.remembered import Remembered, environment
     from perdure.process import worker_identity

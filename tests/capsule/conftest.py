@@ -13,7 +13,7 @@ import pytest
 
 from perdure import wiring
 from perdure.attempt import Engine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.events import Said
 from perdure.model import (
     Checkpoint,

@@ -196,7 +196,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
     import os
 
     from perdure import wiring
-    from perdure.config import load
+    from perdure.config.reading import load
 
     top = tmp_path_factory.mktemp("whole")
     repository = top / "repository"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt.beating import beat, beating
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.errors import LostLease, StoreError
 from perdure.events import Said
 from perdure.model import Command

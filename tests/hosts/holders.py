@@ -22,7 +22,7 @@ from typing import Any
 
 from perdure import process, stores
 from perdure.attempt import take_over
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.errors import LostLease
 from perdure.events import AttemptAdopted, Said
 from perdure.model import OutcomeKind, TaskSpec

@@ -12,7 +12,7 @@ import pytest
 from perdure import wiring
 from perdure.attempt import Engine, take_over
 from perdure.attempt.opening import open_attempt
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.model import OutcomeKind, RunState, TaskSpec
 from tests.conftest import Scratch
 

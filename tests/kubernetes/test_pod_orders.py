@@ -18,7 +18,7 @@ from msgspec import structs
 
 from perdure import wiring
 from perdure.attempt import Engine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.kubernetes import bringing, performing
 from perdure.kubernetes.order import Earlier, Order, Resume, encode
 from perdure.kubernetes.performing import follow

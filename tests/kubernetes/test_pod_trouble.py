@@ -17,7 +17,7 @@ from msgspec.structs import replace as changed
 from perdure import wiring
 from perdure.capsule.objects import open_store
 from perdure.capsule.publishing import Publishing, Ways, machine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.kubernetes.order import Order, encode
 from perdure.kubernetes.performing import follow
 from perdure.kubernetes.result import believed

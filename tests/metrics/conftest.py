@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.attempt import Engine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.wiring import open_engine
 
 

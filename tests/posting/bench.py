@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure import service, wiring
 from perdure.attempt import Engine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.events import AnyEvent, TurnEnded
 from perdure.forgeapi.connecting import connect
 from perdure.forgeapi.tokens import Token

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.config import LIMITS, NOT_FOR_PROJECTS, READERS, Settings, load, password, shown
+from perdure.config import Settings
+from perdure.config.passwords import password, shown
+from perdure.config.reading import LIMITS, NOT_FOR_PROJECTS, load
+from perdure.config.values import READERS
 from perdure.durations import duration
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from perdure import service
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.events import Said, ToolStarted
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
 from perdure.stores.sql import SqlStore

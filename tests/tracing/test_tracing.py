@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.semconv._incubating.attributes import error_attributes, gen_ai_attributes, service_attributes
 
 from perdure.attempt import Engine
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.events import AgentLaunched, DriftSeen, Said, ToolStarted, VerifyEnded
 from perdure.model import Outcome, OutcomeKind, RunState, TaskSpec
 from perdure.protocols import Ending

@@ -20,7 +20,7 @@ import pytest
 from perdure import sweeper
 from perdure.attempt import Engine
 from perdure.attempt.engine import Store
-from perdure.config import load
+from perdure.config.reading import load
 from perdure.errors import StoreError
 from perdure.events import Record, RunSubmitted, Said
 from perdure.model import TaskSpec, Token, TokenScope

@@ -11,7 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from perdure import wiring
-from perdure.config import Settings, load
+from perdure.config import Settings
+from perdure.config.reading import load
 from perdure.wiring import DATABASE, open_to_read, this_host
 
 if TYPE_CHECKING:

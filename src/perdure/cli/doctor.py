@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from perdure.cli import doctor_serve
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.text import clean, clock
-from perdure.config import Settings, load, shown, without_password
+from perdure.config import Settings
+from perdure.config.passwords import shown, without_password
+from perdure.config.reading import load
 from perdure.errors import ConfigError, PerdureError
 from perdure.lateclass import dataclass
 

@@ -67,7 +67,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
 
 def _linked(arguments: argparse.Namespace) -> dict[str, str]:
     """Links the homes to the volume. Returns the environment of the command."""
-    from perdure.config import load
+    from perdure.config.reading import load
     from perdure.drivers.homes import home_of
     from perdure.errors import Conflict
     from perdure.homes.linking import Linking

@@ -188,7 +188,7 @@ def _performed(order: Order, texts: tuple[str | None, ...], secrets: given.Secre
 
 def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:
     from perdure import wiring
-    from perdure.config import load
+    from perdure.config.reading import load
     from perdure.events import Record
     from perdure.logline import line_of
 

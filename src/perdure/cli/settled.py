@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean
-from perdure.config import shown
+from perdure.config.passwords import shown
 from perdure.model import RunState
 
 DEFAULT = "default"

@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from perdure.config import without_password
+from perdure.config.passwords import without_password
 from perdure.events import AttemptEnded, Record
 from perdure.protocols import CountingStore, RunStore
 from perdure.tracing.spans import span_of

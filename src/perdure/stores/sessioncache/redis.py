@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from perdure.config import without_password
+from perdure.config.passwords import without_password
 from perdure.stores.sessioncache.records import LARGEST
 
 LIMIT_S = 0.25

@@ -12,7 +12,8 @@ from msgspec import UNSET
 from perdure import checkpoints, service
 from perdure.bell import ring
 from perdure.codec import plain
-from perdure.config import LIMITS, Settings
+from perdure.config import Settings
+from perdure.config.reading import LIMITS
 from perdure.conversations import Branching, fork
 from perdure.errors import NotFound, UsageError
 from perdure.forges.postings import Origin, labels_of

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from perdure.config import shown
+from perdure.config.passwords import shown
 from perdure.web.dashboard.visits import Visit
 
 FRESH_S = 60.0

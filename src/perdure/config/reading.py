@@ -1,0 +1,144 @@
+"""Where settings are read from, and who may set which. Called once at each door: the command line, `perdure.open`, a pod.
+
+A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that beats the user's
+`$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are reported at once, each with its line.
+A project's file comes with the repository and is not trusted: it may not widen permissions, move perdure's own state, or raise
+a limit that the user has set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure.config import Settings
+from perdure.config.passwords import SECRET
+from perdure.config.values import READERS
+from perdure.errors import ConfigError
+
+PROJECT_FILE = "perdure.toml"
+TABLES = ("gc", "disk", "serve")
+"""`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
+
+NOT_FOR_PROJECTS = frozenset(
+    {
+        "account_jobs",
+        "cold_cache",
+        "root",
+        "state",
+        "permissions",
+        "continuity",
+        "ca_file",
+        "clone_hosts",
+        "session_expiry",
+        "session_cache",
+        "checkpoint_store",
+        "checkpoint_secrets",
+        "database",
+        "lease",
+        "webhooks",
+        "agents",
+    }
+) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
+
+LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})
+"""What a project may lower, and not raise above what the user has set; 0 is no limit."""
+
+
+def load(environ: Mapping[str, str], cwd: Path) -> Settings:
+    """The settings of one invocation, flags aside. Raises ConfigError with every problem of every source."""
+    home = Path(environ.get("HOME") or "/")
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    user_file = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
+    for file, trusted in ((user_file, True), (_project_file(cwd), False)):
+        for key, value, place in _read_file(file, trusted, problems):
+            if not trusted and key in LIMITS and key in values and (value or math.inf) > (values[key] or math.inf):
+                problems.append(f"{place}: {key!r} may not be raised by a project above your own, {values[key]:g} ({origin[key]})")
+                continue
+            values[key], origin[key] = value, place
+    for key, read in READERS.items():
+        name = f"PERDURE_{key.upper()}"
+        if environ.get(name):
+            try:
+                values[key], origin[key] = read(environ[name]), name
+            except ValueError as error:
+                problems.append(f"{name}: {error}{_not(key, environ[name])}")
+    if problems:
+        raise ConfigError(problems, "perdure doctor shows what is in force")
+    start = Settings(
+        root=_xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "perdure",
+        state=_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "perdure",
+    )
+    return replace(start, **values, origin=origin)
+
+
+def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    """The XDG base directory; a relative one is invalid and ignored, as the specification (0.8) says."""
+    path = Path(environ.get(name) or "")
+    return path if path.is_absolute() else default
+
+
+def _project_file(cwd: Path) -> Path | None:
+    """The nearest perdure.toml from here up to the top of the repository."""
+    for directory in (cwd, *cwd.parents):
+        if (directory / PROJECT_FILE).is_file():
+            return directory / PROJECT_FILE
+        if (directory / ".git").exists():
+            return None
+    return None
+
+
+def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tuple[str, Any, str]]:
+    if file is None:
+        return []
+    try:
+        text = file.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's own errors and those of UTF-8 are ValueErrors
+        problems.append(f"{file}: {error}")
+        return []
+    found = []
+    for key, value in flat(table):
+        place = f"{file}:{_line(text, key)}"
+        if key not in READERS:
+            problems.append(f"{place}: there is no setting {key!r}; known are {', '.join(READERS)}")
+        elif not trusted and key in NOT_FOR_PROJECTS:
+            problems.append(f"{place}: {key!r} may not be set by a project; put it into your own configuration")
+        else:
+            try:
+                found.append((key, READERS[key](value), place))
+            except ValueError as error:
+                problems.append(f"{place}: {key}: {error}{_not(key, value)}")
+    return found
+
+
+def _not(key: str, value: Any) -> str:
+    return "" if key in SECRET else f", not {value!r}"
+
+
+def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """A settings file's keys and values, those of our tables under their full names."""
+    found = []
+    for key, value in table.items():
+        inner = value if key in TABLES and isinstance(value, dict) else None
+        found += [(key, value)] if inner is None else [(f"{key}_{name}", each) for name, each in inner.items()]
+    return found
+
+
+def _line(text: str, key: str) -> int:
+    """The line on which a key stands, at the top or in a table of ours; tomllib does not tell."""
+    table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
+    names = [key, key.removeprefix(f"{table}_")] if table else [key]
+    lines = [*enumerate(text.split("\n"), 1)]
+    start = next((at for at, (_, line) in enumerate(lines) if table and re.match(rf"\s*\[\s*{table}\s*\]", line)), 0)
+    pattern = re.compile(rf"^\s*\[*[\"']?(?:{'|'.join(map(re.escape, names))})[\"']?\s*[\]=.]")
+    return next((number for number, line in lines[start:] if pattern.match(line)), 1)

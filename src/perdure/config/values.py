@@ -1,0 +1,250 @@
+"""What each setting may be: `READERS` makes its value of what a file or the environment says, or raises ValueError with what is needed.
+
+`reading` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`; there are no other settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.durations import duration
+from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
+
+if TYPE_CHECKING:
+    from perdure.forges.rules import Rule
+    from perdure.forges.sources import Source
+
+
+def _path(value: Any) -> Path:
+    try:
+        path = Path(_text(value)).expanduser()
+    except RuntimeError as error:  # `~somebody`, of whom the system knows nothing
+        raise ValueError("an absolute path is needed") from error
+    if not path.is_absolute() or "\0" in str(path):
+        raise ValueError("an absolute path is needed")
+    return path
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is needed")
+    return value
+
+
+def _store(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
+        raise ValueError("a URL such as file:///directory or s3://bucket/prefix is needed, without credentials")
+    return text
+
+
+def _database(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:postgresql|postgres)://[^\s\0]*", text):
+        raise ValueError("a URL such as postgresql://user@host/name is needed")
+    return text
+
+
+def _lease(value: Any) -> float:
+    seconds = _seconds(value)
+    if not 3 <= seconds <= 3600:
+        raise ValueError("a duration from 3s to 1h is needed")
+    return seconds
+
+
+def _cache(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"(?:rediss?://[^/?#\s]+(?:/\d{0,4})?|unix://[^?#\s]*/[^?#\s]+)(?:\?[\w=&.%-]*)?", text):
+        raise ValueError("an address such as redis://host:6379/0 or unix:///path is needed")
+    return text
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("a duration such as 90s, 15m or 2h is needed")
+    return duration(str(value))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 1000:
+        raise ValueError("a whole number from 1 to 1000 is needed")
+    return int(value)
+
+
+def _by_agent(value: Any) -> dict[str, int]:
+    """`2` for every agent, `claude=2,codex=1`, or a table of the same."""
+    pairs = (
+        value
+        if isinstance(value, dict)
+        else dict(each.partition("=")[::2] for each in str(value).split(","))
+        if "=" in str(value)
+        else {"*": value}
+    )
+    found = {str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0 for name, jobs in pairs.items()}
+    if not all(name and jobs for name, jobs in found.items()):
+        raise ValueError("a number, or numbers by agent such as claude=2,codex=1, are needed")
+    return found
+
+
+def _rounds(value: Any) -> int:
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) > 100:
+        raise ValueError("a whole number from 0 to 100 is needed")
+    return int(value)
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < 200:
+        raise ValueError("a number of tokens from 200 to 999999 is needed")
+    return int(value)
+
+
+def _percent(value: Any) -> float:
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%?", str(value).strip())
+    if isinstance(value, bool) or not found:
+        raise ValueError("a percentage from 0 to 99 is needed")
+    return float(found[1])
+
+
+def _level(value: Any) -> float:
+    percent = _percent(value)
+    if percent < 10:
+        raise ValueError("a percentage from 10 to 99 is needed")
+    return percent
+
+
+def _windows(value: Any) -> str:
+    sizes(_text(value))
+    return str(value)
+
+
+def sizes(text: str) -> dict[str, int]:
+    """Tokens by the pattern of a model's name, from `pattern=32000, other=200000`. Raises ValueError."""
+    found = {}
+    for pair in filter(None, (each.strip() for each in text.split(","))):
+        name, _, number = (part.strip() for part in pair.rpartition("="))
+        if not name or not number.isdecimal() or not 1000 <= int(number) <= 10**9:
+            raise ValueError("pairs such as my-model*=32000, separated by commas, are needed")
+        found[name] = int(number)
+    return found
+
+
+def _bytes(value: Any) -> int:
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(kB|KB|MB|GB|TB)?", str(value).strip())
+    if isinstance(value, bool) or not found:
+        raise ValueError("a size such as 500MB or 2GB is needed")
+    return int(float(found[1]) * 1024 ** ("", "KB", "MB", "GB", "TB").index((found[2] or "").upper()))
+
+
+def _money(value: Any) -> float:
+    try:
+        amount = float(value)
+    except (TypeError, ValueError, OverflowError):
+        amount = -1.0
+    if isinstance(value, bool) or not 0 <= amount < 1e6:
+        raise ValueError("an amount of dollars is needed")
+    return amount
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names):
+        raise ValueError("host names are needed, without port")
+    return tuple(names)
+
+
+def _servers(value: Any) -> tuple[str, ...]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name) for name in names
+    ):
+        raise ValueError("servers such as git.example.com or 10.0.0.5:3000 are needed")
+    return tuple(name.lower() for name in names)
+
+
+def _page(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]{1,253}(?:/[A-Za-z0-9._~/-]*)?", text):
+        raise ValueError("an address such as https://perdure.example.com is needed")
+    return text
+
+
+def _sources(value: Any) -> tuple[Source, ...]:
+    from perdure.forges.sources import sources
+
+    return sources(value)
+
+
+def _rules(value: Any) -> tuple[Rule, ...]:
+    from perdure.forges.rules import rules
+
+    return rules(value)
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is needed")
+        return str(value)
+
+    return check
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "root": _path,
+    "state": _path,
+    "agent": _text,
+    "model": _text,
+    "permissions": lambda value: Permissions(_one_of(*Permissions)(value)),
+    "continuity": lambda value: ContinuityPolicy(_one_of(*ContinuityPolicy)(value)),
+    "attempts": _count,
+    "timeout": _seconds,
+    "stall": _seconds,
+    "grace": _seconds,
+    "checkpoint_every": _seconds,
+    "checkpoint_ignored": _one_of("small", "all", "none"),
+    "budget_usd": _money,
+    "cold_cache": lambda value: ColdCache(_one_of(*ColdCache)(value)),
+    "account_jobs": _by_agent,
+    "when_full": lambda value: WhenFull(_one_of(*WhenFull)(value)),
+    "full_at": _level,
+    "windows": _windows,
+    "backend": _one_of("worktree", "isolated"),
+    "base": _text,
+    "verify": _text,
+    "verify_rounds": _rounds,
+    "verify_timeout": _seconds,
+    "map": lambda value: MapWhen(_one_of(*MapWhen)(value)),
+    "map_tokens": _tokens,
+    "ca_file": _path,
+    **dict.fromkeys(
+        ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds
+    ),
+    "gc_most": _count,
+    "disk_warn": _percent,
+    "disk_refuse": _percent,
+    "disk_refuse_bytes": _bytes,
+    "disk_ballast": _bytes,
+    "session_lifetime": _seconds,
+    "session_expiry": lambda value: OnExpiry(_one_of(*OnExpiry)(value)),
+    "session_cache": _cache,
+    "checkpoint_store": _store,
+    "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
+    "database": _database,
+    "lease": _lease,
+    "warm": _one_of("off", "plans", "on"),
+    "warm_idle": _seconds,
+    "warm_turns": _count,
+    "warm_memory": _bytes,
+    "warm_most": _count,
+    "gc_inbox": _seconds,
+    "serve_listen": _text,
+    "serve_public_url": _page,
+    "serve_reconcile": _seconds,
+    "serve_hosts": _hosts,
+    "clone_hosts": _servers,
+    "webhooks": _sources,
+    "agents": _rules,
+}
