@@ -8,9 +8,9 @@ to move is moved to the trash or under a rescue ref, never deleted.
 `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
 secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `joining` commits and merges for
 plans, `outgoing` pushes, `removal` takes workdirs away, `trash`
-keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`:
-`photograph` saves them (`scanning` reads files, `staging` the index), `restoring` and `placing` put them back, `packing` takes them
-elsewhere. What each backend protects from is in docs/reference/trust.md.
+keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`, as
+`trees`: `photograph` saves them (`scanning` reads files, `staging` the index, `looks` remembers both), `restoring` and `placing` put
+them back, `packing` takes them elsewhere. What each backend protects from is in docs/reference/trust.md.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
+from perdure.workspace.trees import changes
 
 
 class Checkpoints:
@@ -97,7 +98,7 @@ class Checkpoints:
             found = []
             for commit in commits:
                 after = f"{commit}:worktree"
-                found.append([change.name for change in photograph.changes(shelf, before or after, after) if change.state == "A"])
+                found.append([change.name for change in changes(shelf, before or after, after) if change.state == "A"])
                 before = after
             return found
 

@@ -23,10 +23,10 @@ from perdure.git import Git
 from perdure.lateclass import dataclass
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
-from perdure.workspace.photograph import commit_of, tree_of
 from perdure.workspace.places import flush, make_directory, make_private, sync, write
 from perdure.workspace.restoring import load
 from perdure.workspace.shelf import Shelf, joined, split
+from perdure.workspace.trees import commit_of, tree_of
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINK = "120000"

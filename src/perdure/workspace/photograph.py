@@ -14,73 +14,24 @@ A workdir that is as it was gets its old commit under the new number. When `save
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import Saved
-from perdure.workspace import branches, modes, staging
-from perdure.workspace.branches import Branches
+from perdure.workspace import branches, staging
 from perdure.workspace.escaping import escape
-from perdure.workspace.findings import Findings, Piece
+from perdure.workspace.findings import Piece
+from perdure.workspace.looks import LISTED, Look, keep, remembered
 from perdure.workspace.scanning import scan
 from perdure.workspace.shelf import FATAL, Shelf, split
-from perdure.workspace.staging import Staged
-
-FORMAT = 1
-LISTED = 1000
-"""So many names are listed of what was left out."""
+from perdure.workspace.trees import changes, missing, tree_of
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Look:
-    """One look at a workdir: what its checkpoint is made of."""
-
-    worktree: str = ""
-    staged: Staged = field(default_factory=Staged)
-    operation: dict[str, str] = field(default_factory=dict)
-    branches: Branches = field(default_factory=Branches)
-    found: Findings = field(default_factory=lambda: Findings(umask=modes.umask()))
-    head: str = ""
-    tree: str = ""
-    branch: str = ""
-    index: list[int] = field(default_factory=list)
-    """The workdir's own index file, as it was."""
-    top: str = ""
-    commit: str = ""
-    says: list[str] = field(default_factory=list)
-    """The commit's tree and its parents."""
-    changed: int = 0
-    untracked: int = 0
-
-    @property
-    def modes(self) -> dict[str, int]:
-        """The modes that are not usual, by name as on disk; a directory's name ends in a slash."""
-        outer = {prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer for prefix in self.found.modes}
-        return {outer[prefix] + name: mode for prefix, noted in self.found.modes.items() for name, mode in noted.items()}
-
-    @property
-    def about(self) -> bytes:
-        """`checkpoint.json`."""
-        left_out = self.found.left_out
-        content: dict[str, Any] = {"format": FORMAT, "head": self.head, "branch": self.branch, "empty": sorted(self.found.empty)}
-        content |= {
-            "left_out": left_out[:LISTED],
-            "left_out_more": max(0, len(left_out) - LISTED),
-            "unsteady": self.found.unsteady[:LISTED],
-        }
-        content |= {"umask": f"{self.found.umask:03o}", "modes": modes.to_json(self.modes)}
-        content |= {"operation": self.operation, "index": staging.to_json(self.staged), **branches.to_json(self.branches)}
-        return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
@@ -105,7 +56,7 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
     with looked(shelf, policy) as (look, aside):
         known = look.commit
         _commit(shelf, look)
-        _keep(shelf, look, aside)
+        keep(shelf, look, aside)
         shelf.publish(ref, look.commit, last=known)
     return Saved(
         commit=look.commit, ref=ref, git_dir=str(shelf.refs.git_dir), head=look.head, branch=look.branch, changed=look.changed,
@@ -146,25 +97,10 @@ def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        known = _remembered(shelf, looks, aside)
+        known = remembered(shelf, looks, aside)
         yield _look(shelf, aside, known, policy), aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects are still kept is seen on publishing."""
-    place = next((path.parent for path in looks.glob("*/look.json")), looks)
-    try:
-        known = _read(place / "look.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return Look()
-    if known.top != str(shelf.top) or known.commit != place.name or known.found.umask != modes.umask():
-        return Look()
-    for path in place.iterdir():
-        if path.name == "index" or path.name.startswith("piece-"):
-            shutil.copy2(path, aside / path.name)  # With its time: git compares it with the files'.
-    return known
 
 
 def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
@@ -232,41 +168,10 @@ def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
     shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(packs / "pack"), stdin=asked.encode(), lent=True)
 
 
-def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
-    """Those of the objects that are not on the shelf, nor, with `lent`, with the agent."""
-    if not ids:
-        return []
-    said = shelf.run("cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent).text
-    return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
-
-
 def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
     base = look.tree or shelf.put("tree", b"")
     states = [change.state for change in changes(shelf, base, look.worktree) if "160000" not in (change.old_mode, change.mode)]
     return len(states) - states.count("A"), states.count("A")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode `000000`."""
-
-    old_mode: str
-    mode: str
-    old: str
-    new: str
-    state: str
-    name: str
-    """As it stands in the tree."""
-
-
-def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """What differs between two trees, file by file."""
-    said = split(shelf.run("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--").stdout)
-    found = []
-    for facts, name in zip(said[::2], said[1::2], strict=True):
-        old_mode, mode, old, new, state = facts.lstrip(":").split(" ")
-        found.append(Change(old_mode, mode, old, new, state, name))
-    return found
 
 
 def _commit(shelf: Shelf, look: Look) -> None:
@@ -287,65 +192,3 @@ def _commit(shelf: Shelf, look: Look) -> None:
     lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
     look.commit = shelf.put("commit", "\n".join([*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]).encode())
-
-
-def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """A checkpoint's entries (mode and id by name) and its parents."""
-    entries = {}
-    for line in split(shelf.run("ls-tree", "-z", commit).stdout):
-        facts, _, name = line.partition("\t")
-        mode, _, oid = facts.split(" ")
-        entries[name] = (mode.lstrip("0"), oid)
-    return entries, shelf.run("rev-parse", f"{commit}^@").text.split()
-
-
-def tree_of(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
-    ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
-    return shelf.put("tree", b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered))
-
-
-def _keep(shelf: Shelf, look: Look, aside: Path) -> None:
-    """The look takes its place under its commit's name; whatever stood there before goes."""
-    looks = shelf.directory / "looks"
-    for name in ("user-index", "user-index.read"):
-        (aside / name).unlink(missing_ok=True)
-    (aside / "look.json").write_bytes(_written(look))
-    place = looks / look.commit
-    if place.exists():
-        shutil.rmtree(looks / "old", ignore_errors=True)
-        place.rename(looks / "old")
-    aside.rename(place)
-    for other in looks.iterdir():
-        if other != place and other.name != look.commit:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _written(look: Look) -> bytes:
-    found = {
-        "left_out": look.found.left_out,
-        "empty": look.found.empty,
-        "pieces": look.found.pieces,
-        "trees": look.found.trees,
-        "umask": look.found.umask,
-        "modes": look.found.modes,
-        "recent": look.found.recent,
-        "settled": look.found.settled,
-        "idle": look.found.idle,
-    }
-    staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
-    ours = {"refs": look.branches.refs, "stashes": look.branches.stashes, "says": look.branches.says, "more": look.branches.more}
-    own = {
-        key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "says", "changed", "untracked")
-    }
-    return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
-
-
-def _read(path: Path) -> Look:
-    content = json.loads(path.read_bytes())
-    found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
-    return Look(
-        found=Findings(**{key: found[key] for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")}),
-        staged=Staged(**staged),
-        branches=Branches(**ours),
-        **content,
-    )

@@ -25,9 +25,9 @@ from perdure.workspace import disarming, trash
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
 from perdure.workspace.modes import Rights, given, kept, umask
-from perdure.workspace.photograph import Change
 from perdure.workspace.places import make_private
 from perdure.workspace.shelf import Shelf
+from perdure.workspace.trees import Change
 
 _NOTHING = "000000"
 _SUBMODULE = "160000"

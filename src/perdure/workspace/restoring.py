@@ -26,13 +26,15 @@ from perdure.workspace import branches, disarming, modes, staging
 from perdure.workspace.branches import Branches
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places, check_branch
+from perdure.workspace.looks import FORMAT
 from perdure.workspace.modes import Rights
-from perdure.workspace.photograph import FORMAT, Change, again, changes, in_words, looked, missing, save
+from perdure.workspace.photograph import again, in_words, looked, save
 from perdure.workspace.places import clear_locks, flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
 from perdure.workspace.shelf import Shelf, split
 from perdure.workspace.staging import Staged
+from perdure.workspace.trees import Change, changes, missing
 
 _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
