@@ -9,7 +9,8 @@ import pytest
 
 from perdure.kubernetes import manifests, order
 from perdure.kubernetes.standing import begun, patch
-from perdure.kubernetes.wanted import MOST_RECORDS, Status, wanted
+from perdure.kubernetes.status import MOST_RECORDS, Status
+from perdure.kubernetes.wanted import wanted
 from tests.kubernetes import making
 
 TOLD = manifests.Cluster(image="perdure:1", account="attempts")

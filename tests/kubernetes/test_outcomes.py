@@ -8,7 +8,7 @@ import pytest
 
 from perdure.kubernetes.outcomes import OVERDUE_MS, ended, held
 from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.wanted import moment
+from perdure.kubernetes.status import moment
 from perdure.model import OutcomeKind
 from tests.kubernetes import making
 

@@ -16,7 +16,8 @@ from perdure.kubernetes import standing
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.seen import JobSeen, PodSeen, job_seen, pod_seen
-from perdure.kubernetes.wanted import FINAL, FINALIZER, wanted
+from perdure.kubernetes.status import FINAL
+from perdure.kubernetes.wanted import FINALIZER, wanted
 from perdure.lifecycle import FREE_LIMIT
 from perdure.model import OutcomeKind
 from tests.kubernetes import making

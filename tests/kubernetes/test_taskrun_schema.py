@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from perdure import service
-from perdure.kubernetes import wanted
+from perdure.kubernetes.spec import Spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
 from perdure.workspace import identity
 from tests.kubernetes.refusals import CHANGES, REFUSED
@@ -159,8 +159,8 @@ def test_the_operator_reads_every_field() -> None:
     """What the resource has, the operator's structs have, with the same defaults; and nothing more."""
     spec = {place.removeprefix("spec.") for place in BY_PATH if place.startswith("spec.")}
     told = {place for place in spec if not re.match(r"pod\.(\w+)[\[{.]|.*[]}]$", place)}
-    assert set(_fields(wanted.Spec)) == told
-    for place, default in _fields(wanted.Spec).items():
+    assert set(_fields(Spec)) == told
+    for place, default in _fields(Spec).items():
         if "default" in BY_PATH[f"spec.{place}"] and not isinstance(BY_PATH[f"spec.{place}"]["default"], dict):
             assert BY_PATH[f"spec.{place}"]["default"] == default, place
 

@@ -10,7 +10,8 @@ from perdure.kubernetes import standing
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.wanted import FINALIZER, MOST_RECORDS, Record, Status, Told, Wanted, moment, wanted
+from perdure.kubernetes.status import MOST_RECORDS, Record, Status, Told, moment
+from perdure.kubernetes.wanted import FINALIZER, Wanted, wanted
 from perdure.model import Outcome, OutcomeKind
 from tests.kubernetes import making
 

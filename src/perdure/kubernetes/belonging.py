@@ -12,7 +12,8 @@ from typing import Any
 
 from perdure.kubernetes.manifests import MADE_BY
 from perdure.kubernetes.seen import UID_LABEL, JobSeen, PodSeen, controller
-from perdure.kubernetes.wanted import KIND, Status, Wanted
+from perdure.kubernetes.status import Status
+from perdure.kubernetes.wanted import KIND, Wanted
 
 MOST_NAMED = 3
 

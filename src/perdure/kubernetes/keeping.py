@@ -6,7 +6,8 @@ deleted.
 
 from __future__ import annotations
 
-from perdure.kubernetes.wanted import GROUP, Status, Wanted
+from perdure.kubernetes.status import Status
+from perdure.kubernetes.wanted import GROUP, Wanted
 
 
 def safe(run: Wanted, status: Status) -> bool:

@@ -19,7 +19,8 @@ from perdure.kubernetes.claims import claimed
 from perdure.kubernetes.memory import LEFT_OUT, Memory, Run
 from perdure.kubernetes.outcomes import Held, of_words
 from perdure.kubernetes.seen import job_seen
-from perdure.kubernetes.wanted import Record, Wanted, said, wanted
+from perdure.kubernetes.status import Record, said
+from perdure.kubernetes.wanted import Wanted, wanted
 
 LONGEST_TEXT = 131_072 * 4
 LONGEST_TEXTS = 900_000

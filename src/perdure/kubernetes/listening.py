@@ -18,8 +18,8 @@ import kopf
 
 from perdure.kubernetes.memory import Key, Memory
 from perdure.kubernetes.seen import UID_LABEL, job_seen, pod_seen
+from perdure.kubernetes.status import said as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
-from perdure.kubernetes.wanted import said as shown
 
 SILENT_S = 70.0
 """A watch that says nothing for so long is begun anew. Bookmarks come once a minute (kube-apiserver 1.36, cacher.go)."""

@@ -11,7 +11,9 @@ from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes.seen import ATTEMPT_LABEL, UID_LABEL
-from perdure.kubernetes.wanted import GROUP, KIND, VERSION, Record, Spec, Wanted, task_spec
+from perdure.kubernetes.spec import Spec, task_spec
+from perdure.kubernetes.status import Record
+from perdure.kubernetes.wanted import GROUP, KIND, VERSION, Wanted
 from perdure.model import OutcomeKind
 
 USER = 10001

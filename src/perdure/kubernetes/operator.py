@@ -32,7 +32,8 @@ from perdure.kubernetes.memory import Key, Memory
 from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciling import Reconciler
 from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.wanted import Record, Wanted, said
+from perdure.kubernetes.status import Record, said
+from perdure.kubernetes.wanted import Wanted
 from perdure.lateclass import dataclass
 
 ALL = "*"

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from perdure.kubernetes.result import Result, believed
 from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.wanted import Mode, said
+from perdure.kubernetes.spec import Mode
+from perdure.kubernetes.status import said
 from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 

@@ -23,7 +23,8 @@ from perdure.kubernetes.launching import launch, record
 from perdure.kubernetes.memory import Key, Memory, Run
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.seen import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.wanted import FINALIZER, Record, Wanted, said
+from perdure.kubernetes.status import Record, said
+from perdure.kubernetes.wanted import FINALIZER, Wanted
 from perdure.lateclass import dataclass
 
 MOST_STEPS = 40

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.kubernetes.wanted import GROUP, KIND, moment
+from perdure.kubernetes.status import moment
+from perdure.kubernetes.wanted import GROUP, KIND
 
 UID_LABEL, ATTEMPT_LABEL = f"{GROUP}/taskrun-uid", f"{GROUP}/attempt"
 RESULT_BYTES = 4096

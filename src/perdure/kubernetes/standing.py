@@ -16,7 +16,9 @@ from perdure.crashes import loop
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.result import Result
 from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.wanted import MOST_RECORDS, Lying, Record, Spec, Spent, Status, Told, Verdict, Wanted, moment, said, stamp
+from perdure.kubernetes.spec import Spec
+from perdure.kubernetes.status import MOST_RECORDS, Lying, Record, Spent, Status, Told, Verdict, moment, said, stamp
+from perdure.kubernetes.wanted import Wanted
 from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.model import (
     Attempt,

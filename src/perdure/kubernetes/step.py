@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from perdure.kubernetes import belonging, keeping, outcomes, standing
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.wanted import FINAL, MOST_RECORDS, Record, Status, Wanted, moment, said, stamp
+from perdure.kubernetes.status import FINAL, MOST_RECORDS, Record, Status, moment, said, stamp
+from perdure.kubernetes.wanted import Wanted
 from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 

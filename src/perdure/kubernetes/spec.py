@@ -1,0 +1,164 @@
+"""`spec` of a TaskRun: what is asked for, as `msgspec` reads it, and as the task that it is in the rest of perdure. Pure.
+
+`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `standing` go by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.kubernetes.order import UID
+from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+
+Mode = Literal["Claim", "Shared", "Checkpoints"]
+
+
+class Invalid(ValueError):
+    """What the TaskRun asks for cannot be done; the message names the field."""
+
+
+class Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A part of a TaskRun, its fields named as the API server names them."""
+
+
+class KeyRef(Camel, frozen=True):
+    """A key of a ConfigMap or a Secret."""
+
+    name: str
+    key: str
+
+
+class PromptFrom(Camel, frozen=True):
+    config_map_key_ref: KeyRef | None = None
+    secret_key_ref: KeyRef | None = None
+
+
+class Source(Camel, frozen=True):
+    """The key of a Secret in which a version of the instructions stands."""
+
+    version: int
+    name: str
+    key: str
+
+
+class Repository(Camel, frozen=True):
+    url: str
+    base: str = ""
+    branch: str = ""
+    credentials_secret_name: str = ""
+
+
+class EnvVar(Camel, frozen=True):
+    name: str
+    value: str = ""
+
+
+class ResumeFrom(Camel, frozen=True):
+    mode: Literal["Auto", "Fresh", "Session"] = "Auto"
+    session_id: str = ""
+    from_: str = msgspec.field(default="", name="from")
+
+
+class Policy(Camel, frozen=True):
+    attempts: int = 3
+    timeout_seconds: float = 3600
+    stall_seconds: float = 600
+    budget_usd: float = msgspec.field(default=0.0, name="budgetUSD")
+    continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
+    when_full: str = ""
+    verify: str = ""
+    verify_rounds: int = 3
+    verify_timeout_seconds: float = 1800
+    files: tuple[str, ...] = ()
+
+
+class Volume(Camel, frozen=True):
+    """`spec.workspace`: where the task's state lies between two attempts."""
+
+    mode: Mode = "Claim"
+    claim_name: str = ""
+    storage_class_name: str = ""
+    size: str = "10Gi"
+    checkpoints: str = ""
+    checkpoints_secret_name: str = ""
+    reclaim: Literal["Keep", "Delete"] = "Keep"
+
+
+class Pod(Camel, frozen=True):
+    """`spec.pod`: what is particular about the pods of the attempts. Parts of a pod's own schema stay as they are given."""
+
+    image: str = ""
+    resources: dict[str, Any] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+    affinity: dict[str, Any] = {}
+    service_account_name: str = ""
+    priority_class_name: str = ""
+    runtime_class_name: str = ""
+    scheduler_name: str = ""
+    image_pull_secrets: list[dict[str, Any]] = []
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    volumes: list[dict[str, Any]] = []
+    volume_mounts: list[dict[str, Any]] = []
+    termination_grace_period_seconds: int = 60
+
+
+class Spec(Camel, frozen=True):
+    service: str = ""
+    task: str = ""
+    agent: str = "claude"
+    prompt: str = ""
+    prompt_from: PromptFrom | None = None
+    context_version: int = 1
+    repository: Repository | None = None
+    model: str = ""
+    permissions: Permissions = Permissions.EDIT
+    agent_args: tuple[str, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    credentials_secret_name: str = ""
+    resume: ResumeFrom = ResumeFrom()
+    policy: Policy = Policy()
+    workspace: Volume = Volume()
+    suspend: bool = False
+    labels: dict[str, str] = {}
+    pod: Pod = Pod()
+
+    @property
+    def secret(self) -> Source | None:
+        """Where the newest instructions stand, if that is a Secret: the operator does not read it, the pod does."""
+        ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
+        return Source(version=self.context_version, name=ref.name, key=ref.key) if ref is not None else None
+
+
+def check(spec: Spec, uid: str) -> None:
+    """What every later step relies on. Raises Invalid."""
+    if not UID.fullmatch(uid):
+        raise Invalid("metadata.uid is no uid")
+    source = spec.prompt_from
+    refs = [] if source is None else [each for each in (source.config_map_key_ref, source.secret_key_ref) if each is not None]
+    if bool(spec.prompt.strip()) + len(refs) != 1:
+        raise Invalid("give the instructions in either prompt or promptFrom")
+    if not spec.service and spec.repository is None:
+        raise Invalid("give repository, or service for a task without a repository")
+    if spec.workspace.mode == "Shared" and not (spec.workspace.claim_name and spec.service and spec.task):
+        raise Invalid("workspace.mode Shared needs claimName, service and task")
+    if spec.workspace.mode == "Checkpoints" and not spec.workspace.checkpoints:
+        raise Invalid("workspace.mode Checkpoints needs workspace.checkpoints")
+    if spec.context_version < 1 or spec.policy.attempts < 1:
+        raise Invalid("contextVersion and policy.attempts count from 1")
+
+
+def task_spec(spec: Spec) -> TaskSpec:
+    """What the pod is to do, as everywhere in perdure; the prompt goes its own way."""
+    policy, repository = spec.policy, spec.repository
+    return TaskSpec(
+        prompt="", agent=spec.agent, service=spec.service, task=spec.task, model=spec.model, permissions=spec.permissions,
+        repo=repository.url if repository else "", base=repository.base if repository else "",
+        branch=repository.branch if repository else "", agent_args=spec.agent_args, env={each.name: each.value for each in spec.env},
+        timeout_s=policy.timeout_seconds, stall_s=policy.stall_seconds, attempts=policy.attempts, budget_usd=policy.budget_usd,
+        continuity=policy.continuity, when_full=policy.when_full, verify=policy.verify, verify_rounds=policy.verify_rounds,
+        verify_timeout_s=policy.verify_timeout_seconds, files=policy.files, labels=spec.labels,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""`status` of a TaskRun: where it stands, and how sentences and times are written there. Pure.
+
+The operator alone is to write it, but whoever has the right may write anything: a status that does not fit is taken for one that is not
+there, as far as it does not fit. Nothing that a status says may stop the operator.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.codec import resolved
+from perdure.kubernetes.spec import Camel, Source
+from perdure.model import Usage
+from perdure.text import clean
+
+MOST_RECORDS = 50
+
+SENTENCE = 2000
+"""Characters of a sentence in a status."""
+
+Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Cancelled", "Suspended"]
+FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
+
+
+class Spent(Camel, frozen=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(input=self.input_tokens, output=self.output_tokens, cost_usd=self.cost_usd)
+
+
+class Verdict(Camel, frozen=True):
+    """An attempt's receipt."""
+
+    verdict: str = ""
+    rung: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+class Record(Camel, frozen=True):
+    """One attempt. It is at work as long as it has no outcome."""
+
+    number: int
+    job: str = ""
+    job_uid: str = msgspec.field(default="", name="jobUID")
+    pod: str = ""
+    node: str = ""
+    context_version: int = 1
+    started: str = ""
+    ended: str = ""
+    outcome: str = ""
+    detail: str = ""
+    infrastructure: bool = False
+    session_id: str = ""
+    receipt: Verdict | None = None
+    usage: Spent | None = None
+    exit_code: int | None = None
+
+
+class Lying(Camel, frozen=True):
+    """`status.workspace`: where the work lies."""
+
+    claim_name: str = ""
+    path: str = ""
+    branch: str = ""
+    commit: str = ""
+    checkpoints: str = ""
+    saved: bool = False
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A condition. All of it is always written: the API server asks for it."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    last_transition_time: str
+
+
+class Status(Camel, frozen=True):
+    phase: str = ""
+    observed_generation: int = 0
+    context_version: int = 0
+    attempt: int = 0
+    attempts_allowed: int = 0
+    used_before: int = 0
+    """Attempts that used up one of those allowed and stand in `attempts` no more."""
+    run_after: str = ""
+    reason: str = ""
+    session_id: str = ""
+    receipt: str = ""
+    retried: str = ""
+    workspace: Lying = Lying()
+    usage: Spent = Spent()
+    conditions: tuple[Told, ...] = ()
+    attempts: tuple[Record, ...] = ()
+    contexts: int = 0
+    """How many versions of the instructions there were."""
+    instructions_from: tuple[Source, ...] = ()
+    """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would choose the Secret that is read."""
+
+    @property
+    def open(self) -> Record | None:
+        """The attempt that is at work."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and not last.outcome else None
+
+    def condition(self, type: str) -> Told | None:
+        """The condition of a type, where it is true."""
+        return next((each for each in self.conditions if each.type == type and each.status == "True"), None)
+
+
+def status_of(raw: dict[str, Any]) -> Status:
+    """What fits of a status. Its parts are read one by one, so that a part that does not fit takes no other with it."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Status):
+        if field.encode_name in raw:
+            try:
+                found[field.name] = msgspec.convert(raw[field.encode_name], resolved(field.type))
+            except msgspec.ValidationError:
+                continue
+    return Status(**found)
+
+
+def said(text: str, most: int = SENTENCE) -> str:
+    """What somebody else said, fit for a status: without control characters, on one line, cut."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def stamp(ms: int) -> str:
+    """Milliseconds since 1970 as RFC 3339 in UTC, with milliseconds: `metadata`'s own format has none, and attempts need them."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(text: str) -> int:
+    """RFC 3339 as milliseconds; 0 for what is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return 0
+    return int(found.timestamp() * 1000) if found.tzinfo is not None else 0
