@@ -15,7 +15,8 @@ from perdure import drivers
 from perdure.events import RetrySeen, SaidPart, TurnEnded
 from perdure.model import OutcomeKind, Permissions
 from perdure.rehearsal import Rehearsal
-from perdure.testing.drivers import PATIENCE_S, Bench, DriverConformance, resume
+from perdure.testing.drivers import Bench, DriverConformance
+from perdure.testing.drivers.bench import PATIENCE_S, resume
 from tests.drivers.test_driver_real import COMMANDS, Make
 
 

@@ -19,7 +19,8 @@ from perdure.drivers.codex import CodexDriver
 from perdure.drivers.codex_warm import BRIDGE
 from perdure.model import Command, Exit, Launch, Permissions, Program, Start
 from perdure.protocols import Heard
-from perdure.testing.drivers import Bench, DriverConformance, resume
+from perdure.testing.drivers import Bench, DriverConformance
+from perdure.testing.drivers.bench import resume
 from tests.drivers import test_driver_commands
 from tests.drivers.test_driver_commands import ID
 from tests.drivers.test_driver_real import Make, benches

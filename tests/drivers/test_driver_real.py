@@ -17,7 +17,8 @@ import pytest
 from perdure import drivers
 from perdure.model import OutcomeKind, Permissions
 from perdure.rehearsal import Rehearsal
-from perdure.testing.drivers import Bench, DriverConformance, resume
+from perdure.testing.drivers import Bench, DriverConformance
+from perdure.testing.drivers.bench import resume
 
 COMMANDS = Path(__file__).parents[2] / "agents" / "node_modules" / ".bin"
 DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")

@@ -18,7 +18,8 @@ from perdure import drivers
 from perdure.continuation import Situation, choose
 from perdure.model import Continuation, ContinuityPolicy, OutcomeKind, Permissions, Session, SessionKey, SessionState, Start
 from perdure.rehearsal import Rehearsal
-from perdure.testing.drivers import Bench, DriverConformance, resume
+from perdure.testing.drivers import Bench, DriverConformance
+from perdure.testing.drivers.bench import resume
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")

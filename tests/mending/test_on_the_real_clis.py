@@ -18,7 +18,8 @@ from perdure import drivers
 from perdure.mending import Harm, claude
 from perdure.proving import prover
 from perdure.rehearsal import Rehearsal
-from perdure.testing.drivers import Bench, Ran, resume
+from perdure.testing.drivers import Bench
+from perdure.testing.drivers.bench import Ran, resume
 from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
 from tests.mending.test_corpus import mend
 

@@ -1,0 +1,29 @@
+"""The conformance suite for drivers: the real CLI, started as the driver says, against the rehearsal.
+
+For perdure's own drivers and for those from outside. Make a class in a test module and give it the one fixture:
+
+    class TestMyAgent(DriverConformance):
+        @pytest.fixture
+        def bench(self, tmp_path):
+            def make(script, **options):
+                rehearsal = Rehearsal(script).start()
+                return Bench(driver=load("mine"), environ={...}, rehearsal=rehearsal, cwd=tmp_path)
+            yield make
+
+The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the fixture stops what it made.
+What an agent cannot do (`Abilities`) is not asked of it. Needs pytest, and an agent that speaks to a scripted model server.
+"""
+
+from __future__ import annotations
+
+from perdure.testing.drivers.beginning import Beginning
+from perdure.testing.drivers.bench import Bench
+from perdure.testing.drivers.failing import Failing
+from perdure.testing.drivers.going_on import GoingOn
+from perdure.testing.drivers.transcripts import Transcripts
+
+__all__ = ["Bench", "DriverConformance"]
+
+
+class DriverConformance(Beginning, GoingOn, Transcripts, Failing):
+    """Every promise of `AgentDriver` that the real CLI can show."""

@@ -1,0 +1,204 @@
+"""The bench on which a driver is tried: its CLI, the environment of that, and the rehearsal that it talks to.
+
+Every part of the suite tells its story with it, and so may the tests of a single driver.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from perdure.events import AgentEvent, RetrySeen, SessionSeen
+from perdure.lateclass import dataclass
+from perdure.model import Command, CompactAt, Continuation, Exit, Launch, Outcome, Rung, Start, TaskSpec
+from perdure.protocols import AgentDriver
+from perdure.rehearsal import Rehearsal
+
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run of the CLI, as the driver tells it."""
+
+    events: list[AgentEvent]
+    exit: Exit
+    outcome: Outcome
+
+    @property
+    def session_id(self) -> str:
+        return next((event.session_id for event in reversed(self.events) if isinstance(event, SessionSeen)), "")
+
+    def seen(self, *kinds: type[AgentEvent]) -> list[AgentEvent]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A driver, the environment of its CLI, the model server that it talks to, and the directory in which it works."""
+
+    driver: AgentDriver
+    environ: Mapping[str, str]
+    rehearsal: Rehearsal
+    cwd: Path
+
+    @property
+    def home(self) -> Path:
+        return self.driver.home(self.environ)
+
+    def launch(self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", **spec: object) -> Launch:
+        """A launch in the bench's directory; without a continuation a fresh one, with an id where the CLI takes one."""
+        first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "")
+        task = TaskSpec(prompt=prompt, agent=self.driver.name, **spec)  # type: ignore[arg-type]
+        program = self.driver.locate(self.environ)
+        return Launch(
+            spec=task,
+            continuation=asked or first,
+            prompt=prompt,
+            cwd=str(self.cwd),
+            home=str(self.home),
+            program=program,
+            transcript=transcript,
+        )
+
+    def run(
+        self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", compact_at: CompactAt | None = None, **spec: object
+    ) -> Ran:
+        """Runs the CLI to its end."""
+        launch = self.launch(prompt, asked, transcript=transcript, **spec)
+        command = self.driver.command(replace(launch, compact_at=compact_at))
+        with self._process(command) as process:
+            out, err = process.communicate(command.stdin, timeout=PATIENCE_S)
+        return self.read(process.returncode, out, err)
+
+    def run_until(self, prompt: str, retries: int) -> Ran:
+        """Runs a CLI that would ask again for ever until it did so as often, as an attempt does; one that gives up (0) to its end."""
+        if not retries:
+            return self.run(prompt)
+        said: list[bytes] = []
+        with self.running(prompt) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if sum(isinstance(event, RetrySeen) for each in said for event in self.driver.parse(each.rstrip(b"\n"))) >= retries:
+                    break
+        events = list(chain.from_iterable(self.driver.parse(line.rstrip(b"\n")) for line in said))
+        end = Exit(signal=signal.SIGTERM, cause="retrying", at=int(time.time() * 1000))
+        return Ran(events, end, self.driver.outcome(end, events))
+
+    def read(self, returncode: int, out: bytes, err: bytes) -> Ran:
+        """What the driver makes of output and end."""
+        events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
+        killed = -returncode if returncode < 0 else None
+        end = Exit(
+            code=None if killed else returncode, signal=killed, stderr_tail=err.decode("utf-8", "replace"), at=int(time.time() * 1000)
+        )
+        return Ran(events, end, self.driver.outcome(end, events))
+
+    @contextmanager
+    def running(self, prompt: str, asked: Continuation | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """The CLI, left running until its request has reached the model; killed at the end of the block."""
+        command = self.driver.command(self.launch(prompt, asked))
+        before = len(self.rehearsal.requests)
+        with self._process(command) as process:
+            assert process.stdin is not None
+            process.stdin.write(command.stdin)
+            process.stdin.close()
+            process.stdin = None
+            try:
+                self.rehearsal.wait_for(before + 1, PATIENCE_S)
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def _process(self, command: Command) -> Iterator[subprocess.Popen[bytes]]:
+        pipe, environ = subprocess.PIPE, {**command.env, **self.environ}
+        with subprocess.Popen(
+            command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.cwd, env=environ, start_new_session=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+
+    def content(self, session_id: str) -> bytes:
+        """The conversation as it lies on disk, from its own file or from the archive."""
+        found = self.find(session_id)
+        assert found is not None, f"no transcript of {session_id} in {self.home}"
+        return found
+
+    def find(self, session_id: str) -> bytes | None:
+        """The same, or None."""
+        if self.driver.archive is not None:
+            return self.driver.archive.read(self.home, session_id)
+        path = self.driver.transcript(self.home, session_id)
+        return path.read_bytes() if path else None
+
+    def prompts(self, session_id: str) -> list[str]:
+        """The prompts that stand in the conversation's transcript."""
+        return [prompt.text for prompt in self.driver.prompts(self.content(session_id))]
+
+    def lose(self, session_id: str) -> None:
+        """Takes the conversation away: its file, or the whole archive."""
+        path = self.home if self.driver.archive is not None else self.driver.transcript(self.home, session_id)
+        assert path is not None
+        for each in [path, *path.parent.glob(f"{path.name}-*")]:
+            each.unlink()
+
+    def put_back(self, session_id: str, copy: Path) -> None:
+        """Puts an own copy in place, as the driver says."""
+        if self.driver.archive is None:
+            place = self.driver.place(self.home, session_id, self.cwd, copy)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(copy, place)
+            assert self.driver.transcript(self.home, session_id) == place
+            return
+        command = self.driver.archive.restore(self.driver.locate(self.environ), session_id, copy.read_bytes())
+        with self._process(command) as process:
+            process.communicate(command.stdin, timeout=PATIENCE_S)
+
+    def reached_the_model(self) -> str:
+        """All words of the last request, as one text."""
+        return "\n".join(message.text for message in self.rehearsal.last.messages)
+
+
+def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
+    return Continuation(kind=Start.RESUME, session_id=session_id, rung=rung)
+
+
+Make = Callable[..., Bench]
+
+
+class Suite:
+    """What every part of the suite asks for: the fixture, and what is particular about the agent."""
+
+    model = "some-model"
+    """A model's name in the agent's own way of naming them."""
+
+    def unknown_id(self) -> str:
+        """An id in the agent's own grammar that no conversation has."""
+        return str(uuid.uuid4())
+
+    @pytest.fixture
+    def bench(self) -> Make:
+        """Makes a bench whose model plays the given script. To be given by the subclass."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _wait(met: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not met():
+            assert time.monotonic() < end, "it did not come"
+            time.sleep(0.05)
