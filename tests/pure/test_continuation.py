@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from perdure.continuation import OWN_FILES, WRITER_WAIT_MS, Situation, Story, choose, prompt
+from perdure.continuation import WRITER_WAIT_MS, Situation, choose
+from perdure.continuation.prompting import OWN_FILES, Story, prompt
 from perdure.events import VerifyEnded
 from perdure.model import (
     Context,

@@ -27,7 +27,7 @@ from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
 from perdure.attempt.warming import Idle
-from perdure.continuation import prompt
+from perdure.continuation.prompting import prompt
 from perdure.errors import InUse, LostLease, PerdureError
 from perdure.events import CopyRestored, Record, SessionExpired, SessionsRebuilt, TranscriptMended
 from perdure.lateclass import dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from perdure.attempt.drift import NO_GROUND, Ground, standing
 from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import told_before
-from perdure.continuation import Story
+from perdure.continuation.prompting import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
 from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Rung, Session, Start, TaskRun

@@ -14,7 +14,7 @@ from perdure import process, service
 from perdure.attempt import Engine
 from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import LOG_CAP, check_environment, said_in
-from perdure.continuation import quoted
+from perdure.continuation.prompting import quoted
 from perdure.excerpt import excerpt, telling_line
 from perdure.model import Command, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun, PlanState, TaskEnd, order
