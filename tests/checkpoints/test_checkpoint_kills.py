@@ -21,7 +21,7 @@ import pytest
 from perdure import process, stores
 from perdure.attempt import Engine
 from perdure.attempt.checkpointing import prune, take
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.homes.remembered import Remembered
 from perdure.model import Backend, Claim, Continuation, Session, SessionKey, SessionState, Start, TaskSpec, Workspace
 from perdure.protocols import Begun

@@ -1,10 +1,10 @@
 """One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that claims one run).
 
 `perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
-Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts, stored
-before anything is launched; `deciding` gathers what the choice depends on), `beating` (the lease), `watching` (lines to events,
-deadlines, collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together), `verifying`
-(the task's own check), `closing` (evidence, receipt, decision).
+Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts; `deciding`
+gathers what the choice depends on, `beginning` stores it before anything is launched), `beating` (the lease), `watching` (lines to
+events, deadlines, collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together),
+`verifying` (the task's own check), `closing` (evidence, receipt, decision).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from perdure.attempt.closing import close, close_unopened
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import end_unheard
-from perdure.attempt.opening import Opened, open_attempt, reopen_attempt
+from perdure.attempt.opened import Opened
+from perdure.attempt.opening import open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from perdure import process
 from perdure.attempt.engine import Engine
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.events import CheckpointMissed, PlaceLost
 from perdure.lateclass import dataclass

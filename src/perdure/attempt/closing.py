@@ -16,7 +16,7 @@ from perdure.attempt.checkpointing import Checkpointing
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.evidence import gather
 from perdure.attempt.filling import Sized, changes, size_after
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.attempt.promised import lacking
 from perdure.attempt.verifying import failed_checks, verify
 from perdure.attempt.watching import Watched

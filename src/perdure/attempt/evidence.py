@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.attempt.watching import Watched
 from perdure.model import Continuation, Evidence, Session, Snapshot, Start, Usage
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot

@@ -32,7 +32,7 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 if TYPE_CHECKING:
-    from perdure.attempt.opening import Opened
+    from perdure.attempt.opened import Opened
 
 
 @dataclass(frozen=True, slots=True)

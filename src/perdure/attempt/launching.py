@@ -20,7 +20,7 @@ from perdure.model import Command, CompactAt, Launch, Outcome, OutcomeKind, Prog
 from perdure.transcripts import begins_with, prompts_since
 
 if TYPE_CHECKING:
-    from perdure.attempt.opening import Opened
+    from perdure.attempt.opened import Opened
 
 
 def start(engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt.engine import Engine
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.attempt.reading import Reading
 from perdure.attempt.warming import Idle, likeness
 from perdure.events import AgentKeptWarm, AgentLetGo, TurnEnded

@@ -14,7 +14,7 @@ from pathlib import Path
 from perdure import process
 from perdure.attempt.beating import followed
 from perdure.attempt.engine import Engine, is_passed, mark_of
-from perdure.attempt.opening import Opened
+from perdure.attempt.opened import Opened
 from perdure.errors import PerdureError
 from perdure.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.excerpt import excerpt, telling_line

@@ -12,9 +12,10 @@ from typing import get_args
 
 from perdure import process
 from perdure.attempt.beating import BEATS, beat
+from perdure.attempt.beginning import parent_of, total_of
 from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_conversation, sent
 from perdure.attempt.engine import Engine, mark_of, redacted
-from perdure.attempt.opening import Opened, parent_of, total_of
+from perdure.attempt.opened import Opened
 from perdure.attempt.reading import Joiner, Reading
 from perdure.attempt.spending import left
 from perdure.attempt.turns import Turn

@@ -1,6 +1,6 @@
 """Brings the task files of the newest instructions into a workdir, so that a kill at any moment loses and repeats nothing.
 
-`attempt.opening` calls `place` under the workdir's lock, before the agent is told anything. Three steps: each file is looked at and
+`attempt.beginning` calls `place` under the workdir's lock, before the agent is told anything. Three steps: each file is looked at and
 decided (`perdure.placement`), with the agent's version copied to the run's backups and a merge kept among the contents; the plan goes
 into the journal; then the files are written. What stands in the journal as planned is completed by the next call: a file that has the
 content of before is written, one that has the content of after is done, and any other was changed by somebody and stays.
