@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.durations import duration
 from perdure.errors import NotFound, UsageError
-from perdure.plan import LineOf, Plan, PlanError, planned
+from perdure.plan import Plan, PlanError
+from perdure.plan.checking import LineOf, planned
 
 if TYPE_CHECKING:
     from yaml import Node

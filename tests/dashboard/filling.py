@@ -47,7 +47,8 @@ from perdure.model import (
     Verdict,
     Workspace,
 )
-from perdure.plan import Forking, Plan, PlanRun, PlanTask, weave
+from perdure.plan import Forking, Plan, PlanRun, PlanTask
+from perdure.plan.weaving import weave
 from perdure.protocols import Begun, Ending
 from perdure.stores.sql import SqlStore
 from tests.dashboard.hostile import PAYLOADS

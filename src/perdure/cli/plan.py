@@ -12,7 +12,8 @@ from perdure.cli.pool import jobs_of
 from perdure.cli.text import clean, one_line
 from perdure.config import Settings
 from perdure.errors import UsageError
-from perdure.plan import Forking, Plan, Strand, joins, order, weave
+from perdure.plan import Forking, Plan, Strand
+from perdure.plan.weaving import joins, order, weave
 
 SHOWN = 60
 WHAT = {

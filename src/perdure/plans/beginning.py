@@ -15,7 +15,8 @@ from perdure import service
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import Backend, RunState, TaskRun, TaskSpec
-from perdure.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand, order, weave
+from perdure.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand
+from perdure.plan.weaving import order, weave
 from perdure.plans.standing import Stand, standing
 from perdure.plans.starting import spec_of
 from perdure.protocols import AgentDriver

@@ -17,7 +17,8 @@ from perdure.attempt.verifying import LOG_CAP, check_environment, said_in
 from perdure.continuation.prompting import quoted
 from perdure.excerpt import excerpt, telling_line
 from perdure.model import Command, RunState, TaskRun, TaskSpec
-from perdure.plan import PlanRun, PlanState, TaskEnd, order
+from perdure.plan import PlanRun, PlanState, TaskEnd
+from perdure.plan.weaving import order
 from perdure.plans.budget import over
 from perdure.plans.ending import keep_end
 from perdure.plans.following import follow_run

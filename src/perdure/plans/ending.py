@@ -12,7 +12,8 @@ from dataclasses import replace
 from perdure import checkpoints
 from perdure.attempt import Engine
 from perdure.model import SessionKey, TaskRun
-from perdure.plan import PlannedRun, PlanRun, TaskEnd, order
+from perdure.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.plan.weaving import order
 from perdure.plans.starting import held
 from perdure.transcripts import locate, snapshot
 

@@ -9,7 +9,8 @@ from perdure import process
 from perdure.attempt.engine import Store
 from perdure.codec import plain
 from perdure.model import NOWHERE, Host, RunState, Usage
-from perdure.plan import PlanRun, PlanState, joins, order
+from perdure.plan import PlanRun, PlanState
+from perdure.plan.weaving import joins, order
 from perdure.plans.budget import spent
 from perdure.plans.standing import Stand, before, blocked, standing
 

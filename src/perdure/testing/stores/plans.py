@@ -9,7 +9,8 @@ import pytest
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
-from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd, weave
+from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
+from perdure.plan.weaving import weave
 from perdure.testing.stores.making import LEASE_S, Store, submit
 
 _numbers = count(1)
