@@ -6,15 +6,12 @@ which tasks share a conversation.
 
 from __future__ import annotations
 
-import re
 from dataclasses import field
 from enum import StrEnum
 
 from perdure.errors import ConfigError
 from perdure.lateclass import dataclass
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
-
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 class PlanError(ConfigError):
