@@ -53,7 +53,6 @@ def test_an_order_is_read_as_it_was_written(name, uid, contexts, attempt, allowe
     wanted = Order(run=uid, name=name, attempt=attempt, attempts_allowed=allowed, spec=spec, contexts=contexts, earlier=earlier)
     assert decode(encode(wanted)) == wanted
     assert wanted.run_id == uid.replace("-", "")
-    assert [wanted.local(version) for version in contexts] == list(range(1, len(contexts) + 1))
 
 
 @pytest.mark.parametrize(

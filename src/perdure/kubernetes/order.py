@@ -82,10 +82,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """The uid as perdure writes ids: 32 hexadecimal digits."""
         return self.run.replace("-", "")
 
-    def local(self, version: int) -> int:
-        """Where a version of the instructions stands in their order, counted from 1."""
-        return self.unlisted + self.contexts.index(version) + 1
-
 
 def name_of(name: str, uid: str) -> str:
     """The run's name for a TaskRun's: the same, or as much of it as a run may be called, and eight digits of its uid."""
