@@ -54,7 +54,6 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     waiting_message: str = ""
     started: bool = False
     """Its container was at work at least once."""
-    node_lost: bool = False
     ended: Ended | None = None
 
     @property
@@ -112,7 +111,6 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
         unscheduled=(_cut(scheduled.get("message")) or "Unschedulable") if scheduled.get("status") == "False" else "",
         waiting=held.get("reason") or "", waiting_message=_cut(held.get("message")),
         started=bool(over or state.get("running") or container.get("started")),
-        node_lost=status.get("reason") == "NodeLost" or conditions.get("Ready", {}).get("reason") == "NodeNotReady",
         ended=None if not over else Ended(
             code=over.get("exitCode"), reason=over.get("reason") or "", message=str(over.get("message") or "")[:RESULT_BYTES]
         ),
