@@ -7,7 +7,7 @@ there, as far as it does not fit. Nothing that a status says may stop the operat
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,7 +21,6 @@ MOST_RECORDS = 50
 SENTENCE = 2000
 """Characters of a sentence in a status."""
 
-Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed", "Cancelled", "Suspended"]
 FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 
 
