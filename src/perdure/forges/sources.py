@@ -114,11 +114,7 @@ def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str]:
 
 def address(what: str, url: object) -> str:
     """A forge's address: https, or http on this machine; without userinfo, query and a slash at its end. Raises ValueError."""
-    found = (
-        re.fullmatch(r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*", url)
-        if isinstance(url, str)
-        else None
-    )
+    found = ADDRESS.fullmatch(url) if isinstance(url, str) else None
     if found is None:
         raise ValueError(f"{what} is an address such as https://git.example.com, without user, query or mark")
     host = re.sub(r":[0-9]+$", "", found[2])
