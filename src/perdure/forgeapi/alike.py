@@ -200,7 +200,7 @@ def pull(repository: str, found: Payload) -> Pull:
         url=found.url("html_url"), merged=found.yes("merged") or bool(found.time("merged_at")), draft=found.yes("draft"),
         head=found.name("head", "ref"), head_commit=found.name("head", "sha"),
         head_repository=found.repository("head", "repo", "full_name"), base=found.name("base", "ref"),
-        base_commit=found.name("base", "sha"), reviewers=_names(found, "requested_reviewers", "login"),
+        reviewers=_names(found, "requested_reviewers", "login"),
     )  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def pull(repository: str, found: Payload, head_repository: str) -> Pull:
         assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))), created=found.time("created_at"),
         updated=found.time("updated_at"), url=found.url("web_url"), merged=found.name("state") == "merged", draft=found.yes("draft"),
         head=found.name("source_branch"), head_commit=found.name("sha"), head_repository=head_repository,
-        base=found.name("target_branch"), base_commit=found.name("diff_refs", "base_sha"),
+        base=found.name("target_branch"),
         reviewers=tuple(filter(None, (each.name("username") for each in found.all("reviewers")))),
     )  # fmt: skip
 

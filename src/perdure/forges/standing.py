@@ -105,8 +105,6 @@ class Pull(Issue):
     head_repository: str
     """Another one than the pull request's: it comes from a fork. Empty: the fork is gone."""
     base: str
-    base_commit: str
-    """Where the base branch stands, or stood when the forge last looked."""
     reviewers: tuple[str, ...]
     """Who was asked for a review and has not given one."""
 
