@@ -147,7 +147,7 @@ class Alike(ABC):
         except NotFound:
             self._asking.get(repos(repository))
             return None
-        return Branch(found.name("name"), found.name("commit", "sha") or found.name("commit", "id"), found.yes("protected"))
+        return Branch(found.name("name"), found.name("commit", "sha") or found.name("commit", "id"))
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
         pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="open")

@@ -185,7 +185,7 @@ class GitLab:
         except NotFound:
             self._asking.get(place)
             return None
-        return Branch(found.name("name"), found.name("commit", "id"), found.yes("protected"))
+        return Branch(found.name("name"), found.name("commit", "id"))
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
         query = {"state": "all", "source_branch": head, "order_by": "created_at", "sort": "desc"}

@@ -134,7 +134,6 @@ class Branch:
 
     name: str
     commit: str
-    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
