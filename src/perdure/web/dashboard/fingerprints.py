@@ -50,7 +50,6 @@ class Failure:
     message: str
     first: int
     last: int
-    example: str
     count: int = 0
     runs: dict[str, RunState] = field(default_factory=dict)
     resolved: int = 0
@@ -79,7 +78,7 @@ def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
         message = normal(outcome.detail)
         key = hashlib.sha256(f"{each.agent}\0{outcome.kind}\0{message}".encode()).hexdigest()[:12]
         at = each.attempt.ended or each.attempt.started
-        group = groups.setdefault(key, Failure(key, each.agent, outcome.kind, message, at, at, one_line(outcome.detail, 400)))
+        group = groups.setdefault(key, Failure(key, each.agent, outcome.kind, message, at, at))
         group.first, group.last, group.count = min(group.first, at), max(group.last, at), group.count + 1
         if each.attempt.run not in seen.setdefault(key, set()):
             seen[key].add(each.attempt.run)
