@@ -72,6 +72,18 @@ def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
     assert store.term(RUN) == Term(number=2, owner=won[0], at=2)
 
 
+def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
+    """A store has terms for years: a field that is written no more (`after`) hinders neither who reads it nor who begins the next one."""
+    place = tmp_path / "s" / "runs" / RUN / "terms" / "000001.json"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b'{"format":1,"number":1,"owner":"a","host":"h","at":1,"after":"000001-00000007.json","token":"%s"}' % (b"0" * 32))
+    store = open_store((tmp_path / "s").as_uri())
+    found = store.term(RUN)
+    assert found == Term(number=1, owner="a", host="h", at=1)
+    store.begin(RUN, Term(number=2, owner="b", at=2))
+    assert store.term(RUN) == Term(number=2, owner="b", at=2)
+
+
 def test_a_late_manifest_hides_nothing(store: CheckpointStore) -> None:
     """What a machine that lost its place still publishes is never taken for newer than what the next machine published."""
     ours, late = manifest(Given(), number=1), manifest(Given(), number=900)

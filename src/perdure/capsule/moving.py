@@ -75,7 +75,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     and may try again."""
     store = open_store(url)
     key = find(store, ref)
-    name, manifest = store.newest(key)
+    manifest = store.newest(key)[1]
     term = store.term(key)
     mine = machine(engine)
     now = engine.store.now()
@@ -85,7 +85,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
             f"{manifest.name} was published by {term.host or 'another machine'} {max(0, quiet_ms) // 1000} s ago: it may be at work there",
             "wait, or stop it there; or perdure move --take-over, then that machine stops",
         )
-    place = Term(number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now, after=name)
+    place = Term(number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now)
     store.begin(key, place)
     try:
         taken = take_in(engine, store.newest(key)[1], store, wish)

@@ -48,8 +48,6 @@ class Term(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     """A name for a person."""
     at: int
-    after: str = ""
-    """The manifest that its owner goes on from."""
 
 
 class _Begun(Term, frozen=True, kw_only=True):

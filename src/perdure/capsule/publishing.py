@@ -162,9 +162,8 @@ class Publishing:
         if term is None or term.owner == mine:
             return
         with suppress(NotFound):
-            after = store.newest(key)[0]
-            now = self.engine.store.now()
-            store.begin(key, Term(number=term.number + 1, owner=mine, host=socket.gethostname(), at=now, after=after))
+            store.newest(key)  # The place of a run of which nothing is there is left to whoever has it.
+            store.begin(key, Term(number=term.number + 1, owner=mine, host=socket.gethostname(), at=self.engine.store.now()))
 
     def published(self, checkpoint: Checkpoint) -> None:
         """A checkpoint is there: it is brought out as soon as the one before it is. Returns at once."""
