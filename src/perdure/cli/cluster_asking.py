@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.cluster import printed
 from perdure.cli.cluster_logs import EVERY_S, Told, followed
-from perdure.cli.run import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
 from perdure.cli.text import one_line
+from perdure.cli.words import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
 from perdure.errors import Conflict, PerdureError, UsageError
 from perdure.kubernetes.showing import STATES, Object, condition, count, last_outcome, part, phase, report_of, unrecorded, word
 from perdure.kubernetes.wanted import RETRY

@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from perdure.cli.compose import settings
-from perdure.cli.run import followed, following, read_prompt
+from perdure.cli.run import followed, following
+from perdure.cli.words import read_prompt
 from perdure.model import TaskRun
 
 

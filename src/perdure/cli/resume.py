@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import open_engine, open_to_read, settings
-from perdure.cli.run import followed, following, read_prompt
+from perdure.cli.run import followed, following
 from perdure.cli.sessions import print_entries, project, shelf_of
+from perdure.cli.words import read_prompt
 from perdure.config import Settings
 from perdure.errors import NotFound, UsageError
 from perdure.model import Permissions, RunState, TaskRun, TaskSpec
