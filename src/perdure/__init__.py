@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from perdure.errors import PerdureError as PerdureError
-    from perdure.library import AsyncRunner as AsyncRunner
     from perdure.library import Runner as Runner
     from perdure.library import connect as connect
     from perdure.library import open as open
+    from perdure.library.awaited import AsyncRunner as AsyncRunner
     from perdure.model import Attempt as Attempt
     from perdure.model import RunState as RunState
     from perdure.model import Session as Session
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    **dict.fromkeys(("AsyncRunner", "Runner", "connect", "open"), "library"),
+    **dict.fromkeys(("Runner", "connect", "open"), "library"),
     **dict.fromkeys(("Attempt", "RunState", "Session", "TaskRun", "TaskSpec", "Verdict"), "model"),
     **dict.fromkeys(("PlanRun", "PlanState"), "plan"),
+    "AsyncRunner": "library.awaited",
     "PerdureError": "errors",
     "plan_scope": "sessions",
 }

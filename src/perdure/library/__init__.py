@@ -9,20 +9,19 @@
         async for record in runner.events(run.name):
             print(record.event)
 
-Both doors lead to one engine; the asynchronous one does each step in a worker thread, so that no agent blocks the loop. What goes
-wrong with perdure itself is a PerdureError; how the agent did is in the run. Signals are the program's own business.
+Both doors lead to one engine (`awaited` is the second one). What goes wrong with perdure itself is a PerdureError; how the agent did is
+in the run. Signals are the program's own business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure import plans, service
 from perdure.attempt import Engine
@@ -32,20 +31,19 @@ from perdure.config import Settings
 from perdure.config.reading import load
 from perdure.errors import Conflict, UsageError
 from perdure.events import Record
-from perdure.lifecycle import FINAL
 from perdure.model import Attempt, Checkpoint, OnEdit, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun
 from perdure.plans.reading import read_plan, seed_of
 from perdure.protocols import Observer, RunRow
 from perdure.report import report_of
 from perdure.sessions import Sessions
-from perdure.sessions.awaited import AsyncSessions
 from perdure.taskfiles import Asked
 from perdure.wiring import open_engine
 from perdure.worker import drive
 from perdure.worker import follow as watch
 
-POLL_S = 0.1
+if TYPE_CHECKING:
+    from perdure.library.awaited import AsyncRunner
 
 
 class Runner:
@@ -227,123 +225,6 @@ class Runner:
         return self._engine.store.history(self.get(ref).id, after, limit)
 
 
-class AsyncRunner:
-    """The verbs for an event loop. `async with` closes it."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    async def __aenter__(self) -> AsyncRunner:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await asyncio.to_thread(self._runner.close)
-
-    @property
-    def sessions(self) -> AsyncSessions:
-        """The session service, awaited."""
-        return AsyncSessions(self._runner.sessions)
-
-    async def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """See `Runner.submit`."""
-        return await asyncio.to_thread(self._runner.submit, prompt, **fields)
-
-    async def follow(self, ref: str) -> TaskRun:
-        """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good order first."""
-        working = asyncio.ensure_future(asyncio.to_thread(self._runner.follow, ref))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            await asyncio.to_thread(self._runner.stop, ref)
-            await working
-            raise
-
-    async def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """See `Runner.run`."""
-        return await self.follow((await self.submit(prompt, **fields)).id)
-
-    async def retry(self, ref: str, agent: str = "") -> TaskRun:
-        """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
-        run = await asyncio.to_thread(self._runner._again, ref, agent)
-        return run if run.state is RunState.SUCCEEDED else await self.follow(run.id)
-
-    async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
-        """See `Runner.update`, and `follow` for what becomes of a cancelled one."""
-        return await self.follow((await asyncio.to_thread(self._runner._instruct, ref, prompt, **files)).id)
-
-    async def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
-        return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
-
-    async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
-        stop, engine = threading.Event(), self._runner._engine
-        listening = replace(engine, stopping=lambda: engine.stopping() or stop.is_set())
-        working = asyncio.ensure_future(asyncio.to_thread(drive, listening))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            stop.set()
-            await working
-            raise
-
-    async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
-        return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
-
-    async def plan_report(self, name: str) -> dict[str, Any]:
-        """See `Runner.plan_report`."""
-        return await asyncio.to_thread(self._runner.plan_report, name)
-
-    async def stop(self, ref: str) -> TaskRun:
-        """See `Runner.stop`."""
-        return await asyncio.to_thread(self._runner.stop, ref)
-
-    async def get(self, ref: str) -> TaskRun:
-        """See `Runner.get`."""
-        return await asyncio.to_thread(self._runner.get, ref)
-
-    async def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """See `Runner.runs`."""
-        return await asyncio.to_thread(self._runner.runs, states, limit)
-
-    async def attempts(self, ref: str) -> Sequence[Attempt]:
-        """See `Runner.attempts`."""
-        return await asyncio.to_thread(self._runner.attempts, ref)
-
-    async def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
-        """See `Runner.checkpoints`."""
-        return await asyncio.to_thread(self._runner.checkpoints, ref)
-
-    async def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
-        """See `Runner.restore`."""
-        return await asyncio.to_thread(self._runner.restore, ref, number, files_only=files_only)
-
-    async def report(self, ref: str) -> dict[str, Any]:
-        """See `Runner.report`."""
-        return await asyncio.to_thread(self._runner.report, ref)
-
-    async def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """See `Runner.history`."""
-        return await asyncio.to_thread(self._runner.history, ref, after, limit)
-
-    def spec(self, prompt: str, **settings: Any) -> TaskSpec:
-        """See `Runner.spec`: it only reads settings, and blocks nothing."""
-        return self._runner.spec(prompt, **settings)
-
-    async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
-        """The run's journal from `after` on, as it grows; ends when the run is final and all was given."""
-        while True:
-            final = (await self.get(ref)).state in FINAL
-            records = await asyncio.to_thread(self._runner.history, ref, after)
-            for record in records:
-                after = record.seq
-                yield record
-            if final and not records:
-                return
-            if not records:
-                await asyncio.sleep(POLL_S)
-
-
 def open(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> Runner:
     """The door for ordinary programs, with the settings that the command would have here. Raises ConfigError, StoreError."""
     own, here = os.environ if environ is None else environ, cwd or Path.cwd()
@@ -352,4 +233,6 @@ def open(cwd: Path | None = None, environ: Mapping[str, str] | None = None, obse
 
 def connect(cwd: Path | None = None, environ: Mapping[str, str] | None = None, observers: Sequence[Observer] = ()) -> AsyncRunner:
     """The door for programs on an event loop."""
+    from perdure.library.awaited import AsyncRunner
+
     return AsyncRunner(open(cwd, environ, observers))
