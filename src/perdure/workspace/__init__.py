@@ -5,30 +5,30 @@ likes. The path is a function of (repository, agent, branch), or of (service, ta
 workdir, finishes or clears away what a kill left half-made, or hands it back as it is: uncommitted work is kept, and what has
 to move is moved to the trash or under a rescue ref, never deleted.
 
-`identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives one git call one
-secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `joining` commits and merges for
-plans, `outgoing` pushes, `removal` takes workdirs away, `trash`
-keeps them, `contents` lists what is there. `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`, as
-`trees`: `photograph` saves them (`scanning` reads files, `staging` the index, `looks` remembers both), `restoring` and `placing` put
-them back, `packing` takes them elsewhere. What each backend protects from is in docs/reference/trust.md.
+`planning` says where, `identity` names, `places` locks and renames, `worktree` and `isolated` make, `cache` fetches, `askpass` gives
+one git call one secret, `view` looks and rescues, `changes` compares, `applying` brings changes home, `joining` commits and merges for
+plans, `outgoing` pushes, `removal` takes workdirs away, `trash` keeps them, `contents` lists what is there.
+
+`checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`, as `trees`: `photograph` saves them (`scanning` reads
+files, `staging` the index, `looks` remembers both), `restoring` and `placing` put them back, `packing` takes them elsewhere. What each
+backend protects from is in docs/reference/trust.md.
 """
 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import NotFound, UsageError, WorkspaceError
+from perdure.errors import NotFound, WorkspaceError
 from perdure.git import Git
 from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import applying, changes, contents, isolated, joining, places, removal, sources, trash, view, worktree
+from perdure.workspace import applying, changes, contents, isolated, joining, places, planning, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves
 from perdure.workspace.ahead import Ahead, ahead, is_followed
 from perdure.workspace.applying import Applied, Message
@@ -36,7 +36,7 @@ from perdure.workspace.askpass import Credentials
 from perdure.workspace.cache import Source, fetched, opened
 from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
-from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
 from perdure.workspace.joining import Joined
 from perdure.workspace.outgoing import Outgoing, outgoing
 from perdure.workspace.packing import Packed, PackedFacts
@@ -113,30 +113,15 @@ class Workspaces:
         UsageError for names and combinations that cannot be meant, NotFound for a missing repository or base,
         WorkspaceError for a repository without a commit or a branch that is checked out elsewhere.
         """
-        check_name("run", run_name)
-        _check_combination(spec)
-        if spec.here:
-            return self._plan_here(cwd / Path(spec.here).expanduser())
-        if spec.service and not spec.repo:
-            return self._plan_task(check_name("service", spec.service), check_name("task", spec.task or run_name))
-        branch = check_branch(spec.branch or f"perdure/{run_name}")
-        base = check_base(spec.base) if spec.base else ""
-        if is_remote(spec.repo):
-            if spec.backend == Backend.WORKTREE:
-                raise UsageError("A worktree needs a repository on this machine.", "Leave --backend out, or use a local path.")
-            key = parse_remote(spec.repo, self._transports)
-            self._hosts.check(key.url)
-            return self._of_repository(spec, Backend.ISOLATED, key.url, key.key, branch, base)
-        return self._plan_local(spec, cwd, branch, base)
+        return planning.plan(self._places, spec, run_name, cwd, transports=self._transports, hosts=self._hosts, environ=self._environ)
 
     def plan_here(self, path: Path) -> Workspace:
         """A directory of the user's own, as it is. Raises NotFound. Looks, and changes nothing."""
-        return self._plan_here(path)
+        return planning.plan_here(path)
 
     def plan_new(self, path: Path) -> Workspace:
         """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
-        path = path.parent.resolve() / path.name
-        return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+        return planning.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
         """Which of these branches the repository on this machine has already; none for one that is elsewhere. Looks only."""
@@ -217,7 +202,7 @@ class Workspaces:
 
         Raises NotFound or UsageError where that cannot be meant, Conflict if somebody works there, WorkspaceError.
         """
-        here = self._plan_here(to)
+        here = planning.plan_here(to)
         self._ready()
         message = Message(text=text, env=self._identity(here, agent)) if text else None
         fd = self.lock(here, "perdure apply")
@@ -374,49 +359,6 @@ class Workspaces:
             )  # fmt: skip
         return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
-    def _of_repository(self, spec: TaskSpec, backend: Backend, repo: str, key: str, branch: str, base: str) -> Workspace:
-        identity = identify("workspace", key, check_name("agent", spec.agent), branch)
-        return Workspace(id=identity, path=str(self._places.work(identity)), backend=backend, repo=repo, branch=branch, base=base)
-
-    def _plan_here(self, path: Path) -> Workspace:
-        path = path.resolve()
-        if not path.is_dir():
-            raise NotFound(f"There is no directory {path}.", "Make it first, or leave --here out.")
-        return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
-
-    def _plan_task(self, service: str, task: str) -> Workspace:
-        path = self._places.task(service, task)
-        _refuse_look_alike("service", service, self._places.root)
-        _refuse_look_alike("task", task, path.parent)
-        return Workspace(id=identify("task", service, task), path=str(path), backend=Backend.TASK)
-
-    def _plan_local(self, spec: TaskSpec, cwd: Path, branch: str, base: str) -> Workspace:
-        start = (cwd / Path(spec.repo).expanduser()).resolve()
-        if not start.is_dir():
-            raise NotFound(
-                f"{spec.repo!r} is neither a directory nor the address of a repository.", "Give a path or https://host/owner/name."
-            )
-        bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
-        git = Git(cwd=start, git_dir=start if bare else None, environ=self._environ)
-        found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
-        if found.code:
-            if b"not a git repository" not in found.stderr:
-                git.run("rev-parse", "--git-common-dir")
-            raise NotFound(f"{start} is not in a git repository.", "Use --repo PATH, or --here to work in this directory as it is.")
-        common = Path(found.text).resolve()
-        repo = str(common.parent if common.name == ".git" else common)
-        if not (head := git.commit("HEAD")) and not base:
-            raise WorkspaceError(
-                f"{repo} has no commit yet, so there is nothing to start from.", "Make a first commit: git commit --allow-empty"
-            )
-        if not (oid := git.commit(base) if base else head):
-            raise NotFound(f"{repo} has no branch, tag or commit {base!r}.", "See: git branch --all")
-        backend = Backend(spec.backend or Backend.WORKTREE)
-        workspace = self._of_repository(spec, backend, repo, repo, branch, oid)
-        if backend is Backend.WORKTREE:
-            worktree.check_branch_free(git, branch, Path(workspace.path))
-        return workspace
-
     def _make_task(self, path: Path) -> bool:
         """mkdir is one step, so nothing can be half-made; a link in the way would lead out of the root."""
         created = not path.is_dir()
@@ -445,37 +387,9 @@ class Workspaces:
         }
 
 
-def _check_combination(spec: TaskSpec) -> None:
-    """Raises UsageError for parts of a spec that exclude each other."""
-    if spec.here and (spec.repo or spec.service or spec.branch or spec.base or spec.backend not in ("", Backend.HERE)):
-        raise UsageError("--here works in the directory as it is, without repository, service, branch or base.", "Leave one of them out.")
-    if spec.task and not spec.service:
-        raise UsageError("A task name needs a service.", "Add --service NAME.")
-    if spec.service and not spec.repo and (spec.branch or spec.base or spec.backend not in ("", Backend.TASK)):
-        raise UsageError("A task of a service has a plain directory, without branch or base.", "Add --repo, or leave them out.")
-    allowed = {"", Backend.WORKTREE, Backend.ISOLATED} if spec.repo or not (spec.here or spec.service) else {"", Backend.HERE, Backend.TASK}
-    if spec.backend not in allowed:
-        raise UsageError(f"There is no backend {spec.backend!r} for this.", "Use worktree or isolated.")
-
-
 def _locks(workspace: Workspace) -> list[Path]:
     """The locks that a git of this workspace's agent takes, and nobody else's."""
     path = Path(workspace.path)
     admin = worktree.git_directory(path) or path / ".git"
     common = worktree.common_directory(workspace.repo) if workspace.backend is Backend.WORKTREE else admin
     return [admin / "index.lock", admin / "HEAD.lock", common / "refs/heads" / f"{workspace.branch}.lock"]
-
-
-def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
-    """Two names that some file systems, and all people, take for one are one task too many."""
-    if not directory.is_dir():
-        return
-    for entry in directory.iterdir():
-        if entry.name != name and _folded(entry.name) == _folded(name):
-            raise UsageError(
-                f"The {kind} {name!r} looks like {entry.name!r}, which is there already.", f"Use {entry.name!r}, or another name."
-            )
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
