@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from threading import get_ident
 
@@ -25,22 +23,22 @@ from perdure.protocols import AgentDriver
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts.growing import (
     CHUNK,
-    Known,
     grow,
     known_of,
     move_aside,
     prefix,
     private,
     private_directories,
+    read_known,
     sync,
     versions,
+    write_known,
 )
 
 UNUSABLE = ".perdure-unusable"
 """Stands in the names of files that were moved aside in an agent's home, and beside a copy."""
 MAIN = "main"
 BESIDE = "beside"
-KNOWN = "known.json"
 
 
 def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
@@ -79,7 +77,7 @@ class Copies:
                 return
             private_directories(copy.parent)
             with _alone(copy.parent):
-                known = _read_known(copy.parent)
+                known = read_known(copy.parent)
                 now = dict(known)
                 pairs = {MAIN: transcript, **_beside(driver.belongings(transcript), transcript.parent)}
                 for name, source in pairs.items():
@@ -88,7 +86,7 @@ class Copies:
                         found = grow(source, copy.parent / name, known.get(name), self.redactor, aside=aside, lines=name == MAIN)
                         now |= {name: found} if found is not None else {}
                 if now != known:
-                    _write_known(copy.parent, now)
+                    write_known(copy.parent, now)
         except OSError as error:
             raise WorkspaceError(f"the conversation {session_id} could not be copied: {error}", "perdure doctor") from error
 
@@ -263,7 +261,7 @@ class Copies:
 
 
 def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
-    known = _read_known(directory)
+    known = read_known(directory)
     main = known_of(directory / MAIN, known.get(MAIN), lines=True)
     if main is None:
         return
@@ -290,27 +288,6 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def _read_known(directory: Path) -> dict[str, Known]:
-    """What is known of the copies; nothing where that cannot be read: then they are read themselves."""
-    try:
-        found = json.loads((directory / KNOWN).read_bytes())
-        return {name: _known(entry) for name, entry in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _known(entry: dict[str, object]) -> Known:
-    copy, source = entry.pop("copy"), entry.pop("source")
-    return Known(copy=tuple(copy), source=tuple(source) if source else None, **entry)  # type: ignore[arg-type]
-
-
-def _write_known(directory: Path, known: dict[str, Known]) -> None:
-    staged = directory / f"{KNOWN}.new"
-    with open(staged, "w", encoding="utf-8", opener=private) as file:
-        json.dump({name: asdict(entry) for name, entry in known.items()}, file)
-    staged.replace(directory / KNOWN)
 
 
 def _copy_new(source: Path, target: Path, size: int) -> None:

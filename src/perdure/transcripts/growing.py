@@ -2,18 +2,20 @@
 
 Called by `Copies` for the transcript and for each file beside it. What is known of a pair (`Known`) makes the next look cheap: the
 source's earlier bytes are hashed and not read into memory, only what is new is redacted and written, and a source that was not
-touched is not read at all. A `Known` is a shortcut and never the truth: where it does not fit, both files are compared whole. A
-copy that its source no longer begins with is moved aside under a number, and a new one begins.
+touched is not read at all. A `Known` is a shortcut and never the truth, kept beside the copies: where it does not fit, or cannot be
+read, both files are compared whole. A copy that its source no longer begins with is moved aside under a number, and a new one begins.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ from perdure.lateclass import dataclass
 from perdure.redaction import Redactor
 
 CHUNK = 1 << 20
+KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
 """A file that was written less than so long ago may be written again without a change of its times."""
 
@@ -70,6 +73,28 @@ def known_of(copy: Path, known: Known | None, *, lines: bool = False) -> Known |
     content = content[: content.rfind(b"\n") + 1] if lines else content
     digest = hashlib.sha256(content).hexdigest()
     return Known(len(content), "", digest, now) if content or not lines else None
+
+
+def read_known(directory: Path) -> dict[str, Known]:
+    """What is known of the copies; nothing where that cannot be read: then they are read themselves."""
+    try:
+        found = json.loads((directory / KNOWN).read_bytes())
+        return {name: _from_json(entry) for name, entry in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _from_json(entry: dict[str, object]) -> Known:
+    copy, source = entry.pop("copy"), entry.pop("source")
+    return Known(copy=tuple(copy), source=tuple(source) if source else None, **entry)  # type: ignore[arg-type]
+
+
+def write_known(directory: Path, known: dict[str, Known]) -> None:
+    """Keeps it beside the copies. Raises OSError."""
+    staged = directory / f"{KNOWN}.new"
+    with open(staged, "w", encoding="utf-8", opener=private) as file:
+        json.dump({name: asdict(entry) for name, entry in known.items()}, file)
+    staged.replace(directory / KNOWN)
 
 
 def prefix(path: Path, size: int) -> str | None:
