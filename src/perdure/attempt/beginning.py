@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from perdure.attempt.drift import drift, ground_of
+from perdure.attempt.drift import Ground, drift, ground_of
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import rolled_over
 from perdure.attempt.flags import flags_of
@@ -57,28 +57,14 @@ def begin(
     anew."""
     run = claim.run
     assert run.workspace is not None
-    cwd = Path(run.workspace.path)
-    key = SessionKey(run.spec.agent, run.scope)
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
     records = engine.store.history(run.id, limit=HISTORY)
     ground = ground_of(engine, run, asked, records)
-    if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
-        back = ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
-        place = put_back(engine, run, driver, program, home, asked.session_id, directory / "restore", parts=back)
-        engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(place))])
-    if asked.rung is Rung.REPAIRED:
-        place, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
-        edits = [engine.redactor.text(edit) for edit in asked.edits]
-        engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(place), aside=aside, edits=edits)])
+    _put_in_place(engine, claim, driver, program, home, asked, ground)
     own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
-    if live is not None and asked.expired:
-        expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
-        engine.store.record(claim, [expired])
-    if live is not None and asked.kind is not Start.RESUME and live.id != own_id:
-        gone = rolled_over(engine, driver, run, live, asked.reason) if asked.rolls_over else []
-        engine.store.record(claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
-        live = None
+    if live is not None:
+        live = _staying(engine, claim, driver, asked, live, own_id, now)
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
     if asked.kind is Start.FORK:
@@ -94,18 +80,8 @@ def begin(
     text = prompt(asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts)))
     session = live
     if session is None and own_id:
-        session = Session(
-            key=key,
-            id=own_id,
-            state=SessionState.PINNED,
-            created=now,
-            updated=now,
-            cwd=str(cwd),
-            home=str(home),
-            parent=parent_of(asked),
-            total=total_of(driver, before) if asked.kind is Start.FORK else Usage(),
-            lifetime_s=lifetime_s,
-        )
+        total = total_of(driver, before) if asked.kind is Start.FORK else Usage()
+        session = _announced(claim, home, asked, own_id, now, total, lifetime_s)
     if session is not None:
         session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(now, engine.session_lifetime_s)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -131,6 +107,53 @@ def begin(
         home=home,
         session=session,
         process=None,
+        lifetime_s=lifetime_s,
+    )
+
+
+def _put_in_place(
+    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, asked: Continuation, ground: Ground
+) -> None:
+    """Puts perdure's own copy, or the mended one, where the agent looks, if that is what the conversation goes on from."""
+    if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
+        back = ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
+        restoring = engine.attempt_directory(claim) / "restore"
+        put = put_back(engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back)
+        engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
+    if asked.rung is Rung.REPAIRED:
+        put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
+        edits = [engine.redactor.text(edit) for edit in asked.edits]
+        engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(put), aside=aside, edits=edits)])
+
+
+def _staying(
+    engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, live: Session, own_id: str, now: int
+) -> Session | None:
+    """The scope's conversation, if it stays that; else it is retired, with the cause."""
+    if asked.expired:
+        expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
+        engine.store.record(claim, [expired])
+    if asked.kind is Start.RESUME or live.id == own_id:
+        return live
+    gone = rolled_over(engine, driver, claim.run, live, asked.reason) if asked.rolls_over else []
+    engine.store.record(claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
+    return None
+
+
+def _announced(claim: Claim, home: Path, asked: Continuation, own_id: str, now: int, total: Usage, lifetime_s: float) -> Session:
+    """The scope's new conversation, under the id that the agent is told to give it."""
+    run = claim.run
+    assert run.workspace is not None
+    return Session(
+        key=SessionKey(run.spec.agent, run.scope),
+        id=own_id,
+        state=SessionState.PINNED,
+        created=now,
+        updated=now,
+        cwd=str(Path(run.workspace.path)),
+        home=str(home),
+        parent=parent_of(asked),
+        total=total,
         lifetime_s=lifetime_s,
     )
 
