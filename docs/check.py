@@ -263,7 +263,7 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
                         with redirect_stderr(said):
                             main.parser_of(words[0]).parse_args(words[1:])
                     except SystemExit:
-                        last = said.getvalue().strip().split("\n")[-1]
+                        last = said.getvalue().partition("\n")[0]
                         if "--help" not in words:
                             yield f"{page.name}:{number}: {last}"
 
@@ -281,7 +281,7 @@ def on_a_cluster(words: list[str]) -> Iterator[str]:
             cluster.parser_of(rest[0]).parse_intermixed_args(rest[1:])
     except SystemExit:
         if "--help" not in rest:
-            yield said.getvalue().strip().split("\n")[-1]
+            yield said.getvalue().partition("\n")[0]
 
 
 def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:

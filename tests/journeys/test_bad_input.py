@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,50 @@ def test_hostile_task_name(stage: Stage, task: str) -> None:
     """A task's id that could leave its service's directory is refused."""
     refused(stage.perdure(*RUN, "--service", "billing", f"--task={task}", "Do it."), 2, "task")
     nothing_made(stage)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--permissions", "all", "Do it."),
+        ("run", "--timeout", "soon", "Do it."),
+        ("run", "--nmae", "x", "Do it."),
+        ("show",),
+        ("plan", "chek", "x.toml"),
+        ("--cluster", "ls", "--al"),
+    ],
+)
+def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -> None:
+    """A misspelt or missing word is one sentence and the help to read on, not a screen of usage."""
+    done = stage.perdure(*words)
+    refused(done, 2, "--help")
+    assert len(done.err.splitlines()) == 2, done.err
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("ls", "--help"), ("ls", "--json"), ("doctor",), ("completion", "bash")])
+def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
+    """`perdure ... | true`: nothing is complained of, and the exit code is that of all being well, in whichever way Python buffers."""
+    for environ in (stage.environ, stage.environ | {"PYTHONUNBUFFERED": "1"}):
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "w") as pipe:
+            command = [sys.executable, "-m", "perdure", *words]
+            done = subprocess.run(command, cwd=stage.repo, env=environ, stdout=pipe, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nowhere_to_write(stage: Stage) -> None:
+    """Without a standard output a verb does what it does; on a full one it says so and ends with 7."""
+    shell = f"{sys.executable} -m perdure"
+    for words in ("--help", "ls --json", "doctor", "show nosuch"):
+        done = subprocess.run(["sh", "-c", f"{shell} {words} >&-"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True)
+        assert done.returncode == (5 if "nosuch" in words else 0), done.stderr
+        assert "Traceback" not in done.stderr
+        full = subprocess.run(
+            ["sh", "-c", f"{shell} {words} >/dev/full"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True
+        )
+        assert full.returncode == (5 if "nosuch" in words else 7), full.stderr
+        assert len(full.stderr.splitlines()) == 2, full.stderr
 
 
 def test_missing_base(stage: Stage) -> None:

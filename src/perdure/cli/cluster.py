@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from perdure.cli.parsing import Parser
 from perdure.cli.text import age, clean, clock, one_line, tokens
 from perdure.kubernetes.showing import OVER, STATES, phase, report_of, row_of, why_of
 
@@ -51,7 +52,7 @@ def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
 
 def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentParser:
     """The verb's own parser; that of `where` stands beside it in its help."""
-    parser = argparse.ArgumentParser(prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()])
+    parser = Parser(prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()])
     _part(verb, "arguments")(parser)
     return parser
 

@@ -67,6 +67,10 @@ VERBS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _perform(words))
+
+
+def _perform(words: list[str]) -> int:
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"perdure {__version__}")
         return 0
     if words[0] == "--cluster":
-        return _guarded(lambda: _on_cluster(words[1:], "perdure --cluster"))
+        return _on_cluster(words[1:], "perdure --cluster")
     verb = words[0]
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
@@ -86,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to the end of the line (`...`) cannot.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
-    return _guarded(lambda: _part(verb, "verb")(arguments))
+    code: int = _part(verb, "verb")(arguments)
+    return code
 
 
 def kubectl_perdure() -> int:
@@ -102,10 +107,13 @@ def _on_cluster(words: Sequence[str], prog: str) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """What a verb returns, or what its error is worth."""
+    _open_streams()
     if not faulthandler.is_enabled():
         faulthandler.enable(2)  # Else a fault in a library ends it without a word.
+    code = 0
     try:
         code = run()
+        sys.stdout.flush()
     except ConfigError as error:
         for problem in error.problems:
             print(f"perdure: {problem}", file=sys.stderr)
@@ -113,29 +121,45 @@ def _guarded(run: Callable[[], int]) -> int:
     except PerdureError as error:
         return _refuse(str(error), error.hint, error.exit_code)
     except BrokenPipeError:
-        # The reader went away (`perdure logs | head`); nothing is wrong, and Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code  # The reader went away (`perdure logs | head`); nothing is wrong.
     except KeyboardInterrupt:
         return 130
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _refuse(f"The disk under {error.filename or 'a file of perdure'} is full", "free some space, then try again", 7)
+    finally:
+        _let_go()
     return code
+
+
+def _open_streams() -> None:
+    """Where a program was started without a standard stream (`perdure ls >&-`), nothing is what it writes to and reads."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _let_go() -> None:
+    """What cannot be written any more is dropped: else Python tries again at its exit, complains, and makes a code of its own of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The verb's own parser: what it takes is read here by the command, its reference, its manual page and the completion."""
     import argparse
 
+    from perdure.cli.parsing import Parser
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:
         # With a width of its own, because argparse would load shutil (and its compressors) for each flag to find one.
         return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
 
-    parser = argparse.ArgumentParser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False, formatter_class=form)
+    parser = Parser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False, formatter_class=form)
     _part(verb, "arguments")(parser)
     return parser
 
