@@ -444,6 +444,20 @@ def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
     assert one.perdure("config", "show").code == 2
 
 
+def test_settings_are_shown_as_they_may_be_written(stage: MakeStage) -> None:
+    """`config` alone shows them; durations stand there and in `doctor` as in a file, rules and sources as a person reads them; and
+    `doctor` names a usual agent that there is not."""
+    one = stage("say Done.")
+    config = one.home / ".config/perdure/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('agent = "clod"\ntimeout = "2h"\n[webhooks.shop]\nforge = "gitea"\nsecret_env = "SHOP"\n')
+    said = one.perdure("config").out
+    assert "\ntimeout             2h\n" in said and "\ngc_workdirs         14d\n" in said and "shop (gitea, " in said
+    found = one.perdure("doctor")
+    assert found.code == 1 and "bad   agents       the setting agent: There is no agent named 'clod'" in found.out
+    assert f"timeout = 2h  ({config}:2)" in found.out and "webhooks = shop (gitea, " in found.out
+
+
 def test_the_shell_completes(stage: MakeStage) -> None:
     """bash completes verbs, flags, choices and the names of runs; the scripts for all shells are made without an error."""
     one = stage("say Done.")
@@ -494,6 +508,10 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
     config.unlink()
     (one.state / "perdure.db").write_bytes(b"this is no database, " * 300)
     refused(one.perdure("ls"), 7, "damaged")
+    shutil.rmtree(one.state)
+    one.state.write_text("no directory\n")
+    for words in (("ls",), ("show", "one"), ("run", "--agent", "claude", "Do it.")):
+        refused(one.perdure(*words), 7, "state directory", "not a directory")
 
 
 HEAVY = {

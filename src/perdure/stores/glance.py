@@ -31,8 +31,12 @@ COLUMNS = (
 
 def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str | int]] | None:
     """The rows that `find` would give, newest first, each by the names in COLUMNS; None if that cannot be told quickly."""
-    if not os.path.exists(path):  # noqa: PTH110
+    try:
+        os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
         return []
+    except OSError:
+        return None
     try:
         connection = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
     except sqlite3.Error:

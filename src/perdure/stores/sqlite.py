@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 
 from perdure.errors import Conflict, StoreError, UsageError
 from perdure.stores.disk import refuse_network
@@ -105,7 +106,7 @@ def connect(path: Path, *, read_only: bool = False, allow_network: bool = False,
     if not allow_network:
         refuse_network(path.parent)
     with in_words(place):
-        _refuse_fragment(path, place)
+        _refuse_unlike(path, place)
         if read_only:
             return _open_for_reading(path, place)
         if ballast is not None:
@@ -218,9 +219,15 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
         raise StoreError(f"{place} lies on a file system without what SQLite's write-ahead log needs", "choose a local disk")
 
 
-def _refuse_fragment(path: Path, place: str) -> None:
-    """SQLite takes a file of less than its smallest page for an empty one, and would write over it."""
-    if path.is_file() and 0 < path.stat().st_size < SMALLEST_PAGE:
+def _refuse_unlike(path: Path, place: str) -> None:
+    """What cannot be looked at is not taken for nothing; nor a file of less than SQLite's smallest page, which SQLite would write over."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"The state directory {path.parent} cannot be used: {_why(error)}", ELSEWHERE) from error
+    if S_ISREG(found.st_mode) and 0 < found.st_size < SMALLEST_PAGE:
         raise _damaged(place, "it is too short for a database")
 
 
