@@ -11,3 +11,11 @@ def duration(text: str) -> float:
     if not match:
         raise ValueError("a duration such as 90s, 15m or 2h is needed")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
+
+
+def written(seconds: float) -> str:
+    """A duration as people write it, in the largest unit that divides it: `90s`, `2h`, `14d`. `duration` reads it back."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:.12g}s"

@@ -13,7 +13,7 @@ from perdure.config import Settings
 from perdure.config.passwords import password, shown
 from perdure.config.reading import LIMITS, NOT_FOR_PROJECTS, load
 from perdure.config.values import READERS
-from perdure.durations import duration
+from perdure.durations import duration, written
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
 
@@ -147,6 +147,23 @@ def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
     starts += [f"{project}:2: backend: one of worktree, isolated", "PERDURE_ATTEMPTS: a whole number", "PERDURE_BUDGET_USD: an amount"]
     for problem, start in zip(problems, starts, strict=True):
         assert problem.startswith(start)
+
+
+def test_a_misspelt_setting_is_told_the_nearest(place: Place) -> None:
+    """A name that is nearly one of ours gets that one named, and every unknown one the command that lists them, not the list itself."""
+    place.user_file.write_text("agnet = 'claude'\n[serv]\nlisten = 'x'\n")
+    near, table = place.problems()
+    assert near.endswith("there is no setting 'agnet', but there is 'agent'; perdure config show lists them")
+    assert "but there is 'serve'" in table
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "0s"), (0.25, "0.25s"), (90.0, "90s"), (600.0, "10m"), (7200.0, "2h"), (1209600.0, "14d"), (1234567.5, "1234567.5s")],
+)
+def test_a_duration_is_shown_as_it_may_be_written(seconds: float, words: str) -> None:
+    """What `config show` and `doctor` print of a duration can be copied into a file, and means the same."""
+    assert written(seconds) == words and duration(words) == seconds
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_PROJECTS))

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from perdure.cli import doctor_serve
 from perdure.cli.compose import DATABASE, environment, settings
+from perdure.cli.settled import printed
 from perdure.cli.text import clean, clock
 from perdure.config import Settings
-from perdure.config.passwords import shown, without_password
+from perdure.config.passwords import without_password
 from perdure.config.reading import load
 from perdure.errors import ConfigError, PerdureError
 from perdure.lateclass import dataclass
@@ -69,8 +70,8 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
-    """Settings that are not defaults: their value and where it came from."""
-    return {name: (str(shown(name, getattr(chosen, name))), place) for name, place in chosen.origin.items()}
+    """Settings that are not defaults: their value, as a person would write it, and where it came from."""
+    return {name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()}
 
 
 def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> Iterator[Finding]:
@@ -78,6 +79,7 @@ def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> It
     yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     yield from _git()
     yield from _agents(chosen, agents)
+    yield from _usual_agent(chosen)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory, chosen)
     yield from _store(chosen)
@@ -135,6 +137,16 @@ def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
             yield Finding(name, "bad", f"{home} is a link to nothing: conversations would be lost without a word")
     if not found:
         yield Finding("agents", "bad", "no agent is installed")
+
+
+def _usual_agent(chosen: Settings) -> Iterator[Finding]:
+    """The agent that the settings choose, where nobody knows it."""
+    from perdure import drivers
+
+    try:
+        drivers.load(chosen.agent)
+    except PerdureError as error:
+        yield Finding("agents", "bad", f"the setting agent: {str(error).rstrip('.')}. {error.hint}".rstrip("."))
 
 
 def removes(kept: Retention) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import clean
 from perdure.config.passwords import shown
+from perdure.config.values import DURATIONS
+from perdure.durations import written
 from perdure.model import RunState
 
 DEFAULT = "default"
@@ -48,7 +50,7 @@ def _words(abilities: dict[str, Any]) -> list[str]:
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["show"], help="show: every setting and its value")
+    parser.add_argument("what", nargs="?", choices=["show"], default="show", help="show (the default): every setting and its value")
     parser.add_argument("--origin", action="store_true", help="also where each comes from: a variable, a file and line, or the default")
     parser.add_argument("--json", action="store_true")
 
@@ -62,9 +64,14 @@ def config_verb(arguments: argparse.Namespace) -> int:
         return 0
     width = max(map(len, names))
     for name, setting in found.items():
-        line = f"{name:{width}}  {clean(str(setting['value']))}"
+        line = f"{name:{width}}  {clean(printed(name, getattr(chosen, name)))}"
         print(f"{line}  ({clean(str(setting['origin']))})" if arguments.origin else line.rstrip())
     return 0
+
+
+def printed(name: str, value: Any) -> str:
+    """A setting's value for a person: a duration as it may be written in a file, the parts of a list one after the other."""
+    return written(value) if name in DURATIONS else str(_plain(shown(name, value)))
 
 
 def _plain(value: Any) -> str | int | float:

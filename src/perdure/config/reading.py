@@ -110,7 +110,7 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
     for key, value in flat(table):
         place = f"{file}:{_line(text, key)}"
         if key not in READERS:
-            problems.append(f"{place}: there is no setting {key!r}; known are {', '.join(READERS)}")
+            problems.append(f"{place}: there is no setting {key!r}{_near(key)}; perdure config show lists them")
         elif not trusted and key in NOT_FOR_PROJECTS:
             problems.append(f"{place}: {key!r} may not be set by a project; put it into your own configuration")
         else:
@@ -119,6 +119,13 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
             except ValueError as error:
                 problems.append(f"{place}: {key}: {error}{_not(key, value)}")
     return found
+
+
+def _near(key: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, [*READERS, *TABLES], 1)
+    return f", but there is {near[0]!r}" if near else ""
 
 
 def _not(key: str, value: Any) -> str:

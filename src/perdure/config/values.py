@@ -248,3 +248,6 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "webhooks": _sources,
     "agents": _rules,
 }
+
+DURATIONS = frozenset(name for name, read in READERS.items() if read in (_seconds, _lease))
+"""Settings that are durations: read from words such as `2h`, kept in seconds."""
