@@ -11,6 +11,7 @@ from perdure import service
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import RESET, Condition, RunState, Session, SessionKey, SessionState, TaskRun
 from perdure.sweeper import Target, reset, restore
+from perdure.sweeper.reset import clear
 from tests.sweeper.ground import Ground
 
 
@@ -93,6 +94,18 @@ def test_whose_work_is_meant(ground: Ground, what: str) -> None:
     cleared = reset(ground.engine, target, ground.yard.repo / "src")
     assert {run.name for run in cleared.runs} == meant
     assert len(cleared.trash) == len(meant)
+
+
+@pytest.mark.parametrize("repo", ["https://git.example.com/shop/web", "https://git.example.com/shop/web.git/"])
+def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground, repo: str) -> None:
+    """With `.git` at its end or without, as a rule's `clone` may have it; another repository's issue of that number is not meant."""
+    spec = ground.yard.spec("isolated", scope="src:dev:shop/web#12")
+    planned = ground.engine.workspaces.plan(spec, "web", ground.yard.repo)
+    run = ground.engine.store.add(spec, "a" * 32, "web", replace(planned, repo="https://git.example.com/shop/web.git"))
+    ground.engine.store.request_cancel(run.id)
+    assert [found.name for found in clear(ground.engine, Target(issue="12", repo=repo), ground.yard.top)] == ["web"]
+    with pytest.raises(NotFound):
+        clear(ground.engine, Target(issue="12", repo="https://git.example.com/bank/web"), ground.yard.top)
 
 
 def test_nothing_is_meant(ground: Ground) -> None:

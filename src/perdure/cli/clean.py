@@ -138,7 +138,7 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         ("saved as", cleared.saved),
         ("retired", cleared.sessions),
         ("stays", cleared.kept),
-        ("nowhere else", cleared.unsaved),
+        ("nowhere else" if arguments.dry_run else "was nowhere else", cleared.unsaved),
     ):
         for line in lines:
             print(f"  {label}: {one_line(line, 300)}")

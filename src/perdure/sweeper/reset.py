@@ -100,7 +100,12 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
     if not workspace.repo:
         return False
     start = (cwd / Path(repo or ".").expanduser()).resolve()
-    return repo == workspace.repo or Path(workspace.repo) in (start, *start.parents)
+    return _address(repo) == _address(workspace.repo) or Path(workspace.repo) in (start, *start.parents)
+
+
+def _address(repo: str) -> str:
+    """The address of a repository as it may be compared: servers take it with `.git` and without."""
+    return repo.rstrip("/").removesuffix(".git") if "://" in repo else repo
 
 
 def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Cleared:
