@@ -533,6 +533,7 @@ def test_all_conversations_are_listed_with_where_they_came_from(stage: MakeStage
     assert [entry["id"] for entry in shown["lineage"]] == [parent]
     text = one.perdure("sessions", "show", fork).out
     assert f"comes from  {parent}  task" in text and "In the fork." in text
+    assert one.perdure("sessions", "show", "branched").out == text
     assert one.perdure("sessions", "show", "ffffffff").code == 5
 
 

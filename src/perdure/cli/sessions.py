@@ -26,7 +26,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         "stats: how often conversations went on; rebuild: make lost records again"
     )
     parser.add_argument("what", nargs="?", choices=["ls", "show", "check", "mend", "stats", "rebuild"], default="ls", help=whats)
-    parser.add_argument("id", nargs="*", metavar="ID", help="a conversation's id, or its beginning")
+    parser.add_argument("id", nargs="*", metavar="ID", help="a conversation's id or its beginning, or its run's name")
     parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
     parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
     parser.add_argument("-n", "--limit", type=int, default=50)

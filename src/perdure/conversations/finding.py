@@ -118,15 +118,18 @@ class Shelf:
         return [self._priced(entry) for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]]
 
     def find(self, ref: str) -> Entry:
-        """The conversation with this id, or the only one whose id begins so. Raises NotFound, UsageError for an ambiguous one."""
+        """The conversation with this id, or the only one whose id begins so, or the newest of the run with this name. Raises NotFound,
+        UsageError for an ambiguous one."""
         exact = self._exact(ref)
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
-        near = [entry for entry in self.entries(LOOKED_THROUGH * 4) if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
-        if len(near) == 1:
-            return near[0]
-        if near:
+        entries = self.entries(LOOKED_THROUGH * 4)
+        near = [entry for entry in entries if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
+        if len(near) > 1:
             raise UsageError(f"{ref!r} is the beginning of several conversations", "one of: " + ", ".join(entry.id for entry in near[:5]))
+        near += [entry for entry in entries if entry.run is not None and entry.run.name == ref]
+        if near:
+            return near[0]
         raise NotFound(f"There is no conversation and no run {ref!r}", "perdure sessions, perdure ls")
 
     def lineage(self, entry: Entry) -> list[Entry]:
