@@ -137,7 +137,8 @@ def line_of(record: Record) -> str:
         case RunTakenBack(turns=turns, others=others):
             return f"taken back: {turns} turn(s) came by hand" + (f"; begun beside it: {', '.join(others)}" if others else "")
         case RunFinished(state=state, reason=reason):
-            return f"{state}{': ' + one_line(reason, 200) if reason else ''}"
+            why = reason.removeprefix(f"{state}: ")  # an attempt that failed leaves a run that failed: said once
+            return f"{state}{': ' + one_line(why, 200) if why else ''}"
         case _:
             return ""
 

@@ -247,6 +247,8 @@ def test_rm_keeps_everything(stage: MakeStage) -> None:
     one = stage(WRITES)
     top = ran(one)
     run = one.show()
+    rows = one.perdure("gc", "--dry-run", "--all", "--json").json["rows"]
+    assert [row["name"] for row in rows if row["class"] == "unknown"] == [], "what perdure makes itself is known to it"
     copies = [path.read_bytes() for path in one.copies()]
     done = one.perdure("rm", "--force", "task")
     assert done.code == 0, done.err

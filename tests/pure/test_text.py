@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.cli.text import age, clean, clock, cut, one_line, tokens, visible
+from perdure.events import Record, RunFinished
+from perdure.logline import line_of
 
 HOSTILE = {
     "clipboard (OSC 52)": ("a\x1b]52;c;cm0gLXJmIC8=\x07b", "ab"),
@@ -109,6 +111,14 @@ def test_ages(seconds: int, words: str) -> None:
 def test_token_counts(count: int, words: str) -> None:
     """Short, and never a thousand thousands."""
     assert tokens(count) == words
+
+
+def test_why_a_run_has_failed_is_said_once() -> None:
+    """A run that failed because an attempt failed: one word for both, as the run's own line and as why it has failed."""
+    ended = RunFinished(state="failed", reason="failed: killed by SIGKILL; 1 of 1 attempts used")
+    assert line_of(Record("r", 1, 0, 0, ended)) == "failed: killed by SIGKILL; 1 of 1 attempts used"
+    assert line_of(Record("r", 1, 0, 0, RunFinished(state="failed", reason="lost: no word"))) == "failed: lost: no word"
+    assert line_of(Record("r", 1, 0, 0, RunFinished(state="succeeded"))) == "succeeded"
 
 
 def test_a_moment_is_local_time() -> None:

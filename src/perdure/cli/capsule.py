@@ -63,7 +63,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
     if manifest.redacted:
         print(f"  {manifest.redacted} secret(s) replaced by asterisks")
     _told("left out", manifest.left_out)
-    print("  on the other machine:  perdure import FILE, then perdure retry NAME")
+    print(f"  on the other machine:  perdure import {clean(done.path.name)}")
     return 0
 
 

@@ -147,5 +147,6 @@ def _line(each: Delivery, now: int) -> tuple[str, ...]:
     what = each.reason
     if intent is not None:
         where = f"{intent.repository}{f'#{intent.number}' if intent.number else ''}"
-        what = " ".join(filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else "", intent.title, each.reason]))
+        what = " ".join(filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else ""]))
+        what += "".join(f"{mark} {text}" for mark, text in ((":", intent.title), (";", each.reason)) if text)
     return (str(each.number), each.source, one_line(each.event, 40), each.state.value, age(each.received, now), one_line(what, 200))
