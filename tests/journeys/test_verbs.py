@@ -171,6 +171,7 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
         assert code == 0 and len(lines) == 3, screen
         assert all(sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in line) <= columns for line in lines)
         assert all("failed" in line for line in lines[1:] if columns > 40)
+        assert lines[1].startswith("short ") and lines[2].startswith(long[:15]), "a name is what the next command needs"
     assert long in one.perdure("ls").out
 
 

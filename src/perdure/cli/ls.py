@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DATABASE = "perdure.db"
+LEAST = 16
+"""So many columns of a name are shown on the narrowest terminal."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "run_after", "fill_tokens", "fill_window")
 Row = dict[str, "str | int"]
@@ -100,8 +102,8 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # A long name gives way before all that stands after it is lost.
-        widths[0] = max(len(head[0]), min(widths[0], room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2))
+        # A long name gives way before all that stands after it is lost; but it is what the next command needs.
+        widths[0] = min(widths[0], max(LEAST, room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2))
     for row in (head, *rows):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
         print(cut("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), room))
