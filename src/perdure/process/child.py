@@ -136,8 +136,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """A file that only its owner can read. `whole`: there whole or not at all."""
-    target = path.with_name(path.name + ".new") if whole else path
+    """A file that only its owner can read. `whole`: there whole or not at all, whoever else writes it at the same moment."""
+    target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new") if whole else path
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)
