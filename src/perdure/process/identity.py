@@ -5,6 +5,7 @@ Also a worker's name for itself, by which another worker on the same host can te
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -74,14 +75,22 @@ class Identity:
 
 
 def machine(state: Path) -> str:
-    """This machine's own id: made once, and kept in the state directory."""
+    """This machine's own id: made once, and kept in the state directory. Whoever asks first, and at the same moment, gets the same."""
     place = state / "machine"
-    with suppress(FileExistsError):
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(uuid.uuid4().hex)
-    return place.read_text().strip()
+    with suppress(FileNotFoundError):
+        if known := place.read_text().strip():
+            return known
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        known = file.read().strip()
+        if not known:
+            known = uuid.uuid4().hex
+            file.write(known)
+            file.flush()
+            os.fsync(fd)
+    return known
 
 
 def this_host(state: Path, patience_s: float | None) -> Host:

@@ -1,0 +1,54 @@
+"""Several threads of one process at the files of one attempt, and of one machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from perdure.process import hold, machine
+
+
+def at_once(count: int, go: Callable[[], object]) -> list[object]:
+    """What so many threads get that begin at the same moment; an error is one answer of them."""
+    gate, got = threading.Barrier(count), list[object]()
+
+    def one() -> None:
+        gate.wait()
+        try:
+            got.append(go())
+        except Exception as error:
+            got.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
+    """The heart and whoever follows a program renew one lease at the same moment: neither fails, and the shim never finds half of it."""
+    torn: list[bytes] = []
+
+    def renew() -> None:
+        for number in range(300):
+            hold(tmp_path, float(number), 1e9)
+            if len((said := (tmp_path / "lease").read_bytes()).split()) != 2:
+                torn.append(said)
+
+    assert at_once(3, renew) == [None] * 3
+    assert torn == []
+    assert [path.name for path in tmp_path.iterdir()] == ["lease"]
+
+
+def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
+    """All get the same id, also those who come while it is being made, or after one who was killed before it had written it."""
+    for number in range(100):
+        state = tmp_path / f"{number}" / "state"
+        if number % 2:
+            state.mkdir(parents=True)
+            (state / "machine").touch()
+        got = at_once(4, lambda state=state: machine(state))  # type: ignore[misc]
+        assert set(got) == {(state / "machine").read_text()} and len(str(got[0])) == 32, got
