@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
@@ -45,6 +46,14 @@ def at_home(path: str) -> str:
     """The path for a person, with `~` for the home directory."""
     home = os.environ.get("HOME", "")
     return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
+
+
+def tell(line: str) -> None:
+    """A line on standard error. A log that takes none (its disk is full, its reader is gone) ends no thread and fails no attempt."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # ValueError: it is closed
+        return
 
 
 def age(then_ms: int, now_ms: int) -> str:

@@ -6,13 +6,13 @@ Called by the command line (`perdure.cli`) and by `perdure.open`. Everything hea
 from __future__ import annotations
 
 import atexit
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.config import Settings
 from perdure.config.passwords import password
+from perdure.text import tell
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
@@ -137,7 +137,7 @@ def this_host(chosen: Settings) -> Host:
 
 
 def _tell(what: str) -> None:
-    print(f"perdure: {what}", file=sys.stderr, flush=True)
+    tell(f"perdure: {what}")
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:

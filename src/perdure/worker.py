@@ -6,7 +6,6 @@ works; a second perdure on the same task is refused.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -17,6 +16,7 @@ from perdure.attempt import Engine, perform, seat_of, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.lifecycle import FINAL
 from perdure.model import Claim, RunState, Seat, TaskRun
+from perdure.text import tell
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -162,7 +162,7 @@ class _Told:
         now = time.monotonic()
         if words != self._words or now - self._at >= TELL_S:
             self._words, self._at = words, now
-            print(f"perdure: {words}", file=sys.stderr, flush=True)
+            tell(f"perdure: {words}")
 
 
 def _looked(engine: Engine, mine: set[str], told: _Told | None) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
@@ -218,7 +218,7 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
     except LostLease:
         return False
     except (PerdureError, OSError) as error:
-        print(f"perdure: {error}", file=sys.stderr, flush=True)
+        tell(f"perdure: {error}")
         return False
     return True
 

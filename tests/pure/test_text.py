@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import perdure
 from perdure.cli.text import age, clean, clock, cut, one_line, tokens, visible
 from perdure.events import Record, RunFinished
 from perdure.logline import line_of
@@ -125,3 +131,32 @@ def test_a_moment_is_local_time() -> None:
     """Year to second, as a person reads it."""
     assert len(clock(1_700_000_000_000)) == len("2023-11-14 22:13:20")
     assert clock(1_700_000_000_999) == clock(1_700_000_000_000)
+
+
+@pytest.mark.parametrize("log", ["full", "gone", "closed"])
+def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
+    """A log on a full disk, one whose reader has gone, and none at all: what is told is lost, and the thread that told it goes on."""
+    code = "from perdure.cli.pool import say\nfor n in range(3): say(f'line {n}')\nprint('goes on')"
+    if log == "closed":
+        code = f"import os, sys\nsys.stderr.close()\n{code}"
+    if log == "gone":
+        reader, taken = os.pipe()
+        os.close(reader)
+    else:
+        taken = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=taken, text=True, check=False)
+    os.close(taken)
+    assert done.stdout == "goes on\n"
+
+
+def test_what_runs_in_threads_tells_by_tell() -> None:
+    """Outside the command line and the programs that perdure starts, nobody prints to standard error in another way."""
+    top = Path(perdure.__file__).parent
+    found = [
+        f"{path.relative_to(top)}:{node.lineno}"
+        for path in top.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if path.relative_to(top).parts[0] not in ("cli", "rehearsal", "text.py") and path.name != "init.py"
+    ]
+    assert found == []

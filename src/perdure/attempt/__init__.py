@@ -9,8 +9,6 @@ events, deadlines, collisions), `reading` (what the events add up to), `checkpoi
 
 from __future__ import annotations
 
-import sys
-
 from perdure.attempt.accounts import names as what_may_be_parked
 from perdure.attempt.accounts import seat_of, wait_for
 from perdure.attempt.beating import beating
@@ -24,6 +22,7 @@ from perdure.attempt.opening import open_attempt, reopen_attempt
 from perdure.attempt.watching import watch
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
+from perdure.text import tell
 
 __all__ = ["Engine", "forget_checkpoints", "perform", "seat_of", "take_over", "wait_for", "what_may_be_parked"]
 
@@ -84,5 +83,5 @@ def _follow(engine: Engine, opened: Opened) -> TaskRun:
         checkpoints = Checkpointing(engine, opened)
         run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
     if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
-        print(f"perdure: {run.name} was not brought to the checkpoint store: {engine.redactor.text(trouble)}", file=sys.stderr, flush=True)
+        tell(f"perdure: {run.name} was not brought to the checkpoint store: {engine.redactor.text(trouble)}")
     return run

@@ -212,9 +212,9 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
 
 
 def _tell(line: str) -> None:
-    from perdure.cli.text import one_line
+    from perdure.text import one_line, tell
 
-    print(one_line(line, WIDTH), file=sys.stderr, flush=True)
+    tell(one_line(line, WIDTH))
 
 
 def _file(directory: Path, name: str) -> bytes:

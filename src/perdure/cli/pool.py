@@ -20,6 +20,7 @@ from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import one_line
 from perdure.events import AttemptAdopted, AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued
 from perdure.logline import line_of
+from perdure.text import tell
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
@@ -47,7 +48,7 @@ def jobs_of(text: str) -> int:
 
 
 def say(text: str) -> None:
-    print(f"perdure: {one_line(text, 300)}", file=sys.stderr, flush=True)
+    tell(f"perdure: {one_line(text, 300)}")
 
 
 class Wishes:
@@ -98,5 +99,5 @@ def work_verb(arguments: argparse.Namespace) -> int:
     engine = open_pool(chosen, wishes)
     with Housekeeping(engine, chosen, say):
         done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
-    print(f"perdure: {done} attempt(s) done", file=sys.stderr)
+    tell(f"perdure: {done} attempt(s) done")
     return 0

@@ -7,7 +7,6 @@ no more, sees that, and stops. So does adding a run that another pod began to pu
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +23,7 @@ from perdure.conversations.finding import Shelf
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.kubernetes.order import Order
 from perdure.model import RESET, Session, SessionKey, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.text import tell
 from perdure.transcripts import snapshot
 
 
@@ -55,7 +55,7 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     except NotFound:
         return None
     if manifest.left_out:
-        print(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}", file=sys.stderr, flush=True)
+        tell(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}")
     wish = Wish(source=order.checkpoints, name=_free_name(engine, order), spec=spec)
     return take_up(engine, order.run_id, order.checkpoints, wish, over=True).run
 
