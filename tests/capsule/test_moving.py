@@ -9,11 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -355,6 +358,43 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     moving.take_up(two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True)
     assert prints(tmp_path / "here") == prints(workdir)
     assert two.copies.of("claude", SESSION).read_bytes() == transcript.read_bytes()
+
+
+def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
+    """Attempts beside each other, of which each settles now and then: nothing of a run is brought out twice at once, which would be two
+    manifests of one number, and one of them refused as if another machine had been quicker."""
+
+    class Watched:
+        """A store that is asked at the beginning of each bringing out, and lets none go on."""
+
+        def __init__(self) -> None:
+            self.turn, self.inside, self.twice = threading.Lock(), Counter[str](), 0
+
+        def checkpoints(self, run: str) -> list[object]:
+            return [object()]
+
+        def get(self, run: str) -> None:
+            with self.turn:
+                self.inside[run] += 1
+                self.twice += self.inside[run] > 1
+            time.sleep(0.001)
+            with self.turn:
+                self.inside[run] -= 1
+            raise NotFound(f"{run} is not there")
+
+    store = Watched()
+    publishing = Publishing(replace(machine("one"), store=cast(Any, store)), "memory://", Ways())
+
+    def work(run: str) -> None:
+        for _ in range(30):
+            for _ in range(3):
+                publishing.published(cast(Any, SimpleNamespace(run=run)))
+            assert "is not there" in publishing.settle(run)
+
+    with ThreadPoolExecutor(3) as threads:
+        for each in [threads.submit(work, run) for run in ("a", "b", "c")]:
+            each.result()
+    assert store.twice == 0
 
 
 def test_who_lost_its_place_publishes_nothing(machine: Machine, repository: Path, tmp_path: Path) -> None:

@@ -188,12 +188,12 @@ class Publishing:
         with self._turn:
             self._newest.pop(run_id, None)
             self._settled.discard(run_id)
-            pool, self._pool = self._pool, None
-            lost = self._lost.get(run_id)
-        if pool is not None:
-            pool.shutdown()
+            # Other runs go on with the same thread: when this is its turn, what it had begun of this run is done.
+            ahead = self._pool.submit(lambda: None) if self._pool is not None else None
+        if ahead is not None:
+            ahead.result()
         checkpoints = self.engine.store.checkpoints(run_id)
-        if lost is not None or not checkpoints:
+        if run_id in self._lost or not checkpoints:
             return ""
         try:
             run = self.engine.store.get(run_id)
