@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from perdure.cli import housekeeping
 from perdure.cli.housekeeping import Housekeeping
-from perdure.sweeper import due
+from perdure.errors import Conflict
+from perdure.sweeper import due, sweeping
 from perdure.volumes import Ballast, Volumes
 from perdure.worker import work
 from tests.sweeper.ground import Ground
@@ -59,6 +66,39 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
     for _ in range(3):
         keeping.look()
     assert len(said) == 2 and "room again" in said[1] and ballast.path.exists()
+
+
+def test_nothing_ends_the_housekeeping(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw is told, and the next round is made all the same."""
+    monkeypatch.setattr(housekeeping, "EVERY_S", 0.01)
+    again = threading.Event()
+    said: list[str] = []
+
+    class Odd:
+        asked = 0
+        ballast = None
+
+        def crowded(self) -> str:
+            self.asked += 1
+            if self.asked == 2:
+                raise RuntimeError("what nobody foresaw")
+            if self.asked == 3:
+                again.set()
+            return ""
+
+    with Housekeeping(replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append):
+        assert again.wait(90)
+    assert [line for line in said if "nobody foresaw" in line] == ["how much room there is cannot be looked at: what nobody foresaw"]
+
+
+def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
+    """Another sweep may follow at once, even while a child that another thread is starting has all descriptors of this one yet."""
+    with sweeping._alone(ground.engine):
+        lock = next(fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).endswith("/sweep.lock"))
+        child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[int(lock.name)])
+    with sweeping._alone(ground.engine), pytest.raises(Conflict, match="Another sweep"), sweeping._alone(ground.engine):
+        raise AssertionError("two at once")
+    child.communicate(b"\n")
 
 
 def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(ground: Ground, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from types import TracebackType
 
 from perdure.attempt import Engine
 from perdure.config import Settings
-from perdure.errors import PerdureError
 from perdure.sweeper import due, rules_of, sweep
 
 EVERY_S = 60.0
@@ -36,10 +35,17 @@ class Housekeeping:
 
     def _go(self) -> None:
         while True:
-            self._sweep()
+            self._try(self._sweep, "the daily sweep failed")
             if self._over.wait(EVERY_S):
                 return
-            self.look()
+            self._try(self.look, "how much room there is cannot be looked at")
+
+    def _try(self, step: Callable[[], None], trouble: str) -> None:
+        """Whatever is wrong is told, once a round: nobody would notice that this thread has ended."""
+        try:
+            step()
+        except Exception as error:
+            self._say(f"{trouble}: {error or type(error).__name__}")
 
     def look(self) -> None:
         """Tells once when new work must wait for room, and once when it need not any more; makes the ballast where it can."""
@@ -53,14 +59,11 @@ class Housekeeping:
             ballast.make(spare=self._settings.disk_refuse_bytes)
 
     def _sweep(self) -> None:
-        try:
-            if not due(self._engine):
-                return
-            now = self._engine.store.now()
-            self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
-            swept = sweep(self._engine, rules_of(self._settings))
-            if swept.taken or swept.for_a_person:
-                look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
-                self._say(f"swept: {len(swept.taken)} taken{look}")
-        except (PerdureError, OSError) as error:
-            self._say(f"the daily sweep failed: {error}")
+        if not due(self._engine):
+            return
+        now = self._engine.store.now()
+        self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
+        swept = sweep(self._engine, rules_of(self._settings))
+        if swept.taken or swept.for_a_person:
+            look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
+            self._say(f"swept: {len(swept.taken)} taken{look}")

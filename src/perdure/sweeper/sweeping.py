@@ -118,6 +118,8 @@ def _alone(engine: Engine) -> Iterator[None]:
     except BlockingIOError:
         raise Conflict("Another sweep is at work", "wait for it to end") from None
     finally:
+        # Closing does not: a child that another thread is just starting has the descriptor as well, until it has become its program.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 
