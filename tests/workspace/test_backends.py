@@ -140,6 +140,15 @@ def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
     os.close(yard.workspaces.lock(workspace))
 
 
+def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
+    """A child that another thread was just starting has all descriptors until it becomes its program: nobody is at work by that."""
+    workspace = yard.plan("worktree")
+    fd = yard.workspaces.lock(workspace, "brave-otter")
+    with subprocess.Popen(["sleep", "0.2"], pass_fds=[fd]):
+        os.close(fd)
+        os.close(yard.workspaces.lock(workspace))
+
+
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
     """Of six that come at the same moment one makes it, and all get it whole."""

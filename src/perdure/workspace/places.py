@@ -21,6 +21,8 @@ from perdure.errors import Conflict, InUse, WorkspaceError
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 
+MOMENT_S = 2.0
+
 
 def make_private(directory: Path) -> Path:
     """Makes a directory of perdure's own, readable by nobody else. Raises WorkspaceError."""
@@ -39,10 +41,11 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
 def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
     """The workspace's lock, now or never. Raises InUse with what is known of the holder.
 
-    A tenth of a second is granted: a child that a killed supervisor was just starting holds its descriptors until it is gone.
+    A moment is granted: a child that another thread, or a killed supervisor, was just starting holds its descriptors until it has become
+    its program. On a busy machine that was a third of a second.
     """
     fd = _open(places.lock(workspace.id))
-    if not _lock(fd, 0.1):
+    if not _lock(fd, MOMENT_S):
         known, is_brief = _holder(fd)
         os.close(fd)
         raise InUse(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.", brief=is_brief)
