@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from typing import Any
 import psycopg
 
 from perdure import stores
+from tests.servers.ports import free_port
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 """For tests that nothing has to outlive."""
@@ -59,7 +59,7 @@ class Server:
         if self.account is not None:
             os.chown(self.top, self.account.pw_uid, self.account.pw_gid)
         self.settings = {**FAST, "max_connections": "60", "shared_buffers": "16MB", **settings}
-        self.port = _free_port()
+        self.port = free_port()
         self._turn = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         command = ["initdb", "-D", "cluster", "-U", "perdure", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "--no-instructions"]
@@ -146,12 +146,6 @@ class Server:
 
 
 _ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _is_postgres(pid: int) -> bool:
