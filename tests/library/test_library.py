@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -143,6 +145,42 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
     one.nothing_survives()
     assert one.show(name)["state"] == "cancelled"
     assert one.perdure("retry", name).code == 0
+
+
+def test_many_that_work_hold_up_nothing() -> None:
+    """More runs than an event loop has threads: what is asked meanwhile is answered, and all are stopped when they are cancelled."""
+
+    class Working:
+        """A door behind which each run works until it is stopped."""
+
+        def __init__(self) -> None:
+            self.over = {str(number): threading.Event() for number in range(40)}
+            self.working = threading.Semaphore(0)
+
+        def follow(self, ref: str) -> str:
+            self.working.release()
+            assert self.over[ref].wait(90), f"{ref} was never stopped"
+            return ref
+
+        def stop(self, ref: str) -> None:
+            self.over[ref].set()
+
+        def get(self, ref: str) -> str:
+            return ref
+
+    async def program() -> list[object]:
+        door = Working()
+        runner = perdure.AsyncRunner(cast(Any, door))
+        following = [asyncio.create_task(runner.follow(ref)) for ref in door.over]
+        assert await runner.get("1") == cast(Any, "1")
+        for _ in following:
+            while not door.working.acquire(blocking=False):
+                await asyncio.sleep(0.01)
+        for each in following:
+            each.cancel()
+        return list(await asyncio.gather(*following, return_exceptions=True))
+
+    assert [type(each) for each in asyncio.run(asyncio.wait_for(program(), 90))] == [asyncio.CancelledError] * 40
 
 
 def test_importing_costs_nothing() -> None:

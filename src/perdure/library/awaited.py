@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.attempt import Engine
 from perdure.checkpoints import Restored
@@ -22,6 +25,8 @@ from perdure.model import Attempt, Checkpoint, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun
 from perdure.protocols import RunRow
 from perdure.sessions.awaited import AsyncSessions
+
+T = TypeVar("T")
 
 POLL_S = 0.1
 
@@ -49,7 +54,7 @@ class AsyncRunner:
 
     async def follow(self, ref: str) -> TaskRun:
         """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good order first."""
-        working = asyncio.ensure_future(asyncio.to_thread(self._runner.follow, ref))
+        working = asyncio.ensure_future(_apart(partial(self._runner.follow, ref)))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -77,7 +82,7 @@ class AsyncRunner:
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
         stop, engine = threading.Event(), self._runner._engine
         listening = replace(engine, stopping=lambda: engine.stopping() or stop.is_set())
-        working = asyncio.ensure_future(asyncio.to_thread(drive, listening))
+        working = asyncio.ensure_future(_apart(partial(drive, listening)))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -141,3 +146,13 @@ class AsyncRunner:
                 return
             if not records:
                 await asyncio.sleep(POLL_S)
+
+
+async def _apart(work: Callable[[], T]) -> T:
+    """What lasts as long as an agent works, in a thread of its own. The loop's own threads are few (two cores: six): as many runs would
+    leave none for what is asked meanwhile, nor for what stops them."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="run")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)
+    finally:
+        thread.shutdown(wait=False)
