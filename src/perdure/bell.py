@@ -35,8 +35,11 @@ class Bell:
 
     def wait(self, timeout_s: float) -> None:
         """Until it rings, or the time is over. What rang while nobody waited counts."""
-        ready, _, _ = select.select([self._socket, self._own_end], [], [], timeout_s)
-        for end in ready:
+        ready = select.poll()  # and not select(), which knows no descriptor above 1023: a server for many has them
+        for end in (self._socket, self._own_end):
+            ready.register(end, select.POLLIN)
+        ready.poll(1 + int(timeout_s * 1000))
+        for end in (self._socket, self._own_end):
             with contextlib.suppress(BlockingIOError):
                 while end.recv(16):
                     pass

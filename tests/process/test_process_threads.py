@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,3 +54,28 @@ def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
             (state / "machine").touch()
         got = at_once(4, lambda state=state: machine(state))  # type: ignore[misc]
         assert set(got) == {(state / "machine").read_text()} and len(str(got[0])) == 32, got
+
+
+MANY = """
+import os, pathlib, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+from perdure.bell import Bell
+from perdure.process import Asking, Identity, Kept
+bell = Bell(pathlib.Path(sys.argv[1]))
+bell.ring()
+bell.wait(3600)
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+theirs.send(b"resting 5")
+assert Kept(pathlib.Path("x"), Identity.of(os.getpid()), "mark", ours, 1.0).rested()
+with Asking("builtins:bytes") as asking:
+    assert asking.ask(b"word") == b"word"
+print("all heard")
+"""
+
+
+def test_a_process_with_more_descriptors_than_select_knows(tmp_path: Path) -> None:
+    """A server with a thousand connections and agents has descriptors above 1023: a pool's bell, a kept agent and a child that answers
+    questions are heard by them all the same."""
+    done = subprocess.run([sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "all heard\n", done.stderr

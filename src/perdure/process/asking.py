@@ -101,8 +101,10 @@ def _write(pipe: IO[bytes], content: bytes) -> None:
 def _read(pipe: IO[bytes], size: int, deadline: float) -> bytes:
     """Raises EOFError where the child is gone, TimeoutError (an OSError) where it is too slow."""
     parts: list[Any] = []
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
     while size:
-        if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not poll.poll(max(0, int((deadline - time.monotonic()) * 1000))):
             raise TimeoutError
         part = os.read(pipe.fileno(), min(size, 1 << 20))
         if not part:

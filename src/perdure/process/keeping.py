@@ -122,8 +122,10 @@ class Kept:
 
     def _answer(self) -> str:
         until = boottime() + ANSWER_S
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
         while not self._answers and (left := until - boottime()) > 0:
-            if not select.select([self.control], [], [], left)[0] or not self._hear():
+            if not poll.poll(1 + int(left * 1000)) or not self._hear():
                 break
         return self._answers.pop(0) if self._answers else ""
 

@@ -176,12 +176,14 @@ class _Visit(BaseHTTPRequestHandler):
     def _pause(self, seconds: float | None) -> bool:
         """True when the client went or the desk stops before the time is over (None: there is no other end)."""
         end = None if seconds is None else time.monotonic() + seconds
+        gone = select.poll()
+        gone.register(self.connection, select.POLLIN)
         while not self.server.stopping.is_set():
             left = 0.1 if end is None else min(0.1, end - time.monotonic())
             if left <= 0:
                 return False
             # A client that waits for an answer sends nothing: readable means that it has gone.
-            if select.select([self.connection], [], [], left)[0]:
+            if gone.poll(1 + int(left * 1000)):
                 return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(left)
         return True
 
