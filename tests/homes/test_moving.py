@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from perdure.drivers.homes import HOMES
 from perdure.errors import Conflict, WorkspaceError
 from perdure.homes.linking import Linking
 from perdure.homes.merging import CONFLICT
-from perdure.homes.remembered import Remembered, environment
+from perdure.homes.remembered import Linked, Remembered, environment
 from perdure.homes.verifying import kept_beside, verify
 from perdure.homes.volume import volume_at
 from tests.homes.killing import SITUATIONS, World, command, database, died_at, made, words_in, write
@@ -303,3 +304,28 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     volume.rename(tmp_path / "away")
     assert perdure("verify") == 7
     assert perdure("status") == 0
+
+
+def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) -> None:
+    """Whoever copies the environment in the moment of a link or an unlink has it with the home's variable or without; a pool that looked
+    just then ended with a KeyError."""
+    home = Linked(
+        agent="claude", name="claude", volume="/v", volume_id="i", target="/v/claude", place="/h/.claude", way="variable",
+        variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",
+    )  # fmt: skip
+    note, environ, over = Remembered(tmp_path), environment(tmp_path, {"HOME": "/h", "PATH": "/bin"}), threading.Event()
+
+    def move() -> None:
+        for _ in range(200):
+            note.put(home)
+            note.forget("claude")
+        over.set()
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    found = set[str]()
+    while not over.is_set():
+        found.add(json.dumps({**environ}, sort_keys=True))
+    moving.join()
+    assert {each.replace('"CLAUDE_CONFIG_DIR": "/v/claude", ', "") for each in found} == {'{"HOME": "/h", "PATH": "/bin"}'}
+    assert "CLAUDE_CONFIG_DIR" not in environ

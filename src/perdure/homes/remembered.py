@@ -7,6 +7,7 @@ where the user has not set them. It is read anew at every question, so a supervi
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import field, replace
@@ -134,12 +135,23 @@ class Remembered:
                 raise WorkspaceError(f"The home of {home.agent}, {home.target}, is not there or cannot be written.", "perdure home verify")
 
 
+class _Listed(threading.local):
+    """The variables of linked homes that this thread was just told the names of, and has not asked for yet."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+
 class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function: environment(state, os.environ)
-    """The user's environment, with the variables of linked homes that the user has not set to another place."""
+    """The user's environment, with the variables of linked homes that the user has not set to another place.
+
+    Who copies it (`{**environ}`) is told the names first and asks for each then: one whose home is unlinked in between has the value that
+    it had when it was told."""
 
     def __init__(self, state: Path, own: Mapping[str, str]) -> None:
         self._own = own
         self._note = Remembered(state)
+        self._listed = _Listed()
 
     def _set(self) -> dict[str, str]:
         found = {}
@@ -150,11 +162,14 @@ class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function
         return found
 
     def __getitem__(self, name: str) -> str:
-        found = self._set()
-        return found[name] if name in found else self._own[name]
+        listed, found = self._listed.found.pop(name, None), self._set()
+        if name in found:
+            return found[name]
+        return self._own[name] if listed is None or name in self._own else listed
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._own, **self._set()})
+        self._listed.found = self._set()
+        return iter({**self._own, **self._listed.found})
 
     def __len__(self) -> int:
         return len({**self._own, **self._set()})
