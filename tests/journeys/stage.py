@@ -92,8 +92,10 @@ class Stage:
             command, cwd=self.repo, env=self.environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert started.stdin is not None
-        started.stdin.write(prompt or "")
-        started.stdin.close()
+        # It may have ended by now without a look at it, as when its words are refused.
+        with contextlib.suppress(BrokenPipeError):
+            started.stdin.write(prompt or "")
+            started.stdin.close()
         started.stdin = None
         self.running.append(started)
         return started
