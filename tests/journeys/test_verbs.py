@@ -175,6 +175,19 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
     assert long in one.perdure("ls").out
 
 
+def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
+    """Where there is nothing to list, a person is told so in a sentence; into a pipe nothing is written. An update without
+    instructions is told how to give them."""
+    one = stage("say Done.")
+    words = {"ls": "no runs yet", "trash": "nothing is in the trash", "inbox": "no deliveries here", "plan ls": "no plans yet"}
+    for verb, sentence in words.items():
+        code, screen = on_terminal(one, *verb.split())
+        assert code == 0 and screen.startswith(sentence) and len(screen.splitlines()) == 1, screen
+        assert one.perdure(*verb.split()) == Done(0, "", "")
+    code, screen = on_terminal(one, "update", "task")
+    assert code == 2 and 'perdure update task "new instructions"' in screen
+
+
 def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
     """Into a pipe byte for byte; on a terminal without escapes; `--attempt` picks one; with -f to the end of the run."""
     one = stage(SLOW)

@@ -108,6 +108,8 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
         stays = "until you purge it: " + ("nothing proves it is saved" if unknown else unsaved[0]) if unknown or unsaved else "the grace"
         lines.append((row["id"], row["kind"], one_line(row["run"], 30), clock(row["at"]) if row["at"] else "", one_line(stays, 100)))
     table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
+    if not lines and sys.stdout.isatty():
+        print("nothing is in the trash; perdure gc --dry-run shows what would go there")
 
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,8 +161,9 @@ def du_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(found.report(), indent=2))
         return 0
     for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE")):
-        table((head, "SIZE"), [(one_line(name, 80), size(count)) for name, count in found.by(part)])
-        print()
+        if rows := [(one_line(name, 80), size(count)) for name, count in found.by(part)]:
+            table((head, "SIZE"), rows)
+            print()
     print(f"{size(found.total)} in all")
     for path in found.unreadable:
         print(f"perdure: cannot be read: {clean(path)}", file=sys.stderr)

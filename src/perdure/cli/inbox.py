@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import open_engine, open_to_read, settings
@@ -60,6 +61,8 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
         return 0
     now = store.now()
     table(("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found])
+    if not found and sys.stdout.isatty():
+        print("no deliveries here; perdure serve takes them")
     if waiting:
         print("\nTheir forge was not told all of these runs (perdure inbox tell RUN tries now):")
         table(("RUN", "AGAIN AT", "TRIES", "WHY"), [_waits(store.get(each.run).name, each) for each in waiting])

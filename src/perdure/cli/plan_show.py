@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from typing import Any
 
@@ -60,13 +61,14 @@ def ls(arguments: argparse.Namespace) -> int:
         [str(p["name"]), str(p["state"]), f"{p['done']}/{p['tasks']}", age(int(str(p["updated"])), now), at_home(str(p["file"]))]
         for p in found
     ]
-    _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
+    if rows:
+        _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
+    elif sys.stdout.isatty():
+        print("no plans yet; begin with: perdure plan run FILE")
     return 0
 
 
 def _table(rows: list[list[str]]) -> None:
-    import sys
-
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(f"{clean(cell):{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

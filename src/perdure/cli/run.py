@@ -136,7 +136,7 @@ def retry_verb(arguments: argparse.Namespace) -> int:
 
 
 def update_verb(arguments: argparse.Namespace) -> int:
-    text = read_prompt(arguments)
+    text = read_prompt(arguments, f'perdure update {arguments.name} "new instructions"')
 
     def more(engine: Any) -> TaskRun:
         from perdure import service

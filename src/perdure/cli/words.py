@@ -38,8 +38,9 @@ def rounds_of(text: str) -> int:
     return int(text)
 
 
-def read_prompt(arguments: argparse.Namespace) -> str:
-    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError, NotFound."""
+def read_prompt(arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"') -> str:
+    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError, NotFound; `asked` is the hint where there is
+    none of them."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
         raise UsageError("the prompt is given twice, as an argument and with --prompt-file", "leave one of them out")
@@ -53,7 +54,7 @@ def read_prompt(arguments: argparse.Namespace) -> str:
     if given not in (None, "-"):
         return str(given)
     if given is None and file is None and sys.stdin.isatty():
-        raise UsageError("there is no prompt", 'perdure run "what the agent is to do"')
+        raise UsageError("there is no prompt", asked)
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
