@@ -314,3 +314,14 @@ def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) ->
     assert len(started) == 1
     assert started[0].wait() is not None
     assert content(runs) == b"run\n"
+
+
+def test_a_look_that_lasts_a_moment_more(launch: Launcher, directory: Path) -> None:
+    """Who looks for an agent has its lock for a moment; a child that another thread was just starting has it until it is its program. An
+    agent that is started meanwhile is started all the same."""
+    directory.mkdir()
+    looks = os.open(directory / "launch", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    with subprocess.Popen(["sleep", "0.3"], pass_fds=[looks]):
+        os.close(looks)
+        assert launch("exit 3").wait() is not None

@@ -115,7 +115,8 @@ def _recorded(directory: Path) -> Process | None:
 def claim(directory: Path) -> int:
     """The file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(20):  # a `find` that looks just now holds the lock for a moment
+    # A `find` that looks just now holds the lock for a moment; with it a child that another thread is starting, until it is its program.
+    for _ in range(400):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
