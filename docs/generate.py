@@ -33,12 +33,13 @@ sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 import api  # noqa: E402
 import manual  # noqa: E402
 import taskrun  # noqa: E402
-from words import BARE, BYTES, DURATIONS, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
+from words import BARE, BYTES, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
 from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
 from perdure.cli import main, stop  # noqa: E402
 from perdure.config.reading import NOT_FOR_PROJECTS  # noqa: E402
-from perdure.config.values import READERS  # noqa: E402
+from perdure.config.values import DURATIONS, READERS  # noqa: E402
+from perdure.durations import written  # noqa: E402
 
 
 def page() -> str:
@@ -181,8 +182,7 @@ def variables_in_use() -> set[str]:
 
 def shown(name: str, default: Any) -> str:
     if name in DURATIONS:
-        size, unit = next((size, unit) for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")) if default % size == 0)
-        return f"`{default / size:g}{unit}`"
+        return f"`{written(default)}`"
     if name in BYTES:
         size, unit = next((size, unit) for size, unit in ((1024**3, "GB"), (1024**2, "MB")) if default % size == 0)
         return f"`{default // size}{unit}`"

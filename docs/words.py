@@ -74,15 +74,6 @@ SETTINGS = {
 BYTES = ("disk_refuse_bytes", "disk_ballast", "warm_memory")
 PERCENT = ("disk_warn", "disk_refuse")
 PLACES = {"root": "`$XDG_DATA_HOME/perdure` (`~/.local/share/perdure`)", "state": "`$XDG_STATE_HOME/perdure` (`~/.local/state/perdure`)"}
-DURATIONS = (
-    *("timeout", "stall", "grace", "gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch"),
-    "gc_trash",
-    "gc_inbox",
-    "checkpoint_every",
-    "verify_timeout",
-    "session_lifetime",
-    "warm_idle",
-)
 
 VARIABLES = {
     "PERDURE_GIT_TOKEN": "a token for fetching by https; given to git by an askpass program for one call, never to the agent",

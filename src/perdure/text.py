@@ -1,6 +1,6 @@
 """Text for a person, on a terminal or a page. What agents, repositories and networks wrote is hostile: it is cleaned before it is shown.
 
-Every surface calls it; it costs `perdure ls` nothing that it does not use.
+Every surface calls it; it costs `perdure ls` nothing that it does not use. `tell` alone writes: a line for the log, which every room may.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from perdure.process import hold, machine
@@ -52,7 +53,7 @@ def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
         if number % 2:
             state.mkdir(parents=True)
             (state / "machine").touch()
-        got = at_once(4, lambda state=state: machine(state))  # type: ignore[misc]
+        got = at_once(4, partial(machine, state))
         assert set(got) == {(state / "machine").read_text()} and len(str(got[0])) == 32, got
 
 
