@@ -30,7 +30,7 @@ from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.lateclass import dataclass
 from perdure.mending import Mended
-from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken, Warm
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
@@ -245,6 +245,9 @@ class AcpDriver:
 
     def parent(self, transcript: bytes) -> str:
         return self.native.parent(transcript)
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return self.native.loads(transcript, parent)
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
         return self.native.mend(copy, session_id, name, complaint)

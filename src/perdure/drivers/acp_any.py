@@ -21,7 +21,7 @@ from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Start, Usage
 from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
@@ -124,6 +124,9 @@ class AnyAcpDriver:
 
     def parent(self, transcript: bytes) -> str:
         return ""
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return None
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
         return Mended(refusal=f"what {self.name} writes is not known")

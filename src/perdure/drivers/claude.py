@@ -25,7 +25,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
@@ -176,6 +176,9 @@ class ClaudeDriver:
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return None
 
     def by_hand(self, launch: Launch) -> Command:
         """With the same guard against the clean-up as an attempt has."""

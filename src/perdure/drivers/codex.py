@@ -20,7 +20,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
@@ -128,6 +128,9 @@ class CodexDriver:
 
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return None
 
     def by_hand(self, launch: Launch) -> Command:
         """Without the background server, which would hold the thread for a minute after the person has left."""

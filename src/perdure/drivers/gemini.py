@@ -23,7 +23,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import gemini as gemini_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
@@ -135,6 +135,9 @@ class GeminiDriver:
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return None
 
     def by_hand(self, launch: Launch) -> Command:
         """With the same guard against the clean-up as an attempt has."""

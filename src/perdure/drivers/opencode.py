@@ -22,7 +22,7 @@ from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import opencode as opencode_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
@@ -153,6 +153,9 @@ class OpenCodeDriver:
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        return None
 
     def by_hand(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]

@@ -28,6 +28,7 @@ from perdure.model.choices import (
     Verdict,
     WhenFull,
 )
+from perdure.model.loaded import Comparison, Item, ItemKind, Loaded, Relation, compare
 from perdure.model.runs import NOWHERE, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
@@ -47,6 +48,7 @@ __all__ = [
     "ColdCache",
     "Command",
     "CompactAt",
+    "Comparison",
     "Condition",
     "Context",
     "Continuation",
@@ -61,7 +63,10 @@ __all__ = [
     "Fill",
     "Given",
     "Host",
+    "Item",
+    "ItemKind",
     "Launch",
+    "Loaded",
     "MapWhen",
     "Measure",
     "OnEdit",
@@ -72,6 +77,7 @@ __all__ = [
     "Permissions",
     "Program",
     "Receipt",
+    "Relation",
     "RunState",
     "Rung",
     "Saved",
@@ -90,4 +96,5 @@ __all__ = [
     "Verdict",
     "WhenFull",
     "Workspace",
+    "compare",
 ]

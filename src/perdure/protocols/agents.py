@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.lateclass import dataclass
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Outcome, Program, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Program, Usage
 
 if TYPE_CHECKING:
     from perdure.events import AgentEvent
@@ -253,6 +253,12 @@ class AgentDriver(Protocol):
         """What the newest request in a transcript carried, with the model and its window where the CLI writes them down, and how often
         the conversation was compacted. Unreadable lines are passed over."""
         ...
+
+    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+        """What a resume would show to the model, from a transcript as it is now: only what the CLI loads, in its order. None where
+        that is not known of this CLI. `parent`: what the conversation that `parent` names would load, for a fork whose transcript does
+        not repeat it. Pure; unreadable lines are passed over, as the CLI does; never raises."""
+        return None
 
     def by_hand(self, launch: Launch) -> Command:
         """What a person types to go on with the conversation in the agent's own program, in the launch's directory."""

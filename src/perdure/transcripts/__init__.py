@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from perdure.model import Snapshot
+from perdure.model import Loaded, Snapshot
 from perdure.protocols import AgentDriver
 from perdure.transcripts.copies import Copies, locate
 from perdure.transcripts.growing import prefix
 
-__all__ = ["Copies", "begins_with", "fingerprint", "locate", "prompts_since", "snapshot"]
+__all__ = ["Copies", "begins_with", "fingerprint", "loaded", "locate", "prompts_since", "snapshot"]
 
 
 def fingerprint(prompt: str) -> str:
@@ -48,6 +48,12 @@ def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
     except OSError:
         return False
     return list(driver.prompts(content))[: earlier.turns] == list(driver.prompts(content[: earlier.size]))
+
+
+def loaded(driver: AgentDriver, content: bytes, parent: Loaded | None = None) -> Loaded | None:
+    """Return what a resume would load from a transcript; None where the driver cannot say (an installed one may not know `loads`)."""
+    loads = getattr(driver, "loads", None)
+    return loads(content, parent) if loads is not None else None
 
 
 def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> list[str]:
