@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
+RERUNS ?= 15
 FORGES ?= 2
 CLUSTERS ?= 3
 N ?= 200
@@ -16,9 +17,9 @@ help: ## list the targets
 demo: install agents ## a real agent, killed in the middle of a tool call, goes on in the same conversation
 	$(BIN)/python demo/demo.py
 
-test: tools install agents ## the suite, on the real agent CLIs
+test: tools install agents ## the suite, on the real agent CLIs; what fails is rerun once, alone (RERUNS=0: never)
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
-	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
+	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.suite --reruns $(RERUNS) -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
 	  -o faulthandler_timeout=300 -m "not slow and not forge and not kubernetes"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP

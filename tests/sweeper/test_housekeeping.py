@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import pytest
 
-from perdure.cli import housekeeping
 from perdure.cli.housekeeping import Housekeeping
 from perdure.errors import Conflict
 from perdure.sweeper import due, sweeping
@@ -68,9 +67,8 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
     assert len(said) == 2 and "room again" in said[1] and ballast.path.exists()
 
 
-def test_nothing_ends_the_housekeeping(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
     """What nobody foresaw is told, and the next round is made all the same."""
-    monkeypatch.setattr(housekeeping, "EVERY_S", 0.01)
     again = threading.Event()
     said: list[str] = []
 
@@ -86,7 +84,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground, monkeypatch: pytest.Monke
                 again.set()
             return ""
 
-    with Housekeeping(replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append):
+    with Housekeeping(replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append, every_s=0.01):
         assert again.wait(90)
     assert [line for line in said if "nobody foresaw" in line] == ["how much room there is cannot be looked at: what nobody foresaw"]
 

@@ -16,10 +16,13 @@ KNOWN_MS = 365 * 86_400_000
 
 
 class Housekeeping:
-    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say` gets one line at a time."""
+    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say` gets one line at a time.
 
-    def __init__(self, engine: Engine, settings: Settings, say: Callable[[str], None]) -> None:
-        self._engine, self._settings, self._say = engine, settings, say
+    `every_s` is the time between two rounds, in seconds.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, say: Callable[[str], None], every_s: float = EVERY_S) -> None:
+        self._engine, self._settings, self._say, self._every_s = engine, settings, say, every_s
         self._over = threading.Event()
         self._crowded = ""
         self._thread = threading.Thread(target=self._go, name="housekeeping", daemon=True)
@@ -36,7 +39,7 @@ class Housekeeping:
     def _go(self) -> None:
         while True:
             self._try(self._sweep, "the daily sweep failed")
-            if self._over.wait(EVERY_S):
+            if self._over.wait(self._every_s):
                 return
             self._try(self.look, "how much room there is cannot be looked at")
 

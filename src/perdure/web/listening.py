@@ -10,7 +10,9 @@ import ipaddress
 import re
 import socket
 import threading
+from functools import partial
 from types import TracebackType
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -27,7 +29,11 @@ BACKLOG = 1024
 
 
 class Patient(H11Protocol):
-    """A connection whose every request has its head within `HEAD_S`, and whose answers are taken."""
+    """A connection whose every request has its head within `head_s`, and whose answers are taken."""
+
+    def __init__(self, *args: Any, head_s: float = HEAD_S, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_s = head_s
 
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
@@ -65,7 +71,7 @@ class Patient(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        self._late = self.loop.call_later(HEAD_S, self.transport.abort)
+        self._late = self.loop.call_later(self._head_s, self.transport.abort)
 
     def _unwatch(self) -> None:
         if self._late is not None:
@@ -74,11 +80,15 @@ class Patient(H11Protocol):
 
 
 class Listening:
-    """A server, from `with` to its end: then nothing new is taken, and what is under way is answered, for `DRAIN_S`."""
+    """A server, from `with` to its end: then nothing new is taken, and what is under way is answered, for `DRAIN_S`.
 
-    def __init__(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+    `head_s` is the time limit of the head of a request, in seconds.
+    """
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket], head_s: float = HEAD_S) -> None:
+        protocol = cast(type[asyncio.Protocol], partial(Patient, head_s=head_s))
         config = uvicorn.Config(
-            app, http=Patient, loop="asyncio", lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
+            app, http=protocol, loop="asyncio", lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
             proxy_headers=False, timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=64 * 1024,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
