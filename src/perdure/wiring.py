@@ -42,6 +42,7 @@ def open_engine(
     from perdure.attempt.warming import Keep, WarmAgents
     from perdure.config.values import sizes
     from perdure.context_size import Rules
+    from perdure.git.ssh import Ssh
     from perdure.homes.remembered import Remembered, environment
     from perdure.process import worker_identity
     from perdure.proving import prover
@@ -76,7 +77,9 @@ def open_engine(
             chosen.root,
             environ=environ,
             credentials=forge_token(environ),
+            helpers=helper_logins(chosen, environ, guarded),
             ca_file=chosen.ca_file,
+            ssh=Ssh(key=chosen.git_ssh_key, known_hosts=chosen.git_ssh_known_hosts, config=chosen.git_ssh_config),
             hosts=hosts_of(chosen, guarded),
             empty=warm.end_in,
         ),
@@ -122,8 +125,21 @@ def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
     """Which servers may be fetched from. What a rule's address names is meant, and may be private."""
     from perdure.git.reaching import Hosts, host_of
 
-    named = {host_of(rule.clone) for rule in chosen.agents if "://" in rule.clone}
+    named = {host_of(rule.clone) for rule in chosen.agents if not rule.clone.startswith("/")}
     return Hosts(only=frozenset(chosen.clone_hosts), named=frozenset(named), guarded=guarded)
+
+
+def helper_logins(chosen: Settings, environ: Mapping[str, str], guarded: bool) -> Callable[[str], tuple[str, str] | None]:
+    """Asks the user's own credential helpers. `guarded`: only for servers that the configuration names, because somebody outside may
+    name a repository that the user can read and they cannot."""
+    hosts = hosts_of(chosen, guarded)
+
+    def answer(url: str) -> tuple[str, str] | None:
+        from perdure.git import helpers
+
+        return helpers.login(url, environ) if not guarded or hosts.knows(url) else None
+
+    return answer
 
 
 def this_host(chosen: Settings) -> Host:

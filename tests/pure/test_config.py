@@ -80,6 +80,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "verify_timeout": "5m",
     }
     values |= {"database": "postgresql://me@db/tasks", "lease": "30s"}
+    values |= {"git_ssh_key": "/key", "git_ssh_known_hosts": "/known", "git_ssh_config": "/ssh_config"}
     values |= {"ca_file": "/ca.pem", "session_lifetime": "8h", "session_expiry": "rebuild"}
     values |= {"map": "first", "map_tokens": "1500"}
     values |= {"session_cache": "redis://:word@cache:6379/0"}

@@ -18,13 +18,15 @@ DANGEROUS = {
     "rebase", "remote", "repack", "prune", "show", "stash",
     "submodule", "switch", "add", "maintenance", "filter-branch", "bisect", "branch",
 }  # fmt: skip
-OWN = {("saved.py", "gc"), ("staging.py", "add")}
-"""Only with a git directory of perdure's own, which no configuration of others reaches, and whose attributes turn every filter off."""
+_CALL = r"(?:\.run\(|run_as_user\(|\.call\([^\")]*)\s*\"([a-z][a-z-]+)\""
+OWN = {("helpers.py", "credential"), ("saved.py", "gc"), ("staging.py", "add")}
+"""Only with a git directory of perdure's own, which no configuration of others reaches, and whose attributes turn every filter off; the
+credential helpers are the user's, and are asked where there is no repository."""
 
 
 def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
     """No push, clone, archive, log, stash, gc, submodule ... stands in the sources: their options and drivers cannot be reached."""
-    called = {(file.name, name) for file in SOURCES for name in re.findall(r"\.run\(\s*\"([a-z][a-z-]+)\"", file.read_text())}
+    called = {(file.name, name) for file in SOURCES for name in re.findall(_CALL, file.read_text())}
     assert {"fetch", "worktree", "read-tree", "rev-parse"} <= {name for _, name in called}
     assert {(file, name) for file, name in called if name in DANGEROUS} == OWN
 

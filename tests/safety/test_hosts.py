@@ -225,11 +225,14 @@ def test_a_rule_never_lets_a_payload_name_the_server() -> None:
         "https://10.0.0.5:3000/{repository}",
         "http://127.0.0.1:3000/{repository}.git",
         "/srv/{repository}",
+        "ssh://git@git.example.com:2222/{repository}.git",
+        "git@git.example.com:{repository}.git",
     )
     assert [rule(clone) for clone in good] == list(good)
     for clone in (
         "https://{repository}/x", "https://git.example.com{repository}", "https://git.{repository}/x", "https://u:p@git.example.com/{repository}",
-        "http://git.example.com/{repository}", "http://127.0.0.1.evil.example/{repository}", "ssh://git@git.example.com/{repository}",
+        "http://git.example.com/{repository}", "http://127.0.0.1.evil.example/{repository}", "ssh://git:word@git.example.com/{repository}",
+        "ssh://{repository}/x", "git@{repository}:x", "git@-oProxyCommand=x:{repository}", "git@git.example.com",
         "ext::sh -c x", "https://git.example.com", "file:///srv/{repository}",
     ):  # fmt: skip
         with pytest.raises(ValueError, match="clone of dev"):

@@ -105,8 +105,7 @@ def test_hostile_service_and_task_names_are_refused(name: str) -> None:
         ("https://user:s3cret@forge.example/o/r", "holds credentials"),
         ("https://s3cret@forge.example/o/r", "holds credentials"),
         ("http://forge.example/o/r", "not fetched by 'http'"),
-        ("ssh://git@forge.example/o/r", "not fetched by 'ssh'"),
-        ("git@forge.example:o/r.git", "not fetched by 'ssh'"),
+        ("git://forge.example/o/r", "not fetched by 'git'"),
         ("file:///etc", "not fetched by 'file'"),
         ("ext::sh -c id", "not fetched by"),
         ("fd::17", "not fetched by"),
@@ -136,7 +135,10 @@ def test_spellings_of_one_address_are_one_repository() -> None:
     spellings = ("https://Forge.example/o/r", "HTTPS://forge.example:443/o/r.git", "https://forge.example/o/r/")
     assert len({parse_remote(url, allowed).key for url in spellings}) == 1
     assert parse_remote("https://forge.example/O/r", allowed).key != parse_remote("https://forge.example/o/r", allowed).key
-    assert parse_remote("git@forge.example:o/r", allowed).key == "ssh://git@forge.example/o/r"
+    assert parse_remote("git@forge.example:o/r.git", allowed).key == parse_remote("git@Forge.example:o/r/", allowed).key
+    assert parse_remote("git@forge.example:/o/r", allowed).key == parse_remote("ssh://git@forge.example:22/o/r", allowed).key
+    # A path without a slash begins at the user's home on the server: the two are one repository on forges only.
+    assert parse_remote("git@forge.example:o/r", allowed).key != parse_remote("git@forge.example:/o/r", allowed).key
 
 
 def test_task_directories_lie_where_they_are_documented(yard: Yard) -> None:

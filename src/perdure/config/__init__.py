@@ -64,6 +64,12 @@ class Settings:
     """The most that it takes, by the estimate of `projectmap.estimate`."""
     ca_file: Path | None = None
     """Certificates that the forge's https is checked against, instead of the system's."""
+    git_ssh_key: Path | None = None
+    """The private key for repositories by ssh, instead of the user's own."""
+    git_ssh_known_hosts: Path | None = None
+    """The servers' keys for repositories by ssh, instead of the user's known_hosts."""
+    git_ssh_config: Path | None = None
+    """The configuration of ssh for repositories by ssh, instead of the user's."""
     gc_workdirs: float = 14 * DAY
     """How long something must have been left alone before the sweeper takes it; one age for each class."""
     gc_copies: float = 180 * DAY

@@ -219,6 +219,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "map": lambda value: MapWhen(_one_of(*MapWhen)(value)),
     "map_tokens": _tokens,
     "ca_file": _path,
+    **dict.fromkeys(("git_ssh_key", "git_ssh_known_hosts", "git_ssh_config"), _path),
     **dict.fromkeys(
         ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds
     ),

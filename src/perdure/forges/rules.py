@@ -29,7 +29,10 @@ OWN_MARK = "<!-- perdure:"
 OWN_CHECK = "perdure/"
 """So the statuses begin that perdure itself sets."""
 
-_CLONE = re.compile(r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?)/[^\s@?#]*|/[^\0\n]*")
+_CLONE = re.compile(
+    r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
+    r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
+)
 """Whom a payload names is never the server."""
 
 
@@ -202,7 +205,7 @@ def _triggers_of(value: object) -> tuple[str, ...]:
 
 def _clone(value: object) -> str:
     if not _CLONE.fullmatch(found := _text(value)):
-        words = "is an https address without credentials (http on this machine), or an absolute path"
+        words = "is an https address without credentials (http on this machine), an ssh address, or an absolute path"
         raise ValueError(f"{words}; {{repository}} may stand behind the server's name")
     return found
 

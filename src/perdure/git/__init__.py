@@ -32,7 +32,9 @@ from perdure.git import hardening
 from perdure.git.reading import Status, Worktree, failure, parse_status, parse_worktrees, unreachable
 from perdure.lateclass import dataclass
 
-__all__ = ["OLDEST", "Git", "Result", "Status", "Worktree", "parse_status", "parse_worktrees", "require", "unreachable"]
+__all__ = [
+    "OLDEST", "Git", "Result", "Status", "Worktree", "parse_status", "parse_worktrees", "require", "run_as_user", "unreachable",
+]  # fmt: skip
 
 OLDEST = (2, 38)
 """safe.bareRepository came with git 2.38, configuration by environment (GIT_CONFIG_COUNT) with 2.31: without them the
@@ -161,6 +163,21 @@ def require(path: str) -> str:
         has = os.fsdecode(said.stdout).strip() or "of unknown version"
         raise WorkspaceError(f"This git is too old to be run safely: {has}.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer.")
     return program
+
+
+def run_as_user(*args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float) -> Result:
+    """Run git with the configuration of the system and the user, where there is no repository. Raises GitFailed, WorkspaceError.
+
+    The git directory that is not there keeps git from looking for a repository, in the directories above as well (git 2.39). The empty
+    GIT_ASKPASS keeps it from every program that would open a window.
+    """
+    own = {name: value for name, value in environ.items() if not name.startswith(("GIT_", "SSH_ASKPASS"))}
+    own |= {"GIT_DIR": "/nonexistent", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "GCM_INTERACTIVE": "never", "GH_PROMPT_DISABLED": "1"}
+    argv = [require(environ.get("PATH", os.defpath)), *args]
+    code, out, err = _spawn(argv, Path("/"), own, stdin, (), timeout_s, _CAP)
+    if code:
+        raise failure(argv, args, Path("/"), code, err)
+    return Result(code, out, err)
 
 
 def _global_config(own: Mapping[str, str]) -> Path:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from perdure.git.ssh import OWN
+
 _PASSED = re.compile(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
 
 _SETTINGS = (
@@ -20,7 +22,8 @@ _SETTINGS = (
     ("core.alternateRefsCommand", "true"),
     ("core.gitProxy", ""),
     ("core.askPass", ""),
-    ("core.sshCommand", "ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15 -oServerAliveCountMax=2"),
+    ("core.sshCommand", OWN.command()),
+    ("ssh.variant", "ssh"),
     ("core.fsync", "all"),
     ("core.protectHFS", "true"),
     ("core.protectNTFS", "true"),

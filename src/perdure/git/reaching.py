@@ -6,7 +6,8 @@ resolved once, the addresses are looked at, and git is given exactly those (`htt
 to a moment later. The settings go by the full address, because git lets `http.<address>.*` of any configuration beat `http.*`
 (git-config(1), "http.<url>.*").
 
-Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself: it has the keys of known hosts instead.
+Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself (its configuration may give a name
+another address), so what somebody outside names is fetched by ssh only from servers that the configuration names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from perdure.errors import GitFailed, UsageError
 from perdure.lateclass import dataclass
@@ -43,11 +44,13 @@ class Hosts:
 
     def check(self, url: str) -> None:
         """Raises UsageError for a server that may not be spoken to, as far as its name says so: nobody is asked."""
-        place, parts = host_of(url), urlsplit(url)
+        place, parts = host_of(url), parts_of(url)
         if self.knows(url):
             return
         if self.only:
             raise UsageError(f"Repositories are not fetched from {place}.", f"Add it to clone_hosts ({', '.join(sorted(self.only))}).")
+        if self.guarded and parts.scheme == "ssh":
+            raise UsageError(f"Repositories are not fetched by ssh from {place}.", "Add it to clone_hosts, if it is meant.")
         if self.guarded and parts.port not in (None, PORTS.get(parts.scheme)):
             raise UsageError(f"Repositories are not fetched from {place}, a port of its own.", "Add it to clone_hosts, if it is meant.")
         if self.guarded and (why := unfit(parts.hostname or "", private=False)):
@@ -59,7 +62,7 @@ class Hosts:
         Raises UsageError as `check` does and for a name that leads where it may not, GitFailed where it leads nowhere.
         """
         self.check(url)
-        parts = urlsplit(url)
+        parts = parts_of(url)
         scheme, host = parts.scheme, parts.hostname or ""
         if scheme not in ("http", "https"):
             return []
@@ -81,9 +84,17 @@ ANYWHERE = Hosts()
 
 def host_of(url: str) -> str:
     """`host`, or `host:port` where the port is not the scheme's own."""
-    parts = urlsplit(url)
+    parts = parts_of(url)
     host = (parts.hostname or "").lower()
     return host if parts.port in (None, PORTS.get(parts.scheme)) else f"{host}:{parts.port}"
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of an address; `user@host:path` is ssh."""
+    if "://" in url:
+        return urlsplit(url)
+    server, _, path = url.partition(":")
+    return urlsplit(f"ssh://{server}/{path.lstrip('/')}")
 
 
 def unfit(address: str, *, private: bool) -> str:

@@ -18,13 +18,30 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't connect|Connection refused|Connection timed out|"
     "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
+    # ssh: a server that goes away before it has said who it is, or has too many guests.
+    "kex_exchange_identification|Connection closed by|Timeout, server .* not responding|"
     # A server that goes away: at once, in the handshake (GnuTLS, OpenSSL), in its answer.
     "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected eof|transfer closed with"
 )
 
 _HINTS = (
-    (r"terminal prompts disabled|could not read Username", "It asks for credentials. Configure a token for this repository."),
+    (
+        r"terminal prompts disabled|could not read Username",
+        "It asks for credentials. Set PERDURE_GIT_TOKEN and PERDURE_GIT_TOKEN_HOST, or give your own git a credential helper "
+        "(gh auth setup-git), or use the ssh address.",
+    ),
     (r"Authentication failed|HTTP Basic: Access denied|error: 403", "The credentials were refused. Check the token and its rights."),
+    (
+        "Host key verification failed",
+        "ssh does not know this server's key. Connect once by hand (ssh HOST) and compare it, or name a file with the key in the "
+        "setting git_ssh_known_hosts.",
+    ),
+    (
+        r"Permission denied \([a-z,-]+\)",
+        "The server takes none of your ssh keys. Add one to your ssh agent (ssh-add), or name a key in the setting git_ssh_key.",
+    ),
+    ("UNPROTECTED PRIVATE KEY FILE", "ssh does not use a key that others can read: chmod 600 on its file."),
+    ("No user exists for uid", "ssh needs a user that the system knows. Use an https address, or add the user."),
     (r"dubious ownership", "The repository belongs to another user. Run perdure as its owner, or change the owner."),
     (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
     (r"Read-only file system|Permission denied", "Check who owns the directory, and whether it can be written."),
@@ -33,6 +50,10 @@ _HINTS = (
     (r"certificate", "If the forge has certificates of its own, name their file: ca_file in your configuration, or PERDURE_CA_FILE."),
     (r"unable to update url base from redirection", "The address redirects. Give the repository's final URL."),
 )
+
+
+_SSH_FAILED = "Could not read from remote repository"
+"""git's words for every failure of ssh; the reason is what ssh said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +77,11 @@ class Worktree:
 def unreachable(error: GitFailed) -> bool:
     """Whether the server was not reached at all, as against one that refused."""
     return re.search(_UNREACHED, error.stderr) is not None
+
+
+def wants_login(error: GitFailed) -> bool:
+    """Whether the server asked for a login that nobody gave."""
+    return re.search("terminal prompts disabled|could not read (Username|Password)", error.stderr) is not None
 
 
 def parse_status(out: bytes) -> Status:
@@ -90,5 +116,8 @@ def failure(argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err:
     text = _STEERING.sub("?", err.decode("utf-8", "replace")).strip()
     lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [line for line in text.split("\n")[-1:] if line]
     cause = lines[0].partition(": ")[2] or lines[0] if lines else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    if _SSH_FAILED in cause:
+        said_by_ssh = [line for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n") if line.strip()]
+        cause = said_by_ssh[-1].strip() if said_by_ssh else cause
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
     return GitFailed(f"git {args[0]} failed in {cwd}: {cause.rstrip('.')}.", argv=tuple(argv), code=code, stderr=text, hint=hint)

@@ -26,6 +26,7 @@ from typing import Any
 from perdure.errors import NotFound, WorkspaceError
 from perdure.git import Git
 from perdure.git.reaching import ANYWHERE, Hosts
+from perdure.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, joining, places, planning, removal, sources, trash, view, worktree
@@ -33,7 +34,7 @@ from perdure.workspace import shelf as shelves
 from perdure.workspace.ahead import Ahead, ahead, is_followed
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
-from perdure.workspace.cache import Source, fetched, opened
+from perdure.workspace.cache import fetched, opened
 from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
@@ -42,6 +43,7 @@ from perdure.workspace.outgoing import Outgoing, outgoing
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
+from perdure.workspace.transport import Source
 from perdure.workspace.view import WorkdirState
 
 __all__ = [
@@ -73,8 +75,9 @@ class Prepared:
 class Workspaces:
     """All workdirs below one root. One root is one trust domain: its caches are shared by all its workspaces.
 
-    `transports`: the URL schemes that may be fetched from. `credentials` is asked for each fetch by URL. `ca_file`: the
-    certificates that a forge of one's own is checked against; `hosts`: which servers may be fetched from. `most_files`: a directory
+    `transports`: the URL schemes that may be fetched from. `credentials` is asked for each call by https, `helpers` where it has no
+    answer and the server wants one. `ca_file`: the certificates that a forge of one's own is checked against; `ssh`: the keys and
+    known hosts of calls by ssh; `hosts`: which servers may be fetched from. `most_files`: a directory
     without git that holds more is not saved. `empty` ends what only waits in a workdir; it is called with the lock held, and may raise
     Conflict.
     """
@@ -84,9 +87,11 @@ class Workspaces:
         root: Path,
         *,
         environ: Mapping[str, str] | None = None,
-        transports: frozenset[str] = frozenset({"https"}),
+        transports: frozenset[str] = frozenset({"https", "ssh"}),
         credentials: Credentials | None = None,
+        helpers: Credentials | None = None,
         ca_file: Path | None = None,
+        ssh: Ssh = OWN,
         hosts: Hosts = ANYWHERE,
         most_files: int = shelves.MOST_FILES,
         empty: Callable[[Workspace], None] = lambda _: None,
@@ -95,7 +100,9 @@ class Workspaces:
         self._environ = os.environ if environ is None else environ
         self._transports = transports
         self._credentials = credentials
+        self._helpers = helpers
         self._ca_file = ca_file
+        self._ssh = ssh
         self._hosts = hosts
         self._most_files = most_files
         self._empty = empty
@@ -354,8 +361,8 @@ class Workspaces:
         if is_remote(repo):
             remote = parse_remote(repo, self._transports)
             return Source(
-                key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, ca_file=self._ca_file,
-                hosts=self._hosts,
+                key=remote.key, url=remote.url, scheme=remote.scheme, credentials=self._credentials, helpers=self._helpers,
+                ca_file=self._ca_file, hosts=self._hosts, ssh=self._ssh,
             )  # fmt: skip
         return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 

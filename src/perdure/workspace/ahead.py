@@ -9,8 +9,9 @@ from pathlib import Path
 from perdure.git import Git
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
-from perdure.workspace.cache import Source, find, opened
+from perdure.workspace.cache import find, opened
 from perdure.workspace.identity import Places, is_oid
+from perdure.workspace.transport import Source
 from perdure.workspace.worktree import common_directory
 
 NAMED = 20

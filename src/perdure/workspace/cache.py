@@ -12,18 +12,17 @@ A server that cannot be reached does not stop a start from what was fetched befo
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.git import Git, unreachable
-from perdure.git.reaching import ANYWHERE, Hosts
-from perdure.lateclass import dataclass
-from perdure.workspace.askpass import Credentials, broker
-from perdure.workspace.identity import Places, identify, is_oid
+from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.places import held, make_private, read, sync, write
+from perdure.workspace.transport import Source
 
 REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 HEAD = "refs/perdure/head"
@@ -33,30 +32,6 @@ _HONEST_OLD_FAULTS = (
     "missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone missingTaggerEntry"
 ).split()
 """Faults of date, mode and author that old, honest history has (pallets/flask: zeroPaddedFilemode). Never the path classes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials, and which servers may be
-    spoken to."""
-
-    key: str
-    url: str
-    scheme: str
-    credentials: Credentials | None = None
-    ca_file: Path | None = None
-    hosts: Hosts = ANYWHERE
-
-    @property
-    def id(self) -> str:
-        return identify("cache", self.key)
-
-    def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""
-        if self.scheme == "file":
-            return []
-        certificates = [("http.sslCAInfo", str(self.ca_file))] if self.ca_file is not None else []
-        return [*certificates, *self.hosts.settings(self.url, environ)]
 
 
 @contextlib.contextmanager
@@ -156,20 +131,15 @@ def _fetch_all(places: Places, source: Source, cache: Git) -> None:
 
 
 def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]) -> None:
-    settings = [(f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS]
-    settings += source.settings(cache.environ)
-    login = source.credentials(source.url) if source.credentials is not None else None
+    settings = tuple((f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS)
     options = ("--quiet", "--prune", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--no-auto-maintenance")
-    with contextlib.ExitStack() as stack:
-        asking = stack.enter_context(broker(source.url, login, make_private(places.scratch))) if login else {}
-        try:
-            cache.run(
-                "fetch", *options, "--upload-pack=git-upload-pack", "--", source.url, *refspecs,
-                allow=(source.scheme,), settings=settings, env=asking, timeout_s=3600.0,
-            )  # fmt: skip
-        except GitFailed as error:
-            if "does not appear to be a git repository" in error.stderr or "not found" in error.stderr:
-                raise NotFound(
-                    f"There is no repository at {source.url}, or it is not yours to read.", "Check the address and the token."
-                ) from error
-            raise
+    operands = ("--upload-pack=git-upload-pack", "--", source.url, *refspecs)
+    scratch = make_private(places.scratch)
+    try:
+        source.call(cache, scratch, "fetch", *options, *operands, settings=settings, timeout_s=3600.0)
+    except GitFailed as error:
+        if "does not appear to be a git repository" in error.stderr or re.search("repository .*not found", error.stderr, re.IGNORECASE):
+            raise NotFound(
+                f"There is no repository at {source.url}, or it is not yours to read.", "Check the address, and your token or key."
+            ) from error
+        raise

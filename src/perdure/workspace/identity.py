@@ -21,7 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
+_SCP = re.compile(r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL)
+"""`user@host:path`, or `host:path` with a name from the user's ssh configuration; a single letter is a drive elsewhere."""
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
@@ -133,15 +134,16 @@ def is_oid(text: str) -> bool:
 
 def is_remote(repo: str) -> bool:
     """Whether this is meant as an address and not as a directory."""
-    return "://" in repo or "::" in repo or _SCP.fullmatch(repo) is not None
+    return "://" in repo or "::" in repo or (not repo.startswith(("/", ".", "~")) and _SCP.fullmatch(repo) is not None)
 
 
 def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     """Checks an address. `allowed`: the schemes that may be used; http always to this machine. Raises UsageError, and never repeats a
     secret."""
     shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
-    if scp := _SCP.fullmatch(repo):
-        repo = f"ssh://{scp['user']}@{scp['host']}/{scp['path']}"
+    scp = _SCP.fullmatch(repo)
+    if scp:
+        repo = f"ssh://{'' if scp['user'] is None else scp['user'] + '@'}{scp['host']}/{scp['path'].removeprefix('/')}"
     try:
         parts = urlsplit(repo)
         port = parts.port
@@ -149,15 +151,20 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
         raise UsageError(f"{shown!r} is not a repository address: {error}.", "Give it as https://host/owner/repository.") from None
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     if scheme not in allowed and not (scheme == "http" and host in _LOOPBACK):
-        also = " ssh must be allowed in the settings first." if scheme == "ssh" else ""
-        raise UsageError(f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.", f"Use {', '.join(sorted(allowed))}.{also}")
+        raise UsageError(f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.", f"Use {' or '.join(sorted(allowed))}.")
     if parts.password is not None or (parts.username is not None and scheme != "ssh"):
         raise UsageError(f"The address holds credentials: {shown!r}.", "Leave them out; configure a token for the repository instead.")
     user = parts.username or ""
     plain = _HOST.fullmatch(host) and ".." not in host and _PATH.fullmatch(parts.path) and (not user or _NAME.fullmatch(user))
+    if scp and scp["path"].startswith("-"):
+        plain = None
     if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit drops some of these without a word
         raise UsageError(f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository.")
     place = host if port in (None, PORTS.get(scheme)) else f"{host}:{port}"
     path = parts.path.rstrip("/")
     at = f"{user}@" if user else ""
-    return Remote(f"{scheme}://{at}{place}{path}", scheme, f"{scheme}://{at}{place}{path.removesuffix('.git')}")
+    start = f"{scheme}://{at}{place}"
+    if scp and not scp["path"].startswith("/"):
+        # This path begins at the home that the user has on the server, and `ssh://host/path` at the top: only forges take both for one.
+        start, path = f"{at}{place}:", path.removeprefix("/")
+    return Remote(f"{start}{path}", scheme, f"{start}{path.removesuffix('.git')}")

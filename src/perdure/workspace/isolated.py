@@ -16,9 +16,10 @@ from perdure.model import Workspace
 from perdure.workspace import cache as caches
 from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, sync, write
+from perdure.workspace.transport import Source
 
 
-def prepare(places: Places, workspace: Workspace, source: caches.Source, git: Git) -> tuple[bool, list[str]]:
+def prepare(places: Places, workspace: Workspace, source: Source, git: Git) -> tuple[bool, list[str]]:
     """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and only for what is not cached."""
     path = Path(workspace.path)
     if _stands(path):
@@ -63,7 +64,7 @@ def _packed_refs(cache: Git) -> str:
     return "".join(f"{oid} {name}\n" for name, oid in sorted(cache.refs("refs/remotes/origin", "refs/tags").items()))
 
 
-def _build(stage: Path, workspace: Workspace, cache: Path, source: caches.Source, oid: str, packed: str, git: Git) -> None:
+def _build(stage: Path, workspace: Workspace, cache: Path, source: Source, oid: str, packed: str, git: Git) -> None:
     form = "sha256" if is_oid(oid) and len(oid) == 64 else "sha1"
     git.run("init", "--quiet", "--template=", f"--object-format={form}", f"--initial-branch={workspace.branch}", "--", str(stage))
     own = stage / ".git"

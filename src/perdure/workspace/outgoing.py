@@ -20,10 +20,10 @@ from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
 from perdure.git import Git, Result
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
-from perdure.workspace.askpass import broker
-from perdure.workspace.cache import Source, opened
+from perdure.workspace.cache import opened
 from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, make_private, read, write
+from perdure.workspace.transport import Source
 from perdure.workspace.view import Looker, again, looking_alone
 
 PLAIN = (("core.commitGraph", "false"), ("core.multiPackIndex", "false"), ("pack.useBitmaps", "false"))
@@ -83,13 +83,8 @@ class Outgoing:
         return found[1] if found else ""
 
     def _ask(self, *words: str) -> Result:
-        """One call to the other side, with the password for it."""
-        source = self.source
-        settings = source.settings(self.git.environ)
-        login = source.credentials(source.url) if source.credentials is not None else None
-        with contextlib.ExitStack() as stack:
-            asking = stack.enter_context(broker(source.url, login, self.scratch)) if login else {}
-            return self.git.run(*words, allow=(source.scheme,), settings=settings, env=asking, timeout_s=_TIME_S)
+        """One call to the other side."""
+        return self.source.call(self.git, self.scratch, *words, timeout_s=_TIME_S)
 
 
 @contextlib.contextmanager

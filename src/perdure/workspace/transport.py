@@ -1,0 +1,74 @@
+"""The server that a repository is on, and how git speaks to it: every fetch, push and look over there goes through `Source.call`.
+
+ssh has the user's keys. For https a login comes from the settings; where they have none and the server wants one, the user's own
+credential helpers are asked. A secret is given to git by `askpass`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.git import Git, Result
+from perdure.git.reaching import ANYWHERE, Hosts
+from perdure.git.reading import wants_login
+from perdure.git.ssh import OWN, Ssh
+from perdure.lateclass import dataclass
+from perdure.workspace.askpass import Credentials, broker
+from perdure.workspace.identity import identify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials, and which servers may be
+    spoken to. `helpers` is asked where a server wants a login and `credentials` has none."""
+
+    key: str
+    url: str
+    scheme: str
+    credentials: Credentials | None = None
+    helpers: Credentials | None = None
+    ca_file: Path | None = None
+    hosts: Hosts = ANYWHERE
+    ssh: Ssh = OWN
+
+    @property
+    def id(self) -> str:
+        return identify("cache", self.key)
+
+    def call(self, git: Git, scratch: Path, *words: str, settings: tuple[tuple[str, str], ...] = (), timeout_s: float) -> Result:
+        """Run one git command that speaks to the server. Raises GitFailed, UsageError for a server that may not be spoken to."""
+        told = (*settings, *self.settings(git.environ))
+        login = None
+        if self.credentials is not None and self.scheme != "ssh":
+            login = self.credentials(self.url)
+        try:
+            return self._once(git, scratch, words, told, login, timeout_s)
+        except GitFailed as error:
+            if login is not None or self.helpers is None or not wants_login(error):
+                raise
+            login = self.helpers(self.url)
+            if login is None:
+                raise
+        return self._once(git, scratch, words, told, login, timeout_s)
+
+    def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""
+        if self.scheme == "file":
+            return []
+        if self.scheme == "ssh":
+            self.hosts.check(self.url)
+            self.ssh.check(environ)
+            return [("core.sshCommand", self.ssh.command())]
+        certificates = [("http.sslCAInfo", str(self.ca_file))] if self.ca_file is not None else []
+        return [*certificates, *self.hosts.settings(self.url, environ)]
+
+    def _once(
+        self, git: Git, scratch: Path, words: tuple[str, ...], told: tuple[tuple[str, str], ...], login: tuple[str, str] | None,
+        timeout_s: float,
+    ) -> Result:  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            asking = stack.enter_context(broker(self.url, login, scratch)) if login else {}
+            return git.run(*words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s)

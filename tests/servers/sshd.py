@@ -1,0 +1,113 @@
+"""A real sshd on 127.0.0.1 that serves repositories to whoever has the right key, without root, an account or a network of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.ports import free_port
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or "/usr/sbin/sshd"
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A running server: `key` may log in, `stranger` may not; `known_hosts` names the server's key."""
+
+    top: Path
+    port: int
+
+    @property
+    def key(self) -> Path:
+        return self.top / "key"
+
+    @property
+    def stranger(self) -> Path:
+        return self.top / "stranger"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.top / "known hosts"
+
+    @property
+    def user(self) -> str:
+        return pwd.getpwuid(os.getuid()).pw_name
+
+    @property
+    def config(self) -> Path:
+        """In place of the account's own configuration."""
+        return self.top / "ssh_config"
+
+    def url(self, path: Path) -> str:
+        return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
+
+    def configure(self, *lines: str) -> None:
+        """Writes the configuration: the server is `forge`, and no key of the account is tried."""
+        words = ("Host forge", "HostName 127.0.0.1", f"Port {self.port}", "Host *", "IdentityFile none", *lines)
+        self.config.write_text("".join(f"{line}\n" for line in words))
+
+    @property
+    def given(self) -> str:
+        """The environment of the last command that was carried out."""
+        return (self.top / "environ").read_text()
+
+    @property
+    def said(self) -> str:
+        return (self.top / "log").read_text()
+
+
+def _keygen(file: Path) -> str:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(file)], check=True)
+    return file.with_suffix(".pub").read_text().strip()
+
+
+@contextlib.contextmanager
+def serving(top: Path) -> Iterator[Sshd]:
+    """From `with` to its end."""
+    top.mkdir(parents=True)
+    found = Sshd(top, free_port())
+    host_key, _ = _keygen(top / "host"), _keygen(found.stranger)
+    # As a forge: what comes is carried out below a directory of its own, and what it was given is written down.
+    forced = f'env > {top}/environ; cd {top} && eval \\"$SSH_ORIGINAL_COMMAND\\"'
+    (top / "authorized").write_text(f'command="{forced}" {_keygen(found.key)}\n')
+    found.known_hosts.write_text(f"[127.0.0.1]:{found.port} {host_key}\n")
+    found.configure()
+    (top / "sshd_config").write_text(
+        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {top}/host\nAuthorizedKeysFile {top}/authorized\nPidFile {top}/pid\n"
+        "StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\n"
+        "AllowAgentForwarding yes\nPermitUserRC no\nAcceptEnv GIT_PROTOCOL\nLogLevel VERBOSE\n"
+    )
+    if os.getuid() == 0:
+        # The directory for the privileges that it drops; Debian makes it when its service starts.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    server = subprocess.Popen([SSHD, "-D", "-E", str(top / "log"), "-f", str(top / "sshd_config")])
+    try:
+        while "Server listening" not in ((top / "log").read_text() if (top / "log").exists() else ""):
+            assert server.poll() is None, (top / "log").read_text()
+            time.sleep(0.02)
+        yield found
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def agent(key: Path) -> Iterator[str]:
+    """The socket of an ssh agent that holds a key."""
+    place = key.with_name("agent")
+    server = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
+    try:
+        while subprocess.run(["ssh-add", "-q", str(key)], env={"SSH_AUTH_SOCK": str(place), "PATH": os.environ["PATH"]}).returncode:
+            assert server.poll() is None
+            time.sleep(0.02)
+        yield str(place)
+    finally:
+        server.terminate()
+        server.wait()
