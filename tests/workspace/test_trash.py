@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,6 @@ from perdure.model import TaskSpec
 from perdure.workspace import trash
 from tests.workspace.test_photograph import made
 from tests.workspace.yard import Yard
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system than the test's own."""
-    own = tmp_path.stat().st_dev
-    other = next(path for path in ("/dev/shm", "/var/tmp") if Path(path).stat().st_dev != own)
-    with tempfile.TemporaryDirectory(dir=other) as place:
-        yield Path(place)
 
 
 def test_what_was_in_the_way_comes_back(yard: Yard) -> None:

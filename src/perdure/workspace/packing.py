@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -175,8 +174,6 @@ def send(source: Shelf, target: Shelf, commit: str) -> None:
         raise WorkspaceError(f"{source.top} and {target.top} make their ids in different ways.", "Use a capsule: perdure export")
     if not target.commit(commit):
         there = [oid for oid in (target.head, target.pinned) if oid and source.commit(oid)]
-        (target.kept / "pack").mkdir(exist_ok=True)
-        asked = "".join(f"{line}\n" for line in [commit, "--not", *there])
-        source.run("pack-objects", "-q", "--revs", "--non-empty", os.fspath(target.kept / "pack/pack"), stdin=asked.encode())
+        target.receive(source, [commit, *(f"^{oid}" for oid in there)])
     if source.is_outside(commit):
         target.mark_outside(commit, commit)

@@ -157,14 +157,29 @@ class Shelf:
         Loose, a `git prune --expire=now` of somebody could take it before there is a ref, and a ref without its objects is one at which
         every later gc of the repository fails.
         """
-        stage = self.kept / f"incoming-{secrets.token_hex(6)}"
-        stage.mkdir(mode=0o700)
         there = [f"^{last}^{{tree}}"] if last else []
         there += [f"^{self.head}", f"^{self.head}^{{tree}}"] if self.head else []
+        self.receive(self, [commit, *there], "--window=0")
+
+    def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
+        """Copy what the revisions lead to from a shelf to where this one keeps checkpoints, as one pack. Raises GitFailed.
+
+        git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39, builtin/pack-objects.c). The shelf and
+        the user's repository may be on different file systems, where that rename fails, so for this call git's objects are in a
+        directory beside the final place.
+        """
+        stage = self.kept / f"incoming-{secrets.token_hex(6)}"
+        stage.mkdir(mode=0o700)
+        (stage / "pack").mkdir()
+        env = {
+            "GIT_OBJECT_DIRECTORY": str(stage),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(map(alternate, (source.objects, source.kept))),
+        }
+        words = ("pack-objects", "-q", "--revs", "--non-empty", *options, str(stage / "pack/pack"))
+        stdin = "".join(f"{line}\n" for line in revisions).encode()
         try:
-            asked = "".join(f"{line}\n" for line in [commit, *there]).encode()
-            self.run("pack-objects", "-q", "--revs", "--window=0", str(stage / "pack"), stdin=asked)
-            self._settle(stage)
+            source.eye.run(*words, stdin=stdin, env=env, settings=_SETTINGS, timeout_s=1800.0)
+            self._settle(stage / "pack")
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 

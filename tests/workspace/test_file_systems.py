@@ -1,0 +1,56 @@
+"""Root and repository on different file systems: everything that works on one file system works there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.model import Workspace
+from perdure.workspace import Workspaces
+from tests.workspace.test_photograph import fill, marks
+from tests.workspace.yard import Yard
+
+
+def made(yard: Yard, workspaces: Workspaces, backend: str, **more: str) -> tuple[Workspace, Path]:
+    workspace = workspaces.plan(yard.spec(backend, **more), "brave-otter", yard.repo)
+    workspaces.prepare(workspace, "claude")
+    return workspace, Path(workspace.path)
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated", "here", "task"])
+def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend: str) -> None:
+    """With the root on another file system than the repository, two checkpoints are saved, the second one is restored byte-true, and the
+    repository passes its own check without anything left in it."""
+    workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
+    workspace, top = made(yard, workspaces, backend)
+    (top / "README").write_text("before\n")
+    first = workspaces.checkpoints.save(workspace, 1)
+    fill(yard, top)
+    second = workspaces.checkpoints.save(workspace, 2)
+    wanted = marks(top)
+    (top / "README").write_text("after\n")
+    (top / "new.txt").unlink()
+    restored = workspaces.checkpoints.put_in_place(workspace, second.commit)
+    assert marks(top) == wanted and restored.differs == ()
+    assert first.commit != second.commit and workspaces.checkpoints.list_saved(workspace) == {1: first.commit, 2: second.commit}
+    yard.git("fsck", "--no-dangling", "--no-progress")
+    objects = yard.repo / ".git/objects"
+    assert not [*objects.glob("incoming-*"), *objects.glob("pack/*.keep"), *objects.glob("pack/tmp_*")]
+
+
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_a_workdir_grows_from_a_checkpoint(yard: Yard, elsewhere: Path, backend: str) -> None:
+    """A second workdir grows from a checkpoint of the first one, and a checkpoint travels as a pack, across file systems."""
+    workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
+    workspace, top = made(yard, workspaces, backend)
+    (top / "README").write_text("theirs\n")
+    saved = workspaces.checkpoints.save(workspace, 1)
+    other, place = made(yard, workspaces, backend, branch="other")
+    workspaces.checkpoints.grow(workspace, saved.commit, other)
+    assert (place / "README").read_text() == "theirs\n"
+    (place / "README").write_text("ours\n")
+    with workspaces.checkpoints.pack(workspace, saved.commit) as packed:
+        workspaces.checkpoints.unpack(other, packed.file, packed.facts, 9)
+    workspaces.checkpoints.put_in_place(other, saved.commit)
+    assert (place / "README").read_text() == "theirs\n"
