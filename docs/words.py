@@ -151,6 +151,7 @@ REPORT = {
     "fill": "of the newest attempt that has one",
     "when_full": "the run's own policy for a conversation that is nearly too long; empty: the setting's",
     "conditions": "what a person should know",
+    "missed_checkpoint": "why the newest checkpoint that was due could not be taken; empty: nothing is missing",
     "posting": "what the forge was told of a delivered run: `comment_url`, `commit` and `pull_url` of its branch, `tries`, `due` "
     "and `reason` where something could not be done; null for any other run",
     "created": "time",

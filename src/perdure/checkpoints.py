@@ -20,6 +20,7 @@ from perdure.events import CheckpointRestored
 from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.protocols import AgentDriver
+from perdure.report import missed_checkpoint
 from perdure.transcripts import locate, snapshot
 
 
@@ -43,6 +44,9 @@ def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
     if number:
         known = ", ".join(str(each.number) for each in there) or "there is none"
         raise NotFound(f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}")
+    missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+    if missed:
+        raise NotFound(f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor")
     raise NotFound(f"{run.name} has no checkpoint yet", "one is taken at the end of every turn and attempt")
 
 

@@ -303,8 +303,12 @@ class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
     left_out: int = 0
 
 
+PUBLISH = "publish"
+"""`why` of a checkpoint that was taken, but could not be uploaded."""
+
+
 class CheckpointMissed(Event, frozen=True, tag="checkpoint_missed"):
-    """A checkpoint was due and could not be taken; the attempt goes on."""
+    """A checkpoint was due and could not be taken, or uploaded; the attempt goes on."""
 
     why: str
     reason: str

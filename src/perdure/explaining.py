@@ -13,6 +13,17 @@ SAID = 12
 """Lines of a check's output."""
 
 
+def missed_checkpoint(report: dict[str, Any]) -> str:
+    """Return what a missed checkpoint means for a run, in a clean sentence; empty if its newest state is kept."""
+    if not report["missed_checkpoint"]:
+        return ""
+    if any(attempt["checkpoints"] for attempt in report["attempts"]):
+        lost = "the newest checkpoint could not be taken: restore, fork and export go back to an older one"
+    else:
+        lost = "no checkpoint could be taken: restore, fork and export do not work"
+    return f"{lost} ({one_line(report['missed_checkpoint'], 300)}). Try: perdure doctor"
+
+
 def explained(attempt: dict[str, Any], previous: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     """A label and a clean sentence for all that is known of an attempt, in order; an empty label goes on with the one before.
     `previous`: the attempt before it, for what has changed since."""

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 from perdure.codec import plain
 from perdure.effects import Effect, ledger
 from perdure.events import (
+    PUBLISH,
     AgentLaunched,
     CheckpointMissed,
+    CheckpointTaken,
     Compacted,
     DriftSeen,
     MapGiven,
@@ -93,6 +95,7 @@ def run_report(
         "fill": next((plain(each.fill) for each in reversed(attempts) if each.fill is not None), None),
         "when_full": run.spec.when_full,
         "conditions": [plain(condition) for condition in run.conditions],
+        "missed_checkpoint": missed_checkpoint(records),
         "posting": plain(posting) if posting is not None else None,
         "created": run.created,
         "updated": run.updated,
@@ -161,6 +164,20 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "ended": attempt.ended,
         "directory": attempt.directory,
     }
+
+
+def missed_checkpoint(records: Sequence[Record]) -> str:
+    """Return why the newest checkpoint that was due could not be taken; empty if one was taken since, or none was due."""
+    reason = ""
+    for record in records:
+        match record.event:
+            case CheckpointTaken():
+                reason = ""
+            case CheckpointMissed(why=why) if why != PUBLISH:
+                reason = record.event.reason
+            case _:
+                pass
+    return reason
 
 
 def _map(event: MapGiven | MapMissed) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from perdure.git import Git
 from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, TaskRun, Workspace
 from perdure.redaction import Redactor
+from perdure.report import missed_checkpoint
 
 __all__ = ["Exported", "Wanted", "export"]
 
@@ -93,6 +94,9 @@ def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
     """The run's checkpoint of this number, or its newest. Raises NotFound."""
     found = engine.store.checkpoints(run.id)
     if not found:
+        missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+        if missed:
+            raise NotFound(f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor")
         raise NotFound(f"{run.name} has no checkpoint yet: none is taken before its first turn ends", f"perdure show {run.name}")
     numbers = {checkpoint.number: checkpoint for checkpoint in found}
     if at and at not in numbers:

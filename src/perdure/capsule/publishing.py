@@ -25,11 +25,10 @@ from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.scan import Scan
 from perdure.errors import Conflict, NotFound, PerdureError
-from perdure.events import AnyEvent, CheckpointMissed, PlaceLost
+from perdure.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, Claim, TaskRun
 
-WHY = "publish"
 AT_ONCE = 4
 """So many parts travel at the same time."""
 LOOK_S = 15.0
@@ -231,7 +230,7 @@ class Publishing:
         except TakenUp as taken:
             event = self._lost[run_id] = PlaceLost(owner=taken.term.host, term=taken.term.number)
         except Exception as error:
-            event = CheckpointMissed(why=WHY, reason=self.engine.redactor.text(str(error) or type(error).__name__))
+            event = CheckpointMissed(why=PUBLISH, reason=self.engine.redactor.text(str(error) or type(error).__name__))
         if event is not None:
             with self._turn:
                 self._told.setdefault(run_id, []).append(event)

@@ -23,6 +23,7 @@ def attach_arguments(parser: argparse.ArgumentParser) -> None:
 def attach_verb(arguments: argparse.Namespace) -> int:
     from perdure import service
     from perdure.cli.progress import Progress
+    from perdure.cli.run import warn
     from perdure.lifecycle import FINAL
     from perdure.report import report_of
 
@@ -39,6 +40,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
             return 75
         report = report_of(store, run)
     progress.conclude(report)
+    warn(report)
     ended = [attempt.outcome.kind for attempt in store.attempts(run.id) if attempt.outcome is not None]
     return service.exit_code(run, ended[-1] if ended else None)
 

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine offers a run, and what an agent would be given. It changes nothing."""
+"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing changed."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> It
     yield from _usual_agent(chosen)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory, chosen)
+    yield from _checkpoints(chosen)
     yield from _store(chosen)
     if doctor_serve.wanted(chosen):
         yield from (Finding(*found) for found in doctor_serve.findings(chosen, serving=serving))
@@ -168,6 +169,19 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
     volumes = Volumes(places=(there,), warn=chosen.disk_warn, refuse=chosen.disk_refuse, refuse_bytes=chosen.disk_refuse_bytes)
     state = "bad" if volumes.crowded() else "warn" if volumes.warnings() else "ok"
     return Finding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
+
+
+def _checkpoints(chosen: Settings) -> Iterator[Finding]:
+    """Try what every checkpoint does: hand objects over from the root to the repository of the current directory."""
+    from perdure.workspace import Workspaces
+
+    try:
+        repository = Workspaces(chosen.root, environ=os.environ).try_checkpoint(Path.cwd())
+    except (PerdureError, OSError) as error:
+        yield Finding("checkpoints", "bad", f"none could be taken of this repository, from {chosen.root}: {error}")
+        return
+    if repository:
+        yield Finding("checkpoints", "ok", f"tried between {chosen.root} and {repository}")
 
 
 def _store(chosen: Settings) -> Iterator[Finding]:

@@ -28,6 +28,8 @@ def _report(ref: str) -> dict[str, Any]:
 
 
 def show_verb(arguments: argparse.Namespace) -> int:
+    from perdure.explaining import missed_checkpoint
+
     report = _report(arguments.name)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -47,6 +49,9 @@ def show_verb(arguments: argparse.Namespace) -> int:
         print(f"  fill      {filled(report['fill'])}")
     for condition in report["conditions"]:
         print(f"  {condition['type']}: {one_line(condition['message'], 160)}")
+    missed = missed_checkpoint(report)
+    if missed:
+        print(f"  WARNING   {missed}")
     for attempt in report["attempts"]:
         print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
     return 0
@@ -65,7 +70,7 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def why_verb(arguments: argparse.Namespace) -> int:
-    from perdure.explaining import explained
+    from perdure.explaining import explained, missed_checkpoint
     from perdure.report import why_of
 
     report = _report(arguments.name)
@@ -81,6 +86,9 @@ def why_verb(arguments: argparse.Namespace) -> int:
         print(f"\nforge       {line}")
     if there := _waits_for(report):
         print(f"\nhost        {there}")
+    missed = missed_checkpoint(report)
+    if missed:
+        print(f"\nWARNING     {missed}")
     previous: dict[str, Any] | None = None
     for attempt in report["attempts"]:
         print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.cli.plan import checked_plan
 from perdure.cli.plan_progress import PlanProgress
+from perdure.cli.run import warn
 from perdure.config import Settings
 
 if TYPE_CHECKING:
@@ -54,15 +55,21 @@ def retry(arguments: argparse.Namespace) -> int:
 
 def _followed(arguments: argparse.Namespace, chosen: Settings, work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun]) -> int:
     from perdure import plans
+    from perdure.plans.standing import standing
+    from perdure.report import report_of
 
     progress = None if arguments.quiet else PlanProgress()
     with Stopper() as stopper:
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
+        runs = [stand.run for stand in standing(engine.store, plan).values() if stand.run is not None]
+        reports = [report_of(engine.store, run) for run in runs]
         report, code = plans.report_of(engine.store, plan, engine.host), plans.exit_code(engine, plan)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     if progress:
         progress.conclude(report)
+    for each in reports:
+        warn(each)
     return code

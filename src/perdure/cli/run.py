@@ -192,7 +192,18 @@ def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[A
         print(run.name)
     if progress:
         progress.conclude(report)
+    if not arguments.detach:
+        warn(report)
     return code
+
+
+def warn(report: dict[str, Any]) -> None:
+    """Say on standard error which promise does not hold for this run, --quiet or not."""
+    from perdure.explaining import missed_checkpoint
+
+    text = missed_checkpoint(report)
+    if text:
+        print(f"WARNING: {report['name']}: {text}", file=sys.stderr, flush=True)
 
 
 def detach(chosen: Settings, run: TaskRun) -> None:

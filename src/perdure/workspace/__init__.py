@@ -17,6 +17,7 @@ backend protects from is in docs/reference/trust.md.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import field, replace
@@ -249,6 +250,21 @@ class Workspaces:
         source = self._source(workspace.repo)
         return outgoing(self._places, workspace, replace(source, credentials=credentials or source.credentials), self._git(), ready)
 
+    def try_checkpoint(self, cwd: Path) -> str:
+        """Try the one step of a checkpoint that touches the repository at `cwd`; return that repository, empty where there is none.
+
+        Leaves nothing behind. The root need not exist yet. Raises GitFailed or OSError where no checkpoint could be taken.
+        """
+        repository = planning.find_repository(cwd, self._environ)
+        if repository is None:
+            return ""
+        above = self._places.root
+        while not above.is_dir():
+            above = above.parent
+        with tempfile.TemporaryDirectory(dir=above, prefix=".perdure-doctor-") as scratch:
+            shelves.try_hand_over(Path(scratch), repository, Git(cwd=above, environ=self._environ))
+        return str(repository)
+
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()
         cache = self._places.cache(self._source(workspace.repo).id) if workspace.backend is Backend.ISOLATED else None
@@ -299,7 +315,8 @@ class Workspaces:
     def flush(self, workspace: Workspace) -> None:
         """Makes what was written in the workdir durable: an outcome that is told stands for files that are there. Never raises."""
         with suppress(OSError):
-            places.flush(Path(workspace.path))
+            common = [worktree.common_directory(workspace.repo)] if workspace.backend is Backend.WORKTREE else []
+            places.flush_each(Path(workspace.path), *common)
 
     @property
     def root(self) -> Path:

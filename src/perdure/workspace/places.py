@@ -134,6 +134,12 @@ def flush(directory: Path) -> None:
         os.close(fd)
 
 
+def flush_each(*directories: Path) -> None:
+    """`flush` every file system on which one of these is, once. Raises OSError."""
+    for directory in {path.stat().st_dev: path for path in directories}.values():
+        flush(directory)
+
+
 def alternate(objects: Path) -> str:
     """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line (git 2.11 and newer)."""
     text = str(objects)

@@ -69,14 +69,9 @@ def _on_this_machine(places: Places, spec: TaskSpec, cwd: Path, branch: str, bas
     start = (cwd / Path(spec.repo).expanduser()).resolve()
     if not start.is_dir():
         raise NotFound(f"{spec.repo!r} is neither a directory nor the address of a repository.", "Give a path or https://host/owner/name.")
-    bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
-    git = Git(cwd=start, git_dir=start if bare else None, environ=environ)
-    found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
-    if found.code:
-        if b"not a git repository" not in found.stderr:
-            git.run("rev-parse", "--git-common-dir")
+    git, common = _found(start, environ)
+    if common is None:
         raise NotFound(f"{start} is not in a git repository.", "Use --repo PATH, or --here to work in this directory as it is.")
-    common = Path(found.text).resolve()
     repo = str(common.parent if common.name == ".git" else common)
     if not (head := git.commit("HEAD")) and not base:
         raise WorkspaceError(
@@ -89,6 +84,22 @@ def _on_this_machine(places: Places, spec: TaskSpec, cwd: Path, branch: str, bas
     if backend is Backend.WORKTREE:
         worktree.check_branch_free(git, branch, Path(workspace.path))
     return workspace
+
+
+def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the git directory that all worktrees of the repository at `start` share; None outside of one. Raises GitFailed."""
+    return _found(start.resolve(), environ)[1]
+
+
+def _found(start: Path, environ: Mapping[str, str]) -> tuple[Git, Path | None]:
+    bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
+    git = Git(cwd=start, git_dir=start if bare else None, environ=environ)
+    found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
+    if not found.code:
+        return git, Path(found.text).resolve()
+    if b"not a git repository" not in found.stderr:
+        git.run("rev-parse", "--git-common-dir")
+    return git, None
 
 
 def _check_combination(spec: TaskSpec) -> None:

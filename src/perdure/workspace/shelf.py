@@ -27,7 +27,7 @@ from perdure.git import Git, Result
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, flush, held, make_private, read, sync, write
+from perdure.workspace.places import alternate, flush_each, held, make_private, read, sync, write
 from perdure.workspace.saved import LAST, OUTSIDE, REFS, order
 from perdure.workspace.standing import common_of, place_of, standing
 
@@ -151,6 +151,14 @@ class Shelf:
             if read(path) == self._mark:
                 path.unlink(missing_ok=True)
 
+    def drop_packs(self) -> None:
+        """Remove the packs of this workdir that are kept from gc: nothing names them."""
+        for path in (self.kept / "pack").glob("pack-*.keep"):
+            if read(path) == self._mark:
+                # The index first: without it the pack is not there for git.
+                for suffix in (".idx", ".rev", ".pack", ".keep"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
     def _hand_over(self, commit: str, last: str) -> None:
         """Brings what is new of a commit into the user's repository, as one pack. Raises GitFailed where any of it is gone meanwhile.
 
@@ -207,7 +215,8 @@ class Shelf:
         if commit != last:
             if self.shared is not None:
                 self._hand_over(commit, last)
-            flush(self.kept)
+            # The indexes of the look are on the shelf, which may be on another file system than the objects.
+            flush_each(self.kept, self.directory)
         kept = f"{LAST}/{self.id}"
         orders = [f"update {name} {commit}", f"verify {kept} {last}" if commit == last else f"update {kept} {commit} {last}".rstrip()]
         self.order(*orders)
@@ -261,6 +270,27 @@ def shelf(
             lent=admin / "objects" if own and admin is not None else None, head=head, tree=tree, branch=branch, pinned=pinned,
             most_files=most_files, borrowed=git.at(places.root, cache) if cache is not None else None, broken=broken,
         )  # fmt: skip
+
+
+def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
+    """Hand a small object over from a directory to a repository and remove it again, as a checkpoint of a worktree does.
+
+    `repository` is its git directory. Raises GitFailed or OSError where no checkpoint could be taken there.
+    """
+    there = git.at(repository, repository)
+    form = there.run("rev-parse", "--show-object-format").text
+    directory = scratch / "shelf.git"
+    _make(git, directory, form, None, repository)
+    shelf = Shelf(
+        id=f"doctor-{secrets.token_hex(6)}", top=scratch, directory=directory, objects=directory / "objects",
+        eye=git.at(directory, directory), refs=there, form=form, shared=repository / "objects",
+    )  # fmt: skip
+    tree = shelf.put("tree", b"100644 probe\0" + bytes.fromhex(shelf.put("blob", secrets.token_bytes(16))))
+    who = "perdure <perdure@perdure.invalid> 0 +0000"
+    try:
+        shelf.receive(shelf, [shelf.put("commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nprobe\n".encode())])
+    finally:
+        shelf.drop_packs()
 
 
 def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:

@@ -20,7 +20,7 @@ from perdure.errors import GitFailed, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.places import discard, flush, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.places import discard, flush_each, held, is_real_directory, make_private, read, sync, write
 
 LOCKED = "perdure: a task's workdir"
 
@@ -99,8 +99,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 
 def _settle(path: Path, common: Path) -> None:
     """After a power cut, a workdir without a mark is one whose files are all there."""
-    for each in (path, common):
-        flush(each)
+    flush_each(path, common)
 
 
 def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> tuple[bool, list[str]]:

@@ -140,6 +140,7 @@ class Run(Answer):
     usage: Usage
     fill: Fill | None
     conditions: list[Condition]
+    missed_checkpoint: str
     when_full: str
     created: int
     updated: int
