@@ -20,7 +20,7 @@ demo: install agents ## a real agent, killed in the middle of a tool call, goes 
 test: tools install agents ## the suite, on the real agent CLIs; what fails is rerun once, alone (RERUNS=0: never)
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.suite --reruns $(RERUNS) -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
-	  -o faulthandler_timeout=300 -m "not slow and not forge and not kubernetes"
+	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow

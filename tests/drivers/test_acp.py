@@ -19,6 +19,7 @@ from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent, SaidPart, SessionSeen, TurnEnded, Unrecognised
 from perdure.model import Continuation, Exit, Launch, OutcomeKind, Permissions, Program, Start, TaskSpec
+from tests.patience import PATIENCE_S
 
 AGENT = Path(__file__).with_name("acp_agent.py")
 NEW = {"start": "new", "session": "", "mode": "", "model": "", "hold": "", "home": "", "directories": [], "notices": False, "again": False}
@@ -33,7 +34,7 @@ def start(tmp_path: Path, *scene: str, **order: Any) -> subprocess.Popen[bytes]:
 
 
 def finish(started: subprocess.Popen[bytes]) -> tuple[int, Sequence[AgentEvent]]:
-    out, err = started.communicate(b"hello", timeout=60)
+    out, err = started.communicate(b"hello", timeout=PATIENCE_S)
     assert b"Traceback" not in err, err.decode()
     return started.returncode, [event for line in out.split(b"\n") for event in acp_events.parse(line)]
 
@@ -141,7 +142,7 @@ def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) 
         started.communicate(b"hello", timeout=5)
     for path in held:
         path.unlink()
-    out, _ = started.communicate(timeout=60)
+    out, _ = started.communicate(timeout=PATIENCE_S)
     assert (started.returncode, b"The answer." in out) == (0, True)
 
 
@@ -244,6 +245,8 @@ def test_any_other_agent_is_driven_without_sessions(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no conversation"):
         driver.command(replace(launch, continuation=Continuation(kind=Start.RESUME, session_id="one")))
     asked = driver.command(launch)
-    done = subprocess.run(asked.argv, input=asked.stdin, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=60)
+    done = subprocess.run(
+        asked.argv, input=asked.stdin, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE_S
+    )
     events = [event for line in done.stdout.split(b"\n") for event in driver.parse(line)]
     assert (said(events), driver.outcome(Exit(code=done.returncode), events).kind) == ("The answer.", OutcomeKind.SUCCEEDED)

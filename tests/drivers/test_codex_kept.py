@@ -24,6 +24,7 @@ from perdure.testing.drivers.bench import resume
 from tests.drivers import test_driver_commands
 from tests.drivers.test_driver_commands import ID
 from tests.drivers.test_driver_real import Make, benches
+from tests.patience import PATIENCE_S
 
 SERVER = Path(__file__).with_name("codex_server.py")
 
@@ -70,7 +71,7 @@ class TestKept(DriverConformance):
         command = stage.driver.command(stage.launch("hello one"))
         more = [stage.driver.command(stage.launch(f"hello {word}\nand {'x' * 100_000}")).stdin for word in ("two", "three")]
         with stage._process(command) as process:
-            out, err = process.communicate(command.stdin + b"".join(more), timeout=90)
+            out, err = process.communicate(command.stdin + b"".join(more), timeout=PATIENCE_S)
         told = [json.loads(line) for line in out.splitlines()]
         assert process.returncode == 0, err
         assert len({line["thread_id"] for line in told if line["type"] == "thread.started"}) == 1
@@ -90,7 +91,7 @@ def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[di
     }
     lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
     argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order)]
-    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=PATIENCE_S)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 

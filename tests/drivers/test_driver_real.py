@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from perdure.model import OutcomeKind, Permissions
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
+from tests.patience import PATIENCE_S
 
 COMMANDS = Path(__file__).parents[2] / "agents" / "node_modules" / ".bin"
 DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
@@ -153,7 +155,10 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
     kept = {}
     for name in ("without", "with"):
         for make in benches("claude", str(tmp_path / name)):
-            stage = make("say One.\n---\nslow 12\nsay A long answer in many words, so that the clean-up has its time.")
+            go = tmp_path / name / "go"
+            # Without perdure the reply waits for the clean-up; with it there is nothing that could be waited for.
+            wait = f"hold {go}" if name == "without" else "slow 12"
+            stage = make(f"say One.\n---\n{wait}\nsay A long answer in many words, so that the clean-up has its time.")
             old = stage.run("hello one").session_id
             path = stage.driver.transcript(stage.home, old)
             assert path is not None
@@ -161,8 +166,12 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
             os.utime(path, (long_ago, long_ago))
             command = stage.driver.command(stage.launch("hello two"))
             words = tuple(word for word in command.argv if name == "with" or not word.startswith("--settings"))
-            with stage._process(replace(command, argv=words)) as process:
-                process.communicate(command.stdin, timeout=120)
+            with stage._process(replace(command, argv=words)) as process, ThreadPoolExecutor(1) as pool:
+                talk = pool.submit(process.communicate, command.stdin, timeout=PATIENCE_S)
+                while name == "without" and path.exists() and not talk.done():
+                    time.sleep(0.05)
+                go.touch()
+                talk.result()
             kept[name] = path.exists()
             assert (stage.driver.retention(stage.home) or pytest.fail("it has one")).days == 30
     assert kept == {"without": False, "with": True}

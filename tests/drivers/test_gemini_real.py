@@ -21,6 +21,7 @@ from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+from tests.patience import PATIENCE_S
 
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
 Make = Callable[..., Bench]
@@ -71,7 +72,9 @@ class TestGemini(DriverConformance):
         assert stage.run("another conversation").outcome.ok
         assert stage.driver.transcript(stage.home, first.session_id) == path
         command = stage.driver.command(stage.launch("by hand"))
-        subprocess.run(command.argv, input=command.stdin, cwd=stage.cwd, env=stage.environ, capture_output=True, check=True, timeout=60)
+        subprocess.run(
+            command.argv, input=command.stdin, cwd=stage.cwd, env=stage.environ, capture_output=True, check=True, timeout=PATIENCE_S
+        )
         assert stage.driver.transcript(stage.home, first.session_id) is None
 
     def test_tools_do_not_inherit_the_guard(self, bench: Make) -> None:
@@ -82,7 +85,7 @@ class TestGemini(DriverConformance):
         other = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
         command = other.driver.command(other.launch("look", permissions=Permissions.FULL, env={"NODE_OPTIONS": "--no-warnings"}))
         env = {**other.environ, **command.env}
-        subprocess.run(command.argv, input=command.stdin, cwd=other.cwd, env=env, capture_output=True, check=True, timeout=60)
+        subprocess.run(command.argv, input=command.stdin, cwd=other.cwd, env=env, capture_output=True, check=True, timeout=PATIENCE_S)
         assert (other.cwd / "options.txt").read_text() == "[--no-warnings]\n"
 
     def test_it_is_one_process_that_ends_on_request(self, bench: Make) -> None:
@@ -92,7 +95,7 @@ class TestGemini(DriverConformance):
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             assert [child for child in children if b"gemini" in Path(f"/proc/{child}/cmdline").read_bytes()] == []
             process.terminate()
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_S)
         ended = stage.read(process.returncode, out, err)
         assert (ended.exit.code, ended.outcome.kind) == (0, OutcomeKind.FAILED)
 

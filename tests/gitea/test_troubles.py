@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.forge, pytest.mark.timeout(900)]
 
 SCRIPT = """run echo up > rounding.txt
 ---
-slow 3
+hold {go}
 say It rounds up now.
 """
 
@@ -44,14 +44,15 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
         assert len(one.prompts()) == 1
 
 
-def test_it_goes_away_while_the_agent_is_at_work(own: Gitea) -> None:
+def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> None:
     """The run succeeds without it; what is to be told waits, and says so. After both were killed and are there again, the branch, one pull
     request, one comment and the status stand there."""
-    with world(own, SCRIPT, 'publish = "pull"') as one:
+    with world(own, SCRIPT.format(go=tmp_path / "go"), 'publish = "pull"') as one:
         one.start("--jobs", "1")
         one.issue("Rounding", "The total is off by a cent.")
         one.rehearsal.wait_for(1, PATIENCE_S)
         own.kill()
+        (tmp_path / "go").touch()
         name = one.settled(1)["name"]
         one.until(lambda: f"not told all of {name}: not pushed" in one.serving.said(), "it is told that the forge does not answer")
         one.serving.kill()
@@ -82,7 +83,7 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
 def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
     """Gitea sends nothing twice: perdure asks when it is there again. An issue that was assigned meanwhile is work for who assigned it, and
     one that a stranger could only open is not; what was merged meanwhile is cleaned up; each once, however often it is started."""
-    with world(gitea, SCRIPT, 'publish = "pull"', 'access = "write"') as one:
+    with world(gitea, SCRIPT.format(go="/"), 'publish = "pull"', 'access = "write"') as one:
         one.start("--jobs", "1")
         one.serving.kill()
         one.issue("Rounding", "The total is off by a cent.")

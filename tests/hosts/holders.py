@@ -29,6 +29,7 @@ from perdure.model import OutcomeKind, TaskSpec
 from perdure.testing.stores.making import place
 from perdure.wiring import open_engine
 from perdure.worker import is_orphaned
+from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server
 from tests.servers.proxy import Proxy
 
@@ -36,7 +37,6 @@ KINDS = ("supervisor stopped", "supervisor killed", "cut off", "supervisor and s
 FENCE_ONLY = ("supervisor and shim stopped", "shim killed, supervisor stopped")
 """Here nobody is left on the host who could end the agent."""
 LEASE_S = 4
-PATIENCE_S = 120.0
 TOP = Path(__file__).parents[2]
 
 

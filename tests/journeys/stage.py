@@ -21,9 +21,9 @@ from typing import Any
 
 from perdure import drivers
 from perdure.rehearsal import Rehearsal
+from tests.patience import PATIENCE_S
 
 TOP = Path(__file__).parents[2]
-PATIENCE_S = 90.0
 
 
 def native(agent: str, modules: Path | None = None) -> Path:

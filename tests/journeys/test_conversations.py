@@ -304,15 +304,16 @@ def fork_pid(one: Stage) -> int:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6])
-def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, after_s: float) -> None:
+def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, tmp_path: Path, after_s: float) -> None:
     """SIGKILL at the start, perhaps while the parent's history is copied: what is left of it is never taken for the fork."""
-    one = stage(TALK.replace("say Two.", "slow 3\nsay Two."))
+    one = stage(TALK.replace("say Two.", f"hold {tmp_path / 'go'}\nsay Two."))
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
     started = one.start("fork", "task", "In the fork.", "--as", "branched", "--json")
     pid = fork_pid(one)
     time.sleep(after_s)
     os.kill(pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
     done = one.finish(started)
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]

@@ -203,14 +203,15 @@ def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
 
 
 @on_claude
-def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage) -> None:
+def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage, tmp_path: Path) -> None:
     """SIGKILL of `plan run` alone: who runs the plan again follows the agent that still works, in the same attempt."""
-    one = stage(LINE.replace("say The second file is written.", "slow 3\nsay The second file is written."))
+    one = stage(LINE.replace("say The second file is written.", f"hold {tmp_path / 'go'}\nsay The second file is written."))
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
     one.rehearsal.wait_for(4)
     started.kill()
     one.finish(started)
+    (tmp_path / "go").touch()
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err
     assert [task["attempts"] for task in tasks_of(done).values()] == [1, 1, 1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.process import Process
+from tests.patience import PATIENCE_S
 
 Launcher = Callable[..., Process]
 
@@ -38,7 +39,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def until(happened: Callable[[], Any], within_s: float = 20.0) -> Any:
+def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     """Waits for something that must come, and returns it."""
     end = time.monotonic() + within_s
     while not (found := happened()):

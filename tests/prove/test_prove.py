@@ -21,6 +21,7 @@ from perdure.cli.prove import table, verdict
 from perdure.prove import ROWS, SCENES, Check, Proof, candidates, prove
 from perdure.prove.known import known, read, take_over
 from tests.journeys.stage import native
+from tests.patience import PATIENCE_S
 
 TOP = Path(__file__).parents[2]
 
@@ -52,7 +53,7 @@ def environ(scratch: Path) -> dict[str, str]:
 def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`perdure prove`, to its end."""
     argv = [sys.executable, "-m", "perdure", "prove", *words]
-    return subprocess.run(argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=230)
+    return subprocess.run(argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S)
 
 
 def bad(scratch: Path) -> Path:
@@ -128,7 +129,7 @@ def test_an_interrupt_ends_everything(scratch: Path) -> None:
     with subprocess.Popen(argv, env=environ(scratch), cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         until(lambda: agents_of(scratch))
         running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=60)
+        running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130
     assert agents_of(scratch) == []
     assert [path.name for path in (scratch / "tmp").iterdir() if path.name.startswith("pp")] == []
@@ -148,7 +149,7 @@ def agents_of(scratch: Path) -> list[int]:
 
 
 def until(met: Any) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not met():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)

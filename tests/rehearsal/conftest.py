@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from perdure.rehearsal import Rehearsal
+from tests.patience import PATIENCE_S
 
 MODULES = Path(__file__).parents[2] / "agents" / "node_modules"
 PROGRAMS = {
@@ -64,7 +65,7 @@ class Agent:
 
     def run(self, rehearsal: Rehearsal, prompt: str, resume: str = "", **options: Any) -> Ended:
         env = self.environ(rehearsal, **options)
-        done = subprocess.run(self.argv(resume), input=prompt.encode(), env=env, cwd=self.cwd, capture_output=True, timeout=120)
+        done = subprocess.run(self.argv(resume), input=prompt.encode(), env=env, cwd=self.cwd, capture_output=True, timeout=PATIENCE_S)
         return Ended(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode())
 
     def start(self, rehearsal: Rehearsal, prompt: str) -> subprocess.Popen[bytes]:

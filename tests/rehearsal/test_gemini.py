@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from perdure.rehearsal import Rehearsal
+from tests.patience import PATIENCE_S
 
 from .conftest import MODULES, ask
 
@@ -100,7 +101,7 @@ def test_the_real_cli_takes_it_for_its_service(tmp_path: Path):
         def run(prompt: str, *words: str) -> dict[str, Any]:
             argv = [str(script), "--output-format=stream-json", "--approval-mode=yolo", *words]
             done = subprocess.run(
-                argv, input=prompt.encode(), env=environ, cwd=tmp_path / "work", capture_output=True, check=True, timeout=120
+                argv, input=prompt.encode(), env=environ, cwd=tmp_path / "work", capture_output=True, check=True, timeout=PATIENCE_S
             )
             last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
             return last

@@ -13,6 +13,7 @@ import pytest
 
 from perdure.errors import UsageError
 from perdure.rehearsal import Rehearsal
+from tests.patience import PATIENCE_S
 
 from .conftest import Agent, ask, claude_body
 
@@ -56,7 +57,7 @@ def test_codex_can_be_configured_by_arguments_alone(an_agent):
         argv = agent.argv()
         argv[2:2] = rehearsal.codex_args()
         env = {**agent.environ(rehearsal), **rehearsal.environ("codex"), "CODEX_HOME": str(home)}
-        done = subprocess.run(argv, input=b"hello", env=env, cwd=agent.cwd, capture_output=True, timeout=60)
+        done = subprocess.run(argv, input=b"hello", env=env, cwd=agent.cwd, capture_output=True, timeout=PATIENCE_S)
         assert done.returncode == 0
         assert rehearsal.prompts() == ["hello"]
         assert not (home / "config.toml").exists()

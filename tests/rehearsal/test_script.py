@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.rehearsal import ScriptError, parse
-from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Reply, Run, Say, Slow, Tokens
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Reply, Run, Say, Slow, Tokens
 
 
 def test_every_action_is_read():
@@ -24,6 +24,7 @@ def test_every_action_is_read():
         say two words   # not a comment
 
         run echo "a b" && exit 3
+        hold /tmp/go on
         hang x2
         ---
         cut
@@ -40,6 +41,7 @@ def test_every_action_is_read():
                 Slow(0.25),
                 Say("two words   # not a comment"),
                 Run('echo "a b" && exit 3'),
+                Hold("/tmp/go on"),
                 Hang(2),
             )
         ),

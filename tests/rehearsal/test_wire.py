@@ -234,6 +234,35 @@ def test_the_beginning_is_sent_before_the_pause():
         connection.close()
 
 
+CHAT, GEMINI = "/v1/chat/completions", "/v1beta/models/m:streamGenerateContent?alt=sse"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (MESSAGES, claude_body("hello")),
+        (RESPONSES, codex_body("hello")),
+        (CHAT, {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}),
+        (GEMINI, {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}),
+    ],
+)
+def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
+    """What stands behind `hold` is sent when the file is there, and not before; a file that is there holds nothing."""
+    with Rehearsal(f"say before\nhold {tmp_path / 'go'}\nsay after") as rehearsal:
+        connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
+        connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        heard = b""
+        while b"before" not in heard:
+            heard += response.read1()
+        assert b"after" not in heard
+        (tmp_path / "go").touch()
+        assert b"after" in response.read()
+        connection.close()
+    with Rehearsal(f"hold {tmp_path / 'go'}\nsay after") as rehearsal:
+        assert "after" in ask(rehearsal, "POST", path, body).text
+
+
 def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
     """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no waiting thread."""
     with Rehearsal("say a\nhang\n---\nslow 60\nsay many words here\n---\nsay c") as rehearsal:

@@ -24,12 +24,12 @@ from typing import Any
 import psycopg
 
 from perdure import stores
+from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 """For tests that nothing has to outlive."""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-PATIENCE_S = 120.0
 
 _numbers = count()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S
 
 
 class RedisServer:

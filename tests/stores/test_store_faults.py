@@ -20,6 +20,7 @@ from perdure.model import Decision, RunState, TaskSpec
 from perdure.stores.disk import file_system, refuse_network, sqlite_warning
 from perdure.stores.queries import SQL
 from perdure.testing.stores.making import AGAIN, claimed, submit
+from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
 SOURCE = Path(stores.__file__).parents[2]
@@ -46,7 +47,7 @@ def unprivileged(database: Path, wish: str) -> str:
     """What a process that file modes bind gets."""
     ran = subprocess.run(
         [sys.executable, str(HERE / "unprivileged.py"), str(database), wish],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=60,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
@@ -304,6 +305,6 @@ def test_a_list_of_runs_is_cheap(tmp_path: Path, code: str, forbidden: set[str])
     store.close()
     program = code.format(path=str(tmp_path / "perdure.db")) + "; import sys; print(' '.join(sys.modules))"
     ran = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert not forbidden & set(ran.stdout.split())

@@ -17,6 +17,7 @@ from perdure import stores
 from perdure.errors import StoreError
 from perdure.stores.migrate import SCRIPTS, migrate, newest
 from perdure.testing.stores.making import submit
+from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
 NOW = newest()
@@ -53,7 +54,7 @@ def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scrip
     (tmp_path / "scratch").mkdir()
     ran = subprocess.run(
         [sys.executable, str(HERE / "migrating_until_killed.py"), str(old), str(scripts), str(tmp_path / "scratch")],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=120,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)

@@ -22,6 +22,7 @@ from perdure.stores.migrate import newest
 from perdure.stores.postgres.translating import migration
 from perdure.testing.stores.making import claimed, place, submit
 from tests.conftest import Scratch
+from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server
 from tests.servers.proxy import Proxy
 
@@ -119,7 +120,7 @@ def test_workers_of_several_processes_never_share(postgres: Server) -> None:
         workers = [subprocess.Popen([*command, f"worker-{n}", str(n)], env=environ, stdout=pipe, stderr=pipe) for n in range(2)]
         claims: Counter[str] = Counter()
         for worker in workers:
-            out, err = worker.communicate(timeout=200)
+            out, err = worker.communicate(timeout=PATIENCE_S)
             assert worker.returncode == 0, err.decode()
             claims.update(out.decode().split("\n")[:-1])
         assert claims == Counter(f"{run.id} {attempt}" for run in runs for attempt in (1, 2))
@@ -169,7 +170,7 @@ def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Sc
 
     def said(*words: str) -> str:
         ran = subprocess.run(
-            [sys.executable, "-m", "perdure", *words], env=environ, capture_output=True, text=True, check=False, timeout=100
+            [sys.executable, "-m", "perdure", *words], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
         assert "hunter2" not in ran.stdout + ran.stderr
         return ran.stdout

@@ -14,6 +14,7 @@ from perdure import stores
 from perdure.events import AttemptEnded, Record, Said
 from perdure.model import RunState, SessionKey, TaskSpec
 from perdure.testing.stores.making import claimed, place, submit
+from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
 SOURCE = Path(stores.__file__).parents[2]
@@ -38,7 +39,7 @@ def test_four_workers_never_share(tmp_path: Path) -> None:
     claims: Counter[str] = Counter()
     active = 0
     for worker in workers:
-        out, err = worker.communicate(timeout=120)
+        out, err = worker.communicate(timeout=PATIENCE_S)
         assert worker.returncode == 0, err.decode()
         claims.update(out.decode().split("\n")[:-1])
         active += bool(out.strip())
@@ -105,7 +106,7 @@ def test_many_processes_make_one_database(tmp_path: Path) -> None:
         child.stdin.write(b"go\n")
         child.stdin.flush()
     for child in children:
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 0, err.decode()
     store = stores.open(database, read_only=True)
     assert {row.name for row in store.find()} == {f"run-{n}" for n in range(8)}

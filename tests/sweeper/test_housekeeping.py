@@ -18,6 +18,7 @@ from perdure.errors import Conflict
 from perdure.sweeper import due, sweeping
 from perdure.volumes import Ballast, Volumes
 from perdure.worker import work
+from tests.patience import PATIENCE_S
 from tests.sweeper.ground import Ground
 
 
@@ -85,7 +86,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
             return ""
 
     with Housekeeping(replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append, every_s=0.01):
-        assert again.wait(90)
+        assert again.wait(PATIENCE_S)
     assert [line for line in said if "nobody foresaw" in line] == ["how much room there is cannot be looked at: what nobody foresaw"]
 
 

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 TOP = Path(__file__).parents[2]
 
 
 def trials(way: str, count: int, stride: int = 1) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.taskfiles.killing", way, "7", str(count), str(stride)]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["wrong"] == []

@@ -11,8 +11,8 @@ from textual.pilot import Pilot
 
 from perdure.top.app import Board
 from perdure.top.view import Looked
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 Story = Callable[["Play"], Awaitable[None]]
 
 

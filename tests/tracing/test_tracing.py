@@ -22,9 +22,9 @@ from perdure.tracing import tracer
 from perdure.tracing.sending import Tracer
 from perdure.wiring import open_engine
 from tests.metrics.lives import a_life
+from tests.patience import PATIENCE_S
 from tests.tracing.collecting import Collector, values
 
-PATIENCE_S = 60.0
 SECRET = "the-canary-of-the-prompt"
 CONVENTIONS = {
     value

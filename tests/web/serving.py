@@ -20,8 +20,7 @@ from perdure import stores
 from perdure.forges import Delivery, Forge
 from tests.forges import payloads
 from tests.forges.payloads import SECRET, SIGNING
-
-PATIENCE_S = 90.0
+from tests.patience import PATIENCE_S
 
 SOURCES = """
 [webhooks.hub]

@@ -78,10 +78,11 @@ def settled(serving: Serving) -> list[tuple[str, DeliveryState]]:
     return [(each.id, each.state) for each in serving.inbox()]
 
 
-def test_from_a_label_to_a_review_in_one_conversation(machine: Callable[[str], tuple[Stage, Serving]]) -> None:
+def test_from_a_label_to_a_review_in_one_conversation(machine: Callable[[str], tuple[Stage, Serving]], tmp_path: Path) -> None:
     """A label begins a task in a branch of its own; the review of its pull request goes on in the same conversation with only what is new,
     though the server was killed while the agent was at it, and though each webhook came twice."""
-    one, serving = machine("run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nslow 3\nsay Two.\n")
+    last = f"hold {tmp_path / 'go'}\nsay Two."
+    one, serving = machine(f"run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\n{last}\n")
     serving.start("--jobs", "1")
     label = payloads.derived("gitea", "issues_opened", labelled)
     assert [send(serving, "issue_label", label, each) for each in ("one", "one-again")] == [202, 202]
@@ -96,6 +97,7 @@ def test_from_a_label_to_a_review_in_one_conversation(machine: Callable[[str], t
     assert send(serving, "pull_request_review_rejected", review, "two") == 202
     serving.until(lambda: (Path(run()["workspace"]["path"]) / "two.txt").exists(), "the agent is in its second turn")
     serving.kill()
+    (tmp_path / "go").touch()
     serving.start("--jobs", "1")
     assert send(serving, "pull_request_review_rejected", review, "two") == 202
     serving.until(lambda: run()["state"] == "succeeded", "the second turn is done")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.forges import payloads
 from tests.forges.payloads import SECRET
+from tests.patience import PATIENCE_S
 from tests.web import kills
 from tests.web.serving import Serving, answered
 
@@ -77,7 +78,7 @@ def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> No
         serving.until(lambda: "draining" in serving.said(), "it drains")
         connection.sendall(body[-1:])
         assert answered(connection).startswith(b"HTTP/1.1 202")
-    assert serving.process.wait(60) == 0
+    assert serving.process.wait(PATIENCE_S) == 0
     assert len(serving.inbox()) == 1
 
 

@@ -82,7 +82,7 @@ def test_the_retry_waits_for_the_git_of_a_killed_supervisor(yard: Yard, backend:
     """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up under its hands."""
     real, place = shutil.which("git"), yard.top / "bin"
     place.mkdir()
-    slowly = f'touch {yard.top}/begun; sleep 0.4; {real} "$@"; touch {yard.top}/over'
+    slowly = f'touch {yard.top}/begun; until test -e {yard.top}/go; do sleep 0.02; done; sleep 0.4; {real} "$@"; touch {yard.top}/over'
     (place / "git").write_text(f'#!/bin/sh\ncase "$*" in *" {slow} "*) {slowly};; *) exec {real} "$@";; esac\n')
     (place / "git").chmod(0o755)
     workspace = yard.plan(backend)
@@ -92,5 +92,6 @@ def test_the_retry_waits_for_the_git_of_a_killed_supervisor(yard: Yard, backend:
             time.sleep(0.005)
         supervisor.kill()
     assert not (yard.top / "over").exists()
+    (yard.top / "go").touch()
     assert check(yard, workspace) == []
     assert (yard.top / "over").exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
 from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
@@ -74,6 +74,10 @@ class Anthropic:
                 yield Slow(pace)
                 yield from _tool_events(index, _tool_use(action))
                 index, pace = index + 1, 0.0
+            elif isinstance(action, Hold):
+                yield Slow(pace)
+                yield action
+                pace = 0.0
             elif isinstance(action, (Hang, Cut)):
                 yield Slow(pace)
                 yield action

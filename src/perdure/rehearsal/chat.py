@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
 from perdure.rehearsal.wire import Refusal, Step, items, paced
 
 _SHELLS = ("bash", "shell")
@@ -61,6 +61,10 @@ class Chat:
                 yield Slow(pace)
                 yield _chunk(head, {"tool_calls": [{"index": calls, **_call(conversation, action)}]})
                 calls, pace = calls + 1, 0.0
+            elif isinstance(action, Hold):
+                yield Slow(pace)
+                yield action
+                pace = 0.0
             elif isinstance(action, (Hang, Cut)):
                 yield Slow(pace)
                 yield action

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Hang, Slow
+from perdure.rehearsal.script import Cut, Hang, Hold, Slow
 from perdure.rehearsal.wire import Dialect, Refusal, Step
 
 Answer: TypeAlias = Callable[[str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, Conversation] | None]
@@ -145,7 +146,7 @@ class _Visit(BaseHTTPRequestHandler):
             self._whole(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})
         elif conversation.streamed:
             self._stream(dialect.stream(cue, conversation))
-        elif all(self._go_on(action) for action in cue.actions if isinstance(action, (Slow, Hang, Cut))):
+        elif all(self._go_on(action) for action in cue.actions if isinstance(action, (Slow, Hold, Hang, Cut))):
             self._whole(200, dialect.whole(cue, conversation))
 
     def _stream(self, steps: Iterator[Step]) -> None:
@@ -163,24 +164,29 @@ class _Visit(BaseHTTPRequestHandler):
                 return
         self.wfile.write(b"0\r\n\r\n")
 
-    def _go_on(self, step: Slow | Hang | Cut) -> bool:
+    def _go_on(self, step: Slow | Hold | Hang | Cut) -> bool:
         """Pauses; False when the answer ends here, and the connection with it."""
-        over = isinstance(step, Cut)
-        if not over and not (isinstance(step, Slow) and step.seconds == 0):
-            over = self._pause(step.seconds if isinstance(step, Slow) else None)
+        if isinstance(step, Cut):
+            over = True
+        elif isinstance(step, Hold):
+            over = self._pause(None, Path(step.file))
+        elif isinstance(step, Hang):
+            over = self._pause(None)
+        else:
+            over = step.seconds != 0 and self._pause(step.seconds)
         if over:
             self.close_connection = True
             _shut(self.connection)
         return not over
 
-    def _pause(self, seconds: float | None) -> bool:
-        """True when the client went or the desk stops before the time is over (None: there is no other end)."""
+    def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
+        """Return True if the client went or the desk stopped before the time was over or the file existed."""
         end = None if seconds is None else time.monotonic() + seconds
         gone = select.poll()
         gone.register(self.connection, select.POLLIN)
         while not self.server.stopping.is_set():
             left = 0.1 if end is None else min(0.1, end - time.monotonic())
-            if left <= 0:
+            if left <= 0 or (file is not None and file.exists()):
                 return False
             # A client that waits for an answer sends nothing: readable means that it has gone.
             if gone.poll(1 + int(left * 1000)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Run, Say, Slow, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, marks
 from perdure.rehearsal.wire import Refusal, Step, items, paced
 
 SHELL = "run_shell_command"
@@ -59,6 +59,12 @@ class Gemini:
                 yield Slow(pace)
                 yield _event([_call(action)])
                 pace, said = 0.0, False
+            elif isinstance(action, Hold):
+                if not said:
+                    yield _event([{"text": ""}])
+                yield Slow(pace)
+                yield action
+                pace = 0.0
             elif isinstance(action, (Hang, Cut)):
                 if not said:
                     yield _event([{"text": ""}])

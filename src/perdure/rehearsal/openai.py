@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
 from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _OWN = re.compile(
@@ -89,6 +89,10 @@ class OpenAI:
                 yield Slow(pace)
                 output.append(_call(conversation, action))
                 yield from _call_events(len(output) - 1, output[-1])
+                pace = 0.0
+            elif isinstance(action, Hold):
+                yield Slow(pace)
+                yield action
                 pace = 0.0
             elif isinstance(action, (Hang, Cut)):
                 yield Slow(pace)

@@ -7,6 +7,7 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     say TEXT               text of the model, streamed; `say` lines that follow each other make one text of several lines
     run COMMAND            calls the CLI's own shell tool
     slow SECONDS           what comes next is spread over that time; headers and first events are sent before
+    hold FILE              the stream stays open and silent until the file exists, then the rest of the reply
     hang [xK]              the stream stays open and silent until the client goes or the server stops
     cut [xK]               the connection is cut in mid-stream
     cut clean [xK]         the answer ends in good order on the wire, but without the model's last word
@@ -62,6 +63,11 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hang:
     times: int = 1
 
@@ -102,7 +108,7 @@ class Stop:
     reason: str
 
 
-Action: TypeAlias = Say | Run | Slow | Hang | Cut | Fail | Limit | Tokens | Stop
+Action: TypeAlias = Say | Run | Slow | Hold | Hang | Cut | Fail | Limit | Tokens | Stop
 Mark: TypeAlias = tuple[str, str]
 """What a reply leaves in a history: ("say", text) or ("run", command)."""
 
@@ -179,7 +185,7 @@ class _Draft:
             action = _READERS[word](rest)
         except ValueError as error:
             raise ScriptError(f"line {number}: {word}: {error}") from None
-        if isinstance(action, (Fail, Limit)) and any(isinstance(before, (Say, Run, Hang, Cut)) for before in self.actions):
+        if isinstance(action, (Fail, Limit)) and any(isinstance(before, (Say, Run, Hold, Hang, Cut)) for before in self.actions):
             raise ScriptError(f"line {number}: {word} must stand before everything that the reply sends")
         self.actions.append(action)
 
@@ -210,6 +216,12 @@ class _Draft:
 def _text(rest: str) -> str:
     if not rest:
         raise ValueError("a text is missing")
+    return rest
+
+
+def _file(rest: str) -> str:
+    if not rest:
+        raise ValueError("a file is missing")
     return rest
 
 
@@ -259,6 +271,7 @@ _READERS: dict[str, Callable[[str], Action]] = {
     "say": lambda rest: Say(_text(rest)),
     "run": lambda rest: Run(_text(rest)),
     "slow": lambda rest: Slow(_seconds(rest)),
+    "hold": lambda rest: Hold(_file(rest)),
     "hang": lambda rest: Hang(_times(rest)),
     "cut": _cut,
     "fail": _fail,

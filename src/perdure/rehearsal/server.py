@@ -155,7 +155,7 @@ class Rehearsal:
         """What the user said, as the last request tells it."""
         return self.last.prompts
 
-    def wait_for(self, requests: int, timeout: float = 60.0) -> Request:
+    def wait_for(self, requests: int, timeout: float = 300.0) -> Request:
         """Waits until so many requests (without side requests) have arrived; returns the one of that number, counted from 1.
         Raises TimeoutError after `timeout` seconds."""
         with self._arrived:

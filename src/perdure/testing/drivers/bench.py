@@ -24,7 +24,7 @@ from perdure.model import Command, CompactAt, Continuation, Exit, Launch, Outcom
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
