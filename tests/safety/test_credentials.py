@@ -14,6 +14,7 @@ import pytest
 
 from perdure.errors import GitFailed, PerdureError
 from perdure.git import Git
+from perdure.process.quick import run_quick
 from perdure.workspace import Workspaces
 from perdure.workspace.askpass import broker, expected
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
@@ -131,6 +132,18 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
         assert ask(program, "Password for 'http://u@127.0.0.1:8080/owner/repo': ") == (0, "p")
         assert ask(program, "Password for 'http://u@127.0.0.1:8080/owner/repo': ") == (1, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None:
+    """A child of a shim, such as an agent of the same user, is not answered though it runs the very program that git would run."""
+    url = "http://127.0.0.1:8080/owner/repo"
+    with broker(url, ("u", "p"), tmp_path) as asking:
+        code, said = run_quick(
+            [asking["GIT_ASKPASS"], f"Username for '{url}': "], directory=tmp_path / "quick", cwd=tmp_path, env={}, timeout_s=60
+        )
+        assert (code, said.strip()) == (1, "")
+        code = subprocess.run([asking["GIT_ASKPASS"], f"Username for '{url}': "], stdout=subprocess.DEVNULL).returncode
+        assert code == 0, "its own child is answered after that"
 
 
 def test_both_spellings_of_a_user_are_known() -> None:

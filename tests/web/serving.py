@@ -66,6 +66,8 @@ class Serving:
             "THE_SECRET": SECRET, **environ,
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
+        self.inside: list[str] = []
+        """The command that starts it, such as one that makes another user of it; empty: none."""
         self.port = 0
         self.tokens = 0
 
@@ -75,8 +77,8 @@ class Serving:
         seen = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "perdure", "serve", "--listen", "127.0.0.1:0", *(words or ("--jobs", "0"))], cwd=self.home,
-                env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                [*self.inside, sys.executable, "-m", "perdure", "serve", "--listen", "127.0.0.1:0", *(words or ("--jobs", "0"))],
+                cwd=self.home, env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
         found = self.until(lambda: re.search(rb"listening on http://[\d.]+:(\d+)", log.read_bytes()[seen:]), "it listens")
         self.port = int(found[1])

@@ -8,10 +8,12 @@ from contextlib import closing
 from importlib.util import find_spec
 from ipaddress import ip_address
 
+from perdure.cli import exposure
 from perdure.cli.compose import open_to_read
 from perdure.config import Settings
 from perdure.errors import ConfigError, PerdureError
 
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
 LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
 INSTALL = "pip install 'perdure[serve]'"
 
@@ -26,6 +28,7 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
         yield from _secrets(chosen)
     yield from _rules(chosen)
     yield from _tokens(chosen)
+    yield "exposure", "warn", exposure.reach(chosen)
 
 
 def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
@@ -38,6 +41,9 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
         with forges(chosen.webhooks, chosen.agents, environ, chosen.ca_file):
             pass
 
+    if _has_credentials(chosen) and not os.environ.get(CREDENTIALS):
+        yield "serve", "warn", "secrets are named as credentials of systemd: only the service itself can check them"
+        return
     environ, problems = dict(os.environ), list[str]()
     looks: list[Callable[[], object]] = [lambda: secrets_of(chosen.webhooks, environ), connect, lambda: Prompts(chosen.agents)]
     for look in looks:
@@ -49,6 +55,11 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     if not problems:
         names = ", ".join(source.name for source in chosen.webhooks) or "none"
         yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are good"
+
+
+def _has_credentials(chosen: Settings) -> bool:
+    tokens = [*(source.token_credential for source in chosen.webhooks), *(rule.token_credential for rule in chosen.agents)]
+    return any(tokens) or any(source.credentials for source in chosen.webhooks)
 
 
 def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:

@@ -63,6 +63,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "_drive": ("run", ""),
 }
 
+HOLDS_SECRETS = frozenset("run retry update resume fork plan work serve operator move export import top _drive".split())
+"""Verbs that hold tokens and passwords while agents of the same user live."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code."""
@@ -86,6 +89,10 @@ def _perform(words: list[str]) -> int:
     verb = words[0]
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
+    if verb in HOLDS_SECRETS:
+        from perdure.secrecy import forbid_reading
+
+        forbid_reading()
     parser = parser_of(verb)
     # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to the end of the line (`...`) cannot.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)

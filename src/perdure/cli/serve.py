@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.pool import Wishes, open_pool, say
 from perdure.errors import PerdureError, UsageError
+from perdure.secrecy import wipe_variables
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
@@ -87,6 +88,7 @@ def _has_token(store: Store) -> bool:
 
 
 def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
+    from perdure.cli import exposure
     from perdure.cli.doctor import examine
     from perdure.cli.housekeeping import Housekeeping
     from perdure.forgeapi.connecting import forges
@@ -104,6 +106,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     with ExitStack() as stack:
         # Before the engine: it is told of the environment that is left then.
         clients = stack.enter_context(forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file))
+        wipe_variables(secret_variables(chosen))
         held = [*clients.held(), *(each for several in secrets.values() for each in several)]
         engine = open_pool(chosen, wishes, guarded=True, secrets=held)
         stack.callback(engine.store.close)
@@ -132,6 +135,8 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")
+        for line in exposure.lines(chosen, held):
+            say(line)
         if not _has_token(engine.store):
             say("the dashboard and the API need a token, and there is none: perdure token new NAME --scope admin")
         notify(os.environ, "READY=1")
@@ -140,6 +145,12 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         if web.broken is not None:
             raise PerdureError(f"The web server ended: {web.broken}", "start it again; nothing that was acknowledged is lost")
     return 0
+
+
+def secret_variables(chosen: Settings) -> frozenset[str]:
+    """Return the names of the variables that hold the service's secrets."""
+    tokens = {*(source.token_env for source in chosen.webhooks), *(rule.token_env for rule in chosen.agents)}
+    return frozenset(tokens | {name for source in chosen.webhooks for name in source.variables}) - {""}
 
 
 def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> Callable[[], None]:

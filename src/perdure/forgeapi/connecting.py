@@ -85,12 +85,15 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     tokens: dict[tuple[str, str], Token] = {}
     named: set[tuple[str, str]] = set()
     for source in sources:
-        own = {rule.name: token_at(rule.token_file, rule.token_env, environ) for rule in rules if _takes(rule, source)}
-        for name, token in {"": token_at(source.token_file, source.token_env, environ), **own}.items():
-            if token is None or not source.url or source.forge is None:
+        own = {rule.name: rule for rule in rules if _takes(rule, source)}
+        tables: dict[str, Source | Rule] = {"": source, **own}
+        for name, table in tables.items():
+            if not source.url or source.forge is None or not _has_token(table):
                 continue
             named.add((source.name, name))
             try:
+                token = token_at(table.token_file, table.token_env, table.token_credential, environ)
+                assert token is not None
                 token.value()
                 found[source.name, name] = connect(source.forge, source.url, token, ca_file)
                 tokens[source.name, name] = token
@@ -101,8 +104,7 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     problems += [
         f"agents.{rule.name}: its token would go to {' and '.join(urls)}; say with sources which of them it is for"
         for rule in rules
-        if (rule.token_file or rule.token_env)
-        and len(urls := sorted({source.url for source in sources if source.url and _takes(rule, source)})) > 1
+        if _has_token(rule) and len(urls := sorted({source.url for source in sources if source.url and _takes(rule, source)})) > 1
     ]
     problems += [
         f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} has no token to ask the forge with"
@@ -116,6 +118,10 @@ def forges(sources: Sequence[Source], rules: Sequence[Rule], environ: MutableMap
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), "make a token on the forge, and put it into a file that perdure alone can read")
     return Forges(found, tokens)
+
+
+def _has_token(table: Source | Rule) -> bool:
+    return bool(table.token_file or table.token_env or table.token_credential)
 
 
 def _takes(rule: Rule, source: Source) -> bool:

@@ -1,4 +1,6 @@
-"""A token, and where it lies. One in a file is read for each request, so that a new one needs no restart; one in a variable is kept."""
+"""A token, and its place. One in a file is read for each request, so that a new one needs no restart; one in a variable or a credential of
+systemd is read once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from perdure.errors import ForgeDenied
 from perdure.lateclass import dataclass
 
 LONGEST = 4096
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd names the directory of a service's credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,13 @@ class Token:
         return found
 
 
-def token_at(file: str, variable: str, environ: Mapping[str, str]) -> Token | None:
-    """The token of a table of the configuration: `token_file` (absolute) or `token_env`. None where neither is named."""
+def token_at(file: str, variable: str, credential: str, environ: Mapping[str, str]) -> Token | None:
+    """Return the token of a table of the configuration: `token_file` (absolute), `token_env` or `token_credential`. None without one."""
     if file:
         return Token(f"the file {file}", Path(file))
+    if credential:
+        place = f"the credential {credential}"
+        if directory := environ.get(CREDENTIALS, ""):
+            return Token(place, held=Token(place, Path(directory) / credential).value())
+        return Token(f"{place} (no {CREDENTIALS} is set: the unit of systemd needs LoadCredential={credential}:/path)")
     return Token(f"the variable {variable}", held=environ.get(variable, "").strip()) if variable else None

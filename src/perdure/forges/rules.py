@@ -56,8 +56,9 @@ class Rule:
     """Patterns for `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
     token_file: str = ""
-    """Its own access to the forge's API (an absolute path); neither of the two: that of the source which sends the deliveries."""
+    """Its own access to the forge's API (an absolute path); none of the three: that of the source which sends the deliveries."""
     token_env: str = ""
+    token_credential: str = ""
     sources: tuple[str, ...] = ()
     """Whose deliveries it takes, by the names of `[webhooks.NAME]`; empty: all."""
     model: str = ""
@@ -282,5 +283,6 @@ READERS: dict[str, Callable[[object], Any]] = {
     # Checked together by `token_of`.
     "token_file": _text,
     "token_env": _text,
+    "token_credential": _text,
 }
 """The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name ends."""

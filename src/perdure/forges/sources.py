@@ -15,7 +15,9 @@ from perdure.lateclass import dataclass
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-KEYS = ("forge", "secret_file", "secret_env", "url", "token_file", "token_env")
+KEYS = ("forge", "secret_file", "secret_env", "secret_credential", "url", "token_file", "token_env", "token_credential")
+CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+"""The name of a credential of systemd: a file's name (systemd.exec(5), LoadCredential)."""
 USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
 """Where a forge is, if `url` does not say."""
 ADDRESS = re.compile(r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*")
@@ -36,11 +38,15 @@ class Source:
     url: str = ""
     """The forge's own address, as people open it; with a token it is always there. No slash at its end."""
     token_file: str = ""
-    """An absolute path. Of the two, one at most; neither: the forge is only listened to."""
+    """An absolute path. Of the three, at most one is given; without one the forge is only listened to."""
     token_env: str = ""
+    token_credential: str = ""
+    credentials: tuple[str, ...] = ()
+    """Names of systemd credentials, a secret each."""
 
     def __str__(self) -> str:
-        held = [f"secret in {place}" for place in (*self.files, *(f"${name}" for name in self.variables))]
+        places = [*self.files, *(f"${name}" for name in self.variables), *(f"the credential {name}" for name in self.credentials)]
+        held = [f"secret in {place}" for place in places]
         return f"{self.name} ({', '.join([*([self.forge.value] if self.forge else []), *held])})"
 
 
@@ -49,7 +55,7 @@ def sources(value: object) -> tuple[Source, ...]:
     if isinstance(value, str):
         value = dict(map(_in_words, value.split()))
     if not isinstance(value, Mapping):
-        raise ValueError("a table [webhooks.NAME] with forge, and secret_file or secret_env, is needed")
+        raise ValueError("a table [webhooks.NAME] with forge, and secret_file, secret_env or secret_credential, is needed")
     return tuple(_source(str(name), table) for name, table in value.items())
 
 
@@ -77,39 +83,47 @@ def _source(name: str, table: object) -> Source:
     if forge is not None and forge not in list(Forge):
         raise ValueError(f"the forge of {name} is one of {', '.join(Forge)}")
     files, variables = _texts(name, table.get("secret_file", [])), _texts(name, table.get("secret_env", []))
-    if not 1 <= len(files) + len(variables) <= ACTIVE_MOST:
-        raise ValueError(f"{name} needs a secret: secret_file or secret_env, and at most {ACTIVE_MOST} while one takes the other's place")
+    credentials = _texts(name, table.get("secret_credential", []))
+    if not 1 <= len(files) + len(variables) + len(credentials) <= ACTIVE_MOST:
+        raise ValueError(
+            f"{name} needs a secret: secret_file, secret_env or secret_credential, and at most {ACTIVE_MOST} "
+            "while one takes the other's place"
+        )
     if any(not path.startswith("/") or "\0" in path for path in files):
         raise ValueError(f"secret_file of {name} is an absolute path")
     if any(not re.fullmatch(VARIABLE, variable) for variable in variables):
         raise ValueError(f"secret_env of {name} is the name of a variable, not the secret")
+    if any(not CREDENTIAL.fullmatch(credential) for credential in credentials):
+        raise ValueError(f"secret_credential of {name} is the name of a systemd credential, not a path")
     known = Forge(forge) if forge else None
-    return Source(name, known, files, variables, *_api(name, known, table))
+    return Source(name, known, files, variables, *_api(name, known, table), credentials)
 
 
-def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str]:
-    """`url`, `token_file` and `token_env`, checked together."""
-    file, variable = token_of(name, table)
+def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """`url`, `token_file`, `token_env` and `token_credential`, checked together."""
+    token = token_of(name, table)
     url = table.get("url", "")
-    if not (url or file or variable):
-        return "", "", ""
+    if not url and not any(token):
+        return "", "", "", ""
     if forge is None:
         raise ValueError(f"{name} needs its forge: with url or a token, perdure speaks to it ({', '.join(Forge)})")
     if not url and forge not in USUAL:
         raise ValueError(f"{name} needs url, the address of its {forge}: with a token, perdure speaks to it")
-    return address(f"url of {name}", url or USUAL[forge]), file, variable
+    return address(f"url of {name}", url or USUAL[forge]), *token
 
 
-def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str]:
-    """`token_file` and `token_env` of a table, one of them at most; empty where they are not. Raises ValueError."""
-    file, variable = table.get("token_file", ""), table.get("token_env", "")
-    if file and variable:
-        raise ValueError(f"{name} has one token: token_file or token_env")
+def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return `token_file`, `token_env` and `token_credential` of a table: at most one is not empty. Raises ValueError."""
+    file, variable, credential = (table.get(key, "") for key in ("token_file", "token_env", "token_credential"))
+    if sum(map(bool, (file, variable, credential))) > 1:
+        raise ValueError(f"{name} has one token: token_file, token_env or token_credential")
     if not isinstance(file, str) or (file and (not file.startswith("/") or "\0" in file)):
         raise ValueError(f"token_file of {name} is an absolute path")
     if not isinstance(variable, str) or (variable and not re.fullmatch(VARIABLE, variable)):
         raise ValueError(f"token_env of {name} is the name of a variable, not the token")
-    return file, variable
+    if not isinstance(credential, str) or (credential and not CREDENTIAL.fullmatch(credential)):
+        raise ValueError(f"token_credential of {name} is the name of a systemd credential, not a path")
+    return file, variable, credential
 
 
 def address(what: str, url: object) -> str:

@@ -1,4 +1,7 @@
-"""The secrets of the sources: from files and variables, checked before anything listens. They are in no argument, no log, no message."""
+"""The secrets of the sources: from files, variables and credentials of systemd, checked before anything listens.
+
+They are in no argument, no log, no message.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from perdure.errors import ConfigError
+from perdure.forgeapi.tokens import CREDENTIALS
 from perdure.forges.sources import Source
 
 SHORTEST = 16
@@ -31,10 +35,19 @@ def secrets_of(sources: Sequence[Source], environ: MutableMapping[str, str]) -> 
 def _of_one(source: Source, environ: Mapping[str, str], problems: list[str]) -> list[str]:
     places = [(f"the file {path}", _read(path, problems)) for path in source.files]
     places += [(f"the variable {name}", environ.get(name, "")) for name in source.variables]
+    places += [(f"the credential {name}", _credential(name, environ, problems)) for name in source.credentials]
     for place, secret in places:
         if secret is not None and (wrong := _wrong(secret)):
             problems.append(f"webhooks.{source.name}: {place} {wrong}")
     return [secret for _, secret in places if secret]
+
+
+def _credential(name: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
+    directory = environ.get(CREDENTIALS, "")
+    if not directory:
+        problems.append(f"the credential {name} is missing: no {CREDENTIALS} is set; the unit of systemd needs LoadCredential={name}:/path")
+        return None
+    return _read(f"{directory}/{name}", problems)
 
 
 def _read(path: str, problems: list[str]) -> str | None:

@@ -3,7 +3,9 @@
 git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (this file's `_ask`, run by the same Python
 without site-packages) asks a Unix socket that a thread of the supervisor serves while the call lasts. The prompt names the
 host and path that git is really about to talk to, so after a redirect or a `url.insteadOf` it names another one and gets
-nothing. The secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a log.
+nothing. The secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a log. The
+program's memory cannot be read (`perdure.secrecy`), and only what git started is answered; git's own memory is readable to
+the same user while the call lasts.
 
 Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for 'https://user@host/owner/repo': " when
 credential.useHttpPath is on; newer ones percent-encode the user.
@@ -28,8 +30,11 @@ from urllib.parse import quote
 Credentials = Callable[[str], tuple[str, str] | None]
 """Asked with a repository's URL before a call on it; returns (user, secret), or None if there are none."""
 
+ANCESTORS_MOST = 8
+"""git, its transport and a shell stand between perdure and the program that asks."""
 _ASK = """\
-import os, socket, sys
+import ctypes, os, socket, sys
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 fd = os.open({place!r}, os.O_RDONLY | os.O_DIRECTORY)
 with socket.socket(socket.AF_UNIX) as client:
     client.settimeout(60)
@@ -90,10 +95,29 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
             return
         with client, contextlib.suppress(OSError):
             client.settimeout(10)
-            _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             given, _, prompt = _request(client).partition("\n")
-            if uid == os.getuid() and secrets.compare_digest(given.encode("utf-8", "replace"), token.encode()):
+            known = secrets.compare_digest(given.encode("utf-8", "replace"), token.encode())
+            if known and uid == os.getuid() and _is_started_by_git(pid):
                 client.sendall(answers.pop(prompt, "").encode())
+
+
+def _is_started_by_git(pid: int) -> bool:
+    """Return whether a process descends from this one, and not through a shim or a keeper: an agent of the same user can read the token.
+
+    Between the two there are only git and its helpers; a shim and a keeper are run by the Python of this process.
+    """
+    python = Path(sys.executable).stat()
+    for depth in range(ANCESTORS_MOST):
+        try:
+            if depth and Path(f"/proc/{pid}/exe").stat().st_ino == python.st_ino:
+                return False
+            pid = int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            return False
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def _request(client: socket.socket) -> str:

@@ -1,0 +1,83 @@
+"""A program that an agent runs in the tests: looks in the other processes of this machine, and in files, for words that begin as given.
+
+`python3 spy.py REPORT SPARED WORD [FILE ...]` writes what it found to REPORT as JSON, a line for each place. SPARED: ids of processes that
+hold the words for the test's own sake, separated by commas. WORD comes in two halves with a `+` between, so that no copy of the command
+line holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+CHUNK = 1 << 22
+
+
+def places(process: Path) -> Iterator[tuple[str, bytes]]:
+    """The parts of a process that may hold a secret, as far as this one may read them."""
+    for name in ("environ", "cmdline"):
+        yield name, read(process / name)
+    for fd in listed(process / "fd"):
+        if "memfd" in target(fd) or "/secret" in target(fd):
+            yield f"fd {target(fd)}", read(fd)
+    try:
+        maps = (process / "maps").read_text()
+        with (process / "mem").open("rb", buffering=0) as memory:
+            for line in re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) rw.. \S+ \S+ \S+(.*)$", maps, re.MULTILINE):
+                yield from pieces(memory, int(line[1], 16), int(line[2], 16), line[3].strip())
+    except OSError:
+        return
+
+
+def pieces(memory: object, start: int, end: int, name: str) -> Iterator[tuple[str, bytes]]:
+    for at in range(start, end, CHUNK):
+        try:
+            memory.seek(at)  # type: ignore[attr-defined]
+            yield f"mem {name}", memory.read(min(CHUNK, end - at))  # type: ignore[attr-defined]
+        except (OSError, OverflowError, ValueError):
+            continue
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def listed(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except OSError:
+        return []
+
+
+def target(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    report, spared, word, *files = sys.argv[1:]
+    wanted = re.compile("".join(word.split("+")).encode() + rb"[a-z0-9-]*")
+    skipped = {os.getpid(), os.getppid(), *map(int, spared.split(","))}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) not in skipped:
+            command = read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace")[:60]
+            for place, content in places(process):
+                found |= {(process.name, command, place, each.decode()) for each in wanted.findall(content)}
+    for file in files:
+        found |= {("", "", file, each.decode()) for each in wanted.findall(read(Path(file)))}
+    readable = [file for file in files if os.access(file, os.R_OK) or os.access(file, os.W_OK)]
+    Path(report).write_text(json.dumps({"found": sorted(found), "open": readable, "uid": os.getuid(), "groups": os.getgroups()}))
+
+
+if __name__ == "__main__":
+    main()
