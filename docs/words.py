@@ -68,6 +68,7 @@ SETTINGS = {
     "clone_hosts": "servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is any",
     "serve_reconcile": "how often forges are asked what no webhook told: failed deliveries, open issues that wait for an agent; 0: never",
     "serve_public_url": "where people open the dashboard, such as `https://perdure.example.com`: for links in what is told on a forge",
+    "serve_proxies": "addresses and networks of the reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed",
     "serve_hosts": "names under which `perdure serve` may be asked, besides those of loopback; as a variable, with spaces between",
     "agents": "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and whose; as a variable: "
     "the same as JSON",

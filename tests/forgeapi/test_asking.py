@@ -351,7 +351,7 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
     for ca_file in (tmp_path / "none", tmp_path):
         with pytest.raises(ConfigError, match=r"ca_file: .* holds no certificates"):
             forges([tea], (), {"TEA": "t0ken"}, ca_file)
-    assert token_at("", "", {}) is None
+    assert token_at("", "", "", {}) is None
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "https://[x]/", f"/x?{'a=b&' * 60}"])

@@ -94,6 +94,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "serve_listen": "[::1]:80",
         "serve_reconcile": "90s",
         "serve_public_url": "https://perdure.example.com",
+        "serve_proxies": "127.0.0.1 10.0.0.0/8",
         "serve_hosts": "a.example b.example",
         "clone_hosts": "git.example.com 10.0.0.5:3000",
         "agents": '{"dev": {"agent": "codex", "authors": ["ada"], "clone": "/srv/{repository}", "labels": ["agent"]}}',

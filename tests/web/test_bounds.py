@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from perdure import stores
 from perdure.errors import StoreError
 from perdure.forges import Accepted, Arrived, Forge, Reading
 from perdure.forges.sources import Source
+from perdure.model import Token, TokenScope
 from perdure.stores.sql import SqlStore
 from perdure.web import listening, webhooks
 from perdure.web.api import verbs
@@ -31,6 +32,8 @@ from perdure.web.application import application
 from perdure.web.dashboard import signing
 from perdure.web.listening import Listening, address, bound, is_public
 from perdure.web.principal import Principals
+from perdure.web.proxies import Proxies
+from perdure.web.tokens import new_token
 from perdure.web.webhooks import Desk
 from perdure.web.writing import Writer
 from tests.forges import payloads
@@ -59,13 +62,18 @@ def start(store: SqlStore) -> Iterator[Start]:
             routes: Sequence[BaseRoute] = (),
             head_s: float = 60.0,
             sockets: Sequence[socket.socket] = (),
+            public_url: str = "",
+            proxies: Sequence[str] = (),
         ) -> int:
             sockets = list(sockets) or bound("127.0.0.1", 0)
             writer = stack.enter_context(Writer(accept))
             desk = Desk({"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s)
             principals = Principals(store, store)
-            served = application(desk, lambda: problems, (), principals, [*routes, *signing.routes(principals)])
-            stack.enter_context(Listening(served, sockets, head_s))
+            hosts = ["perdure.example.com"]
+            served = application(
+                desk, lambda: problems, hosts, principals, [*routes, *signing.routes(principals, public_url)], Proxies(proxies)
+            )
+            stack.enter_context(Listening(served, sockets, Proxies(proxies), head_s))
             return int(sockets[0].getsockname()[1])
 
         lines: list[str] = []
@@ -122,17 +130,103 @@ def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         assert answered(connection).startswith(b"HTTP/1.1 408")
 
 
+async def endless(request: Request) -> Response:
+    async def said() -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(said())
+
+
+def listeners(stack: ExitStack, port: int, count: int, source: str = "127.0.0.1") -> list[socket.socket]:
+    """Connections from an address that are being answered without end."""
+    found = []
+    for _ in range(count):
+        each = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90, source_address=(source, 0)))
+        each.sendall(b"GET /static/endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert each.recv(12) == b"HTTP/1.1 200"
+        found.append(each)
+    return found
+
+
 def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound new connections are closed at once, and those that are open go on."""
+    """Beyond the bound new connections are closed at once where all others are being answered, and those go on; one that waits for its
+    next request makes room."""
     monkeypatch.setattr(listening, "CONNECTIONS_MOST", 2)
-    port = start()
+    port = start(routes=[Route("/static/endless", endless)])
     with ExitStack() as stack:
-        two = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90)) for _ in range(2)]
-        for each in two:
-            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert each.recv(12) == b"HTTP/1.1 200"
+        (first,) = listeners(stack, port, 1)
+        idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90))
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        (second,) = listeners(stack, port, 1)
+        assert answered(idle).endswith(b'{"ok":true}'), "it was closed in favor of the second"
         third = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90))
         assert answered(third) == b""
+        assert all(b"one" in each.recv(65536) for each in (first, second))
+
+
+def test_one_address_does_not_take_every_place(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address behind which one sender stands has a bound of its own; another one finds a place."""
+    monkeypatch.setattr(listening, "PER_ADDRESS_MOST", 2)
+    monkeypatch.setattr(Proxies, "is_near", lambda self, address: False)
+    port = start(routes=[Route("/static/endless", endless)])
+    with ExitStack() as stack:
+        listeners(stack, port, 2)
+        third = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90))
+        assert answered(third) == b""
+        assert listeners(stack, port, 1, "127.0.0.2")
+
+
+def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
+    """The status, and the cookie that a browser is given."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
+        said = {"content-type": "application/x-www-form-urlencoded"} | {name.replace("_", "-"): each for name, each in headers.items()}
+        connection.request("POST", "/sign-in", f"token={token}", said)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("set-cookie", "")
+
+
+def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> None:
+    """A browser that came over https gets a cookie that goes over https only: by the word of a trusted proxy, or by the public address."""
+    secret, sha256 = new_token()
+    store.add_token(Token(name="me", scope=TokenScope.READ, created=0), sha256)
+    plain, public = start(), start(public_url="https://perdure.example.com")
+    behind = start(proxies=["127.0.0.0/8"])
+    assert "secure" in sign_in(public, secret, host="perdure.example.com")[1].lower()
+    assert "secure" in sign_in(behind, secret, x_forwarded_proto="https")[1].lower()
+    for port, headers in ((plain, {"x_forwarded_proto": "https"}), (public, {"host": "localhost"}), (behind, {})):
+        status, cookie = sign_in(port, secret, **headers)
+        assert status == 303 and cookie and "secure" not in cookie.lower()
+
+
+def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -> None:
+    """Wrong tokens are counted by the address that a trusted proxy names, and not by the proxy's own."""
+    port = start(proxies=["127.0.0.1"])
+    codes = [sign_in(port, f"wrong-{number}", x_forwarded_for="198.51.100.7, 203.0.113.9")[0] for number in range(21)]
+    assert codes == [401] * 20 + [429]
+    assert sign_in(port, "wrong-a", x_forwarded_for="203.0.113.9, 198.51.100.7")[0] == 401
+    spoofed = start()
+    codes = [sign_in(spoofed, f"wrong-{number}", x_forwarded_for=f"203.0.113.{number}")[0] for number in range(21)]
+    assert codes == [401] * 20 + [429], "nobody's headers are believed without the setting"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("192.0.2.1", "203.0.113.9", "192.0.2.1"),
+        ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9, 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9:4711, 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2", "10.0.0.2"),
+        ("::ffff:10.0.0.1", "[2001:db8::1]:99", "2001:db8::1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+    ],
+)
+def test_the_address_behind_proxies(peer: str, forwarded: str, client: str) -> None:
+    """The nearest address that is no trusted proxy is the sender's; what stands before it is anybody's word."""
+    assert Proxies(["10.0.0.0/24"]).client(peer, forwarded) == client
 
 
 def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

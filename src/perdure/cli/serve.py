@@ -98,6 +98,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     from perdure.web.notify import notify
     from perdure.web.parts import Check, Parts
     from perdure.web.principal import Principals
+    from perdure.web.proxies import Proxies
     from perdure.web.routes import routes
     from perdure.web.webhooks import Desk
     from perdure.web.writing import Writer
@@ -128,8 +129,9 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
             checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],
             dispatch=kept or (lambda: None),
         )  # fmt: skip
-        served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts))
-        web = stack.enter_context(Listening(served, sockets))
+        proxies = Proxies(chosen.serve_proxies)
+        served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts), proxies)
+        web = stack.enter_context(Listening(served, sockets, proxies))
         # Ends before the server does, so that it need not wait for those who listen.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"

@@ -122,6 +122,8 @@ class Settings:
     """Where people open the dashboard, for links in what is told on a forge; no slash at its end."""
     serve_reconcile: float = 300.0
     """So often forges are asked what was missed; 0: never."""
+    serve_proxies: tuple[str, ...] = ()
+    """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()

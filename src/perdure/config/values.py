@@ -155,6 +155,18 @@ def _hosts(value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _networks(value: Any) -> tuple[str, ...]:
+    from ipaddress import ip_network
+
+    places = value.split() if isinstance(value, str) else value
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise ValueError("expected addresses or networks such as 127.0.0.1 and 10.0.0.0/8")
+    try:
+        return tuple(str(ip_network(place, strict=False)) for place in places)
+    except ValueError:
+        raise ValueError("expected addresses or networks such as 127.0.0.1 and 10.0.0.0/8") from None
+
+
 def _servers(value: Any) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, list) or not all(
@@ -244,6 +256,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "serve_listen": _text,
     "serve_public_url": _page,
     "serve_reconcile": _seconds,
+    "serve_proxies": _networks,
     "serve_hosts": _hosts,
     "clone_hosts": _servers,
     "webhooks": _sources,

@@ -94,7 +94,10 @@ class Arrived:
     event: str
     sha256: str
     body: str
+    """Empty where it is not kept: nothing follows from it, and it is large."""
     reading: Reading
+    size: int = 0
+    """Bytes of the raw body; 0: those of `body`."""
 
 
 class DeliveryState(StrEnum):

@@ -18,6 +18,9 @@ from perdure.forges.payload import Payload, parsed
 BODY_MOST = 25 * 1024 * 1024
 """GitHub sends nothing larger (docs.github.com, "Webhook events and payloads")."""
 
+IGNORED_MOST = 256 * 1024
+"""Bytes of the largest body that is kept although nothing follows from it, so that a newer perdure can read it again."""
+
 MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
 """In the order of detection."""
 
@@ -64,9 +67,12 @@ def receive(
         payload = parsed(body)
     except ValueError as error:
         raise Refused(400, f"The body is not the JSON of a webhook: {error}"[:300]) from None
+    reading = read(forge, event, payload)
+    wanted = reading.intent is not None or len(body) <= IGNORED_MOST
     return Arrived(
-        source=source, id=delivery, forge=forge, event=_plain(event), sha256=sha256, body=body.decode(), reading=read(forge, event, payload)
-    )
+        source=source, id=delivery, forge=forge, event=_plain(event), sha256=sha256, size=len(body),
+        body=body.decode() if wanted else "", reading=reading,
+    )  # fmt: skip
 
 
 def read(forge: Forge, event: str, payload: Payload) -> Reading:

@@ -79,8 +79,8 @@ def _accept(write: Write, arrived: Arrived) -> Accepted:
 
     known = {"source": arrived.source, "delivery": arrived.id, "sha256": arrived.sha256}
     row = write.one(
-        "accept_delivery", **known, forge=arrived.forge.value, event=arrived.event, size=len(arrived.body.encode()), body=arrived.body,
-        now=write.now, **_read(arrived.reading),
+        "accept_delivery", **known, forge=arrived.forge.value, event=arrived.event, size=arrived.size or len(arrived.body.encode()),
+        body=arrived.body, kept=int(bool(arrived.body)), now=write.now, **_read(arrived.reading),
     )  # fmt: skip
     return (
         Accepted(row["number"], True) if row is not None else Accepted(write.one("delivery_again", **known, now=write.now)["number"], False)

@@ -321,8 +321,8 @@ SELECT body FROM planned_runs WHERE plan = :plan ORDER BY ordinal;
 
 -- name: accept_delivery
 -- No row comes back for one that was here before, by its id or by its body.
-INSERT INTO inbox (source, delivery, forge, event, sha256, state, reason, received, updated, size, intent, body)
-VALUES (:source, :delivery, :forge, :event, :sha256, :state, :reason, :now, :now, :size, :intent, :body)
+INSERT INTO inbox (source, delivery, forge, event, sha256, state, reason, received, updated, size, intent, body, kept)
+VALUES (:source, :delivery, :forge, :event, :sha256, :state, :reason, :now, :now, :size, :intent, :body, :kept)
 ON CONFLICT DO NOTHING
 RETURNING number;
 

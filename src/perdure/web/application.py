@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.errors import PerdureError
 from perdure.web.guard import OWN_CHECKS, Guard
 from perdure.web.principal import Principals
 from perdure.web.problems import Problem, problem
+from perdure.web.proxies import Forwarded, Proxies
 from perdure.web.webhooks import Desk, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -34,6 +35,7 @@ def application(
     hosts: Sequence[str],
     principals: Principals | None = None,
     routes: Sequence[BaseRoute] = (),
+    proxies: Proxies | None = None,
 ) -> Starlette:
     """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names.
     `routes`: those of the API, the dashboard and the metrics; without `principals` nobody gets to them."""
@@ -50,6 +52,8 @@ def application(
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status == 405:
+            headers["Allow"] = ", ".join(methods_at(request))
         said = {404: "There is nothing at this address", 405: "This address does not take that method"}
         sentence = said.get(status, "Something went wrong in perdure; its log says more")
         if request.url.path.startswith(OWN_CHECKS):
@@ -67,9 +71,22 @@ def application(
             Route("/readyz", ready, methods=["GET"]),
             *routes,
         ],
-        middleware=[Middleware(KnownHost, hosts=hosts), Middleware(Guard, principals=principals)],
+        middleware=[
+            Middleware(Forwarded, proxies=proxies or Proxies()),
+            Middleware(KnownHost, hosts=hosts),
+            Middleware(Guard, principals=principals),
+        ],
         exception_handlers={HTTPException: refused, PerdureError: told, Exception: refused},
     )
+
+
+def methods_at(request: Request) -> list[str]:
+    """Return all methods that the address of a request takes. Each route knows its own only, and one address may have several."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    return sorted(found)
 
 
 class KnownHost:

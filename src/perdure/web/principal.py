@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import field
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
@@ -30,7 +31,9 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""Who has sent so many wrong secrets within so long is not looked up any more, unless the secret was good before."""
+"""After so many wrong tokens from one address within so long, or of one token, further wrong ones are answered with 429. A good token
+always gets in: many people may stand behind one address.
+"""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
@@ -84,7 +87,8 @@ class Principals:
     writing: Store
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
-    _good: set[str] = field(default_factory=set, init=False)
+    _wrong: dict[str, float] = field(default_factory=dict, init=False)
+    """When a token was found not to be good, by its digest: it is not looked up again for `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def known(self, headers: Headers, address: str) -> Principal:
@@ -121,36 +125,48 @@ class Principals:
 
     def _token(self, secret: str, address: str) -> Token:
         given = digest(secret[: LONGEST + 1])
-        if given not in self._good:
-            self._refuse_many(address)
-        found = self.reading.token_of(given) if 0 < len(secret) <= LONGEST else None
         with self._lock:
-            if found is None:
-                self._good.discard(given)
-                self._note(address)
-            else:
-                self._good.add(given)
+            was_wrong = time.monotonic() - self._wrong.get(given, -WINDOW_S) < WINDOW_S
+        known = not was_wrong and 0 < len(secret) <= LONGEST
+        found = self.reading.token_of(given) if known else None
         if found is None:
-            raise unknown()
+            raise self._refusal(given, address)
         if self.reading.now() - found.used > USED_EVERY_MS:
             with suppress(PerdureError):  # A full disk is no reason to turn somebody away.
                 self.writing.use_token(found.name)
         return found
 
-    def _refuse_many(self, address: str) -> None:
+    def _refusal(self, given: str, address: str) -> Problem:
+        """Count a token that is not good, and return what it is answered with."""
         with self._lock:
-            failed = self._failed.get(address, [])
-            if len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S:
-                raise Problem(429, "Too many tokens that are not good came from there", "try again in a minute")
+            many = [self._is_many(each) for each in (f"from {address}", f"of {given}")]
+            if not any(many):
+                self._note(f"from {address}")
+                self._note(f"of {given}")
+            if given not in self._wrong:
+                _make_room(self._wrong)
+                self._wrong[given] = time.monotonic()
+        if any(many):
+            return Problem(429, "Too many tokens that are not good came from there", "try again in a minute; a good token gets in at once")
+        return unknown()
 
-    def _note(self, address: str) -> None:
-        """Counts a failure. The lock is held."""
-        failed = [*self._failed.pop(address, [])[1 - FAILURES_MOST :], time.monotonic()]
-        if len(failed) == FAILURES_MOST:
-            self.say(f"{FAILURES_MOST} tokens that are not good came from {address}")
-        while len(self._failed) >= ADDRESSES_MOST:
-            self._failed.pop(next(iter(self._failed)))
-        self._failed[address] = failed
+    def _is_many(self, key: str) -> bool:
+        failed = self._failed.get(key, [])
+        return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
+
+    def _note(self, key: str) -> None:
+        """Count a failure. The lock is held."""
+        failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
+        if len(failed) == FAILURES_MOST and key.startswith("from "):
+            self.say(f"{FAILURES_MOST} tokens that are not good came {key}")
+        _make_room(self._failed)
+        self._failed[key] = failed
+
+
+def _make_room(kept: dict[str, Any]) -> None:
+    """Drop the oldest entries, so that one more can be kept."""
+    while len(kept) >= ADDRESSES_MOST:
+        kept.pop(next(iter(kept)))
 
 
 def _principal(token: Token, cookie: str = "") -> Principal:

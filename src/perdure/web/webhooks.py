@@ -7,15 +7,18 @@ for it switches the webhook off (GitLab, for good). 503 means: not kept, send it
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import field
+from functools import partial
 
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from perdure.errors import PerdureError
-from perdure.forges import Refused, check_type, receive, too_large
+from perdure.forges import Arrived, Refused, check_type, receive, too_large
 from perdure.forges.receiving import BODY_MOST
 from perdure.forges.sources import Source
 from perdure.lateclass import dataclass
@@ -25,6 +28,9 @@ BODY_S = 30.0
 """How long a sender may take over a body. A forge gives up after 5 to 30 s itself."""
 HELD_MOST = 8 * BODY_MOST
 """So many bytes of bodies are held at once; then senders are asked to come again."""
+LARGE = 1024 * 1024
+"""Bytes from which on a delivery is read apart from the others, and its memory given back."""
+TRIM_AFTER_S = 1.0
 LINE_EVERY_S = 1.0
 
 
@@ -38,6 +44,8 @@ class Desk:
     body_s: float = BODY_S
     held: int = field(default=0, init=False)
     said: float = field(default=0.0, init=False)
+    _large: CapacityLimiter | None = field(default=None, init=False)
+    _trim: asyncio.TimerHandle | None = field(default=None, init=False)
 
     async def post(self, request: Request) -> Response:
         """The endpoint."""
@@ -59,12 +67,39 @@ class Desk:
         headers = dict(reversed(request.headers.items()))
         check_type(headers)
         body = await self._body(request)
+        size = len(body)
         try:
-            arrived = receive(headers, bytes(body), source=source.name, secrets=secrets, now_s=time.time(), expected=source.forge)
+            arrived = await self._read(headers, body, source, secrets)
             accepted = await self.writer.keep(arrived)
         finally:
-            self.held -= len(body)
+            self.held -= size
+            if size > LARGE:
+                self._trim_soon()
         return JSONResponse({"delivery": accepted.number, "new": accepted.new, "of_interest": arrived.reading.intent is not None}, 202)
+
+    async def _read(self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]) -> Arrived:
+        """Check and parse a delivery; the body is emptied.
+
+        Large ones are read in a thread, one at a time: parsed, JSON takes ten times its size, and nobody else is to wait for it.
+        """
+        raw = bytes(body)
+        body.clear()
+        read = partial(receive, headers, raw, source=source.name, secrets=secrets, now_s=time.time(), expected=source.forge)
+        if len(raw) <= LARGE:
+            return read()
+        self._large = self._large or CapacityLimiter(1)
+        return await to_thread.run_sync(read, limiter=self._large)
+
+    def _trim_soon(self) -> None:
+        """Give memory back to the system a moment after a large delivery: glibc keeps what was freed between what is still used."""
+        if self._trim is None:
+            self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self._trim = None
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            asyncio.get_running_loop().run_in_executor(None, trim, 0)
 
     async def _body(self, request: Request) -> bytearray:
         """The raw body; its bytes are counted in `held`. Raises Refused with 408, 413 or 503."""

@@ -73,6 +73,6 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/inbox/{number}/replay", dispatch, inbox.replay, inbox.ask_replay),
         look("/checks", checks.checks),
         *live.routes(desk, parts.journal, parts.principals),
-        *signing.routes(parts.principals),
+        *signing.routes(parts.principals, parts.settings.serve_public_url),
         Mount("/static", Static(directory=HERE / "static")),
     ]

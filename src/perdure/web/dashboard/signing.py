@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,8 +21,8 @@ FORM_MOST = 8192
 """Bytes of a form that anybody may send."""
 
 
-def routes(principals: Principals) -> list[BaseRoute]:
-    """`/sign-in` and `/sign-out`."""
+def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
+    """`/sign-in` and `/sign-out`. `public_url`: where people reach the server."""
 
     async def sign_in(request: Request) -> Response:
         if request.method != "POST":
@@ -35,7 +36,9 @@ def routes(principals: Principals) -> list[BaseRoute]:
             wrong = "That token is not known here, or it has expired." if problem.status == 401 else str(problem)
             return _door(form.get("next", "/"), wrong, problem.status)
         answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
-        answer.set_cookie(COOKIE, cookie, max_age=int(SIGNED_IN_S), httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        answer.set_cookie(
+            COOKIE, cookie, max_age=int(SIGNED_IN_S), httponly=True, samesite="strict", secure=_is_secure(request, public_url)
+        )
         return answer
 
     async def sign_out(request: Request) -> Response:
@@ -44,10 +47,17 @@ def routes(principals: Principals) -> list[BaseRoute]:
             raise Problem(403, "The form does not come from a page that was made for you", "open the page anew")
         await run_in_threadpool(principals.sign_out, principal)
         answer = RedirectResponse("/sign-in", 303, HEADERS)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_is_secure(request, public_url))
         return answer
 
     return [Route("/sign-in", sign_in, methods=["GET", "POST"]), Route("/sign-out", sign_out, methods=["POST"])]
+
+
+def _is_secure(request: Request, public_url: str) -> bool:
+    """Return whether the browser came over https: by the proxy's word, or because it used the public address, which is https."""
+    public = urlsplit(public_url)
+    named = request.headers.get("host", "").lower() == public.netloc.lower()
+    return request.url.scheme == "https" or (public.scheme == "https" and named)
 
 
 def _door(next: str, sentence: str = "", status: int = 200) -> Response:
