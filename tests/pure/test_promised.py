@@ -18,7 +18,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/file").write_text("x")
     (tmp_path / "good").symlink_to("dir/file")
-    (tmp_path / "bad").symlink_to("/nonexistent")
+    (tmp_path / "bad").symlink_to("nowhere")
     spec = TaskSpec(prompt="", files=("dir/file", "dir", "good", "bad", "gone", "dir/file/below"))
     assert lacking(spec, tmp_path) == "the task was to make 'bad', 'gone', 'dir/file/below', and there is no such file"
     assert lacking(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
