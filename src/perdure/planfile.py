@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LARGEST = 4 << 20
 HINT = "perdure plan check FILE"
+OBJECT = "plan"
+"""Stands for the file where there is none."""
 
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
@@ -38,6 +40,24 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
     if problems := sorted(_misfits(raw, line_of)):
         raise PlanError([f"{path}:{line}: {problem}" for line, problem in problems], HINT)
     return planned(_in_seconds(raw), line_of, str(path), defaults)
+
+
+def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
+    """Return the plan in an object of JSON, as a file would hold it. Raises as `read` does; problems have no lines."""
+    _need_libraries()
+
+    def line_of(*path: object) -> int:
+        return 1
+
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+        if problems := [problem for _, problem in sorted(_misfits(raw, line_of))]:
+            raise PlanError(problems, HINT)
+        return planned(_in_seconds(raw), line_of, OBJECT, defaults)
+    except PlanError as error:
+        raise PlanError([problem.removeprefix(f"{OBJECT}:1: ") for problem in error.problems], "docs: how-to/plans") from None
+    except (RecursionError, UnicodeEncodeError):
+        raise UsageError("the plan is no text that can be kept, or nested too deeply") from None
 
 
 def _need_libraries() -> None:

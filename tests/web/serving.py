@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -168,4 +167,4 @@ def answered(connection: socket.socket) -> bytes:
 
 
 def command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes() + os.fsencode(Path(f"/proc/{pid}/exe").readlink())
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,4 +1,4 @@
-"""`sessions stats` and `sessions rebuild`: what perdure's records of conversations add up to, and lost ones made again."""
+"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: what perdure's records of conversations add up to, and changes of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_engine, open_to_read, settings
-from perdure.cli.text import clean, tokens
+from perdure.cli.text import clean, clock, tokens
 
 if TYPE_CHECKING:
+    import argparse
+
+    from perdure.config import Settings
     from perdure.sessions import Statistics
 
 
@@ -48,6 +51,34 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
         word = "saved against cold starts" if found.saved >= 0 else "more than cold starts would have taken"
         lines.append(("", f"{tokens(abs(found.saved))} {word}"))
     return lines
+
+
+def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
+    """`sessions create SCOPE`, `extend REF`, `close REF`: change the record of a conversation, and print it."""
+    from perdure.cli.sessions import shelf_of
+    from perdure.conversations.records import lifetime, live_key, records_of, report
+    from perdure.errors import UsageError
+
+    if arguments.what == "create" and len(arguments.agent) > 1:
+        raise UsageError("a conversation has one agent", "perdure sessions create SCOPE --agent NAME")
+    engine = open_engine(chosen)
+    service = records_of(engine)
+    length = lifetime(arguments.lifetime)
+    if arguments.what == "create":
+        session = service.create(arguments.agent[0] if arguments.agent else chosen.agent, ref, lifetime_s=length)
+    else:
+        key = live_key(engine, shelf_of(engine.store, arguments.agent), ref)
+        if arguments.what == "extend":
+            session = service.extend(key.agent, key.scope, length)
+        else:
+            service.close(key.agent, key.scope, arguments.cause)
+            session = service.lineage(key.agent, key.scope)[-1]
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, **report(session)}, indent=2, ensure_ascii=False))
+        return 0
+    until = f"expires {clock(session.expires)}" if session.expires else "never expires"
+    print(f"{session.id}  {session.key.agent}  {clean(session.key.scope)}  {session.state}; {session.cause or until}")
+    return 0
 
 
 def rebuild(*, as_json: bool) -> int:

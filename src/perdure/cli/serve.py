@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
@@ -92,6 +93,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     from perdure.cli.doctor import examine
     from perdure.cli.housekeeping import Housekeeping
     from perdure.forgeapi.connecting import forges
+    from perdure.plans.serving import PlanDriver
     from perdure.web.application import application
     from perdure.web.journal import Journal
     from perdure.web.listening import Listening
@@ -118,6 +120,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
+        plans = stack.enter_context(PlanDriver(replace(engine, stopping=lambda: wishes.draining), say))
         reading = open_to_read(chosen)
         stack.callback(reading.close)
         # Who asks is found out beside whatever else is looked for, however long that takes.
@@ -127,7 +130,7 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         parts = Parts(
             engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
             checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],
-            dispatch=kept or (lambda: None),
+            dispatch=kept or (lambda: None), drive_plans=plans.wake,
         )  # fmt: skip
         proxies = Proxies(chosen.serve_proxies)
         served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts), proxies)

@@ -1,5 +1,7 @@
-"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted. Only `mend --write` and `rebuild` change
-anything."""
+"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted; and perdure's own records of them.
+
+Only `create`, `extend`, `close`, `mend --write` and `rebuild` change anything.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,30 @@ if TYPE_CHECKING:
     from perdure.conversations import Entry, Shelf
 
 LEAST = 8
+WHATS = ["ls", "show", "check", "mend", "stats", "rebuild", "create", "extend", "close"]
 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     whats = (
         "ls (default); show: read one; check: what is wrong with these, or all; mend: what would mend one; "
-        "stats: how often conversations went on; rebuild: make lost records again"
+        "stats: how often conversations went on; rebuild: make lost records again; create SCOPE: a record for runs to come; "
+        "extend: begin its lifetime again; close: retire it, so that the next run begins a new one"
     )
-    parser.add_argument("what", nargs="?", choices=["ls", "show", "check", "mend", "stats", "rebuild"], default="ls", help=whats)
-    parser.add_argument("id", nargs="*", metavar="ID", help="a conversation's id or its beginning, or its run's name")
+    parser.add_argument("what", nargs="?", choices=WHATS, default="ls", help=whats)
+    parser.add_argument(
+        "id",
+        nargs="*",
+        metavar="ID",
+        help="a conversation's id or its beginning, its run's name or, for create, extend and close, its scope",
+    )
     parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
     parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
     parser.add_argument("-n", "--limit", type=int, default=50)
     parser.add_argument(
         "--write", action="store_true", help="for mend: prove the mended copy and put it in place; the original is moved aside"
     )
+    parser.add_argument("--lifetime", default="", metavar="DURATION", help="for create and extend: 2h, 7d, ...; 0: it never expires")
+    parser.add_argument("--cause", default="", help="for close: why")
     parser.add_argument("--scope", default="", help="for stats: only of this scope")
     parser.add_argument("--since", default="", metavar="DURATION", help="for stats: only of attempts that ended within 24h, 7d, ...")
     parser.add_argument("--json", action="store_true")
@@ -48,6 +59,10 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
 
         return rebuild(as_json=arguments.json)
     chosen = settings()
+    if arguments.what in ("create", "extend", "close"):
+        from perdure.cli.records import change
+
+        return change(chosen, arguments, _one(arguments.id))
     store = open_to_read(chosen)
     shelf = shelf_of(store, arguments.agent)
     if arguments.what == "show":

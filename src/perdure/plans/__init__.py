@@ -13,7 +13,7 @@ again goes on. One process drives a plan at a time, by a lease.
 from __future__ import annotations
 
 from perdure.plans.beginning import begin
-from perdure.plans.driving import exit_code, retry, run
+from perdure.plans.driving import exit_code, resume, retry, run
 from perdure.plans.telling import report_of
 
-__all__ = ["begin", "exit_code", "report_of", "retry", "run"]
+__all__ = ["begin", "exit_code", "report_of", "resume", "retry", "run"]

@@ -23,7 +23,7 @@ from perdure.plans.beginning import begin, find, take_changes
 from perdure.plans.budget import over
 from perdure.plans.concluding import conclude
 from perdure.plans.ending import keep_end
-from perdure.plans.following import follow_run
+from perdure.plans.following import await_run, follow_run
 from perdure.plans.standing import Stand, blocked, ready, standing
 from perdure.plans.starting import start
 from perdure.sessions import plan_scope
@@ -31,6 +31,8 @@ from perdure.transcripts import locate, snapshot
 from perdure.worker import MARGIN
 
 NAP_S = 0.3
+GIVEN = "(api)"
+"""In the place of the file of a plan that was given over the network."""
 BEATS = 4
 """A lease is renewed so many times before it would lapse."""
 
@@ -63,6 +65,12 @@ def retry(
     return _drive(engine, plan, changed[0] if changed else plan.plan, jobs, began, (RunState.CANCELLED, RunState.FAILED), task)
 
 
+def resume(engine: Engine, ref: str) -> PlanRun:
+    """Go on with a plan whose runs a pool performs. What was stopped or failed waits for a person. Raises as `run` does."""
+    plan = engine.store.plan(ref)
+    return _drive(engine, plan, plan.plan, 0, lambda plan: None, (), pooled=True)
+
+
 def exit_code(engine: Engine, plan: PlanRun) -> int:
     """0 all succeeded, 130 stopped, 75 something waits, else that of a run that failed: 1, or 3 where a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
@@ -74,6 +82,11 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
     return 130 if any(run.state is RunState.CANCELLED for run in runs) or not runs else 75
 
 
+def again(plan: PlanRun) -> str:
+    """Return the command with which a person goes on with a plan. One that was given over the network has no file."""
+    return f"perdure plan retry {plan.name}" if plan.file == GIVEN else f"perdure plan run {plan.file}"
+
+
 def _know(engine: Engine, plan: PlanRun, task: str) -> None:
     stands = standing(engine.store, plan)
     if task not in stands:
@@ -82,10 +95,13 @@ def _know(engine: Engine, plan: PlanRun, task: str) -> None:
         run = stands[task].run
         raise Conflict(f"{task} is done: there is nothing to retry", f'perdure update {run.name if run else task} "new instructions"')
     if not stands[task].failed:
-        raise Conflict(f"{task} has not failed", f"perdure plan run {plan.file} goes on with what may go on")
+        raise Conflict(f"{task} has not failed", f"{again(plan)} goes on with what may go on")
 
 
-def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began, again: tuple[RunState, ...], task: str = "") -> PlanRun:
+def _drive(
+    engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began, again: tuple[RunState, ...], task: str = "", *,
+    pooled: bool = False,
+) -> PlanRun:  # fmt: skip
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
     _refuse_afar(engine, plan)
@@ -103,7 +119,7 @@ def _drive(engine: Engine, plan: PlanRun, wanted: Plan, jobs: int, began: Began,
         for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
             if planned.checks:
                 engine.store.put_planned(plan, replace(planned, checks=0))
-        plan = _Driving(engine, plan, jobs or plan.plan.jobs, lost).to_the_end()
+        plan = _Driving(engine, plan, jobs or plan.plan.jobs, lost, await_run if pooled else follow_run).to_the_end()
     finally:
         engine.store.release_plan(plan)
     return engine.store.plan(plan.id)
@@ -118,9 +134,7 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
             continue
         why = engine.kept_from(run) or (f"the branches that it has to bring together lie on {run.host_name}" if branches else "")
         if why:
-            raise Conflict(
-                f"The plan {plan.name} cannot go on here: {why} ({run.name})", f"perdure plan run {plan.file}, on {run.host_name}"
-            )
+            raise Conflict(f"The plan {plan.name} cannot go on here: {why} ({run.name})", f"{again(plan)}, on {run.host_name}")
 
 
 def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
@@ -143,7 +157,8 @@ def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
 class _Driving:
     """One process's drive of one plan."""
 
-    def __init__(self, engine: Engine, plan: PlanRun, jobs: int, lost: Event) -> None:
+    def __init__(self, engine: Engine, plan: PlanRun, jobs: int, lost: Event, follow: Callable[[Engine, str], TaskRun]) -> None:
+        self._follow = follow
         self._engine, self._plan, self._jobs, self._lost = engine, plan, jobs, lost
         self._at_work: dict[Future[object], str] = {}
         self._troubles: list[BaseException] = []
@@ -200,7 +215,7 @@ class _Driving:
 
     def _task(self, stand: Stand, stands: Mapping[str, Stand]) -> None:
         """One task, from its start or wherever it is, to its end."""
-        run = follow_run(self._engine, start(self._engine, self._plan, stand, stands).id)
+        run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
             planned = next(each for each in self._engine.store.planned(self._plan.id) if each.task == stand.task.name)
             keep_end(self._engine, self._plan, planned, run)

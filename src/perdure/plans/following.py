@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import time
+
 from perdure.attempt import Engine
+from perdure.bell import ring
 from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
 from perdure.model import RunState, TaskRun
 from perdure.worker import drive, follow
+
+NAP_S = 0.3
+
+
+def await_run(engine: Engine, run_id: str) -> TaskRun:
+    """Return the run at its end, or as it is when perdure was asked to stop; a pool performs it."""
+    ring(engine.state)
+    while True:
+        run = engine.store.get(run_id)
+        if run.state in FINAL or engine.stopping():
+            return run
+        time.sleep(NAP_S)
 
 
 def follow_run(engine: Engine, run_id: str) -> TaskRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from perdure.config import Settings
 from perdure.model import TaskSpec
@@ -12,8 +13,13 @@ from perdure.planfile import read
 
 def read_plan(file: Path, chosen: Settings) -> Plan:
     """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError."""
+    return read(file, plan_defaults(chosen))
+
+
+def plan_defaults(chosen: Settings) -> dict[str, Any]:
+    """Return what the settings say where a plan says nothing."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
-    return read(file, {name: getattr(chosen, name) for name in names})
+    return {name: getattr(chosen, name) for name in names}
 
 
 def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:

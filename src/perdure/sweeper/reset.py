@@ -7,10 +7,12 @@ names of the conversations in its journal), then the workdir moves. After a kill
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
@@ -21,10 +23,16 @@ from perdure.sweeper.inventory import trashes
 from perdure.workspace import trash
 from perdure.workspace.removal import inside
 
+_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+"""A repository as forges name it: `owner/name`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a service's task."""
+    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a service's task.
+
+    `agent` is a CLI's name, or that of a rule (`[agents.NAME]`); `repo` an address, a path, or `owner/name`.
+    """
 
     run: str = ""
     agent: str = ""
@@ -93,14 +101,23 @@ def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path)
         found = [run for run in found if not target.issue or run.scope.rpartition("#")[2] == target.issue.lstrip("#")]
     else:
         raise UsageError("It is not said what to reset", "perdure reset NAME, or --branch, --issue, or --service and --task")
-    return [run for run in found if not target.agent or run.agent == target.agent]
+    return [run for run in found if target.agent in ("", run.agent) or engine.store.get(run.id).spec.rule == target.agent]
 
 
 def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
     if not workspace.repo:
         return False
     start = (cwd / Path(repo or ".").expanduser()).resolve()
-    return _address(repo) == _address(workspace.repo) or Path(workspace.repo) in (start, *start.parents)
+    return (
+        _address(repo) == _address(workspace.repo)
+        or Path(workspace.repo) in (start, *start.parents)
+        or (_NAME.fullmatch(repo) is not None and _named(workspace.repo).endswith(f"/{repo.removesuffix('.git')}"))
+    )
+
+
+def _named(repo: str) -> str:
+    """Return the path of a repository, on a server or on this disk, as it may be compared with `owner/name`."""
+    return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
 
 def _address(repo: str) -> str:

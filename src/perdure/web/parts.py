@@ -37,3 +37,5 @@ class Parts:
     """Looks at everything that a run relies on; takes a while."""
     dispatch: Callable[[], None] = lambda: None
     """Tells who gives deliveries to agents that there may be one."""
+    drive_plans: Callable[[], None] = lambda: None
+    """Tells the driver of plans that there is a new one."""

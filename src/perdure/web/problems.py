@@ -22,10 +22,12 @@ from perdure.errors import (
     UsageError,
     WorkspaceError,
 )
+from perdure.plan import PlanError
 
 STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (UsageError, 422),
     (AgentMissing, 422),
+    (PlanError, 422),
     (NotFound, 404),
     (Conflict, 409),
     (GitFailed, 502),

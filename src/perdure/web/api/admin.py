@@ -32,7 +32,13 @@ def reset(parts: Parts, asked: Asked) -> dict[str, Any]:
     if said.run and (said.agent or said.repository or said.issue or said.branch or said.service or said.task):
         raise UsageError("A run's name says it all: leave the other fields out")
     target = Target(
-        run=said.run, agent=said.agent, repo=said.repository, issue=said.issue, branch=said.branch, service=said.service, task=said.task
+        run=said.run,
+        agent=said.agent,
+        repo=said.repository,
+        issue=str(said.issue),
+        branch=said.branch,
+        service=said.service,
+        task=said.task,
     )
     return sweeper.reset(parts.engine, target, Path("/"), dry=said.dry_run).report(dry=said.dry_run)
 

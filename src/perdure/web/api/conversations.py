@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import UNSET
 
 from perdure import drivers
-from perdure.conversations import Entry, Shelf, Wanted, resume
+from perdure.conversations import Entry, Shelf, Wanted, records, resume
 from perdure.durations import duration
 from perdure.errors import PerdureError, UsageError
 from perdure.model import Permissions, SessionKey, TokenScope
@@ -86,6 +86,24 @@ def _resumed(parts: Parts, asked: Asked, entry: Entry) -> dict[str, Any]:
     return ready(parts, resume(parts.engine, entry, Wanted(spec=spec, repo=said.repo, branch=said.branch)))
 
 
+def created(parts: Parts, asked: Asked) -> dict[str, Any]:
+    said = asked.body
+    return records.report(records.records_of(parts.engine).create(said.agent, said.scope, lifetime_s=records.lifetime(said.lifetime)))
+
+
+def extended(parts: Parts, asked: Asked) -> dict[str, Any]:
+    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    session = records.records_of(parts.engine).extend(key.agent, key.scope, records.lifetime(asked.body.lifetime))
+    return records.report(session)
+
+
+def closed(parts: Parts, asked: Asked) -> dict[str, Any]:
+    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    lineage = records.records_of(parts.engine)
+    lineage.close(key.agent, key.scope, asked.body.cause)
+    return records.report(lineage.lineage(key.agent, key.scope)[-1])
+
+
 VERBS = (
     Verb(method="GET", path="/sessions", says="Conversations, the newest first, also those that were begun by hand.", does=listed,
          answer="Sessions", query=forms.SessionsQuery),
@@ -96,6 +114,12 @@ VERBS = (
          answer="Spoken"),
     Verb(method="POST", path="/sessions/{session}/resume", says="Goes on with a conversation, also one that was begun by hand.",
          does=resumed, answer="Run", scope=TokenScope.DISPATCH, body=forms.Resume),
+    Verb(method="POST", path="/sessions", says="Makes a conversation's record: the first run of its scope begins it.", does=created,
+         answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.NewSession, status=201),
+    Verb(method="POST", path="/sessions/{session}/extend", says="Begins a conversation's lifetime again.", does=extended,
+         answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.ExtendedSession),
+    Verb(method="POST", path="/sessions/{session}/close", says="Retires a conversation: the next run of its scope begins a new one.",
+         does=closed, answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.ClosedSession),
     Verb(method="POST", path="/runs/{run}/resume", says="Goes on with the conversation of a run.", does=resumed_run, answer="Run",
          scope=TokenScope.DISPATCH, body=forms.Resume),
 )  # fmt: skip

@@ -177,12 +177,44 @@ class Reset(Body):
 
     run: Line = ""
     agent: Line = ""
-    repository: Line = ""
-    issue: Line = ""
+    repository: Annotated[Line, Meta(description="an address, an absolute path, or owner/name")] = ""
+    issue: Line | Annotated[int, Meta(ge=1, le=LARGEST)] = ""
     branch: Line = ""
     service: Line = ""
     task: Line = ""
     dry_run: bool = True
+
+
+Lifetime = Annotated[
+    str, Meta(pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$", description="90s, 2h, 7d, ...; 0: never; empty: as it is set")
+]
+
+
+class NewSession(Body):
+    """A conversation for runs to come with this agent and scope: the first of them begins it."""
+
+    agent: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
+    scope: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
+    lifetime: Lifetime = ""
+
+
+class ExtendedSession(Body):
+    """Begins the lifetime of a conversation again, with another length where one is given."""
+
+    lifetime: Lifetime = ""
+
+
+class ClosedSession(Body):
+    """Why a conversation is closed."""
+
+    cause: Line = ""
+
+
+class NewPlan(Body):
+    """A plan: the object that a plan's file holds, as JSON. Its name is its key."""
+
+    plan: dict[str, Any]
+    repo: Annotated[Line, Meta(description="an https address, or an absolute path on the service's own disk; over the plan's own")] = ""
 
 
 class Sweep(Body):

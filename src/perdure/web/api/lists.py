@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from perdure.codec import plain
 from perdure.drivers.installed import installed
-from perdure.errors import StoreError
+from perdure.errors import StoreError, UsageError
 from perdure.forges import parsed, read
 from perdure.model import RunState, TokenScope
+from perdure.planfile import read_object
+from perdure.plans.reading import plan_defaults, seed_of
+from perdure.plans.serving import take
 from perdure.plans.telling import report_of, row_of
 from perdure.web.api import forms
+from perdure.web.api.runs import refuse_widening
 from perdure.web.api.verbs import Asked, Verb
 from perdure.web.parts import Parts
+from perdure.workspace.identity import is_remote
 
 PLANS = 1000
 
@@ -24,6 +31,25 @@ def agents(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 def plans(parts: Parts, asked: Asked) -> dict[str, Any]:
     return {"plans": [row_of(parts.store, plan, parts.engine.host) for plan in parts.store.plans(PLANS)]}
+
+
+def begun(parts: Parts, asked: Asked) -> dict[str, Any]:
+    """The plan that was given, stored and on its way. Raises Problem with 403 where it takes an admin, PlanError, UsageError, Conflict."""
+    said, chosen = asked.body, parts.settings
+    wanted = read_object(said.plan, plan_defaults(chosen))
+    wanted = replace(wanted, repo=said.repo or wanted.repo)
+    if not wanted.repo:
+        raise UsageError("It is not said where the plan is to work", "give repo (an https address)")
+    if not is_remote(wanted.repo) and not Path(wanted.repo).is_absolute():
+        raise UsageError("A repository on the service's own disk is named by its absolute path")
+    if not asked.who.may(TokenScope.ADMIN):
+        refuse_widening({"repo": wanted.repo, "verify": wanted.verify}, chosen)
+        for task in wanted.tasks:
+            names = ("permissions", "verify", "timeout_s", "attempts")
+            refuse_widening({name: getattr(task, name) for name in names}, chosen)
+    taken = take(parts.engine, wanted, seed_of(chosen, Path("/")))
+    parts.drive_plans()
+    return report_of(parts.store, parts.engine.store.plan(taken.id), parts.engine.host)
 
 
 def plan(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -56,6 +82,8 @@ VERBS = (
     Verb(method="GET", path="/agents", says="The agents: version, program, home, what they can, how many are at work.", does=agents,
          answer="Agents"),
     Verb(method="GET", path="/plans", says="Plans, newest first.", does=plans, answer="Plans"),
+    Verb(method="POST", path="/plans", says="Begins a plan, which the pool performs. The same plan again is the same one, by its name.",
+         does=begun, answer="Plan", scope=TokenScope.DISPATCH, body=forms.NewPlan, status=201),
     Verb(method="GET", path="/plans/{plan}", says="How a plan stands, task by task.", does=plan, answer="Plan"),
     Verb(method="GET", path="/inbox", says="What forges delivered, newest first.", does=deliveries, answer="Deliveries",
          query=forms.InboxQuery),

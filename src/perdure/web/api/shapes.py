@@ -218,6 +218,21 @@ class Session(SessionOfList):
     lineage: list[SessionOfList]
 
 
+class SessionRecord(Answer):
+    """What perdure keeps of a conversation. `expires`: null for one that never does."""
+
+    id: str
+    agent: str
+    scope: str
+    state: str
+    cause: str
+    created: int
+    updated: int
+    lifetime_s: float
+    expires: int | None
+    tasks: int
+
+
 class SpokenOfSession(Shape):
     by_agent: bool
     text: str
