@@ -26,6 +26,10 @@ class PerdureError(Exception):
         self.hint = hint
 
 
+NO_PROC = ("perdure needs /proc, which is not mounted here: it tells by it which processes live", "Mount it: mount -t proc proc /proc")
+"""What is wrong on a machine, in a chroot or a container without it, and what to do."""
+
+
 class UsageError(PerdureError):
     """What was asked cannot be meant: a bad name, an empty prompt, flags that exclude each other."""
 

@@ -70,14 +70,17 @@ FREE_LIMIT = 20
 NEEDS_PERSON = {
     OutcomeKind.AUTH_FAILED: "the agent has no valid credentials: log in with the agent's own program, then perdure retry",
     OutcomeKind.CONFIG_ERROR: "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry",
-    OutcomeKind.BUDGET_SPENT: "the budget is spent: raise it with a new run, or perdure retry to allow one more attempt",
+    OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
     OutcomeKind.NEEDS_INPUT: "the agent asks a question: answer it with perdure update",
 }
 
 AT_ONCE = frozenset({OutcomeKind.CONTEXT_EXHAUSTED, OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 
-NOT_ON = "the conversation did not go on, and the policy is strict: see perdure why"
+NOT_ON = (
+    "the conversation did not go on, and the policy is strict: perdure why says why; perdure retry --continuity disclose goes on in a "
+    "new conversation with a brief of what was done"
+)
 TOO_LONG = (
     "the conversation is too long for its model, and nothing may be done about it by itself: perdure why tells its size; "
     "PERDURE_WHEN_FULL=compact perdure retry has the agent shorten it, perdure open lets you do it by hand"

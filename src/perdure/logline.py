@@ -35,6 +35,7 @@ from perdure.events import (
     SessionExpired,
     SessionRetired,
     SessionsRebuilt,
+    SettingsChanged,
     Summarised,
     ToldForge,
     ToolEnded,
@@ -70,6 +71,8 @@ def line_of(record: Record) -> str:
             return f"  the agent could not save its conversation: {one_line(detail, 160)}"
         case CollisionSeen(detail=detail):
             return f"  COLLISION: {one_line(detail, 200)}"
+        case SettingsChanged(names=names) if names:
+            return f"changed by a person: {', '.join(names)}"
         case CopyMissed(reason=reason):
             return f"the own copy of the conversation is behind: {reason}"
         case FilesPlanned(files=changes):

@@ -13,19 +13,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perdure import process
+from perdure import process, specification
 from perdure.attempt import Engine, what_may_be_parked
+from perdure.attempt.agent_home import check_home
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
-from perdure.model import NOTHING_GIVEN, Backend, Continuation, Launch, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    NOTHING_GIVEN,
+    Backend,
+    Continuation,
+    ContinuityPolicy,
+    Launch,
+    OutcomeKind,
+    RunState,
+    Start,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from perdure.names import suggest
 from perdure.report import report_of
 from perdure.taskfiles import Asked, Contents, take
 from perdure.worker import rescue
 from perdure.workspace import Applied
+from perdure.workspace.identity import is_remote
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s")
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -34,6 +49,7 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
+    spec = specification.check(spec)
     check_task(engine, spec, cwd)
     if spec.name and not NAME.fullmatch(spec.name):
         raise UsageError(f"{spec.name!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
@@ -56,16 +72,33 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
 
 def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
     """Raises UsageError, AgentMissing, DiskFull for a task that no attempt could begin with."""
+    spec = specification.check(spec)
     driver = engine.driver(spec.agent)
-    program = driver.locate(engine.environ)
+    driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
-    first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
     engine.homes.check(driver.name)
-    home = str(driver.home(engine.environ))
-    engine.volumes.check([Path(home)])
-    refusal = driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
+    home = driver.home({**engine.environ, **spec.env})
+    check_home(driver, home)
+    engine.volumes.check([home])
+    refusal = refused(engine, spec, cwd)
     if refusal:
         raise UsageError(refusal)
+
+
+def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
+    """Why the agent would not take the task as it is specified; empty if it would. Raises AgentMissing."""
+    driver = engine.driver(spec.agent)
+    program = driver.locate(engine.environ)
+    home = str(driver.home({**engine.environ, **spec.env}))
+    first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else "")
+    return driver.refuse(Launch(spec=spec, continuation=first, prompt=spec.prompt, cwd=str(cwd), home=home, program=program))
+
+
+def check_reachable(engine: Engine, spec: TaskSpec) -> None:
+    """Raises WorkspaceError or NotFound where a repository by URL cannot be fetched: for a caller who waits for the run. A run that
+    nobody waits for is tried again until the server is back."""
+    if spec.repo and is_remote(spec.repo):
+        engine.workspaces.reach(spec.repo)
 
 
 def check_prompt(text: str, limit: int) -> None:
@@ -86,14 +119,30 @@ def _is_taken(engine: Engine, name: str) -> bool:
     return any(row.name == name for row in engine.store.find(limit=100_000))
 
 
-def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a retry changes of a run; None: it stays as it is. All but `attempts` holds from then on, and is told in the journal."""
+
+    continuity: ContinuityPolicy | None = None
+    model: str | None = None
+    budget_usd: float | None = None
+    timeout_s: float | None = None
+    attempts: int | None = None
+    """The number of attempts that are allowed besides those that were made."""
+
+
+NO_CHANGES = Changes()
+
+
+def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
     """Makes a run go on with the same instructions: adopts what still lives, else queues one more attempt.
 
     `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was done.
 
-    Raises Conflict while its supervisor is alive, and after success.
+    Raises Conflict while its supervisor is alive, and after success; UsageError for changes that cannot be meant.
     """
     run = engine.store.get(ref)
+    changed_spec(run.spec, agent, changes)
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None:
@@ -108,10 +157,26 @@ def retry(engine: Engine, ref: str, agent: str = "") -> TaskRun:
         raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
     if agent and agent != run.spec.agent:
         engine.driver(agent).locate(engine.environ)
-        engine.store.reassign(run.id, replace(run.spec, agent=agent, model="", agent_args=(), forks="", fork_at=0))
+        run = engine.store.reassign(run.id, changed_spec(run.spec, agent, NO_CHANGES))
+    spec = changed_spec(run.spec, agent, changes)
+    if spec != run.spec:
+        refusal = refused(engine, spec, Path(run.workspace.path if run.workspace else "/"))
+        if refusal:
+            raise UsageError(refusal)
+        run = engine.store.reassign(run.id, spec)
     # A person's word goes before what perdure believes of a limit: should it still hold, the next attempt parks the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
-    return engine.store.requeue(run.id, "asked for by a person")
+    return engine.store.requeue(run.id, "asked for by a person", changes.attempts or 1)
+
+
+def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
+    """The run's specification as a retry would have it. Raises UsageError."""
+    given = {name: value for name in _CHANGEABLE if (value := getattr(changes, name)) is not None}
+    if changes.attempts is not None:
+        specification.check(replace(spec, attempts=changes.attempts))
+    if agent and agent != spec.agent:
+        given = {"agent": agent, "model": "", "agent_args": (), "forks": "", "fork_at": 0} | given
+    return specification.check(replace(spec, **given)) if given else spec
 
 
 def update(engine: Engine, ref: str, text: str, files: Asked | None = None) -> TaskRun:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.config import Settings
 from perdure.config.passwords import password
+from perdure.errors import NO_PROC, WorkspaceError
 from perdure.text import tell
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def open_engine(
 ) -> Engine:  # fmt: skip
     """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it. `guarded`: repositories
     may be named by somebody outside. `secrets` are replaced in what perdure writes, as those of the environment."""
+    if not Path("/proc/self/stat").exists():
+        raise WorkspaceError(*NO_PROC)
     from perdure import drivers, stores, tracing
     from perdure.attempt import Engine
     from perdure.attempt.warming import Keep, WarmAgents

@@ -283,6 +283,13 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
     assert len(one.rehearsal.requests) == before
     assert "strict" in one.perdure("why", "task").out
     assert (Path(refused.json["workspace"]["path"]) / "two.txt").exists()
+    # The command that it names goes on; without the flag it would be refused for ever.
+    again = one.perdure("retry", "task")
+    assert again.code == 3 and "perdure retry task --continuity disclose" in again.err
+    done = one.perdure("retry", "task", "--continuity", "disclose", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["policy"], done.json["attempts"][-1]["receipt"]["verdict"]) == ("disclose", "rebuilt")
+    assert "changed by a person: continuity" in one.perdure("logs", "task").out
 
 
 def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt import launching
+from perdure.attempt.agent_home import check_home
 from perdure.attempt.beginning import begin
 from perdure.attempt.deciding import NotStarted, decide
 from perdure.attempt.engine import HISTORY, Engine
@@ -62,6 +63,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
     program = driver.locate(engine.environ)
     engine.homes.check(run.spec.agent)
     home = driver.home({**engine.environ, **run.spec.env})
+    check_home(driver, home)
     if (moved := engine.moved_to(run.id)).exists():
         url = moved.read_text(encoding="utf-8").strip()
         raise NotStarted(

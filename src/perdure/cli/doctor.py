@@ -1,4 +1,5 @@
-"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing changed."""
+"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing changed; an agent's CLI that is asked
+whether it is logged in may touch its own settings, as at any start."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.cli import doctor_serve
+from perdure.cli import doctor_login, doctor_serve
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.settled import printed
 from perdure.cli.text import clean, clock
 from perdure.config import Settings
 from perdure.config.passwords import without_password
 from perdure.config.reading import load
-from perdure.errors import ConfigError, PerdureError
+from perdure.errors import NO_PROC, ConfigError, PerdureError
 from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
@@ -77,8 +78,10 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
 def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> Iterator[Finding]:
     """Looks at everything that a run relies on; `serving`: for the service itself."""
     yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
+    if not Path("/proc/self/stat").exists():
+        yield Finding("/proc", "bad", ". ".join(NO_PROC))
     yield from _git()
-    yield from _agents(chosen, agents)
+    yield from _agents(chosen, agents, ask=not serving)
     yield from _usual_agent(chosen)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):
         yield _directory(topic, directory, chosen)
@@ -110,8 +113,10 @@ def _git() -> Iterator[Finding]:
         yield Finding("git", "bad", str(error))
 
 
-def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
+def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding]:
+    """`ask`: also start each CLI to ask whether it is logged in, which takes seconds."""
     from perdure import drivers
+    from perdure.attempt.agent_home import check_home
     from perdure.homes.remembered import Remembered
 
     found = 0
@@ -132,10 +137,15 @@ def _agents(chosen: Settings, only: list[str]) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{program.version or 'version unknown'} at {program.path}, conversations in {home}")
         if kept := driver.retention(home):
             yield Finding(name, "warn", removes(kept))
-        if home.exists() and not os.access(home, os.W_OK):
-            yield Finding(name, "bad", f"{home} cannot be written: conversations would be lost without a word")
-        elif home.is_symlink() and not home.exists():
-            yield Finding(name, "bad", f"{home} is a link to nothing: conversations would be lost without a word")
+        try:
+            check_home(driver, home)
+        except PerdureError as error:
+            yield Finding(name, "bad", f"{error}. {error.hint}")
+            continue
+        if ask and Path("/proc/self/stat").exists():
+            lacks = doctor_login.finding(driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent)
+            if lacks is not None:
+                yield Finding(name, *lacks)
     if not found:
         yield Finding("agents", "bad", "no agent is installed")
 

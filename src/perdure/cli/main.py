@@ -5,12 +5,13 @@ Nothing heavy is imported here: `perdure ls` must not pay for what another verb 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import faulthandler
 import os
 import sys
 
-from perdure.errors import ConfigError, PerdureError
+from perdure.errors import NO_PROC, ConfigError, PerdureError
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls` and `--help`
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ VERBS: dict[str, tuple[str, str]] = {
 
 HOLDS_SECRETS = frozenset("run retry update resume fork plan work serve operator move export import top _drive".split())
 """Verbs that hold tokens and passwords while agents of the same user live."""
+
+
+_UNWRITABLE = "perdure-escape"
+"""The name of the error handler for text that a stream cannot encode."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +137,8 @@ def _guarded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
+        if str(error.filename).startswith("/proc/") and not os.path.exists("/proc/self/stat"):  # noqa: PTH110
+            return _refuse(*NO_PROC, 7)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _refuse(f"The disk under {error.filename or 'a file of perdure'} is full", "free some space, then try again", 7)
@@ -145,6 +152,20 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and stream.errors == "strict":
+            codecs.register_error(_UNWRITABLE, _escaped)
+            reconfigure(errors=_UNWRITABLE)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What the stream's encoding does not have (a locale that is not UTF-8, a file name that is no text), as JSON escapes it: so the
+    output of --json stays what it says."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
 
 
 def _let_go() -> None:

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.text import clean, clock, one_line, tokens
 from perdure.events import ContextSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, UsageSeen
 from perdure.logline import line_of
-from perdure.model import TaskRun
+from perdure.model import ContinuityPolicy, OutcomeKind, TaskRun
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 SHOWN = 600
 CAUGHT_UP = 20
+
+
+def _changes_needed(report: dict[str, Any]) -> str:
+    """The flag without which a retry would end as the last attempt did; empty where none is known."""
+    last = next((each["outcome"] for each in reversed(report["attempts"]) if each["outcome"]), None)
+    kind = last["kind"] if last else ""
+    if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
+        return " --continuity disclose"
+    return " --budget-usd DOLLARS" if kind == OutcomeKind.BUDGET_SPENT else ""
 
 
 class Progress:
@@ -49,7 +58,7 @@ class Progress:
 
     def introduce(self, run: TaskRun) -> None:
         """Says which run this is and where it works."""
-        self._name = run.name
+        self._name, self._attempt = run.name, run.attempt
         place = f" in {run.workspace.path}" if run.workspace else ""
         self._say(f"{run.name}: {run.spec.agent}{place}")
 
@@ -80,10 +89,12 @@ class Progress:
                 self._say(f"look at it: perdure diff {name}; take it over: perdure apply {name}, or git merge {clean(place['branch'])}")
         elif report["state"] == "queued":
             self._say(f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at once")
+        elif report["state"] == "running":
+            self._say(f"{name} is still running; perdure attach {name} follows it, perdure stop {name} ends it")
         else:
             for condition in report["conditions"]:
                 self._say(f"{condition['type']}: {one_line(condition['message'], 240)}")
-            self._say(f"next: perdure why {name}, perdure retry {name}")
+            self._say(f"next: perdure why {name}, perdure retry {name}{_changes_needed(report)}")
 
     def _count(self, record: Record) -> None:
         self._attempt = record.attempt or self._attempt

@@ -10,10 +10,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.text import clean, one_line
-from perdure.errors import UsageError
+from perdure.errors import NO_PROC, UsageError, WorkspaceError
 
 if TYPE_CHECKING:
     from perdure.prove import Candidate, Check, Proof
@@ -34,6 +35,8 @@ def prove_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.compose import Stopper
     from perdure.prove import Interrupted, candidates, prove
 
+    if not Path("/proc/self/stat").exists():
+        raise WorkspaceError(*NO_PROC)
     programs = [_program(given) for given in arguments.program]
     with Stopper() as stopper:
         wanted, passed = candidates(arguments.agents, programs, os.environ)

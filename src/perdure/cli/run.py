@@ -78,6 +78,12 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("--agent", help="hand it over to another agent: same workdir, a new conversation with a brief")
+    changes = parser.add_argument_group("changes that hold from now on")
+    changes.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
+    changes.add_argument("--model", help="the model, by the agent's own name for it")
+    changes.add_argument("--budget-usd", type=float, help="dollars for all attempts together, those before included")
+    changes.add_argument("--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)")
+    changes.add_argument("--attempts", type=positive, help="number of further attempts (default 1)")
     following(parser)
 
 
@@ -118,6 +124,8 @@ def run_verb(arguments: argparse.Namespace) -> int:
     def submit(engine: Any) -> TaskRun:
         from perdure import service
 
+        if not arguments.detach:
+            service.check_reachable(engine, spec)
         run = service.submit(engine, spec, Path.cwd(), files_of(arguments))
         if run.state is RunState.RUNNING:
             return service.retry(engine, run.id)
@@ -130,7 +138,14 @@ def retry_verb(arguments: argparse.Namespace) -> int:
     def again(engine: Any) -> TaskRun:
         from perdure import service
 
-        return service.retry(engine, arguments.name, arguments.agent or "")
+        changes = service.Changes(
+            continuity=ContinuityPolicy(arguments.continuity) if arguments.continuity else None,
+            model=arguments.model,
+            budget_usd=arguments.budget_usd,
+            timeout_s=arguments.timeout,
+            attempts=arguments.attempts,
+        )
+        return service.retry(engine, arguments.name, arguments.agent or "", changes)
 
     return followed(arguments, settings(), again)
 
@@ -143,7 +158,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
 
         return service.update(engine, arguments.name, text, files_of(arguments))
 
-    return followed(arguments, settings(), more)
+    return followed(arguments, settings(), more, updated=True)
 
 
 def drive_verb(arguments: argparse.Namespace) -> int:
@@ -155,7 +170,9 @@ def drive_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[Any], TaskRun], new: bool = False) -> int:
+def followed(
+    arguments: argparse.Namespace, chosen: Settings, begin: Callable[[Any], TaskRun], new: bool = False, updated: bool = False
+) -> int:
     """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its own."""
     from perdure import service
     from perdure.cli.progress import Progress
@@ -167,6 +184,8 @@ def followed(arguments: argparse.Namespace, chosen: Settings, begin: Callable[[A
         run = begin(engine)
         if progress:
             progress.introduce(run)
+            if updated and run.state is RunState.RUNNING:
+                progress.part(f"attempt {run.attempt} is running: the new instructions are kept, and wait for its end")
         if arguments.detach and run.state is RunState.QUEUED:
             detach(chosen, run)
         elif run.state is RunState.RUNNING and not arguments.detach:

@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from perdure.config.home import user_home
 from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals, retention
 from perdure.drivers.claude_warm import ClaudeWarm
 from perdure.drivers.ids import checked
@@ -115,7 +116,7 @@ class ClaudeDriver:
 
     def home(self, environ: Mapping[str, str]) -> Path:
         """CLAUDE_CONFIG_DIR (which the CLI does not expand), else `~/.claude`."""
-        return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home()) / ".claude")
+        return Path(environ.get("CLAUDE_CONFIG_DIR") or user_home(environ) / ".claude")
 
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""

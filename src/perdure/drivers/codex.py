@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from perdure.config.home import user_home
 from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
 from perdure.drivers.codex_warm import SANDBOX, CodexWarm
 from perdure.drivers.ids import checked
@@ -71,7 +72,7 @@ class CodexDriver:
 
     def home(self, environ: Mapping[str, str]) -> Path:
         """CODEX_HOME, else `~/.codex`."""
-        return Path(environ.get("CODEX_HOME") or Path(environ.get("HOME") or Path.home()) / ".codex")
+        return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""

@@ -30,6 +30,9 @@ _CAUSES = {
 }
 
 
+_NOT_STARTED = (126, 127)
+
+
 def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str]]:
     """One line of a table: the kind that any of the patterns means, in any case of letters."""
     return kind, re.compile("|".join(patterns), re.IGNORECASE)
@@ -54,6 +57,9 @@ def by_process(exit: Exit, silent: str) -> Outcome:
     if number:
         return ending(OutcomeKind.FAILED, f"killed by {_name(number)}", exit)
     said = last_line(exit.stderr_tail)
+    if exit.code in _NOT_STARTED:
+        # What a shell, env(1) and perdure's shim answer where a program is missing or cannot be run: so would the next attempt end.
+        return ending(OutcomeKind.CONFIG_ERROR, f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "), exit)
     return ending(OutcomeKind.FAILED, f"{silent} (exit code {exit.code}){': ' + said if said else ''}", exit)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from perdure.config.home import user_home
 from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals, retention
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
@@ -77,7 +78,7 @@ class GeminiDriver:
 
     def home(self, environ: Mapping[str, str]) -> Path:
         """`.gemini` in GEMINI_CLI_HOME, else in the user's home."""
-        return Path(environ.get("GEMINI_CLI_HOME") or environ.get("HOME") or Path.home()) / ".gemini"
+        return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
 
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""

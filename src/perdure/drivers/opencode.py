@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from perdure.config.home import user_home
 from perdure.drivers import opencode_archive, opencode_events, opencode_outcome, programs, refusals
 from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
@@ -86,7 +87,7 @@ class OpenCodeDriver:
 
     def home(self, environ: Mapping[str, str]) -> Path:
         """The database: OPENCODE_DB, by default `opencode.db`, in `opencode` below XDG_DATA_HOME, else below `~/.local/share`."""
-        shared = Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local/share")
+        shared = Path(environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share")
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:

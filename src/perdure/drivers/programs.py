@@ -49,6 +49,9 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
     if not path.is_file() or not os.access(path, os.X_OK):
         place = f"{package.variable}={given}" if given else str(path)
         raise AgentMissing(f"{package.command} cannot be started: {place} is no program.", package.install)
+    needs = interpreter(path)
+    if needs and shutil.which(needs, path=environ.get("PATH", os.defpath)) is None:
+        raise AgentMissing(f"{package.command} cannot be started: it needs {needs}, which is not on PATH.", f"Install {needs}.")
     return Program(path=str(path), version=version(path))
 
 
@@ -68,6 +71,19 @@ def native(package: Package, path: Path) -> Path:
             if file := next(iter(sorted(folder.glob(package.native))), None):
                 return file
     return real
+
+
+def interpreter(path: Path) -> str:
+    """The program that a script is run by (`#!/usr/bin/env node`); empty for a program that needs none, or one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return ""
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    if words and Path(words[0]).name == "env":
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    return words[0] if words else ""
 
 
 def version(program: Path) -> str:

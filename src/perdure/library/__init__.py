@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from perdure import plans, service
+from perdure import plans, service, specification
 from perdure.attempt import Engine
 from perdure.bell import ring
 from perdure.checkpoints import Restored, restore
@@ -128,8 +128,14 @@ class Runner:
         on_edit: str = OnEdit.MERGE,
         **fields: Any,
     ) -> TaskRun:
-        """Accepts a task and works on it until it is final."""
-        return self.follow(self._accept(prompt, fields, self._asked(files, context, on_edit)).id)
+        """Accepts a task and works on it until it is final. Raises WorkspaceError at once where a repository by URL cannot be reached."""
+        task = self._reachable(prompt, fields)
+        return self.follow(self._accept(task, {}, self._asked(files, context, on_edit)).id)
+
+    def _reachable(self, prompt: str | TaskSpec, fields: Mapping[str, Any]) -> TaskSpec:
+        task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
+        service.check_reachable(self._engine, specification.check(task))
+        return task
 
     def _accept(self, prompt: str | TaskSpec, fields: Mapping[str, Any], files: Asked | None) -> TaskRun:
         task = prompt if isinstance(prompt, TaskSpec) else self.spec(prompt, **fields)
@@ -141,13 +147,18 @@ class Runner:
         asked = Asked(cwd=self._cwd, files=tuple(map(str, files)), context=str(context or ""), on_edit=OnEdit(on_edit))
         return asked if asked.files or asked.context else None
 
-    def retry(self, ref: str, agent: str = "") -> TaskRun:
-        """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI."""
-        run = self._again(ref, agent)
+    def retry(
+        self, ref: str, agent: str = "", *, continuity: str | None = None, model: str | None = None, budget_usd: float | None = None,
+        timeout_s: float | None = None, attempts: int | None = None,
+    ) -> TaskRun:  # fmt: skip
+        """Goes on with a run where it stopped, and follows it. `agent` hands it over to another CLI. `attempts` further ones are allowed
+        (default: one); what else is given holds from now on. Raises UsageError, Conflict."""
+        given = {"continuity": continuity, "model": model, "budget_usd": budget_usd, "timeout_s": timeout_s, "attempts": attempts}
+        run = self._again(ref, agent, **given)
         return run if run.state is RunState.SUCCEEDED else self.follow(run.id)
 
-    def _again(self, ref: str, agent: str) -> TaskRun:
-        return service.retry(self._engine, ref, agent)
+    def _again(self, ref: str, agent: str, **changes: Any) -> TaskRun:
+        return service.retry(self._engine, ref, agent, service.Changes(**changes))
 
     def update(
         self, ref: str, prompt: str, *, files: Sequence[str | Path] = (), context: str | Path = "", on_edit: str = OnEdit.MERGE

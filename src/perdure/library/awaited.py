@@ -64,11 +64,17 @@ class AsyncRunner:
 
     async def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
         """See `Runner.run`."""
-        return await self.follow((await self.submit(prompt, **fields)).id)
+        files = {name: fields.pop(name) for name in ("files", "context", "on_edit") if name in fields}
+        task = await asyncio.to_thread(self._runner._reachable, prompt, fields)
+        return await self.follow((await self.submit(task, **files)).id)
 
-    async def retry(self, ref: str, agent: str = "") -> TaskRun:
+    async def retry(
+        self, ref: str, agent: str = "", *, continuity: str | None = None, model: str | None = None, budget_usd: float | None = None,
+        timeout_s: float | None = None, attempts: int | None = None,
+    ) -> TaskRun:  # fmt: skip
         """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
-        run = await asyncio.to_thread(self._runner._again, ref, agent)
+        given = {"continuity": continuity, "model": model, "budget_usd": budget_usd, "timeout_s": timeout_s, "attempts": attempts}
+        run = await asyncio.to_thread(partial(self._runner._again, ref, agent, **given))
         return run if run.state is RunState.SUCCEEDED else await self.follow(run.id)
 
     async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:

@@ -215,8 +215,9 @@ class RunStore(Protocol):
         `queued` and may try once more. `deliveries` as in `add`."""
         ...
 
-    def requeue(self, run_id: str, reason: str) -> TaskRun:
-        """A person's retry: `queued`, due now, one more attempt allowed. Conflict while it runs or after success."""
+    def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
+        """A person's retry: `queued`, due now, `more` attempts allowed besides those that were made. Conflict while it runs or after
+        success."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:

@@ -58,9 +58,9 @@ def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scop
         raise Conflict(f"{row['name']} is running in {shared} (attempt {row['attempt']})", f"perdure logs -f {row['name']}")
 
 
-def one_more(run: TaskRun) -> int:
-    """The cap of attempts when a person allows another try."""
-    return max(run.attempts_allowed, run.attempt + 1)
+def more_attempts(run: TaskRun, more: int = 1) -> int:
+    """The cap of attempts when a person allows another try, or so many."""
+    return max(run.attempts_allowed, run.attempt + more)
 
 
 def next_state(run: TaskRun, attempt: Attempt, ending: Ending, now: int) -> tuple[RunState, int, str]:
@@ -95,17 +95,17 @@ def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN)
     version = run.context_version + 1
     write.put_context(run.id, Context(version, text, write.now, given))
     write.note(run.id, 0, [ContextAdded(version=version)])
-    row = write.one("instruct", id=run.id, context_version=version, attempts_allowed=one_more(run), now=write.now)
+    row = write.one("instruct", id=run.id, context_version=version, attempts_allowed=more_attempts(run), now=write.now)
     return reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
 
 
-def reopen(write: Write, run: TaskRun, reason: str) -> TaskRun:
-    """Queues a run that nobody works on: due now, one more attempt allowed."""
+def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
+    """Queues a run that nobody works on: due now, with one more attempt allowed, or so many."""
     from perdure.codec import encode
     from perdure.events import RunQueued
 
     conditions = encode(merged(run, RunState.QUEUED, None))
-    row = write.one("reopen", id=run.id, reason=reason, conditions=conditions, attempts_allowed=one_more(run), now=write.now)
+    row = write.one("reopen", id=run.id, reason=reason, conditions=conditions, attempts_allowed=more_attempts(run, more), now=write.now)
     write.note(run.id, 0, [RunQueued(reason=reason, run_after=write.now)])
     return run_of(row)
 

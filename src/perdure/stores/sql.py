@@ -178,7 +178,7 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
             write.note(run.id, 0, events)
             return run
 
-    def requeue(self, run_id: str, reason: str) -> TaskRun:
+    def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
         with self._write() as write:
             run = run_of(write.named(run_id))
             if run.state is RunState.RUNNING:
@@ -187,7 +187,7 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
                 raise Conflict(f"{run.name} has succeeded: there is nothing to retry", f'perdure update {run.name} "new instructions"')
             if run.state is RunState.PENDING:
                 raise Conflict(f"{run.name} waits for what it needs", f"perdure show {run.name}")
-            return reopen(write, run, reason)
+            return reopen(write, run, reason, more)
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
         from perdure.codec import encode

@@ -123,6 +123,14 @@ class Workspaces:
         """
         return planning.plan(self._places, spec, run_name, cwd, transports=self._transports, hosts=self._hosts, environ=self._environ)
 
+    def reach(self, repo: str) -> None:
+        """Ask the server of a repository by URL whether it is there, unless perdure has fetched from it before: then a workdir can begin
+        without it. Raises NotFound, WorkspaceError, UsageError."""
+        source = self._source(repo)
+        if not self._places.cache(source.id).is_dir():
+            self._ready()
+            source.reach(self._git(), places.make_private(self._places.scratch))
+
     def plan_here(self, path: Path) -> Workspace:
         """A directory of the user's own, as it is. Raises NotFound. Looks, and changes nothing."""
         return planning.plan_here(path)

@@ -12,7 +12,6 @@ A server that cannot be reached does not stop a start from what was fetched befo
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.git import Git, unreachable
 from perdure.workspace.identity import Places, is_oid
 from perdure.workspace.places import held, make_private, read, sync, write
-from perdure.workspace.transport import Source
+from perdure.workspace.transport import Source, absent
 
 REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 HEAD = "refs/perdure/head"
@@ -138,8 +137,6 @@ def _fetch(places: Places, source: Source, cache: Git, refspecs: tuple[str, ...]
     try:
         source.call(cache, scratch, "fetch", *options, *operands, settings=settings, timeout_s=3600.0)
     except GitFailed as error:
-        if "does not appear to be a git repository" in error.stderr or re.search("repository .*not found", error.stderr, re.IGNORECASE):
-            raise NotFound(
-                f"There is no repository at {source.url}, or it is not yours to read.", "Check the address, and your token or key."
-            ) from error
+        if absent(error):
+            raise source.not_found() from error
         raise

@@ -7,10 +7,11 @@ credential helpers are asked. A secret is given to git by `askpass`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from perdure.errors import GitFailed
+from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.git import Git, Result
 from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.git.reading import wants_login
@@ -18,6 +19,14 @@ from perdure.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
+
+_REACH_S = 60.0
+"""The longest that a person waits for a server's first answer."""
+
+
+def absent(error: GitFailed) -> bool:
+    """Whether the server said that there is no such repository."""
+    return re.search("does not appear to be a git repository|repository .*not found", error.stderr, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,19 @@ class Source:
             if login is None:
                 raise
         return self._once(git, scratch, words, told, login, timeout_s)
+
+    def reach(self, git: Git, scratch: Path) -> None:
+        """Ask the server whether the repository is there. Raises NotFound, or WorkspaceError with the reason and what to do."""
+        try:
+            self.call(git, scratch, "ls-remote", "--quiet", "--upload-pack=git-upload-pack", "--", self.url, "HEAD", timeout_s=_REACH_S)
+        except GitFailed as error:
+            if absent(error):
+                raise self.not_found() from error
+            cause = str(error).partition(" failed in ")[2].partition(": ")[2] or str(error)
+            raise WorkspaceError(f"{self.url} cannot be reached: {cause}", error.hint) from error
+
+    def not_found(self) -> NotFound:
+        return NotFound(f"There is no repository at {self.url}, or it is not yours to read.", "Check the address, and your token or key.")
 
     def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""

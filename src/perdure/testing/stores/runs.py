@@ -212,6 +212,8 @@ class Persons:
         assert store.requeue(run.id, "asked for").attempts_allowed == 3
         store.finish(claimed(store, run), STOPPED)
         assert store.requeue(run.id, "asked for").state is RunState.QUEUED
+        store.finish(claimed(store, run), STOPPED)
+        assert store.requeue(run.id, "asked for", 5).attempts_allowed == 9
 
     def test_a_retry_is_refused_while_running_and_after_success(self, store: Store) -> None:
         """Both are a Conflict that says what to do."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from perdure.forges import DeliveryState
-from perdure.model import Permissions, RunState, TaskSpec
+from perdure.model import ContinuityPolicy, Permissions, RunState, TaskSpec
 
 LARGEST = 2**53
 LINE = r"^[^\u0000-\u001f\u007f]*$"
@@ -132,9 +132,15 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Retry(Body):
-    """`agent` hands the run over to another CLI."""
+    """`agent` hands the run over to another CLI. `attempts` further ones are allowed (default: one); what else is given holds from now
+    on."""
 
     agent: Line = ""
+    continuity: ContinuityPolicy | None = None
+    model: Line | None = None
+    budget_usd: Number | None = None
+    timeout_s: Number | None = None
+    attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
 
 class Update(Body):

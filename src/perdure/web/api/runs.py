@@ -156,7 +156,10 @@ def saved(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 
 def retried(parts: Parts, asked: Asked) -> dict[str, Any]:
-    return ready(parts, service.retry(parts.engine, asked.at["run"], asked.body.agent))
+    given = {each.name: value for each in fields(service.Changes) if (value := getattr(asked.body, each.name)) is not None}
+    if not asked.who.may(TokenScope.ADMIN):
+        refuse_widening(given, parts.settings)
+    return ready(parts, service.retry(parts.engine, asked.at["run"], asked.body.agent, service.Changes(**given)))
 
 
 def updated(parts: Parts, asked: Asked) -> dict[str, Any]:

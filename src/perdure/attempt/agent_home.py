@@ -1,0 +1,46 @@
+"""Whether an agent can keep its conversation: where it cannot, it works, says nothing of it, and cannot go on later.
+
+Seen with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to another user.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.protocols import AgentDriver
+
+_FOLDERS = ("projects", "sessions", "tmp")
+"""Where Claude Code, Codex and Gemini CLI keep their conversations, below their homes. One `sudo claude` leaves one to root."""
+
+
+def check_home(driver: AgentDriver, home: Path) -> None:
+    """Raises WorkspaceError where a conversation could not be written. An agent whose conversations lie in an unknown place is not
+    checked."""
+    if not driver.abilities.sessions:
+        return
+    for place in (home, *(home / name for name in _FOLDERS)):
+        if place != home and not os.path.lexists(place):
+            continue
+        if why := unwritable(place):
+            raise WorkspaceError(
+                f"{driver.name} could not keep its conversation: {why}",
+                "Make it writable for this user, or set HOME to a directory that is.",
+            )
+
+
+def unwritable(place: Path) -> str:
+    """Why nothing can be written at a place, which may have to be made; empty where it can."""
+    there = place
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.exists():
+        return f"{there} is a link to nothing"
+    if there.is_file() and there == place:
+        return "" if os.access(there, os.W_OK) else f"{there} cannot be written"
+    if not there.is_dir():
+        return f"{there} is no directory"
+    if os.access(there, os.W_OK | os.X_OK):
+        return ""
+    return f"{there} cannot be written" if there == place else f"{place} cannot be made, because {there} cannot be written"

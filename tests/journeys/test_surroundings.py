@@ -1,0 +1,203 @@
+"""Surroundings that are not as usual: no home, no /proc, a terminal that is not UTF-8, a server that is away, a program that is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.cli.main import VERBS
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import PATIENCE_S, Done, Stage
+
+STRANGER = 54321
+"""A user id that no account has."""
+WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("show", "logs", "attach", "why", "stop", "open", "take-back", "diff", "apply", "checkpoints", "retry"), ("task",)),
+    **dict.fromkeys(("restore", "rm", "_drive"), ("task",)),
+    "run": ("Do it.", "--name", "other"), "update": ("task", "More."), "resume": ("0000", "More."), "fork": ("task", "More."),
+    "export": ("task", "-o", "out.capsule"), "import": ("out.capsule",), "move": ("task", "--to", "file:///proc/nowhere"),
+    "reset": ("--agent", "claude", "--repository", "shop/web", "--issue", "1"), "work": ("--once",), "serve": ("--listen", "nowhere"),
+    "token": ("ls",), "plan": ("ls",), "home": ("status",), "entrypoint": ("true",), "completion": ("bash",),
+    "prove": ("claude", "--quick"),
+}  # fmt: skip
+
+
+def test_every_verb_has_words() -> None:
+    """A new verb is tried in these surroundings too, or is one that takes no words."""
+    assert set(WORDS) <= set(VERBS)
+
+
+@pytest.fixture(params=["claude", "codex"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Callable[..., Stage]]:
+    """Makes a machine for a script."""
+    yield from machines(request.param)
+
+
+@pytest.fixture
+def one() -> Iterator[Stage]:
+    """A machine with Claude Code and a finished run, whose prompt is not plain ASCII."""
+    for make in machines("claude"):
+        made = make("---\n".join(["say Fertig … ≈ 🎉.\n"] * 8))
+        done = made.perdure("run", "--name", "task", "--permissions", "full", "Grüße … 🎉")
+        assert done.code == 0, done.err
+        yield made
+
+
+def machines(agent: str) -> Iterator[Callable[..., Stage]]:
+    directory = Path(tempfile.mkdtemp(prefix="ps"))
+    directory.chmod(0o755)
+    made: list[Stage] = []
+
+    def make(script: str, **settings: object) -> Stage:
+        made.append(Stage(directory, agent, Rehearsal(script).start(), **settings))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        each.rehearsal.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def through(stage: Stage, before: tuple[str, ...], *words: str, environ: dict[str, str] | None = None) -> Done:
+    """perdure, started by another program that changes its surroundings."""
+    command = [*before, sys.executable, "-m", "perdure", *words]
+    done = subprocess.run(
+        command, cwd=stage.repo, env=stage.environ if environ is None else environ, stdin=subprocess.DEVNULL, capture_output=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
+
+
+def as_stranger() -> tuple[str, ...]:
+    """Runs a program as a user whom the system does not know. Where the tests are root's it may still read, as the interpreter may lie in
+    a home."""
+    if os.getuid() == 0:
+        may = "+dac_read_search"
+        return ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", f"--inh-caps={may}", f"--ambient-caps={may}")
+    return ("unshare", "--user", f"--map-user={STRANGER}")
+
+
+def without_proc() -> tuple[str, ...]:
+    more = () if os.getuid() == 0 else ("--map-root-user",)
+    return ("unshare", "--mount", *more, "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
+
+
+def every_verb(stage: Stage, before: tuple[str, ...], but: tuple[str, ...], environ: dict[str, str] | None = None) -> dict[str, Done]:
+    """Each verb once; what takes something away comes last. None may end in a traceback."""
+    verbs = sorted((verb for verb in VERBS if verb not in ("top", "operator", *but)), key=lambda verb: verb in ("rm", "reset"))
+    ended = {verb: through(stage, before, verb, *WORDS.get(verb, ()), environ=environ) for verb in verbs}
+    assert {verb: done.err for verb, done in ended.items() if "Traceback" in done.err} == {}
+    return ended
+
+
+def test_a_stream_that_is_not_utf8(one: Stage) -> None:
+    """What latin-1 does not have is written as JSON escapes it, so that no verb ends in a traceback."""
+    ended = every_verb(one, (), ("prove",), one.environ | {"PYTHONIOENCODING": "latin-1"})
+    assert "\\u2026" in ended["logs"].out and ended["logs"].code == 0
+
+
+def test_json_in_latin1_is_still_json(one: Stage) -> None:
+    """The output of --json says the same in every encoding."""
+    odd = through(one, (), "show", "task", "--json", environ=one.environ | {"PYTHONIOENCODING": "latin-1"})
+    assert odd.code == 0 and odd.json == one.show("task")
+    assert "\\ud83c\\udf89" in odd.out and odd.json["contexts"][0]["text"] == "Grüße … 🎉"
+
+
+def test_without_proc(one: Stage) -> None:
+    """Where /proc is not mounted a verb works without it, or says so in a sentence; nothing is taken for dead."""
+    ended = every_verb(one, without_proc(), ())
+    for verb in ("run", "update", "retry", "gc", "work", "prove"):
+        assert ended[verb].code == 7 and "/proc" in ended[verb].err, (verb, ended[verb])
+    assert ended["doctor"].code == 1 and "/proc" in ended["doctor"].out
+    assert one.show("task")["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("home", [(), ("HOME=/",)])
+def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
+    """A user without an account and without HOME: a verb that needs no home works, the others end with a sentence."""
+    environ = {name: value for name, value in one.environ.items() if name != "HOME" and not name.startswith("CLAUDE")}
+    ended = every_verb(one, (*as_stranger(), "env", *home), ("prove",), environ)
+    assert ended["doctor"].code == 1 and "could not keep its conversation" in ended["doctor"].out
+    assert {verb: ended[verb].code for verb in ("ls", "agents", "sessions", "config", "map")} == dict.fromkeys(
+        ("ls", "agents", "sessions", "config"), 0
+    ) | {"map": 7}
+    assert ended["run"].code == 7
+
+
+def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
+    """A task whose conversation could not be saved is refused before anything is made, with one sentence; with a home it runs."""
+    one = stage("say Done.")
+    other = one.directory / "other"
+    (other / "root").mkdir(parents=True)
+    (other / "home").mkdir()
+    for path in (other, other / "root", other / "home", one.repo):
+        path.chmod(0o777)
+    subprocess.run(["chmod", "-R", "a+rwX", str(one.repo)], check=True)
+    words = ("run", "--agent", one.agent, "--name", "task", "--permissions", "read", "--here", "Do it.")
+    kept = {name: value for name, value in one.environ.items() if name not in ("CLAUDE_CONFIG_DIR", "CODEX_HOME")}
+    environ = kept | {"PERDURE_ROOT": str(other / "root"), "PERDURE_STATE": str(other / "root"), "HOME": "/"}
+    refused = through(one, as_stranger(), *words, environ=environ)
+    assert (refused.code, refused.out) == (7, ""), refused.err
+    assert "could not keep its conversation" in refused.err and "HOME" in refused.err and "Traceback" not in refused.err
+    assert one.rehearsal.requests == []
+    locked = other / "home" / f".{one.agent}"
+    locked.mkdir(mode=0o555)
+    refused = through(one, as_stranger(), *words, environ=environ | {"HOME": str(other / "home")})
+    assert refused.code == 7 and f"{locked} cannot be written" in refused.err, refused.err
+    listed = through(one, as_stranger(), "ls", "--json", environ=environ)
+    assert listed.json["runs"] == []
+
+
+def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
+    """Somebody who waits for a run by URL is told that its server is away; nothing is stored, tried again or left behind."""
+    before = one.perdure("ls", "--json").json["runs"]
+    done = one.perdure("run", "--repo", "http://127.0.0.1:9/shop/web.git", "--name", "far", "Do it.")
+    assert done.code == 7 and "http://127.0.0.1:9/shop/web.git cannot be reached" in done.err, done.err
+    assert "Check the network" in done.err and "attempt" not in done.err
+    assert one.perdure("ls", "--json").json["runs"] == before
+
+
+def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
+    """A program that needs node, where there is none, is refused by name; found out only by its start, it asks for a person at once."""
+    (one.directory / "bin").mkdir()
+    for tool in ("git", "sh", "env"):
+        (one.directory / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    script = one.directory / "agent.js"
+    script.write_text("#!/usr/bin/env node\n")
+    script.chmod(0o755)
+    poor = one.environ | {"PATH": str(one.directory / "bin"), "PERDURE_CLAUDE": str(script)}
+    done = through(one, (), "run", "Do it.", environ=poor)
+    assert done.code == 5 and "needs node" in done.err and "Traceback" not in done.err, done.err
+    script.write_text("#!/bin/sh\nexec node agent.js\n")
+    done = through(one, (), "run", "--name", "second", "--permissions", "full", "--json", "Do it.", environ=poor)
+    assert done.code != 0
+    (attempt,) = done.json["attempts"]
+    assert (attempt["outcome"]["kind"], attempt["outcome"]["code"]) == ("config_error", 127)
+    assert "node" in attempt["outcome"]["detail"]
+
+
+def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None:
+    """An update says that its instructions wait for the attempt that runs, and whoever leaves is told that the run goes on."""
+    one = stage("hang\n---\nsay Done.")
+    begun = one.start("run", "--agent", one.agent, "--name", "task", "--permissions", "full", "Begin.")
+    one.until(lambda: one.rehearsal.requests, "the model is asked")
+    more = one.start("update", "task", "Then this.")
+    one.until(lambda: len(one.show("task")["contexts"]) == 2, "the instructions are stored")
+    read = one.until(lambda: os.read(more.stderr.fileno(), 4096), "it says where it stands")  # type: ignore[union-attr]
+    said = read.decode()
+    while "wait for its end" not in said:
+        said += os.read(more.stderr.fileno(), 4096).decode()  # type: ignore[union-attr]
+    assert "attempt 1 is running" in said
+    more.terminate()
+    last = one.finish(more)
+    assert "still running" in last.err and "perdure attach task" in last.err and "retry" not in last.err, last.err
+    assert one.perdure("stop", "task").code == 0
+    one.finish(begun)

@@ -1,0 +1,67 @@
+"""A task's specification as callers give it: every field is held to its type where it enters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.errors import UsageError
+from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+from perdure.specification import check
+
+WRONG: dict[str, Any] = {
+    **{each.name: 3 for each in fields(TaskSpec) if each.type == "str"},
+    **{each.name: "five" for each in fields(TaskSpec) if each.type in ("int", "float")},
+    **{each.name: "everything" for each in fields(TaskSpec) if each.type in ("Permissions", "ContinuityPolicy")},
+    **{each.name: (1, 2) for each in fields(TaskSpec) if each.type == "tuple[str, ...]"},
+    **{each.name: {"A": 1} for each in fields(TaskSpec) if each.type == "dict[str, str]"},
+}
+
+
+def test_every_field_is_covered() -> None:
+    """A new field of another type needs a wrong value here."""
+    assert WRONG.keys() == {each.name for each in fields(TaskSpec)}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
+    """The sentence names the field, and the hint says what it takes."""
+    for value in (WRONG[name], None, object(), [[]]):
+        with pytest.raises(UsageError, match=rf"field {name} ") as caught:
+            check(TaskSpec(**({"prompt": "p"} | {name: value})))
+        assert caught.value.hint.startswith("expected ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attempts", 0), ("attempts", -1), ("attempts", 1001), ("attempts", 2.5), ("attempts", True), ("timeout_s", -1.0),
+        ("timeout_s", math.nan), ("stall_s", math.inf), ("budget_usd", -0.01), ("budget_usd", math.nan), ("verify_rounds", -1),
+        ("fork_at", -1), ("map", "sometimes"), ("when_full", "explode"), ("branch", "a\0b"), ("repo", "/srv/\udcff"),
+        ("env", {"A": "\0"}), ("files", ("a\0",)),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
+    """Numbers without an end, words that are no choice, and texts that no program could be given."""
+    with pytest.raises(UsageError, match=f"field {name} "):
+        check(TaskSpec(**({"prompt": "p"} | {name: value})))
+
+
+def test_a_secret_is_not_shown() -> None:
+    """A variable's value does not stand in the sentence that refuses it."""
+    with pytest.raises(UsageError) as caught:
+        check(TaskSpec(prompt="p", env={"KEY": b"s3cret"}))  # type: ignore[dict-item]
+    assert "s3cret" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_what_is_meant_is_taken() -> None:
+    """A path, a list, a word and a whole number become what the field holds; a task that is right stays the same."""
+    loose: dict[str, Any] = {"repo": Path("/srv/a"), "files": ["a", "b"], "permissions": "read", "continuity": "strict", "timeout_s": 30}
+    meant = check(TaskSpec(prompt="p", **loose))
+    assert (meant.repo, meant.files, meant.timeout_s) == ("/srv/a", ("a", "b"), 30.0)
+    assert meant.permissions is Permissions.READ and meant.continuity is ContinuityPolicy.STRICT
+    assert check(meant) == meant
