@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from perdure import process
 from perdure.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import TaskSpec
@@ -98,21 +99,24 @@ class PlanDriver:
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)
             is_driven = thread is not None and thread.is_alive()
-            if plan.file != GIVEN or plan.state is not PlanState.OPEN or is_driven or self._later.get(plan.id, 0.0) > time.monotonic():
+            is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN
+            if is_over or is_driven or self._later.get(plan.id, 0.0) > time.monotonic() or self._is_held(plan):
                 continue
             stands = standing(self._engine.store, plan)
             if any(True for _ in ready(stands)) or all(stand.end is not None for stand in stands.values()):
                 found.append(plan)
         return found
 
+    def _is_held(self, plan: PlanRun) -> bool:
+        """Return whether somebody else drives it: another host's service, or a person's `perdure plan retry`."""
+        if not plan.worker:
+            return False
+        alive = process.worker_alive(plan.worker, self._engine.host)
+        return bool(alive) or (alive is None and plan.lease_until >= self._engine.store.now())
+
     def _drive(self, plan: PlanRun) -> None:
         try:
             resume(self._engine, plan.id)
-        except Conflict as busy:
-            # Another host's service, or a person's `perdure plan retry`, has it: it is looked at again.
-            self._later[plan.id] = time.monotonic() + AGAIN_S
-            if not self._over:
-                self._say(f"plan {plan.name}: {busy}")
         except PerdureError as error:
             self._later[plan.id] = time.monotonic() + AGAIN_S
             self._say(f"plan {plan.name}: {error}")
