@@ -21,6 +21,8 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
         return None
     if continuation.kind in (Start.FRESH, Start.REBUILD):
         return _of_new(continuation, evidence)
+    if evidence.opened:
+        return _by_its_word(continuation, evidence)
     if not _touched(continuation, evidence):
         return None
     wrong = _contradictions(continuation, evidence)
@@ -46,9 +48,23 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
         return _receipt(Verdict.BROKEN, continuation, evidence, f"asked for {evidence.asked}, the agent opened {evidence.returned}")
     if evidence.foreign_turns:
         return _receipt(Verdict.BROKEN, continuation, evidence, _foreign(evidence))
-    if evidence.answered and (evidence.after is None or evidence.writes_lost):
+    unread = evidence.opened == "new"
+    if evidence.answered and not unread and (evidence.after is None or evidence.writes_lost):
         notes.append(f"the conversation was not saved by the agent ({evidence.writes_lost or 'no transcript on disk'})")
     return _receipt(verdict, continuation, evidence, *notes)
+
+
+def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
+    """Judge a conversation whose transcript cannot be read: by the id, and by what the agent replayed of it."""
+    if _other_id(evidence):
+        return _receipt(Verdict.BROKEN, continuation, evidence, f"asked for {evidence.asked}, the agent opened {evidence.returned}")
+    grounds = [f"the agent says that it {evidence.opened} conversation {evidence.asked}"]
+    if not evidence.answered:
+        grounds.append(UNANSWERED)
+    if evidence.replayed:
+        grounds.append(f"its replay holds all {evidence.replayed} prompts, answers and tool calls that perdure knows")
+        return _receipt(Verdict.REPLAYED, continuation, evidence, *grounds)
+    return _receipt(Verdict.CLAIMED, continuation, evidence, *grounds, "nothing else is known: its transcript cannot be read")
 
 
 def _touched(continuation: Continuation, evidence: Evidence) -> bool:

@@ -28,6 +28,20 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     session_id: str
     version: str = ""
     model: str = ""
+    opened: str = ""
+    """`new`, `loaded` or `resumed`: the agent's own word, where its transcript cannot be read."""
+    replayed: int | None = None
+    """Number of known prompts, answers and tool calls that it replayed, which is all of them; null if it replays nothing."""
+
+
+class ItemsMarked(Event, frozen=True, tag="items_marked"):
+    """Marks of what was said in a conversation whose transcript cannot be read: `prompt:`, `said:` or `tool:` and a hash.
+    A later replay has to hold them."""
+
+    session_id: str
+    marks: tuple[str, ...]
+    ended: bool = False
+    """The turn came to its end, and these are all marks of it."""
 
 
 class TurnStarted(Event, frozen=True, tag="turn_started"):
@@ -116,6 +130,7 @@ class Unrecognised(Event, frozen=True, tag="unrecognised"):
 
 AgentEvent = (
     SessionSeen
+    | ItemsMarked
     | TurnStarted
     | Said
     | SaidPart

@@ -6,7 +6,16 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+HISTORY = Path(os.environ.get("HOME", "/")) / "acp-history.json"
+"""What this agent keeps of its conversation: role and text, or the id of a tool call."""
+KEEPING = ("keeps", "resumes", "lies", "forgets the end", "late", "empty", "other")
+ABILITIES: dict[str, dict[str, Any]] = {
+    "forgets": {"loadSession": False},
+    "resumes": {"loadSession": False, "sessionCapabilities": {"resume": {}}},
+}
 
 
 def send(**message: Any) -> None:
@@ -19,6 +28,39 @@ def tell(**update: Any) -> None:
 
 def chunk(words: str) -> None:
     tell(sessionUpdate="agent_message_chunk", content={"type": "text", "text": words})
+
+
+def replay(scene: str) -> None:
+    """The history, as the scene tells it."""
+    if scene in ("lies", "empty"):
+        if scene == "lies":
+            tell(sessionUpdate="user_message_chunk", content={"type": "text", "text": "A prompt of somebody else."})
+            chunk("Another answer.")
+        return
+    history = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
+    for role, text in history[:-1] if scene == "forgets the end" else history:
+        if role == "tool":
+            tell(sessionUpdate="tool_call", toolCallId=text, title="look", status="completed")
+        else:
+            kind = "user_message_chunk" if role == "user" else "agent_message_chunk"
+            tell(sessionUpdate=kind, content={"type": "text", "text": text})
+
+
+def keep(prompt: str) -> None:
+    """Answer in pieces around a tool call, and keep all of it."""
+    history = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
+    call, last = f"call-{len(history)}", f"answer {len(history)}"
+    HISTORY.write_text(json.dumps([*history, ["user", prompt]]))
+    for piece in ("I ", "look."):
+        chunk(piece)
+    tell(sessionUpdate="tool_call", toolCallId=call, title="look", kind="read", status="in_progress")
+    tell(sessionUpdate="tool_call_update", toolCallId=call, status="completed")
+    hold = Path(os.environ.get("HOME", "/")) / "hold"
+    while hold.exists():
+        time.sleep(0.05)
+    chunk(last)
+    whole = [*history, ["user", prompt], ["agent", "I look."], ["tool", call], ["agent", last]]
+    HISTORY.write_text(json.dumps(whole))
 
 
 def turn(scene: str) -> None:
@@ -42,15 +84,26 @@ def main(scene: str) -> None:
         answer: dict[str, Any] = {}
         match message["method"]:
             case "initialize":
-                answer = {"protocolVersion": 2 if scene == "newer" else 1, "agentCapabilities": {"loadSession": scene != "forgets"}}
+                able = ABILITIES.get(scene, {"loadSession": True})
+                answer = {"protocolVersion": 2 if scene == "newer" else 1, "agentCapabilities": able}
             case "session/new":
                 answer = {"sessionId": "one"}
+            case "session/load" if scene in KEEPING:
+                if scene == "late":
+                    send(id=message["id"], result={})
+                    time.sleep(1.5)
+                replay(scene)
+                if scene == "late":
+                    continue
             case "session/load":
                 chunk("An old answer.")
                 send(id=message["id"], result={})
                 time.sleep(0.2)
                 chunk("An old answer, told late.")
                 continue
+            case "session/prompt" if scene in KEEPING:
+                keep(message["params"]["prompt"][0]["text"])
+                answer = {"stopReason": "end_turn"}
             case "session/prompt":
                 turn(scene)
                 answer = {"stopReason": "max_turn_requests" if scene == "tires" else "end_turn"}

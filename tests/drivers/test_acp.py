@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from perdure import drivers
 from perdure.drivers import acp_events
 from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
-from perdure.events import AgentEvent, SaidPart, SessionSeen, TurnEnded, Unrecognised
+from perdure.events import AgentEvent, ItemsMarked, SaidPart, SessionSeen, TurnEnded, TurnStarted, Unrecognised
 from perdure.model import Continuation, Exit, Launch, OutcomeKind, Permissions, Program, Start, TaskSpec
 from tests.patience import PATIENCE_S
 
@@ -222,9 +223,57 @@ def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list
     assert list(archive.restore(Program(path=command), session, copy).argv) == [*own, "import", "/dev/stdin"]
 
 
-def test_any_other_agent_is_driven_without_sessions(tmp_path: Path) -> None:
-    """Its command comes from a variable of its name; without one, or with a program that is not there, that is told. It says that it has
-    no sessions, goes on with no conversation, and is refused what nothing holds it to."""
+PROMPT = "prompt:" + hashlib.sha256(b"hello").hexdigest()[:16]
+
+
+def marks(events: Sequence[AgentEvent]) -> tuple[str, ...]:
+    """The marks of a turn that came to its end."""
+    return next((event.marks for event in events if isinstance(event, ItemsMarked) and event.ended), ())
+
+
+def opened(events: Sequence[AgentEvent]) -> tuple[str, str, int | None]:
+    (seen,) = [event for event in events if isinstance(event, SessionSeen)]
+    return seen.session_id, seen.opened, seen.replayed
+
+
+@pytest.mark.parametrize(("scene", "word", "replayed"), [("keeps", "loaded", 4), ("late", "loaded", 4), ("resumes", "resumed", None)])
+def test_what_is_taken_up_is_told(tmp_path: Path, scene: str, word: str, replayed: int | None) -> None:
+    """A loaded conversation is compared with what is known of it, also where the replay is late; of a resumed one nothing is known."""
+    _, first = run(tmp_path, scene, known=[])
+    assert opened(first) == ("one", "new", None)
+    known = marks(first)
+    assert [each.partition(":")[0] for each in known] == ["prompt", "said", "tool", "said"] and known[0] == PROMPT
+    code, second = run(tmp_path, scene, known=list(known), start="resume", session="one")
+    assert (code, opened(second)) == (0, ("one", word, replayed))
+    assert said(second) == "I look.answer 4"
+
+
+@pytest.mark.parametrize(
+    ("scene", "lacks"), [("lies", "1 prompt(s), 2 answer(s), 1 tool call(s)"), ("empty", "1 prompt(s)"), ("forgets the end", "1 answer(s)")]
+)
+def test_a_replay_that_lacks_something_gets_no_prompt(tmp_path: Path, scene: str, lacks: str) -> None:
+    """An agent that says it loaded a conversation, and tells another one, none or a shorter one, is not sent the prompt."""
+    _, first = run(tmp_path, scene, known=[])
+    before = (tmp_path / "acp-history.json").read_bytes()
+    code, events = run(tmp_path, scene, known=list(marks(first)), start="resume", session="one")
+    kind, detail = outcome(code, events)
+    assert (code, kind) == (1, OutcomeKind.SESSION_BROKEN)
+    assert f"its replay lacks {lacks}" in detail
+    assert not [event for event in events if isinstance(event, SessionSeen | TurnStarted)]
+    assert (tmp_path / "acp-history.json").read_bytes() == before
+
+
+def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> None:
+    """Without an offer to load or resume there is no id to go on with, and to go on is a missing conversation."""
+    _, first = run(tmp_path, "forgets", known=[])
+    assert opened(first) == ("", "new", None) and marks(first) == ()
+    code, events = run(tmp_path, "forgets", known=[], start="resume", session="one")
+    assert outcome(code, events)[0] is OutcomeKind.SESSION_MISSING
+
+
+def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
+    """Its command comes from a variable of its name; without one, or with a program that is not there, that is told. It says that its
+    transcripts cannot be read, forks no conversation, and is refused what nothing holds it to."""
     driver = drivers.load("acp-my-own")
     command = f"{sys.executable} {AGENT} plain"
     program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})
@@ -239,11 +288,14 @@ def test_any_other_agent_is_driven_without_sessions(tmp_path: Path) -> None:
     launch = Launch(
         spec=spec, continuation=Continuation(kind=Start.FRESH), prompt="hello", cwd=str(tmp_path), home=str(tmp_path), program=program
     )
-    assert driver.abilities.sessions is False
+    assert driver.abilities.transcripts is False
     assert driver.refuse(launch) == ""
     assert "only asks" in driver.refuse(replace(launch, spec=replace(spec, permissions=Permissions.READ)))
-    with pytest.raises(ValueError, match="no conversation"):
-        driver.command(replace(launch, continuation=Continuation(kind=Start.RESUME, session_id="one")))
+    with pytest.raises(ValueError, match="no continuation fork"):
+        driver.command(replace(launch, continuation=Continuation(kind=Start.FORK, session_id="one")))
+    goes_on = replace(launch, continuation=Continuation(kind=Start.RESUME, session_id="one"), marks=("prompt:1",))
+    order = json.loads(driver.command(goes_on).argv[-1])
+    assert (order["start"], order["session"], order["known"]) == ("resume", "one", ["prompt:1"])
     asked = driver.command(launch)
     done = subprocess.run(
         asked.argv, input=asked.stdin, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure.rehearsal import Rehearsal
+from tests.drivers import acp_proxy
 from tests.journeys.stage import Stage, native
 
 pytestmark = pytest.mark.journey
@@ -22,13 +24,14 @@ MakeStage = Callable[[str], Stage]
 
 @pytest.fixture
 def stage() -> Iterator[MakeStage]:
-    """A stage with Codex, which is also there over ACP as an agent that perdure knows nothing of."""
+    """A stage with Codex, which is also there over ACP as an agent that perdure knows nothing of, and that keeps no conversation."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pjm"))
 
     def make(script: str) -> Stage:
         adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
-        mine = {"PERDURE_ACP_MINE": f"env CODEX_PATH={native('codex')} node {adapter}"}
+        proxy = f"{sys.executable} {acp_proxy.__file__} unable"
+        mine = {"PERDURE_ACP_MINE": f"{proxy} env CODEX_PATH={native('codex')} node {adapter}"}
         made.append(Stage(directory, "codex", Rehearsal(script).start(), extra=mine))
         return made[-1]
 

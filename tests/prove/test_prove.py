@@ -20,6 +20,7 @@ import pytest
 from perdure.cli.prove import table, verdict
 from perdure.prove import ROWS, SCENES, Check, Proof, candidates, prove
 from perdure.prove.known import known, read, take_over
+from tests.drivers import acp_proxy
 from tests.journeys.stage import native
 from tests.patience import PATIENCE_S
 
@@ -66,6 +67,28 @@ def bad(scratch: Path) -> Path:
 
 def by_id(proof: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {check["id"]: check for check in proof["checks"]}
+
+
+@pytest.mark.parametrize(
+    ("scene", "code", "seen"),
+    [
+        ("honest", 0, "same id, whole history, and replayed"),
+        ("resumes", 0, "same id, whole history, and only claimed"),
+        ("lies", 1, "ends as session_broken, no request"),
+        ("unable", 1, "offers neither to load nor to resume"),
+    ],
+)
+def test_an_agent_known_by_its_protocol_alone(scratch: Path, scene: str, code: int, seen: str) -> None:
+    """codex-acp, taken for a stranger: what it offers, and whether its word is true, is told in the row `resume`."""
+    adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
+    mine = f"{sys.executable} {acp_proxy.__file__} {scene} env CODEX_PATH={native('codex')} node {adapter}"
+    argv = [sys.executable, "-m", "perdure", "prove", "acp-mine", "--json"]
+    env = {**environ(scratch), "PERDURE_ACP_MINE": mine}
+    done = subprocess.run(argv, env=env, cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S)
+    assert done.returncode == code, done.stdout + done.stderr
+    checks = by_id(json.loads(done.stdout)["agents"][0])
+    assert list(checks) == ["start", "resume", "unknown-session"]
+    assert (checks["start"]["result"], checks["resume"]["seen"]) == ("holds", seen)
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import assume, event, given, settings
@@ -445,6 +446,26 @@ def test_an_agent_without_sessions_never_goes_on(heard: bool, policy: Continuity
 def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
     """Whatever lies on disk, it is neither resumed nor forked, and nobody else's writing is waited for."""
     assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
+
+
+@pytest.mark.parametrize(
+    ("session", "changed", "kind", "reason"),
+    [
+        (None, {}, Start.FRESH, "the first attempt of its scope"),
+        (None, {"heard": True}, Start.REBUILD, "the conversation before cannot go on: the agent neither loads nor resumes one"),
+        (SESSION, {}, Start.RESUME, "offers to load or resume"),
+        (replace(SESSION, attempts=0), {}, Start.FRESH, "never began"),
+        (SESSION, {"tried": frozenset({Rung.NATIVE})}, Start.REBUILD, "did not take it up as it was"),
+        (SESSION, {"tried": frozenset({Rung.NATIVE}), "policy": ContinuityPolicy.STRICT}, Start.REFUSE, "the policy is strict"),
+        (SESSION, {"forks": "parent-1"}, Start.REBUILD, "goes on with none"),
+    ],
+)
+def test_an_agent_whose_transcripts_cannot_be_read(session: Session | None, changed: dict[str, Any], kind: Start, reason: str) -> None:
+    """It is asked to go on where it has named a conversation and answered in it; what it did not take up is lost."""
+    at = Situation(policy=ContinuityPolicy.DISCLOSE, now=1, session=session, transcripts=False)
+    chosen = choose(replace(at, **changed))
+    assert (chosen.kind, reason in chosen.reason) == (kind, True), chosen
+    assert bool(chosen.session_id) == (kind in (Start.RESUME, Start.REFUSE))
 
 
 @pytest.mark.parametrize("kind", [*NEW, Start.RESUME])

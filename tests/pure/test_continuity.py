@@ -39,6 +39,7 @@ WENT_ON = Evidence(
 FORKED = replace(WENT_ON, returned=OTHER, last_known=None, known_kept=None, parent_kept=True)
 NAMED = replace(FORK, fork_id=OTHER)
 BEGAN = Evidence(asked="aaaa-1", returned="aaaa-1", after=AFTER, prompt_found=True, answered=True)
+LOADED = Evidence(asked="aaaa-1", returned="aaaa-1", answered=True, opened="loaded", replayed=4)
 UNTOUCHED = replace(WENT_ON, returned="", after=BEFORE, prompt_found=False, answered=False)
 
 
@@ -81,6 +82,13 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "a stranger, and not a word": (RESUME, but(UNTOUCHED, foreign_turns=1), V.BROKEN, "somebody else"),
     "changed between": (RESUME, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
     "changed between, by its path": (PATH, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
+    # by the agent's word
+    "loaded, and all replayed": (RESUME, LOADED, V.REPLAYED, "holds all 4 prompts, answers and tool calls that perdure knows"),
+    "loaded, and nothing was known": (RESUME, but(LOADED, replayed=0), V.CLAIMED, "nothing else is known"),
+    "resumed": (RESUME, but(LOADED, opened="resumed", replayed=None), V.CLAIMED, "the agent says that it resumed conversation aaaa-1"),
+    "resumed, and no word": (RESUME, but(LOADED, answered=False), V.REPLAYED, "whether it had asked the model yet is not known"),
+    "loaded another": (RESUME, but(LOADED, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
+    "a new one that cannot be read": (FRESH, but(LOADED, opened="new", replayed=None), V.FRESH, "the first attempt of its scope"),
     # repaired, forked, new
     "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "an older copy was put back"),
     "from a mended copy": (MENDED, but(WENT_ON, known_kept=False), V.REPAIRED, "mended the transcript first: line 1: left out (torn)"),

@@ -124,7 +124,9 @@ def _sessions(
             engine.copies.take(opened.driver, session.id, transcript)
         except PerdureError:
             found = session.snapshot
-    confirmed = session.state is SessionState.CONFIRMED or bool(evidence.prompt_found and session.id in (evidence.returned, evidence.asked))
+    # An agent whose transcript cannot be read has its prompt if it answered.
+    given = bool(evidence.prompt_found) or (evidence.answered and not opened.driver.abilities.transcripts)
+    confirmed = session.state is SessionState.CONFIRMED or (given and session.id in (evidence.returned, evidence.asked))
     cause = ""
     if receipt is not None and receipt.verdict is Verdict.BROKEN and opened.asked.kind is Start.FORK:
         cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
@@ -137,9 +139,9 @@ def _sessions(
             state=state,
             cause=cause,
             tasks=session.tasks + _is_new_task(engine, opened, session, evidence),
-            context_version=opened.attempt.context_version if evidence.prompt_found else session.context_version,
+            context_version=opened.attempt.context_version if given else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
-            cwd=opened.workspace.path if evidence.prompt_found else session.cwd,
+            cwd=opened.workspace.path if given else session.cwd,
             total=watched.reading.total or session.total,
             # What was not judged, or was judged to be changed, is not what perdure knows of the conversation.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,

@@ -79,6 +79,7 @@ def decide(
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
         on_expiry=engine.on_expiry,
         sessions=driver.abilities.sessions,
+        transcripts=driver.abilities.transcripts,
         heard=any(attempt.receipt is not None for attempt in engine.store.attempts(run.id)),
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )

@@ -41,6 +41,8 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
         other_writers=watched.other_writers,
         writes_lost=reading.writes_lost,
         answered=reading.answered,
+        opened=reading.opened,
+        replayed=reading.replayed,
         cached_tokens=reading.usage(session.total if session is not None else Usage()).cached,
     )
 

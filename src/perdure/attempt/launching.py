@@ -11,6 +11,7 @@ from perdure.attempt.beating import beat
 from perdure.attempt.deciding import NotStarted
 from perdure.attempt.engine import Engine, mark_of
 from perdure.attempt.filling import fill_of, rules_of
+from perdure.attempt.marks import known_marks
 from perdure.attempt.spending import left
 from perdure.attempt.warming import Idle, likeness
 from perdure.context_size import compact_at
@@ -56,8 +57,17 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         transcript=attempt.before.path if attempt.before else "",
         compact_at=_compact_at(engine, opened),
         budget_usd=left(engine, run),
+        marks=_marks(engine, opened),
         mark=mark_of(attempt),
     )
+
+
+def _marks(engine: Engine, opened: Opened) -> tuple[str, ...]:
+    resumed = opened.asked.kind is Start.RESUME and opened.session is not None
+    if opened.driver.abilities.transcripts or not resumed:
+        return ()
+    assert opened.session is not None
+    return known_marks(engine, opened.session)
 
 
 def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:

@@ -34,7 +34,9 @@ def map_for(engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuati
     """The map, or nothing where none is due or none can be made: an attempt never fails for want of it."""
     run = claim.run
     assert run.workspace is not None
-    if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=driver.abilities.sessions):
+    # Nothing shows that an agent whose transcripts cannot be read keeps what it saw.
+    sessions = driver.abilities.sessions and driver.abilities.transcripts
+    if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=sessions):
         return ""
     try:
         drawn = drawn_of(engine, run.workspace, "\n".join(context.text for context in contexts), made_before(engine, run))

@@ -62,6 +62,8 @@ class Reading:
 
     session_id: str = ""
     version: str = ""
+    opened: str = ""
+    replayed: int | None = None
     answered: bool = False
     writes_lost: str = ""
     turn_over: bool = False
@@ -87,6 +89,8 @@ class Reading:
             case SessionSeen():
                 self.session_id = event.session_id or self.session_id
                 self.version = event.version or self.version
+                self.opened = event.opened or self.opened
+                self.replayed = event.replayed if event.opened else self.replayed
             case TurnStarted():
                 self.turn_over = False
             case Said():

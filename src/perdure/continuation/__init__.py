@@ -63,6 +63,8 @@ class Situation:
     """What follows when the session's lifetime has passed."""
     sessions: bool = True
     """The agent can go on with a conversation."""
+    transcripts: bool = True
+    """Its conversations can be read."""
     heard: bool = False
     """An earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
@@ -75,6 +77,8 @@ class Situation:
 
 def choose(at: Situation) -> Continuation:
     """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    if not at.transcripts:
+        return _by_its_word(at)
     if not at.sessions:
         return _keeping_none(at)
     if at.session is None:
@@ -181,6 +185,24 @@ def _without_session(at: Situation) -> Continuation:
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
 
 
+def _by_its_word(at: Situation) -> Continuation:
+    """An agent whose conversations cannot be read. It names one only if it offers to load or resume it."""
+    if at.forks:
+        return _keeping_none(at)
+    if at.session is None and (at.heard or at.lost is not None):
+        return _after_loss(at, at.lost.id if at.lost is not None else "", "the agent neither loads nor resumes one")
+    if at.session is None:
+        return _begin(at, "", "the first attempt of its scope")
+    if not at.session.attempts:
+        return _begin(at, "", "the conversation was announced but never began: no answer of it is known")
+    if Rung.NATIVE in at.tried:
+        return _after_loss(at, at.session.id, "the agent did not take it up as it was")
+    told = f"the agent offers to load or resume conversation {at.session.id}"
+    found = Continuation(kind=Start.RESUME, session_id=at.session.id, reason=told)
+    expired = 0 < at.session.expires <= at.now
+    return _after_expiry(at, at.session) if expired and leaves(at) else found
+
+
 def _keeping_none(at: Situation) -> Continuation:
     """An agent whose conversations end with its process: each task begins a new one; what goes on in files is no loss."""
     if at.heard or at.forks:
@@ -208,7 +230,8 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
 
 
 def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
-    reason = f"conversation {lost} cannot go on: {why}"
+    which = f"conversation {lost}" if lost else "the conversation before"
+    reason = f"{which} cannot go on: {why}"
     if at.policy is ContinuityPolicy.STRICT:
         return Continuation(kind=Start.REFUSE, session_id=lost, lost_session_id=lost, reason=f"{reason}; the policy is strict")
     if at.policy is ContinuityPolicy.DISCLOSE:

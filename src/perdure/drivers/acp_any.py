@@ -1,8 +1,9 @@
-"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its command. It has no sessions.
+"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its command.
 
-Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it could never prove that one went on: each
-attempt begins a new one, over the same bridge as all agents on ACP, and is given the project map. What reaches the agent of the user's
-environment besides the ordinary variables is named with `--env`.
+Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it can never prove by itself that one went
+on. An agent that offers to load its conversations replays them: the bridge holds the replay against what perdure knows, before the
+prompt is sent. One that only offers to resume them is believed. One that offers neither begins a new conversation in each attempt, and
+is given the project map. What reaches the agent of the user's environment besides the ordinary variables is named with `--env`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class AnyAcpDriver:
         cwd_bound=False,
         cumulative_usage=False,
         max_prompt_bytes=0,
-        sessions=False,
+        transcripts=False,
     )
 
     def __init__(self, name: str) -> None:
@@ -73,15 +74,18 @@ class AnyAcpDriver:
         return ""
 
     def command(self, launch: Launch) -> Command:
-        """The bridge, with the order as its argument. Raises ValueError for anything but a new conversation."""
-        if launch.continuation.kind not in (Start.FRESH, Start.REBUILD):
-            raise ValueError(f"{self.name} goes on with no conversation")
+        """The bridge, with the order as its argument. Raises ValueError for a fork."""
+        asked = launch.continuation
+        if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
+            raise ValueError(f"{self.name} has no continuation {asked.kind}")
+        goes_on = asked.kind is Start.RESUME
         order = {
             "command": [*shlex.split(launch.program.path), *launch.spec.agent_args],
             "cwd": launch.cwd,
             "directories": [],
-            "start": "new",
-            "session": "",
+            "start": "resume" if goes_on else "new",
+            "session": asked.session_id if goes_on else "",
+            "known": list(launch.marks),
             "mode": "",
             "allow": ALLOW[launch.spec.permissions],
             "model": launch.spec.model,

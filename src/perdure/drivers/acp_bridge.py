@@ -7,16 +7,20 @@ the library `agent-client-protocol` (written against 0.12.1), and nothing of per
 What it guarantees: no prompt is sent into another conversation than the one asked for; the id is printed before the prompt goes
 out; what the agent replays of an old conversation is never printed as its answer; the agent has ended when this program ends.
 
-Lines: `session` (the id), `prompted`, `tool` (a call that was begun), `update` (as the agent sent it), `notice` (words that are not
-the model's), `again` (a new answer in place of one that broke off), `asked` (a permission and the answer), `end` (the stop reason
-and the usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn came to an end of its own, 1 it did
-not, 3 the library is not installed, 143 stopped.
+Where the order has `known`, the agent's transcripts cannot be read: a conversation is loaded rather than resumed, and its replay
+has to hold all known items before the prompt is sent; an id is told only if the agent can go on with it.
+
+Lines: `session` (the id), `marks` (hashes of what was said), `prompted`, `tool` (a call that was begun), `update` (as the agent sent
+it), `notice` (words that are not the model's), `again` (a new answer in place of one that broke off), `asked` (a permission and the
+answer), `end` (the stop reason and the usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn came to an end
+of its own, 1 it did not, 3 the library is not installed, 143 stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -33,8 +37,12 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Bytes of one message of the agent. asyncio's own limit is 64 KiB."""
+PIECES = 200
+"""Number of pieces of one text up to which each run of neighbors is compared."""
 QUIET_S = 0.5
 """A replay is over when nothing came for so long: Gemini CLI 0.61.0 sends a part of it after its answer to `session/load`."""
+LATE_S = 10.0
+"""Time limit for the rest of a replay that lacks known items."""
 CANCEL_S = 1.0
 END_S = 3.0
 """What the agent gets to end by itself after its input was closed, and then again after SIGTERM."""
@@ -51,6 +59,61 @@ def say(kind: str, **fields: Any) -> None:
     """One line for the driver, at once."""
     sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
     sys.stdout.flush()
+
+
+class Lacking(Exception):
+    """The replay of a conversation lacks known items."""
+
+
+class Items:
+    """What was said in a conversation: prompts, answers and tool calls, in order. A text has its pieces apart."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, list[tuple[str, str]]]] = []
+        self.done: set[str] = set()
+
+    def hear(self, update: dict[str, Any]) -> None:
+        kind = str(update.get("sessionUpdate"))
+        if kind in ("tool_call", "tool_call_update"):
+            key = str(update.get("toolCallId"))
+            if ("tool", [("", key)]) not in self.all:
+                self.all.append(("tool", [("", key)]))
+            if update.get("status") == "completed":
+                self.done.add(key)
+            return
+        role = {"user_message_chunk": "prompt", "agent_message_chunk": "said"}.get(kind)
+        words = (update.get("content") or {}).get("text")
+        if role and isinstance(words, str):
+            if not self.all or self.all[-1][0] != role:
+                self.all.append((role, []))
+            self.all[-1][1].append((str(update.get("messageId") or ""), words))
+
+    def marks(self) -> list[str]:
+        """One mark for each answer and each completed call of this turn."""
+        # codex-acp 2.6.0 sends warnings as pieces of an answer, without the message id that its answers have.
+        named = any(name for role, pieces in self.all for name, _ in pieces if role == "said")
+        found = []
+        for role, pieces in self.all:
+            text = "".join(words for name, words in pieces if name or not named or role == "tool")
+            if (role == "said" and text.strip()) or (role == "tool" and text in self.done):
+                found.append(mark(role, text))
+        return found
+
+    def possible(self) -> set[str]:
+        """The marks of all that a replay can mean: also of pieces that stand next to each other."""
+        found: set[str] = set()
+        for role, pieces in self.all:
+            words = [text for _, text in pieces]
+            for first in range(len(words)):
+                # A replay in thousands of pieces is compared from its whole messages only.
+                ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
+                found.update(mark(role, "".join(words[first:end])) for end in ends)
+        return found
+
+
+def mark(role: str, text: str) -> str:
+    """A mark that does not depend on white space."""
+    return f"{role}:{hashlib.sha256(' '.join(text.split()).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 class Tale:
@@ -108,6 +171,7 @@ class Ear(Tale):
         self.allow: str = order["allow"]
         self.prompted = False
         self.heard = time.monotonic()
+        self.items = Items()
 
     def observe(self, event: Any) -> None:
         """Every message as it came, known to the library's schema or not. What comes before the prompt is a replay, or news of no
@@ -115,8 +179,10 @@ class Ear(Tale):
         message = event.message
         self.heard = time.monotonic()
         update = (message.get("params") or {}).get("update") if message.get("method") == "session/update" else None
-        if self.prompted and isinstance(update, dict):
-            self.tell(update)
+        if isinstance(update, dict):
+            self.items.hear(update)
+            if self.prompted:
+                self.tell(update)
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
         """Seen by `observe` already, which knows no schema."""
@@ -153,23 +219,38 @@ async def converse(agent: ClientSideConnection, ear: Ear, order: dict[str, Any],
         if known.protocol_version != PROTOCOL:
             raise Refused(f"the agent speaks version {known.protocol_version} of the protocol, not {PROTOCOL}")
         stage = order["start"]
-        session, opened = await open_session(agent, ear, order, known.agent_capabilities)
+        by_word = "known" in order
+        word: dict[str, Any] = {"opened": "new"} if by_word else {}
+        if by_word and order["start"] == "resume":
+            opened, word = await take_up(agent, ear, order, known.agent_capabilities)
+            session = order["session"]
+        else:
+            session, opened = await open_session(agent, ear, order, known.agent_capabilities)
         about = known.agent_info
-        say("session", session=session, agent=about.name if about else "", version=about.version if about else "")
+        told = session if not by_word or keeps(known.agent_capabilities) else ""
+        say("session", session=told, agent=about.name if about else "", version=about.version if about else "", **word)
         stage = "settings"
         await settle(agent, session, opened, order)
         stage = "prompt"
-        ear.prompted = True
+        ear.prompted, ear.items = True, Items()
         say("prompted")
+        asked = [mark("prompt", prompt)]
+        if by_word and told:
+            say("marks", session=told, marks=asked, ended=False)
         answer = await agent.prompt(session_id=session, prompt=[text_block(prompt)])
     except RequestError as error:
         missing = stage in ("resume", "fork") and await is_missing(agent, known.agent_capabilities, order["session"])
         say("error", stage=stage, code=error.code, message=str(error), data=error.data, missing=missing)
     except ConnectionError:
         say("error", stage=stage, code=0, message="the agent ended in the middle of it")
+    except Lacking as error:
+        say("error", stage=stage, code=0, message=str(error), lacking=True)
     except (Refused, ValueError) as error:
-        say("error", stage=stage, code=0, message=str(error))
+        missing = "known" in order and stage == "resume"
+        say("error", stage=stage, code=0, message=str(error), missing=missing)
     else:
+        if by_word and told and answer.stop_reason == "end_turn":
+            say("marks", session=told, marks=[*asked, *ear.items.marks()], ended=True)
         if ear.failed:
             say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
             return 1
@@ -202,6 +283,35 @@ async def open_session(agent: ClientSideConnection, ear: Ear, order: dict[str, A
     loaded = await agent.load_session(session_id=session, **where)
     await ear.quiet()
     return session, loaded
+
+
+def keeps(can: Any) -> bool:
+    """Whether the agent says that it can go on with a conversation."""
+    return bool(getattr(can, "load_session", False) or getattr(getattr(can, "session_capabilities", None), "resume", None))
+
+
+async def take_up(agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any) -> tuple[Any, dict[str, Any]]:
+    """Load the conversation, else resume it. Return the answer, and how it was opened. Raises Lacking, Refused."""
+    where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
+    if not getattr(can, "load_session", False):
+        if not keeps(can):
+            raise Refused("the agent can neither load nor resume a conversation")
+        return await agent.resume_session(session_id=order["session"], **where), {"opened": "resumed"}
+    loaded = await agent.load_session(session_id=order["session"], **where)
+    known = set(order["known"])
+    end = time.monotonic() + LATE_S
+    while True:
+        await ear.quiet()
+        lacking = known - ear.items.possible()
+        if not lacking or time.monotonic() >= end:
+            break
+        await asyncio.sleep(QUIET_S)
+    if lacking:
+        kinds = [each.partition(":")[0] for each in order["known"] if each in lacking]
+        names = {"prompt": "prompt(s)", "said": "answer(s)", "tool": "tool call(s)"}
+        told = ", ".join(f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds)
+        raise Lacking(f"the agent says that it loaded conversation {order['session']}, but its replay lacks {told} of it")
+    return loaded, {"opened": "loaded", "replayed": len(order["known"])}
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from perdure.drivers import lines
 from perdure.events import (
     AgentEvent,
+    ItemsMarked,
     RetrySeen,
     SaidPart,
     SessionSeen,
@@ -34,7 +35,9 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
     found = lines.read(line) or {}
     match found.get("type"):
         case "session":
-            return (SessionSeen(lines.text(found.get("session"), SUMMARY), version=lines.text(found.get("version"), SUMMARY)),)
+            return (_session(found),)
+        case "marks":
+            return _marked(found)
         case "prompted":
             return (TurnStarted(),)
         case "tool":
@@ -51,6 +54,23 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (_error(found),)
         case _:
             return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _session(found: dict[str, Any]) -> SessionSeen:
+    replayed = found.get("replayed")
+    return SessionSeen(
+        lines.text(found.get("session"), SUMMARY),
+        version=lines.text(found.get("version"), SUMMARY),
+        opened=lines.text(found.get("opened"), SUMMARY),
+        replayed=replayed if isinstance(replayed, int) else None,
+    )
+
+
+def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    marks, session = found.get("marks"), lines.text(found.get("session"), SUMMARY)
+    if not isinstance(marks, list) or not session:
+        return ()
+    return (ItemsMarked(session, tuple(lines.text(mark, SUMMARY) for mark in marks), ended=found.get("ended") is True),)
 
 
 def _started(call: Any) -> ToolStarted:
@@ -107,4 +127,6 @@ def _error(found: dict[str, Any]) -> TurnEnded:
     facts = {"stage": lines.text(found.get("stage"), SUMMARY), "code": str(code) if isinstance(code, int) else "0"}
     if found.get("missing") is True:
         facts["missing"] = "yes"
+    if found.get("lacking") is True:
+        facts["lacking"] = "yes"
     return TurnEnded(ok=False, text=words or "an error without a word", turns=1, facts=facts)

@@ -59,6 +59,8 @@ def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
     stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
     if stop := ended.facts.get("stop"):
         return _STOPS.get(stop, _K.FAILED)
+    if "lacking" in ended.facts:
+        return _K.SESSION_BROKEN
     if stage in ("resume", "fork") and (code == NOT_FOUND or "missing" in ended.facts):
         return _K.SESSION_MISSING
     if stage in ("resume", "fork", "settings", "prompt") and judge(ended.text, (_GONE,)):

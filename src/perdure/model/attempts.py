@@ -98,6 +98,10 @@ class Evidence:
     cached_tokens: int = 0
     compactions: int = 0
     """How often the agent made the conversation shorter in this attempt."""
+    opened: str = ""
+    """`new`, `loaded` or `resumed`: what the agent says, where its transcript cannot be read."""
+    replayed: int | None = None
+    """Number of known prompts, answers and tool calls that the agent replayed, which is all of them; None: it replayed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,8 @@ class Launch:
     """What is left of the budget, for a CLI that keeps to one; 0: no limit."""
     compact_at: CompactAt | None = None
     """Where the CLI is to compact the conversation by itself; None: where it thinks fit."""
+    marks: tuple[str, ...] = ()
+    """Marks of what is known of the conversation (`ItemsMarked`), for an agent whose transcript cannot be read."""
     mark: str = ""
     """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller give it a title."""
 

@@ -46,6 +46,8 @@ class Verdict(StrEnum):
     NATIVE = "native"
     FORKED = "forked"
     REPAIRED = "repaired"
+    REPLAYED = "replayed"
+    CLAIMED = "claimed"
     REBUILT = "rebuilt"
     FRESH = "fresh"
     BROKEN = "broken"

@@ -44,6 +44,8 @@ class Abilities:
     and `prompts` needs the file from its beginning."""
     sessions: bool = True
     """A conversation can be gone on with by a later process. Without, each attempt begins a new one and is given the project map."""
+    transcripts: bool = True
+    """Its conversations can be read. Without, the agent's own word and its replay say whether one went on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

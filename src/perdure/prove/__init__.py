@@ -107,7 +107,9 @@ def _candidate(name: str, environ: Mapping[str, str]) -> Candidate:
 
 
 def _told(path: str, environ: Mapping[str, str]) -> str:
-    """The version that the program itself tells."""
+    """The version that the program itself tells. Over ACP `path` is a whole command, which is not asked."""
+    if not Path(path).exists():
+        return "unknown"
     with tempfile.TemporaryDirectory(prefix="pp") as scratch:
         env = {"PATH": environ.get("PATH", os.defpath), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
         _, said = process.run_quick([path, "--version"], directory=Path(scratch, "v"), cwd=Path(scratch), env=env, timeout_s=20)
@@ -130,8 +132,9 @@ def prove(
     once; 0: as many as processors. Raises Interrupted when `stopping` becomes true, UsageError for an unknown row."""
     if strangers := sorted(set(only) - set(ROWS)):
         raise UsageError(f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}.")
-    played = [scene for scene in SCENES if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))]
     for candidate in programs:
+        there = SCENES if candidate.driver.abilities.transcripts else scenes.BY_ITS_WORD
+        played = [scene for scene in there if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))]
         scratch = Path(tempfile.mkdtemp(prefix="pp"))
         try:
             done = 0

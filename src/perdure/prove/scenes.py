@@ -10,10 +10,11 @@ import shutil
 import string
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from perdure.events import Unrecognised
+from perdure.events import ItemsMarked, SessionSeen, Unrecognised
 from perdure.lateclass import dataclass
 from perdure.model import Continuation, OutcomeKind, Rung, Start
 from perdure.prove.rows import Finding
@@ -83,6 +84,24 @@ def beginning(stage: Stage) -> Iterator[Finding]:
     unknown = [event.text for ran in (first, second) for event in ran.events if isinstance(event, Unrecognised)]
     yield Finding("output-known", not unknown, "some lines are not" if unknown else "all", "\n".join(unknown[:3]))
     yield usage(stage, first, second)
+
+
+def by_its_word(stage: Stage) -> Iterator[Finding]:
+    """An agent whose transcripts cannot be read: whether it loads a conversation, replays it, and tells the model all of it."""
+    first = stage.run(ASKED)
+    yield Finding("start", first.ok, ended(first), first.outcome.detail)
+    if not first.ok:
+        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+    if not first.session_id:
+        yield Finding("resume", False, "offers neither to load nor to resume")
+        return
+    turns = [event for event in first.events if isinstance(event, ItemsMarked) and event.ended]
+    stage.marks = turns[-1].marks if turns else ()
+    second = stage.run(AGAIN, resume(first.session_id))
+    found = went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
+    replayed = any(isinstance(event, SessionSeen) and event.replayed for event in second.events)
+    how = "and replayed" if replayed else "and only claimed"
+    yield replace(found, seen=f"{found.seen}, {how}") if found.holds else found
 
 
 def grows(prefix: bool, grown: bool) -> Finding:
@@ -255,3 +274,6 @@ SCENES = (
     Scene(("usage-limit",), "limit 7200 x99\nsay Never.", usage_limit, subscription=True),
     Scene(("prompts",), "say Yes.", prompts),
 )
+
+BY_ITS_WORD = (Scene(("start", "resume"), TWO, by_its_word, quick=True), Scene(("unknown-session",), TWO, unknown_session, quick=True))
+"""For an agent whose transcripts cannot be read."""

@@ -89,6 +89,8 @@ class Stage:
     subscription: bool = False
     stopping: Callable[[], bool] = lambda: False
     running: list[process.Process] = field(default_factory=list)
+    marks: tuple[str, ...] = ()
+    """What is known of the conversation, for an agent whose transcripts cannot be read."""
 
     def __post_init__(self) -> None:
         self.work = self.directory / "work"
@@ -153,6 +155,7 @@ class Stage:
             home=str(self.home),
             program=self.program,
             transcript=transcript,
+            marks=self.marks,
             mark=f"prove-{uuid4().hex}",
         )
 

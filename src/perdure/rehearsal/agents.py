@@ -12,16 +12,27 @@ from typing import Any
 from perdure.errors import UsageError
 
 DUMMY = "dummy-key"
+BUILT_IN = ("claude", "codex", "gemini", "opencode")
 
 
 def environ(url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False) -> dict[str, str]:
     """The agent's variables, to be put over an environment that has at least PATH, HOME and TMPDIR.
 
-    `agent` is a built-in one; another name raises UsageError. `home`: the directory where the agent keeps its conversations, set by
-    the agent's own variable; Codex's and Gemini's settings are written there (see `write_codex_home`, `write_gemini_home`), and for
-    Codex without a home the arguments of `codex_args` are needed. `retries`: how often the CLI itself asks again after a failure.
+    `agent` is a built-in one, that one over ACP, or `acp-` and any other name: then the variables are those of all built-in ones,
+    because nothing says which the agent reads. Another name raises UsageError.
+
+    `home`: the directory where the agent keeps its conversations, set by the agent's own variable; Codex's and Gemini's settings are
+    written there (see `write_codex_home`, `write_gemini_home`), and for Codex without a home the arguments of `codex_args` are needed.
+    `retries`: how often the CLI itself asks again after a failure.
     `subscription`: Claude gets a subscriber's token in place of an API key; only then does it read when a usage limit ends.
     """
+    if agent.startswith("acp-"):
+        behind = agent.removeprefix("acp-")
+        names = (behind,) if behind in BUILT_IN else BUILT_IN
+        found: dict[str, str] = {"OPENAI_BASE_URL": f"{url}/v1"} if len(names) > 1 else {}
+        for name in names:
+            found |= environ(url, name, home / name if home is not None and len(names) > 1 else home, retries, subscription)
+        return found
     if agent == "claude":
         own = {} if home is None else {"CLAUDE_CONFIG_DIR": str(home)}
         quiet = dict.fromkeys(

@@ -14,7 +14,7 @@ from perdure.codec import plain
 from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
 
-WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED})
+WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED, Verdict.REPLAYED})
 
 BY_RUNG = {
     Rung.PATH: "not found by its id",
@@ -42,7 +42,7 @@ class Statistics:
     """First attempts of their conversations, with nothing to go on from."""
     to_go_on: int
     went_on: int
-    """Of those: `native`, `forked` or `repaired`."""
+    """Of those: `native`, `forked`, `repaired` or `replayed`."""
     expired: int
     """Of those: the session's lifetime had passed."""
     verdicts: Mapping[str, int]
