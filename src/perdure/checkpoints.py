@@ -15,6 +15,7 @@ from pathlib import Path
 from perdure import service
 from perdure.attempt import Engine
 from perdure.attempt.putting_back import put_back
+from perdure.attempt.workdir import take_back
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.events import CheckpointRestored
 from perdure.lateclass import dataclass
@@ -71,6 +72,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     _refuse(engine, run, driver, home, checkpoint, files_only)
     assert run.workspace is not None
     place = run.workspace
+    take_back(engine, run)
     undo = keep(engine, run, place, "restore")
     engine.workspaces.prepare(place, agent)
     if agent != before.agent:

@@ -522,11 +522,22 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
-    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there."""
+    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there.
+    `needed`: it holds what is in no repository."""
 
     why: str
     checkpoint: int = 0
     capsule: str = ""
+    needed: bool = False
+
+
+class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
+    """The workdir of a finished run goes to the trash because of its age. `checkpoint`: the one that was taken of it; 0 if there is
+    none. `needed`: it holds what is in no repository."""
+
+    why: str
+    checkpoint: int = 0
+    needed: bool = False
 
 
 class BroughtBack(Event, frozen=True, tag="brought_back"):
@@ -593,6 +604,7 @@ RunEvent = (
     | NotPublished
     | BaseMoved
     | CleanedUp
+    | WorkdirSwept
     | BroughtBack
     | RunFinished
 )

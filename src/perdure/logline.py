@@ -43,6 +43,7 @@ from perdure.events import (
     TranscriptMended,
     VerifyEnded,
     VerifyStarted,
+    WorkdirSwept,
     WritesLost,
 )
 from perdure.model import Start
@@ -127,6 +128,8 @@ def line_of(record: Record) -> str:
             return f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
         case CleanedUp(why=why, checkpoint=number):
             return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (f"; checkpoint {number}" if number else "")
+        case WorkdirSwept(why=why, checkpoint=number):
+            return f"its workdir goes to the trash ({one_line(why, 120)})" + (f"; checkpoint {number}" if number else "")
         case BroughtBack(checkpoint=number):
             return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):

@@ -16,6 +16,7 @@ from typing import Any
 from perdure import process, specification
 from perdure.attempt import Engine, what_may_be_parked
 from perdure.attempt.agent_home import check_home
+from perdure.attempt.workdir import cleaned_up
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
@@ -287,6 +288,12 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> Removed:
     fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
     try:
         lost = engine.workspaces.unsaved(place)
+        gone = cleaned_up(engine, run) if not os.path.lexists(place.path) else None
+        if gone is not None and gone.needed and not force:
+            raise WorkspaceError(
+                f"The workdir of {run.name} was cleaned up, and checkpoint {gone.checkpoint} is the only copy of work in it",
+                f"perdure restore {run.name} brings it back; or perdure rm --force {run.name}: its checkpoints go after their time",
+            )
         if lost and not force:
             raise WorkspaceError(
                 f"The workdir of {run.name} holds what is nowhere else: {'; '.join(lost)}",

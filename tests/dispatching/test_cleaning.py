@@ -66,16 +66,49 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
 
 
 def test_what_is_not_saved_stays(office: Office) -> None:
-    """A workdir with work that is nowhere else stays, and its run says what; once that is committed the next end takes it."""
+    """A workdir with work that no checkpoint takes stays, and its run says what; once that is elsewhere the next end takes it."""
     top = worked(office, commit=False)
+    (top / "data.log").write_bytes(bytes(11 << 20))
     (kept,) = office.told(CLOSED)
-    assert kept.state is HANDLED and "untracked files: made.txt" in kept.reason and (top / "made.txt").exists()
+    assert kept.state is HANDLED and "data.log (it is ignored, and larger" in kept.reason and (top / "data.log").exists()
     (condition,) = office.run().conditions
-    assert condition.type == KEPT and "closed by ada" in condition.message and "made.txt" in condition.message
-    office.ground.yard.git("add", ".", cwd=top)
-    office.ground.yard.git("commit", "-qm", "made", cwd=top)
+    assert condition.type == KEPT and "closed by ada" in condition.message and "data.log" in condition.message
+    assert "made.txt" not in condition.message
+    (top / "data.log").unlink()
     office.told(DELETED)
     assert not top.exists() and office.run().conditions == ()
+
+
+@pytest.mark.parametrize("archive", ["checkpoint", "capsule"])
+@pytest.mark.parametrize("backend", ["worktree", "isolated"])
+def test_what_the_last_checkpoint_holds_is_saved(make: Callable[..., Office], backend: str, archive: str) -> None:
+    """An issue closed over a workdir with untracked and ignored files: the workdir goes, a capsule is made where the rule asks for one,
+    and opened again every file is back, from the trash or, when that was emptied, from the checkpoint."""
+    office = make(Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive=archive))
+    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend=backend), office.said.append)
+    top = worked(office, commit=False)
+    (top / "build.log").write_text("compiled\n")
+    (told,) = office.told(CLOSED)
+    assert told.state is HANDLED and not top.exists() and office.run().conditions == ()
+    (event,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, CleanedUp)]
+    assert event.needed and (not event.capsule or Path(event.capsule).stat().st_size > 0)
+    assert bool(event.capsule) == (archive == "capsule")
+    (entry,) = sweeper.listed(office.engine)
+    assert entry.unsaved == () and entry.about["checkpoint"]["number"] == event.checkpoint
+    if archive == "capsule":
+        sweeper.purge(office.engine, entry.id)
+    office.told(REOPENED)
+    assert (top / "made.txt").read_text() == "by the agent\n" and (top / "build.log").read_text() == "compiled\n"
+
+
+def test_after_a_reset_nothing_is_unsaved_any_more(office: Office) -> None:
+    """The condition `unsaved` says something of the workdir: when a reset moves that away, the condition goes with it."""
+    top = worked(office)
+    (top / "data.log").write_bytes(bytes(11 << 20))
+    office.told(CLOSED)
+    assert [each.type for each in office.run().conditions] == [KEPT]
+    sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
+    assert office.run().conditions == () and not top.exists()
 
 
 def test_back_from_its_checkpoint(office: Office) -> None:

@@ -126,7 +126,8 @@ def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None
 
 
 def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
-    """A month after the run has ended only its newest checkpoint is left, row and ref; with the run off the list that goes too."""
+    """A month after the run has ended only its newest checkpoint is left, row and ref, which is that of its swept workdir; with the run
+    off the list that goes too."""
     from perdure.model import Checkpoint
     from perdure.sweeper import Class, Verdict
 
@@ -138,8 +139,8 @@ def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
         ground.engine.store.add_checkpoint(Checkpoint(run=run.id, number=number, attempt=1, at=run.updated, why="turn", workdir=saved))
     assert not [row for row in ground.sweep(days=20).taken if row.cls is Class.CHECKPOINTS]
     swept = ground.sweep(days=20)
-    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [Verdict.TAKE, Verdict.TAKE, Verdict.KEEP]
-    assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [3]
+    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [Verdict.TAKE] * 3 + [Verdict.KEEP]
+    assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [4]
     refs = ground.yard.git("for-each-ref", "--format=%(refname)", "refs/perdure/checkpoints").split()
-    assert [name.rpartition("/")[2] for name in refs] == ["3"]
+    assert [name.rpartition("/")[2] for name in refs] == ["4"]
     assert ground.yard.git("show", f"{refs[0]}:worktree/new") == "3"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from perdure.attempt.opened import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.events import CheckpointMissed, PlaceLost
 from perdure.lateclass import dataclass
-from perdure.model import PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
+from perdure.model import CLEAN_UP, KEEPSAKES, PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
 from perdure.transcripts import begins_with, fingerprint, prompts_since
 
 if TYPE_CHECKING:
@@ -178,12 +178,29 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
     return opened.attempt.context_version if sent(opened) in new else session.context_version
 
 
+def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
+    """The newest checkpoint of a workdir, of the runs that are on the list: those of others go by their age."""
+    runs = [run.id for run in engine.store.placed() if run.removed is None and run.workspace.id == workspace.id]
+    found = [each for run_id in runs for each in engine.store.checkpoints(run_id)]
+    return max(found, key=lambda each: each.number, default=None)
+
+
+def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
+    """The workdir as it is now as a checkpoint of its own that stays, with the conversation of the last one. The caller holds the
+    workdir's lock. Raises PerdureError and OSError; then nothing is published."""
+    number = engine.store.next_checkpoint(workspace.id)
+    saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
+    kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
+    engine.store.add_checkpoint(kept)
+    return kept
+
+
 def prune(engine: Engine, run: TaskRun) -> None:
-    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the keepsakes of restores, which hold what is
-    nowhere else; those go by their age. Raises PerdureError."""
+    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the keepsakes of restores and clean-ups, which
+    hold what is nowhere else; those go by their age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
-    keepsakes = [each for each in checkpoints if each.why == "restore"]
-    taken = [each for each in checkpoints if each.why != "restore"]
+    keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
+    taken = [each for each in checkpoints if each.why not in KEEPSAKES]
     kept = {each.number for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())}
     assert run.workspace is not None
     forget(engine, run.id, run.workspace, [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept])

@@ -13,7 +13,7 @@ from perdure.attempt.engine import Engine
 from perdure.errors import PerdureError
 from perdure.events import AttemptStarted, CheckpointRestored, CheckpointTaken, DriftSeen, Record
 from perdure.lateclass import dataclass
-from perdure.model import Checkpoint, Continuation, Rung, TaskRun
+from perdure.model import KEEPSAKES, Checkpoint, Continuation, Rung, TaskRun
 
 SHOWN = 20
 
@@ -39,7 +39,7 @@ def ground_of(engine: Engine, run: TaskRun, asked: Continuation, records: Sequen
     number, restored = 0, None
     for record in records:
         match record.event:
-            case CheckpointTaken(number=taken, why=why) if why != "restore":
+            case CheckpointTaken(number=taken, why=why) if why not in KEEPSAKES:
                 number = taken
             case CheckpointRestored() as event:
                 number, restored = event.number, event

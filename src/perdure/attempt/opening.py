@@ -20,6 +20,7 @@ from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.handing_over import ask, told_before
 from perdure.attempt.opened import Opened
 from perdure.attempt.warming import Idle
+from perdure.attempt.workdir import bring_back
 from perdure.errors import InUse, LostLease, PerdureError
 from perdure.events import SessionsRebuilt
 from perdure.model import (
@@ -80,6 +81,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         lineage = _lineage(engine, claim, driver, home)
         live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
         idle = engine.warm.borrow(run.workspace, live.id if live is not None else "") if engine.warm is not None else None
+        bring_back(engine, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         prepared = replace(prepared, env=prepared.env | engine.committer(run))
         continuation = decide(engine, claim, driver, home, live, lineage, idle)

@@ -49,6 +49,7 @@ MOMENTS = {
     "end": "attempt end",
     "adopted": "taken over",
     "restore": "before a restore",
+    "clean-up": "before a clean-up",
 }
 """What a person reads for `Checkpoint.why`."""
 

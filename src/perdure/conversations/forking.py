@@ -13,9 +13,10 @@ from pathlib import Path
 
 from perdure import checkpoints, service
 from perdure.attempt import Engine
+from perdure.attempt.workdir import reopen
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
-from perdure.model import Backend, Checkpoint, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
+from perdure.model import KEEPSAKES, Backend, Checkpoint, Continuation, Launch, Session, SessionKey, Start, TaskRun, TaskSpec, Workspace
 from perdure.names import suggest
 from perdure.protocols import AgentDriver
 from perdure.transcripts import locate, snapshot
@@ -50,6 +51,7 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     spec = replace(parent.spec, prompt=prompt, name=wanted.name, key="", scope="", forks=session.id, fork_at=wanted.at)
     if checkpoint is not None:
         spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
+    reopen(engine, parent, f"perdure fork {parent.name}")
     source = _source(parent)
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
     try:
@@ -75,7 +77,7 @@ def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> 
     return live
 
 
-BETWEEN_TURNS = frozenset({"turn", "end", "restore"})
+BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
 """Checkpoints that end with a turn: of an attempt that was cut off, too, because what follows is another prompt."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.attempt import Engine
+from perdure.attempt.workdir import reopen
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.events import RunTakenBack
 from perdure.lateclass import dataclass
@@ -84,6 +85,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
     driver, session, home, place = _parts(engine, run)
+    reopen(engine, run, f"perdure open {run.name}")
     if not Path(place.path).is_dir():
         raise WorkspaceError(f"The workdir {place.path} is not there", f"perdure retry {run.name} makes it again")
     if locate(driver, home, session.id, _directory(engine, run)) is None:

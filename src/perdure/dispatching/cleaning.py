@@ -2,13 +2,16 @@
 
 The order is what makes a kill harmless: a checkpoint of workdir and conversation is published, a capsule written where the rule asks for
 one, the journal told, then the workdir moves, by one rename. A workdir goes only if everything in it is proven to be saved elsewhere at
-that moment, by the sweeper's guard; what is not saved stays, and its run says so. The conversation stays the run's own: whatever comes
-afterwards brings the workdir back and goes on in it.
+that moment, in that checkpoint or in a repository; what is not saved stays, and its run says so. The conversation stays the run's own:
+whatever comes afterwards brings the workdir back and goes on in it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from perdure import checkpoints, service, sweeper
 from perdure.attempt import Engine
@@ -18,11 +21,11 @@ from perdure.events import BroughtBack, CleanedUp, RunReset
 from perdure.forges import Forge
 from perdure.forges.rules import Rule
 from perdure.lifecycle import FINAL
-from perdure.model import Backend, Condition, TaskRun, Workspace
+from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
+from perdure.workspace import Proof
 
-VERB = "clean-up"
-KEPT = "unsaved"
-"""The condition of a run whose work is over and whose workdir holds what is nowhere else."""
+VERB = CLEAN_UP
+KEPT = UNSAVED
 HALF_BACK = "half_back"
 """The condition of a run whose workdir is being brought back from its checkpoint."""
 ARCHIVE = "archive"
@@ -50,14 +53,22 @@ def clean(engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, 
         beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
         if used := sweeper.at_work(beside, sweeper.unfinished(engine)):
             raise Conflict(used, f"perdure stop {run.name}")
-        if lost := _lost(engine, place, pull, forge):
-            return _kept(engine, run, why, lost)
-        checkpoint = checkpoints.keep(engine, run, place, VERB)
-        capsule = _capsule(engine, run, checkpoint.number) if rule.archive == "capsule" and checkpoint is not None else ""
-        event = CleanedUp(why=why, checkpoint=checkpoint.number if checkpoint else 0, capsule=capsule)
+        checkpoint = _checkpoint(engine, run, place)
+        proof = _prove(engine, place, pull, forge, checkpoint)
+        if proof.lost:
+            return _kept(engine, run, why, proof.lost)
+        if proof.logged:
+            engine.workspaces.checkpoints.keep_commits(place, proof.logged)
+        checkpoint = checkpoint or checkpoints.keep(engine, run, place, VERB)
+        number = checkpoint.number if checkpoint is not None else 0
+        capsule = _capsule(engine, run, number) if rule.archive == "capsule" and number else ""
+        event = CleanedUp(why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint))
         # Before it goes: who finds it gone knows by this that it may be brought back.
         engine.store.tell_run(run.id, [event], solved=KEPT)
-        about = {"verb": VERB, "run": run.name, "runs": [each.id for each in beside], "why": why, "unsaved": []}
+        about: dict[str, Any] = {"verb": VERB, "run": run.name, "runs": [each.id for each in beside], "why": why}
+        about["unsaved"] = list(proof.built)
+        if checkpoint is not None and proof.checkpoint:
+            about["checkpoint"] = {"run": run.id, "number": number, "commit": checkpoint.workdir.commit}
         engine.workspaces.put_away(place, about)
     finally:
         os.close(fd)
@@ -66,20 +77,26 @@ def clean(engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, 
     return f"{run.name} is cleaned up: {why}"
 
 
-def _lost(engine: Engine, place: Workspace, pull: int, forge: Forge | None) -> list[str]:
-    """What would be lost with the workdir. After a squash its commits are in no branch; the forge keeps them with the pull request."""
-    lost = engine.workspaces.unsaved(place)
-    if not (lost and pull and forge):
-        return lost
-    ref = f"refs/merge-requests/{pull}/head" if forge is Forge.GITLAB else f"refs/pull/{pull}/head"
+def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
+    """A checkpoint of the workdir as it is now; None where none can be taken: then only a repository proves that its work is saved."""
     try:
-        engine.workspaces.keep_of_remote(place, ref)
-    except PerdureError:
-        return lost
-    return engine.workspaces.unsaved(place)
+        return checkpoints.keep(engine, run, place, VERB)
+    except (PerdureError, OSError):
+        return None
 
 
-def _kept(engine: Engine, run: TaskRun, why: str, lost: list[str]) -> str:
+def _prove(engine: Engine, place: Workspace, pull: int, forge: Forge | None, checkpoint: Checkpoint | None) -> Proof:
+    """What becomes of the workdir's content. After a squash its commits are in no branch; the forge keeps them with the pull request."""
+    if pull and forge and not engine.workspaces.prove(place).saved:
+        ref = f"refs/merge-requests/{pull}/head" if forge is Forge.GITLAB else f"refs/pull/{pull}/head"
+        with suppress(PerdureError):
+            engine.workspaces.keep_of_remote(place, ref)
+    if checkpoint is None:
+        return engine.workspaces.prove(place)
+    return engine.workspaces.prove(place, checkpoint.number, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+
+
+def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
     message = f"{why}, and its workdir stays: it holds what is nowhere else: {'; '.join(lost)}"
     engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
     return f"{run.name}: {message}"

@@ -8,7 +8,7 @@ dollars. A new value comes from `dataclasses.replace`. Everybody imports them fr
 from __future__ import annotations
 
 from perdure.model.attempts import Attempt, Command, Continuation, Evidence, Exit, Launch, Outcome, Program, Receipt, Snapshot
-from perdure.model.checkpoints import Checkpoint, CopyPart, Saved
+from perdure.model.checkpoints import CLEAN_UP, KEEPSAKES, Checkpoint, CopyPart, Saved
 from perdure.model.choices import (
     PUT_BACK,
     Backend,
@@ -29,18 +29,21 @@ from perdure.model.choices import (
     WhenFull,
 )
 from perdure.model.loaded import Comparison, Item, ItemKind, Loaded, Relation, compare
-from perdure.model.runs import NOWHERE, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
+from perdure.model.runs import NOWHERE, UNSAVED, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
 from perdure.model.tokens import Token, TokenScope
 from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
 
 __all__ = [
+    "CLEAN_UP",
+    "KEEPSAKES",
     "NOTHING_GIVEN",
     "NOWHERE",
     "NO_USAGE",
     "PUT_BACK",
     "RESET",
+    "UNSAVED",
     "Attempt",
     "Backend",
     "Checkpoint",

@@ -24,6 +24,12 @@ NO_WORK = frozenset({BUILT_AGAIN, "it is a pipe", "it is a socket", "it is a dev
 """Why something is left out of a checkpoint that is nobody's work."""
 
 
+CLEAN_UP = "clean-up"
+"""Why a checkpoint was taken of a workdir that goes to the trash."""
+KEEPSAKES = ("restore", CLEAN_UP)
+"""Checkpoints of what a person or a clean-up took away: they say nothing of where the agent stopped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
     """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD, index or branch is touched."""
@@ -59,7 +65,8 @@ class Checkpoint:
     attempt: int
     at: int
     why: str
-    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`, `restore` (before one)."""
+    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`, `restore` (before one), `clean-up`
+    (before one)."""
     workdir: Saved
     session_id: str = ""
     """Empty where nothing had been said yet."""

@@ -9,11 +9,15 @@ from perdure.model.tasks import TaskSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`, `open`."""
+    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`, `open`, `unsaved`."""
 
     type: str
     message: str
     at: int
+
+
+UNSAVED = "unsaved"
+"""Type of the condition of a run whose work is over and whose workdir holds what is nowhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

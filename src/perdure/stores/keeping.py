@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
 from perdure.lifecycle import FINAL
-from perdure.model import NOWHERE, Checkpoint, Claim, Host, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
+from perdure.model import NOWHERE, UNSAVED, Checkpoint, Claim, Host, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.stores.dialect import Database
 from perdure.stores.reading import Reading
 from perdure.stores.rows import key_values, run_of, session_of
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from perdure.events import CheckpointRestored
     from perdure.protocols import Arrival, Observer
     from perdure.stores.sessioncache import Lookups
+
+
+OF_WORKDIR = (UNSAVED, "half_back")
+"""Types of the conditions that say something of a run's workdir."""
 
 
 class Keeping(Reading):
@@ -100,6 +104,7 @@ class Keeping(Reading):
             return run_of(row)
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
+        from perdure.codec import encode
         from perdure.events import RunReset
 
         retired: dict[str, None] = {}
@@ -111,6 +116,10 @@ class Keeping(Reading):
                     raise Conflict(f"{run.name} is {'open' if row['opened'] else 'running'}", f"perdure show {run.name}")
                 if run.state not in FINAL:
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
+                kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
+                if len(kept) < len(run.conditions):
+                    # What was said of the workdir is no longer true: the next one begins empty.
+                    run = run_of(write.one("tell_run", id=run.id, conditions=encode(tuple(kept)), now=write.now))
                 key = SessionKey(run.spec.agent, run.scope)
                 live = write.one("live_session", **key_values(key))
                 if live is not None:

@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.attempt import Engine
+from perdure.attempt.workdir import MARK
 from perdure.lifecycle import FINAL
-from perdure.model import Backend, Checkpoint, Session, SessionState
+from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
 from perdure.plan import PlanState
 from perdure.protocols import PlacedRun
 from perdure.sessions import plan_scope
@@ -26,7 +27,7 @@ from perdure.workspace.contents import newest
 Plans = Mapping[str, str]
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-BESIDE = frozenset({"supervisor.log", "open"})
+BESIDE = frozenset({"supervisor.log", "open", MARK})
 """What lies beside the attempts of a run."""
 PASSING = ("forks", "taken-in", "maps", "plans")
 """Directories of what was read of conversations or files once: each entry can be made again. In `plans`, what a plan's check said."""
@@ -144,7 +145,7 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
 
 
 def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans) -> Iterator[Row]:
-    """All but the newest of a run that is on the list; of one that is off it, all."""
+    """All but the newest and the clean-ups' of a run that is on the list; of one that is off it, all."""
     known = {run.id: run for run in runs}
     last = {checkpoint.run: checkpoint.number for checkpoint in sorted(checkpoints, key=lambda each: each.number)}
     for each in checkpoints:
@@ -152,6 +153,8 @@ def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], p
         keep = at_work([run], plans)
         if not keep and run.removed is None and each.number == last[each.run]:
             keep = "it is the newest of its run"
+        if not keep and run.removed is None and each.why == CLEAN_UP:
+            keep = "it is what is left of a workdir"
         # Counted from the end of the run: as long as it goes on, any of them may be wanted.
         used = max(each.at, run.updated)
         yield Row(cls=Class.CHECKPOINTS, name=f"{run.name} {each.number}", path="", key=f"{each.run} {each.number}", used=used, keep=keep)

@@ -20,16 +20,17 @@ from typing import Any
 
 from perdure import process
 from perdure.attempt import Engine
-from perdure.attempt.checkpointing import forget
+from perdure.attempt.checkpointing import forget, keep_again, last_of
 from perdure.config import Settings
 from perdure.errors import Conflict, PerdureError, StoreError
+from perdure.events import WorkdirSwept
 from perdure.lateclass import dataclass
-from perdure.model import Workspace
+from perdure.model import UNSAVED, Checkpoint, Workspace
 from perdure.process.identity import boot_id
 from perdure.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
 from perdure.sweeper.usage import size_of
 from perdure.sweeper.verdicts import Class, Moment, Row, Rules, Verdict, brake, clock_trouble, judge, stop
-from perdure.workspace import Thing, trash
+from perdure.workspace import Proof, Thing, trash
 from perdure.workspace.places import make_private, write
 from perdure.workspace.removal import inside
 
@@ -169,18 +170,49 @@ def _proven(engine: Engine, row: Row) -> Row:
         return row
     try:
         if (workspace := _workspace(engine, row)) is not None:
-            lost = engine.workspaces.unsaved(workspace)
-            why = f"it holds what is nowhere else: {'; '.join(lost)}"
-            return replace(row, verdict=Verdict.PERSON, why=why) if lost else replace(row, bytes=size_of(Path(row.path)))
+            return _judged(row, _prove(engine, workspace))
         if row.cls is Class.TRASH:
             entry = trash.find(trashes(engine), row.key)
-            if why := trash.trouble(entry, inside(entry.path)):
+            if why := _unproven(engine, entry) or trash.trouble(entry, inside(entry.path)):
                 return replace(row, verdict=Verdict.KEEP, why=why)
         elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
             return replace(row, verdict=Verdict.KEEP, why="an attempt's process still lives")
     except (PerdureError, OSError) as error:
         return replace(row, verdict=Verdict.PERSON, why=f"it cannot be looked at: {error}")
     return replace(row, bytes=size_of(Path(row.path)))
+
+
+def _prove(engine: Engine, workspace: Workspace) -> Proof:
+    """What becomes of the workdir's content if it goes now; its newest checkpoint counts as a copy."""
+    last = last_of(engine, workspace)
+    if last is None:
+        return engine.workspaces.prove(workspace)
+    return engine.workspaces.prove(workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored)
+
+
+def _judged(row: Row, proof: Proof) -> Row:
+    if proof.lost:
+        return replace(row, verdict=Verdict.PERSON, why=f"it holds what is nowhere else: {'; '.join(proof.lost)}")
+    notes = [row.why]
+    if proof.checkpoint:
+        notes.append(f"checkpoint {proof.checkpoint} has what is in no repository")
+    if proof.built:
+        notes.append(f"it will stay in the trash: {'; '.join(proof.built)}")
+    return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
+
+
+def _unproven(engine: Engine, entry: trash.Entry) -> str:
+    """Why a workdir in the trash is not saved any more, as a sentence: its checkpoint must be there whole, and its run on the list."""
+    said = entry.about.get("checkpoint")
+    if said is None:
+        return ""
+    run_id, number, commit = (said.get(name) for name in ("run", "number", "commit")) if isinstance(said, dict) else (None, None, None)
+    run = next((each for each in engine.store.placed() if each.id == run_id and each.removed is None), None)
+    rows = engine.store.checkpoints(run.id) if run is not None else ()
+    there = next((each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None)
+    if run is not None and there is not None and engine.workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit):
+        return ""
+    return f"it holds what was in checkpoint {number} alone, which is gone or will go; perdure trash purge {entry.id}"
 
 
 def _workspace(engine: Engine, row: Row) -> Workspace | None:
@@ -226,14 +258,41 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
     return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
 
 
+def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
+    """A last checkpoint of a workdir that goes, which stays as long as its run is on the list; None where there was none before.
+    Raises PerdureError and OSError where the workdir must not go without one."""
+    last = last_of(engine, workspace)
+    if last is None:
+        return None
+    try:
+        if proof.logged:
+            engine.workspaces.checkpoints.keep_commits(workspace, proof.logged)
+        return keep_again(engine, workspace, last)
+    except (PerdureError, OSError):
+        if proof.checkpoint:
+            raise
+        return None
+
+
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
     """Under its lock, and looked at once more: what was true a moment ago need not be true now."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
-        lost = [used] if (used := at_work(runs, unfinished(engine))) else engine.workspaces.unsaved(workspace)
-        if lost:
-            raise Conflict(f"meanwhile: {'; '.join(lost)}")
-        return engine.workspaces.put_away(workspace, {**about, "runs": [run.id for run in runs]})
+        if used := at_work(runs, unfinished(engine)):
+            raise Conflict(f"meanwhile: {used}")
+        proof = _prove(engine, workspace)
+        if proof.lost:
+            raise Conflict(f"meanwhile: {'; '.join(proof.lost)}")
+        kept = _kept(engine, workspace, proof)
+        said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
+        if kept is not None and proof.checkpoint:
+            said["checkpoint"] = {"run": kept.run, "number": kept.number, "commit": kept.workdir.commit}
+        told = WorkdirSwept(why=str(about["why"]), checkpoint=kept.number if kept is not None else 0, needed=bool(proof.checkpoint))
+        # Before it goes: an attempt that finds it gone knows by this that it may be brought back.
+        for run in runs:
+            if run.removed is None:
+                engine.store.tell_run(run.id, [told], solved=UNSAVED)
+        return engine.workspaces.put_away(workspace, said)
     finally:
         os.close(fd)

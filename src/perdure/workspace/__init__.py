@@ -24,7 +24,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import NotFound, WorkspaceError
+from perdure.errors import NotFound, PerdureError, WorkspaceError
 from perdure.git import Git
 from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.git.ssh import OWN, Ssh
@@ -42,6 +42,7 @@ from perdure.workspace.identity import Places, check_name, is_remote, parse_remo
 from perdure.workspace.joining import Joined
 from perdure.workspace.outgoing import Outgoing, outgoing
 from perdure.workspace.packing import Packed, PackedFacts
+from perdure.workspace.removal import Proof
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.transport import Source
@@ -56,6 +57,7 @@ __all__ = [
     "Packed",
     "PackedFacts",
     "Prepared",
+    "Proof",
     "Restored",
     "Thing",
     "WorkdirState",
@@ -287,6 +289,35 @@ class Workspaces:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven to be saved elsewhere."""
         self._ready()
         return removal.unsaved(self._places, workspace, self._git(), lambda: self._elsewhere(workspace))
+
+    def prove(self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small") -> Proof:
+        """What becomes of the workdir's content if it goes. `checkpoint` and `commit`: the checkpoint that may count as its copy, which
+        must be one that stays; `ignored`: which ignored files checkpoints take. Never raises."""
+        self._ready()
+        git = self._git()
+        alone = removal.prove(self._places, workspace, git, lambda: self._elsewhere(workspace))
+        if alone.saved or not commit:
+            return alone
+        try:
+            held = self.checkpoints.held(workspace, checkpoint, commit, ignored=ignored)
+        except (PerdureError, OSError):
+            return alone
+        if held is None:
+            return alone
+        found = removal.prove(self._places, workspace, git, lambda: self._elsewhere(workspace), held)
+        return replace(found, checkpoint=checkpoint)
+
+    def take_back(self, workspace: Workspace, run: str) -> bool:
+        """Moves the workdir back from the trash, if a clean-up of this run moved it there and nothing is in its place. The caller holds
+        its lock. Raises WorkspaceError."""
+        self._ready()
+        if os.path.lexists(workspace.path):
+            return False
+        entry = next((each for each in reversed(trash.entries(self.trash)) if trash.is_cleaned(each, workspace.path, run)), None)
+        if entry is None:
+            return False
+        trash.restore(entry)
+        return True
 
     def ahead(self, workspace: Workspace, base: str, since: str = "") -> Ahead | None:
         """How far the branch that the work began at has gone on since a commit (empty: since it began). None for not at all.

@@ -17,6 +17,7 @@ from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import packing, photograph, restoring, saved
 from perdure.workspace.identity import Places
 from perdure.workspace.packing import Packed, PackedFacts
+from perdure.workspace.removal import Held
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.trees import changes
@@ -88,6 +89,27 @@ class Checkpoints:
         """The names of files that are no longer as they were at a checkpoint: hostile text. Publishes nothing."""
         with self._shelf(workspace) as shelf:
             return restoring.drift(shelf, commit, ignored)
+
+    def held(self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small") -> Held | None:
+        """What checkpoint `number` holds of the workdir as it is at this moment; None where the checkpoint is not there whole.
+        Raises WorkspaceError, GitFailed."""
+        found = saved.holders(self._places, workspace, self._git(), number, commit)
+        if not found:
+            return None
+        with self._shelf(workspace) as shelf:
+            now = restoring.compare(shelf, commit, ignored)
+        return Held(
+            number=number, commit=commit, keepers=tuple(found), apart=now.apart, left_out=now.left_out, staged=now.staged,
+        )  # fmt: skip
+
+    def is_kept(self, workspace: Workspace, number: int, commit: str) -> bool:
+        """Whether a checkpoint is there whole, also where its workdir is gone. Raises GitFailed."""
+        return bool(saved.holders(self._places, workspace, self._git(), number, commit))
+
+    def keep_commits(self, workspace: Workspace, commits: Sequence[str]) -> None:
+        """Keeps commits that only the reflog of an isolated workdir knows. Raises WorkspaceError, GitFailed."""
+        with self._shelf(workspace) as shelf:
+            photograph.keep_commits(shelf, commits)
 
     def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
         """For each of these checkpoints of a workdir, in their order, the files that came with it: the one before, or what the workdir

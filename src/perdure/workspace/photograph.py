@@ -17,7 +17,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from perdure.workspace import branches, staging
 from perdure.workspace.escaping import escape
 from perdure.workspace.findings import Piece
 from perdure.workspace.looks import LISTED, Look, keep, remembered
+from perdure.workspace.places import flush
 from perdure.workspace.scanning import scan
 from perdure.workspace.shelf import FATAL, Shelf, split
 from perdure.workspace.trees import changes, missing, tree_of
@@ -152,6 +153,23 @@ def _begin(shelf: Shelf, index: Path) -> None:
         if kind == "blob" and not any(part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts):
             lines.append(f"{mode} {oid}\t{name}\0")
     shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
+
+
+def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
+    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs; the newest first, so that few refs do.
+
+    Raises WorkspaceError where one of them is not there whole, GitFailed.
+    """
+    with in_words(shelf, "saved"):
+        _bring(shelf, Look(head=shelf.head), list(commits))
+        if absent := missing(shelf, list(commits)):
+            raise WorkspaceError(f"The commit {absent[0][:12]} of {shelf.top} could not be saved.", "Look at it with git fsck.")
+        kept: list[str] = []
+        for oid in commits:
+            below = any(shelf.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0 for other in kept)
+            kept += [] if below else [oid]
+        flush(shelf.objects)
+        shelf.order(*(f"update refs/perdure/rescue/{shelf.id}/{oid} {oid}" for oid in kept))
 
 
 def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:

@@ -1,7 +1,9 @@
 """Takes a workdir away: only into the trash, and only when all that it holds is proven to be saved elsewhere.
 
-`unsaved` tells what would be lost, in sentences; what cannot be known counts as lost. `put_away` moves, and never deletes:
-the directory by a rename, what git knows of a worktree beside it, commits that only its reflog knows under a rescue ref.
+`prove` says what would be lost, in sentences; what cannot be known counts as lost. A checkpoint proves what it holds byte for byte at
+this moment (`Held`). Build output that git ignores may go to the trash, and stays there until a person purges it, unless it is saved
+too. `put_away` moves, and never deletes: the directory by a rename, what git knows of a worktree beside it, commits that only its
+reflog knows under a rescue ref.
 """
 
 from __future__ import annotations
@@ -9,14 +11,18 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import PerdureError, UsageError
 from perdure.git import Git
+from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
+from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.workspace import trash
 from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
@@ -36,28 +42,101 @@ REBUILDABLE = frozenset(
 )
 """Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts as well."""
 
+OUTPUT = tuple(
+    """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache .vite .output *.egg-info *.egg *.pyc *.pyo
+    *.o *.class *.tsbuildinfo""".split()
+)
+"""Ignored names that builds and tests write. They may go to the trash, and are deleted from it only if they are saved as well: other
+tools give these names to directories of all kinds."""
+
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 _OID = re.compile(r"[0-9a-f]{40,64}")
 
 
-def unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]) -> list[str]:
-    """What would be lost with the workdir, a sentence each; empty if all of it is saved. Never raises.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a checkpoint holds of a workdir as it is at this moment. Names are relative to the workdir, as on disk."""
 
-    `elsewhere` gives the repository in which the commits of an isolated workdir must be found.
+    number: int
+    commit: str
+    keepers: tuple[Git, ...]
+    """The repositories that hold the checkpoint."""
+    apart: tuple[str, ...] = ()
+    """Files that are not in the checkpoint as they are now, or that only the checkpoint has."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """What no checkpoint takes, each with why; a directory's name ends in a slash."""
+    staged: bool = True
+    """Whether the checkpoint or HEAD has what is staged."""
+
+    def has(self, oid: str) -> bool:
+        """Whether the commit is part of the checkpoint."""
+        words = ("merge-base", "--is-ancestor", oid, self.commit)
+        return any(keeper.run(*words, good=(0, 1, 128)).code == 0 for keeper in self.keepers)
+
+    def differing(self) -> frozenset[str]:
+        """The names that are apart, and the directories above them."""
+        found = set[str]()
+        for name in self.apart:
+            while name and name not in found:
+                found.add(name)
+                name = name.rpartition("/")[0]
+        return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What becomes of a workdir's content if the workdir goes. Sentences, for a person."""
+
+    lost: tuple[str, ...] = ()
+    """What is nowhere else, or may be. As long as there is any, the workdir stays."""
+    built: tuple[str, ...] = ()
+    """Build output that is nowhere else: in the trash it stays until a person purges it."""
+    logged: tuple[str, ...] = ()
+    """Commits that only the reflog of an isolated workdir knows, to be kept before it goes."""
+    checkpoint: int = 0
+    """The checkpoint without which something would be lost; 0 if none is needed."""
+
+    @property
+    def saved(self) -> bool:
+        """Whether all of it is elsewhere, or made again by a build."""
+        return not (self.lost or self.built or self.logged)
+
+
+def unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]) -> list[str]:
+    """What would be lost with the workdir, a sentence each, whatever its checkpoints hold; empty if all of it is saved. Never raises."""
+    found = prove(places, workspace, git, elsewhere)
+    return [*found.lost, *found.built]
+
+
+def prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None = None) -> Proof:
+    """Prove where everything in the workdir is saved. Never raises.
+
+    `elsewhere` gives the repository in which the commits of an isolated workdir must be found. `held`: what the newest checkpoint has.
     """
     path = Path(workspace.path)
     if path.is_symlink():
-        return ["it is a link, and not a directory"]
+        return Proof(lost=("it is a link, and not a directory",))
     if not os.path.lexists(path):
-        return _unmounted(workspace, path)
-    lost = [f"process {pid} works in it" for pid in inside(path)]
+        return Proof(lost=tuple(_unmounted(workspace, path)))
+    busy = tuple(f"process {pid} works in it" for pid in inside(path))
     try:
         if workspace.backend is Backend.TASK:
-            found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
-            return lost + ([f"it has no repository, and holds {_named(found)}"] if found else [])
-        return lost + again(places, workspace, lambda: _unsaved(places, workspace, git, elsewhere), alone=True)
+            found = _prove_plain(path, held)
+        else:
+            found = again(places, workspace, lambda: _prove(places, workspace, git, elsewhere, held), alone=True)
     except (PerdureError, OSError) as error:
-        return [*lost, f"what it holds cannot be known: {error}"]
+        found = Proof(lost=(f"what it holds cannot be known: {error}",))
+    return replace(found, lost=(*busy, *found.lost))
+
+
+def _prove_plain(path: Path, held: Held | None) -> Proof:
+    """A directory without a repository: only a checkpoint can hold what is in it."""
+    if held is None:
+        found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
+        return Proof(lost=(f"it has no repository, and holds {_named(found)}",) if found else ())
+    left, built = _judge_left_out(path, held)
+    lost = [f"checkpoint {held.number} does not hold {_named(held.apart)}"] if held.apart else []
+    return Proof(lost=(*lost, *left), built=tuple(built))
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
@@ -78,36 +157,93 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]) -> list[str]:
+def _prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None) -> Proof:
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
-            return ["it is in no git repository any more"]
-        lost = []
+            return Proof(lost=("it is in no git repository any more",))
+        lost, logged = [], list[str]()
         if looker.in_progress:
             lost.append(f"a {looker.in_progress} is in progress")
         if (reason := read(looker.git_dir / "locked").strip()) and reason != LOCKED:
             lost.append(f"somebody has locked it: {reason[:80]}")
-        status = looker.status()
-        # A nested repository (git lists it as a directory) has a history of its own besides its files.
-        nested = any(name.endswith("/") for name in status.untracked)
-        if (status.changed or status.untracked) and (nested or not _stands_elsewhere(places, looker, workspace, elsewhere)):
-            if status.changed:
-                lost.append(f"changes that are not committed: {_named(status.changed)}")
-            if status.untracked:
-                lost.append(f"untracked files: {_named(status.untracked)}")
-        if ignored := [name for name in _ignored(looker) if not _rebuildable(looker.top / name)]:
-            lost.append(f"ignored files: {_named(ignored)}")
+        lost += _uncommitted(places, looker, workspace, elsewhere, held)
+        ignored, built = _judge_ignored(looker, held)
+        lost += ignored
         if filled := [name for name in _submodules(looker) if any((looker.top / name).iterdir())]:
             lost.append(f"submodules with files: {_named(filled)}")
         if workspace.backend is Backend.ISOLATED:
-            lost += _unsaved_refs(looker, elsewhere())
+            refs, logged = _unsaved_refs(looker, elsewhere, held)
+            lost += refs
         else:
-            common = _common(looker, workspace)
-            if not looker.branch and _only_here(common, looker.head):
-                lost.append(f"commits on a detached HEAD ({looker.head[:12]}) that no branch has")
-            own = looker.repository.refs("refs/worktree")
-            lost += [f"commits on {name} ({oid[:12]}) that no branch has" for name, oid in own.items() if _only_here(common, oid)]
-        return lost
+            lost += _unsaved_heads(looker, _common(looker, workspace), held)
+        return Proof(lost=tuple(lost), built=tuple(built), logged=tuple(logged))
+
+
+def _uncommitted(places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git], held: Held | None) -> Iterator[str]:
+    """What is not committed and in no checkpoint, a sentence each."""
+    status = looker.status()
+    changed, untracked = status.changed, status.untracked
+    if held is not None:
+        differing = held.differing()
+        changed = tuple(name for name in changed if name.rstrip("/") in differing)
+        untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
+        if not held.staged:
+            yield f"what is staged is not in checkpoint {held.number}"
+    # A nested repository (git lists it as a directory) has a history of its own besides its files.
+    nested = any(name.endswith("/") for name in untracked)
+    if not (changed or untracked) or (not nested and _stands_elsewhere(places, looker, workspace, elsewhere)):
+        return
+    since = f", and not in checkpoint {held.number}" if held is not None else ""
+    if changed:
+        yield f"changes that are not committed{since}: {_named(changed)}"
+    if untracked:
+        yield f"untracked files{since}: {_named(untracked)}"
+
+
+def _judge_ignored(looker: Looker, held: Held | None) -> tuple[list[str], list[str]]:
+    """Ignored files that are nowhere else: sentences of those that keep the workdir, and of the build output that does not."""
+    names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
+    lost, built = list[str](), list[str]()
+    if held is not None:
+        lost, built = _judge_left_out(looker.top, held)
+        differing = held.differing()
+        # Below an ignored directory the names themselves say more than the directory.
+        inner = [name for name in names if name.rstrip("/") in differing]
+        files, folders = {name for name in inner if not name.endswith("/")}, tuple(name for name in inner if name.endswith("/"))
+        names = [name for name in held.apart if name in files or name.startswith(folders)]
+    output = [name for name in names if _is_output(looker.top, name)]
+    if rest := [name for name in names if name not in output]:
+        lost.append(f"ignored files: {_named(rest)}")
+    if output:
+        built.append(f"ignored build output: {_named(output)}")
+    return lost, built
+
+
+def _judge_left_out(top: Path, held: Held) -> tuple[list[str], list[str]]:
+    """The same for what no checkpoint takes. A pipe or a socket holds nothing."""
+    lost, built = list[str](), list[str]()
+    for name, why in held.left_out:
+        if why in NO_WORK - {BUILT_AGAIN} or _rebuildable(top, name):
+            continue
+        kind = built if _is_output(top, name) else lost
+        kind.append(f"{name} ({why})")
+    return (
+        [f"checkpoint {held.number} does not hold {_named(lost)}"] if lost else [],
+        [f"checkpoint {held.number} does not hold {_named(built)}"] if built else [],
+    )
+
+
+def _unsaved_heads(looker: Looker, common: Git, held: Held | None) -> Iterator[str]:
+    """The commits of a worktree that no branch of its repository has."""
+    if not looker.branch and _only_here(common, looker.head) and not _has(held, looker.head):
+        yield f"commits on a detached HEAD ({looker.head[:12]}) that no branch has"
+    for name, oid in looker.repository.refs("refs/worktree").items():
+        if _only_here(common, oid) and not _has(held, oid):
+            yield f"commits on {name} ({oid[:12]}) that no branch has"
+
+
+def _has(held: Held | None, oid: str) -> bool:
+    return held is not None and held.has(oid)
 
 
 def _stands_elsewhere(places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]) -> bool:
@@ -126,24 +262,33 @@ def _stands_elsewhere(places: Places, looker: Looker, workspace: Workspace, else
     return False
 
 
-def _unsaved_refs(looker: Looker, elsewhere: Git) -> list[str]:
-    """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else."""
+def _unsaved_refs(looker: Looker, elsewhere: Callable[[], Git], held: Held | None) -> tuple[list[str], list[str]]:
+    """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else, a sentence each; and with a checkpoint the
+    commits that only its reflog knows, which can be kept beside it. The other repository is asked only for what no checkpoint has."""
     tips = {"HEAD": looker.head, **looker.repository.refs("refs")}
     stashes = _OID.findall(read(looker.git_dir / "logs/refs/stash"))
     tips |= {f"a stash ({oid[:12]})": oid for oid in stashes if oid.strip("0")}
-    missing: dict[str, list[str]] = {}
-    for name, oid in tips.items():
-        if _only_here(elsewhere, oid):
+    known = {oid for oid in set(tips.values()) if _has(held, oid)}
+    earlier = [oid for oid in _logged(looker.git_dir) if oid not in known and looker.repository.commit(oid) and not _has(held, oid)]
+    asked = {name: oid for name, oid in tips.items() if oid not in known}
+    if not (asked or earlier):
+        return [], []
+    if held is not None and not asked:
+        return [], earlier
+    repository, missing = elsewhere(), dict[str, list[str]]()
+    for name, oid in asked.items():
+        if _only_here(repository, oid):
             missing.setdefault(oid, []).append(name.removeprefix("refs/heads/"))
-    for oid in _logged(looker.git_dir):
-        if (
-            oid not in missing
-            and looker.repository.commit(oid)
-            and _only_here(elsewhere, oid)
-            and not _below(looker.repository, oid, missing)
-        ):
+    logged = []
+    for oid in earlier:
+        if oid in missing or not _only_here(repository, oid) or _below(looker.repository, oid, missing):
+            continue
+        if held is not None:
+            logged.append(oid)
+        else:
             missing.setdefault(oid, []).append("an earlier HEAD")
-    return [f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else" for oid, names in missing.items()]
+    sentences = [f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else" for oid, names in missing.items()]
+    return sentences, logged
 
 
 def _logged(admin: Path) -> list[str]:
@@ -177,11 +322,22 @@ def _submodules(looker: Looker) -> Iterator[str]:
                 yield name
 
 
-def _rebuildable(path: Path) -> bool:
-    if path.name not in REBUILDABLE and not read(path / "CACHEDIR.TAG").startswith(CACHE_TAG):
-        return False
-    # A repository in it, bare or not, is somebody's work, whatever the directory is called.
-    return not any(
+def _rebuildable(top: Path, name: str) -> bool:
+    """Whether a build makes it again: its own name, or that of a directory above it, says so, or a cache tag in it."""
+    path = top / name
+    named = any(part in REBUILDABLE for part in Path(name).parts)
+    return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(path)
+
+
+def _is_output(top: Path, name: str) -> bool:
+    """Whether builds and tests write it, by its name."""
+    written = any(fnmatchcase(part, pattern) for part in Path(name).parts for pattern in (*OUTPUT, *REBUILDABLE))
+    return written and not _has_repository(top / name)
+
+
+def _has_repository(path: Path) -> bool:
+    """A repository, bare or not, is somebody's work, whatever the directory is called."""
+    return is_real_directory(path) and any(
         ".git" in folders or ".git" in names or ("HEAD" in names and {"objects", "refs"} <= set(folders))
         for _, folders, names in os.walk(path, onerror=_raise)
     )
@@ -198,7 +354,8 @@ def inside(path: Path) -> list[int]:
     return found
 
 
-def _named(names: list[str] | tuple[str, ...]) -> str:
+def _named(names: Iterable[str]) -> str:
+    names = list(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

@@ -170,6 +170,35 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
         return again(shelf, look)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A workdir as it is now beside a checkpoint. Names are as on disk."""
+
+    apart: tuple[str, ...]
+    """Files that differ, are new, or are gone, and those that somebody writes to at this moment."""
+    left_out: tuple[tuple[str, str], ...]
+    """What no checkpoint would take now, each with why; a directory's name ends in a slash."""
+    staged: bool
+    """Whether the checkpoint, or HEAD, has what is staged."""
+
+
+def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
+    """Hold the workdir against a checkpoint, by content alone. Publishes nothing. Raises NotFound, WorkspaceError, GitFailed."""
+    wanted = load(shelf, commit)
+    index = wanted.index or (shelf.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else "")
+
+    def look(shelf: Shelf) -> Compared:
+        with looked(shelf, policy) as (now, _):
+            changed = _apart(shelf, now.worktree, wanted.worktree)
+            names = [unescape(change.name, "120000" in (change.mode, change.old_mode)) for change in changed]
+            staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(wanted.staged.objects)
+            apart = tuple(dict.fromkeys([*names, *now.found.unsteady]))
+            return Compared(apart=apart, left_out=tuple(now.found.left_out), staged=staged)
+
+    with in_words(shelf, "looked at"):
+        return again(shelf, look)
+
+
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
     """What differs, but for the workdir's own git directory: as long as git could not use it, it was saved as files."""
     found = changes(shelf, before, after)

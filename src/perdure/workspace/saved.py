@@ -67,6 +67,20 @@ def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
     return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
 
 
+def is_whole(keeper: Git, commit: str) -> bool:
+    """Whether a repository has every file of a checkpoint, and the commits that it stands on."""
+    parents = keeper.run("rev-parse", "--verify", "--quiet", f"{commit}^@", good=(0, 1, 128)).text.split()
+    files = keeper.run("rev-list", "--objects", "--quiet", f"{commit}^{{tree}}", good=(0, 1, 128), timeout_s=1800.0)
+    return files.code == 0 and all(keeper.commit(oid) for oid in (commit, *parents))
+
+
+def holders(places: Places, workspace: Workspace, git: Git, number: int, commit: str) -> list[Git]:
+    """The repositories in which the checkpoint is kept by its ref, and whole."""
+    name = f"{REFS}/{workspace.id}/{number}"
+    found = [keeper for keeper in keepers(places, workspace, git) if keeper.refs(name).get(name) == commit]
+    return [keeper for keeper in found if is_whole(keeper, commit)]
+
+
 def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
     """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given its chance."""
     with held(places.lock(f"{workspace.id}.shelf")) as fd:

@@ -27,6 +27,8 @@ from perdure.lateclass import dataclass
 from perdure.workspace.places import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"
+CLEAN_UPS = ("gc", "clean-up")
+"""The verbs that take workdirs whose work is over: they come back by themselves when it goes on."""
 SETTLED_MS = 60_000
 """What is written this much later than the move was written by somebody who still works there."""
 
@@ -134,6 +136,12 @@ def entries(directory: Path) -> list[Entry]:
         return []
     found = [_read(path) for path in directory.iterdir() if is_real_directory(path)]
     return sorted(found, key=lambda entry: (entry.at, entry.id))
+
+
+def is_cleaned(entry: Entry, path: str, run: str) -> bool:
+    """Whether the entry is the workdir at `path`, as a clean-up found it at the end of this run."""
+    about, there = entry.about, os.path.lexists(entry.path / "workdir")
+    return there and about.get("verb") in CLEAN_UPS and about.get("path") == path and run in (about.get("runs") or [])
 
 
 def _read(path: Path) -> Entry:

@@ -1,0 +1,95 @@
+"""Brings back the workdir of a run whose work goes on after a clean-up took it.
+
+`opening` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and `perdure open` call `reopen` before they look.
+The journal says whether a clean-up took the workdir. It comes back from the trash as it was, or from the checkpoint that was taken of it
+when the trash was emptied meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from perdure.attempt.engine import HISTORY, Engine
+from perdure.errors import NotFound
+from perdure.events import BroughtBack, CleanedUp, RunReset, WorkdirSwept
+from perdure.model import Checkpoint, TaskRun, Workspace
+from perdure.workspace.places import make_private, write
+
+MARK = "half-back"
+"""File beside a run's attempts: its workdir was made again, and may not be filled yet."""
+
+
+def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
+    """How a clean-up took the workdir, unless it was brought back or reset since."""
+    ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
+    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    last = next((event for event in reversed(told) if isinstance(event, ended)), None)
+    return last if isinstance(last, CleanedUp | WorkdirSwept) else None
+
+
+def bring_back(engine: Engine, run: TaskRun) -> bool:
+    """Bring the workdir back if a clean-up took it, and return whether it did. The caller holds its lock.
+
+    Killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict while a process works in it.
+    """
+    place, mark = run.workspace, _mark(engine, run)
+    if place is None or (os.path.lexists(place.path) and not mark.exists()):
+        return False
+    gone = cleaned_up(engine, run)
+    if gone is not None and _taken_back(engine, run, place):
+        return True
+    checkpoint = _checkpoint(engine, run, place, gone.checkpoint) if gone is not None else None
+    if checkpoint is None:
+        mark.unlink(missing_ok=True)
+        return False
+    make_private(mark.parent)
+    write(mark, f"{checkpoint.number}\n")
+    engine.workspaces.prepare(place, run.spec.agent)
+    try:
+        engine.workspaces.checkpoints.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+    except NotFound:
+        # The checkpoint was deleted by hand: the workdir begins at its branch again.
+        mark.unlink(missing_ok=True)
+        return False
+    engine.store.tell_run(run.id, [BroughtBack(place=place.path, checkpoint=checkpoint.number)])
+    mark.unlink(missing_ok=True)
+    return True
+
+
+def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
+    """Do the same under the workdir's lock, for a verb that needs the workdir and starts no attempt. Raises InUse besides."""
+    if run.workspace is None or os.path.lexists(run.workspace.path):
+        return
+    fd = engine.workspaces.lock(run.workspace, holder)
+    try:
+        bring_back(engine, run)
+    finally:
+        os.close(fd)
+
+
+def take_back(engine: Engine, run: TaskRun) -> bool:
+    """Bring the workdir back from the trash alone, if a clean-up moved it there. The caller holds its lock. Raises WorkspaceError."""
+    place = run.workspace
+    if place is None or os.path.lexists(place.path) or cleaned_up(engine, run) is None:
+        return False
+    return _taken_back(engine, run, place)
+
+
+def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
+    if not engine.workspaces.take_back(place, run.id):
+        return False
+    engine.store.tell_run(run.id, [BroughtBack(place=place.path)])
+    _mark(engine, run).unlink(missing_ok=True)
+    return True
+
+
+def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
+    """The checkpoint of the workdir by its number; another run in the same workdir may have taken it."""
+    own = [each for each in engine.store.checkpoints(run.id) if each.number == number]
+    found = own or [each for each in engine.store.checkpoints() if each.number == number]
+    return next((each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")), None)
+
+
+def _mark(engine: Engine, run: TaskRun) -> Path:
+    return engine.state / "runs" / run.id / MARK

@@ -1,0 +1,67 @@
+"""Clean-up on the real CLIs: what a finished run left goes to the trash, and is there again when its work goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.stage import Stage, said
+from tests.journeys.test_checkpoints import begin, prints
+
+MakeStage = Callable[..., Stage]
+
+BUILDING = """by history
+run printf '%s\\n' '*.log' dist/ .coverage '*.egg-info/' node_modules/ > .gitignore; mkdir dist pkg.egg-info node_modules
+---
+run echo js > node_modules/a.js; echo new > new.txt
+---
+run echo built > build.log; echo wheel > dist/a.whl; echo 1 > .coverage; echo n > pkg.egg-info/PKG-INFO
+---
+say It is built.
+---
+say Two.
+---
+say Three.
+"""
+SOON = {"PERDURE_GC_WORKDIRS": "0", "PERDURE_GC_TRASH": "0"}
+
+pytestmark = pytest.mark.journey
+
+
+@pytest.fixture(params=["claude", "codex"])
+def agent(request: pytest.FixtureRequest) -> str:
+    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own tests."""
+    return str(request.param)
+
+
+def test_swept_and_gone_on_with(stage: MakeStage) -> None:
+    """`perdure gc` takes the workdir that an agent left full of build output; `update` goes on in it natively, from the trash with every
+    file, and after that was emptied from the checkpoint with every file but what a build makes again."""
+    one = stage(BUILDING, extra=SOON)
+    done = one.finish(begin(one))
+    assert done.code == 0, done.err
+    workdir = Path(done.json["workspace"]["path"])
+    left = prints(workdir)
+    assert {"build.log", "dist/a.whl", ".coverage", "pkg.egg-info/PKG-INFO", "node_modules/a.js", "new.txt"} <= set(left)
+    swept = one.perdure("gc")
+    assert "1 taken" in swept.out and not workdir.exists(), swept.out
+    again = one.perdure("update", "task", "Go on.", "--json")
+    assert again.code == 0, again.err
+    assert prints(workdir) == left and again.json["attempts"][-1]["receipt"]["verdict"] == "native"
+    assert again.json["attempts"][-1]["drift"] == []
+    for _ in range(2):
+        assert one.perdure("gc").code == 0
+    assert not workdir.exists() and "workdir" not in one.perdure("trash").out
+    fork = one.perdure("fork", "task", "Another way.", "--json")
+    assert fork.code == 0 and prints(workdir)["dist/a.whl"] == left["dist/a.whl"], fork.err
+    assert one.perdure("gc").code == 0 and not workdir.exists()
+    last = one.perdure("update", "task", "And on.", "--json")
+    assert last.code == 0, last.err
+    assert prints(workdir) == {name: content for name, content in left.items() if name != "node_modules/a.js"}
+    assert last.json["attempts"][-1]["receipt"]["verdict"] == "native" and "quercus" in said(one.rehearsal.requests[-1].messages)
+    shutil.rmtree(workdir)
+    assert one.perdure("restore", "task").code == 0 and (workdir / "dist/a.whl").read_text() == "wheel\n"
+    one.nothing_survives()
