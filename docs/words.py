@@ -105,6 +105,7 @@ REPORT = {
     "policy": "what may happen when the conversation is lost",
     "context_version": "the newest version of the instructions; 1 is the prompt",
     "contexts": "all versions of the instructions, oldest first",
+    "retired_contexts": "versions of the instructions that a restore retired: see [checkpoints](../how-to/checkpoints.md)",
     "workspace": "the workdir",
     "workspace.path": "where the agent works",
     "workspace.repo": "the repository's path or URL; empty without one",

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from perdure import service
 from perdure.attempt import Engine
+from perdure.attempt.engine import HISTORY
 from perdure.attempt.putting_back import put_back
 from perdure.attempt.workdir import take_back
+from perdure.continuation.instructions import retired, retired_by
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.events import CheckpointRestored
 from perdure.lateclass import dataclass
-from perdure.model import Checkpoint, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
+from perdure.model import Checkpoint, Context, RunState, Session, SessionKey, SessionState, TaskRun, Workspace
 from perdure.protocols import AgentDriver
 from perdure.report import missed_checkpoint
 from perdure.transcripts import locate, snapshot
@@ -34,6 +36,10 @@ class Restored:
     undo: Checkpoint | None
     transcript: str = ""
     """Where the conversation lies again; empty where none was restored."""
+    retired: tuple[Context, ...] = ()
+    """Instructions that counted until now, and came after the checkpoint."""
+    revived: tuple[Context, ...] = ()
+    """Instructions that an earlier restore had retired, and that count again."""
 
 
 def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
@@ -89,12 +95,22 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
                 engine.store.reassign(run.id, before)
         raise
     sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
+    contexts, records = engine.store.contexts(run.id), engine.store.history(run.id, limit=HISTORY)
+    before_it = retired(records)
+    now = before_it if files_only else retired_by(contexts, records, checkpoint, asked=number > 0)
     event = CheckpointRestored(
         number=checkpoint.number, attempt=checkpoint.attempt, attempts=0 if files_only else run.attempt, undo=undo.number if undo else 0,
-        files_only=files_only,
+        files_only=files_only, retired=tuple(sorted(now)),
     )  # fmt: skip
     run = engine.store.restored(run.id, sessions, event)
-    return Restored(run=run, checkpoint=checkpoint, undo=undo, transcript=str(told or ""))
+    return Restored(
+        run=run,
+        checkpoint=checkpoint,
+        undo=undo,
+        transcript=str(told or ""),
+        retired=tuple(each for each in contexts if each.version in now - before_it),
+        revived=tuple(each for each in contexts if each.version in before_it - now),
+    )
 
 
 def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:

@@ -350,6 +350,8 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """The conversation stayed where it was."""
     moved_from: str = ""
     """The host that had the files until then; empty where a person took them back."""
+    retired: tuple[int, ...] = ()
+    """Versions of the instructions that do not count any more, because they came after the checkpoint."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):

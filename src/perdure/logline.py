@@ -101,8 +101,10 @@ def line_of(record: Record) -> str:
             return f"  no checkpoint could be taken: {one_line(reason, 200)}"
         case CheckpointRestored(number=number, moved_from=host) if host:
             return f"brought here from {clean(host)}, as it was at its newest published checkpoint (number {number} here)"
-        case CheckpointRestored(number=number, undo=undo):
-            return f"taken back to checkpoint {number}" + (f"; what was there is checkpoint {undo}" if undo else "")
+        case CheckpointRestored(number=number, undo=undo, retired=versions):
+            kept = f"; what was there is checkpoint {undo}" if undo else ""
+            gone = f"; retired instructions: {', '.join(map(str, versions))}" if versions else ""
+            return f"taken back to checkpoint {number}{kept}{gone}"
         case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
             moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
             files = f"{count} file(s) changed since checkpoint {record.event.number}: {one_line(', '.join(paths), 120)}" if count else ""

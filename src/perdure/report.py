@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from perdure.codec import plain
+from perdure.continuation.instructions import retired
 from perdure.effects import Effect, ledger
 from perdure.events import (
     PUBLISH,
@@ -82,6 +83,7 @@ def run_report(
         "policy": str(run.spec.continuity),
         "context_version": run.context_version,
         "contexts": [plain(context) for context in contexts],
+        "retired_contexts": sorted(retired(records)),
         "workspace": {
             "path": place.path if place else "",
             "repo": place.repo if place else "",

@@ -147,7 +147,8 @@ def test_drift_is_told(stage: MakeStage) -> None:
 
 
 def test_back_and_forth(stage: MakeStage) -> None:
-    """A restore to an earlier turn is undone by a restore to what it saved; each time the model knows what the checkpoint knows."""
+    """A restore to an earlier turn is undone by a restore to what it saved; each time the model knows what the checkpoint knows, and
+    is given no instruction that came after it."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
@@ -168,10 +169,12 @@ def test_back_and_forth(stage: MakeStage) -> None:
     assert again.json["attempts"][-1]["receipt"]["verdict"] == "native", again.json["attempts"][-1]["receipt"]
     prompt = one.rehearsal.prompts()[-1]
     assert "A person took" in prompt
-    # Instructions are the run's, and not the conversation's: what it does not know any more is given again.
-    assert "betula" in prompt and prompt.endswith("Go on otherwise.")
-    assert one.perdure("restore", "task", "--at", str(undo["number"])).code == 0
-    assert prints(workdir) == at_last
+    assert "betula" not in prompt and prompt.endswith("Go on otherwise.")
+    assert "retired: instructions 2" in back.out and "betula" in back.out
+    assert "retired instructions: 2" in one.perdure("logs", "task").out and one.show()["retired_contexts"] == [2]
+    forth = one.perdure("restore", "task", "--at", str(undo["number"]))
+    assert forth.code == 0 and "valid again: instructions 2" in forth.out and "retired: instructions 3" in forth.out, forth.out
+    assert prints(workdir) == at_last and one.show()["retired_contexts"] == [3]
     assert "betula" in one.conversations()[session].decode()
     one.nothing_survives()
 

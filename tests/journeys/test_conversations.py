@@ -346,7 +346,7 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
     session = run(one)["attempts"][0]["session_id"]
     assert one.perdure("update", "task", "This is to be forgotten.").code == 0
     before = parent_file(one, session).read_bytes()
-    done = one.perdure("fork", "task", "Another way.", "--at", "1", "--as", "branched", "--json")
+    done = one.perdure("fork", "task", "Another way.", "--turn", "1", "--as", "branched", "--json")
     if one.agent == "codex":
         assert done.code == 2
         assert "forks a conversation only where it stands now" in done.err
@@ -360,8 +360,11 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
     assert "to be forgotten" not in shown
     assert parent_file(one, session).read_bytes() == before
     for wrong in ("7", "-1"):
-        refused = one.perdure("fork", "task", "x", "--at", wrong)
+        refused = one.perdure("fork", "task", "x", "--turn", wrong)
         assert (refused.code, "has 2 turn(s)" in refused.err) == (2, True), refused.err
+    # The old spelling still means a turn here, and says which flag does.
+    old = one.perdure("fork", "task", "x", "--at", "7")
+    assert old.code == 2 and "use --turn 7" in old.err and "has 2 turn(s)" in old.err
     one.nothing_survives()
 
 

@@ -19,6 +19,7 @@ from perdure.attempt.opened import Opened
 from perdure.attempt.putting_back import put_back, take_in
 from perdure.attempt.repairing import MENDED
 from perdure.attempt.telling import story_of
+from perdure.continuation.instructions import counting
 from perdure.continuation.prompting import prompt
 from perdure.events import CopyRestored, Record, SessionExpired, TranscriptMended
 from perdure.model import (
@@ -168,6 +169,7 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
     records: list[Record] = []
     while page := engine.store.history(run.id, after=records[-1].seq if records else 0, limit=10_000):
         records += page
+    contexts = counting(contexts, records)
     at = Place(
         workdir=Path(run.workspace.path),
         backups=engine.state / "backups" / run.id,

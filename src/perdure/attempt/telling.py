@@ -10,6 +10,7 @@ from pathlib import Path
 from perdure.attempt.drift import NO_GROUND, Ground, standing
 from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import told_before
+from perdure.continuation.instructions import counting, retired
 from perdure.continuation.prompting import Story
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
@@ -52,7 +53,7 @@ def story_of(
     looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
     given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
     return Story(
-        contexts=tuple(context for context in engine.store.contexts(run.id) if context.version <= run.context_version),
+        contexts=tuple(each for each in counting(engine.store.contexts(run.id), records) if each.version <= run.context_version),
         given=given,
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
@@ -126,7 +127,9 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
 
 def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
     """What was done with task files in this attempt, or with versions that do not stand in the conversation; of each name the last."""
-    news = {change.name: change for number, change in changes_of(records) if number == claim.attempt or change.version > given}
+    gone = retired(records)
+    made = [(number, change) for number, change in changes_of(records) if change.version not in gone]
+    news = {change.name: change for number, change in made if number == claim.attempt or change.version > given}
     return told(tuple(news.values()), Contents(engine.state))
 
 

@@ -65,7 +65,9 @@ def _line(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def restore_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--at", type=int, default=0, metavar="N", help="this checkpoint (default: the newest); perdure checkpoints NAME")
+    parser.add_argument(
+        "--at", type=int, default=0, metavar="N", help="this checkpoint, and the instructions up to it (default: the newest)"
+    )
     parser.add_argument("--files", action="store_true", help="only the workdir; the conversation stays where it is")
 
 
@@ -84,6 +86,10 @@ def restore_verb(arguments: argparse.Namespace) -> int:
         print(f"  not in it: {one_line(name, 100)} ({one_line(reason, 60)})")
     if len(saved.left_out) > SHOWN:
         print(f"  not in it: {len(saved.left_out) - SHOWN} more, see perdure checkpoints {run.name} --json")
+    for context in restored.retired:
+        print(f"  retired: instructions {context.version}, which came later: {one_line(context.text, 100)}")
+    for context in restored.revived:
+        print(f"  valid again: instructions {context.version}: {one_line(context.text, 100)}")
     if restored.undo is not None:
         print(f"  undo:  perdure restore {run.name} --at {restored.undo.number}")
     print(f'  go on: perdure retry {run.name}, or perdure update {run.name} "..."')

@@ -138,7 +138,7 @@ def _refuse(engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpe
     if not driver.abilities.fork:
         raise UsageError(f"{spec.agent} cannot fork a conversation")
     if spec.fork_at and not driver.abilities.fork_at:
-        raise UsageError(f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn", "leave --at out")
+        raise UsageError(f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn", "leave --turn out")
     if os.path.lexists(target.path):
         raise Conflict(f"There is a workdir for the branch {target.branch or target.path} already", "choose another --branch or --name")
     engine.homes.check(driver.name)
@@ -148,7 +148,7 @@ def _refuse(engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpe
     if path is None or there is None or not there.turns:
         raise NotFound(f"The transcript of the conversation {session.id} is not on disk", "perdure retry of its run puts the own copy back")
     if not 0 <= spec.fork_at <= there.turns:
-        raise UsageError(f"--at {spec.fork_at}: the conversation has {there.turns} turn(s)", f"a number from 1 to {there.turns}")
+        raise UsageError(f"--turn {spec.fork_at}: the conversation has {there.turns} turn(s)", f"a number from 1 to {there.turns}")
     launch = Launch(
         spec=spec,
         continuation=Continuation(kind=Start.FORK, session_id=session.id, fork_at=spec.fork_at),

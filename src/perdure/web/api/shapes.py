@@ -134,6 +134,7 @@ class Run(Answer):
     policy: str
     context_version: int
     contexts: list[Context]
+    retired_contexts: list[int]
     workspace: WorkspaceOfRun
     attempts_allowed: int
     attempts: list[AttemptOfRun]

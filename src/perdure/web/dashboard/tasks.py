@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from perdure import service
 from perdure.codec import plain
+from perdure.continuation.instructions import retired
 from perdure.errors import NotFound
 from perdure.events import Record
 from perdure.model import RunState, SessionKey, TaskRun
@@ -163,6 +164,7 @@ def instructions(visit: Visit) -> Response:
     run = found(visit)
     return visit.page(
         "instructions.html", **about(visit, run, "instructions"), contexts=list(reversed(visit.desk.look.contexts(run.id))),
+        retired=retired(visit.desk.look.history(run.id, limit=100_000)),
         spec=[(name, value) for name, value in plain(run.spec).items() if value and name not in ("prompt", "env")],
     )  # fmt: skip
 
