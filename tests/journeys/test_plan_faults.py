@@ -62,6 +62,28 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     refused = one.perdure("plan", "run", str(one.directory / "a.toml"))
     assert (refused.code, len(one.rehearsal.requests)) == (6, requests)
     assert f"was begun in {one.directory / 'repo'}" in refused.err
+    one.repo = one.directory / "bare ground"
+    one.repo.mkdir()
+    again = one.perdure("plan", "run", str(one.directory / "a.toml"), "--json")
+    assert again.code == 0 and again.json["name"] == "a", again.err
+    other = one.repo / "a.toml"
+    other.write_text((one.directory / "a.toml").read_text())
+    refused = one.perdure("plan", "run", str(other))
+    assert (refused.code, len(one.rehearsal.requests), refused.out) == (6, requests, "")
+    assert f"was begun in {one.directory / 'repo'}" in refused.err and f"cd {one.directory / 'repo'}" in refused.err
+    one.nothing_survives()
+
+
+def test_tasks_with_upper_case(stage: MakeStage) -> None:
+    """A task may be called as its people call it; two names that differ in case alone are refused."""
+    one = stage(SCRIPT)
+    plan = write(one, "shop", 'name = "Models"\nprompt = "Begin."', 'name = "API-2"\nneeds = ["Models"]\nprompt = "Go on."')
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert done.code == 0, done.err
+    assert {task["name"]: task["run"] for task in done.json["tasks"]} == {"Models": "shop-models", "API-2": "shop-api-2"}
+    twice = write(one, "twice", 'name = "Models"\nprompt = "Begin."', 'name = "models"\nprompt = "Go on."')
+    refused = one.perdure("plan", "check", str(twice))
+    assert refused.code == 2 and "there is a task 'Models' already" in refused.err
     one.nothing_survives()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from perdure.errors import NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.model import TaskSpec
 from perdure.workspace import Workspaces
 from perdure.workspace.identity import Places, check_branch, check_name, identify, parse_remote
-from tests.workspace.yard import Yard
+from tests.workspace.yard import Yard, make_yard
 
 HOSTILE = [
     "-D", "-f", "--upload-pack=x", "..", "a/../b", "a..b", ".git", "a/.git", "a/.hidden", "x.lock", "a/x.lock", "a//b", "/a", "a/", "a.",
@@ -80,6 +81,23 @@ def test_ids_are_the_same_only_for_the_same_parts(one: list[str], two: list[str]
         return
     assert (ids[0] == ids[1]) == (one == two)
     assert len(ids[0]) == 26 and ids[0].isalnum() and ids[0] == ids[0].lower()
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}", "FILE://{}"])
+def test_a_file_url_is_a_path(tmp_path: Path, form: str) -> None:
+    """A file URL of this machine names the same repository and workdir as its path."""
+    yard = make_yard(tmp_path / "a yard")
+    asked = form.format(quote(str(yard.repo)))
+    by_url, by_path = yard.plan("worktree", repo=asked), yard.plan("worktree")
+    assert by_url == by_path and by_url.backend == "worktree"
+
+
+@pytest.mark.parametrize("url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"])
+def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
+    """What names no directory of this machine is refused with how to write one, and not with a word on https."""
+    with pytest.raises(UsageError, match="names no directory on this machine") as refused:
+        make_yard(tmp_path).plan("worktree", repo=url)
+    assert "https" not in refused.value.hint
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -47,7 +47,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
 
 
 def runs(states: Sequence[str], limit: int) -> list[Row]:
-    """The newest runs, by the short way if it leads there. Raises what the long way raises."""
+    """The runs that changed last, by the short way if it leads there. Raises what the long way raises."""
     from perdure.stores.glance import newest
 
     place = _state_directory()
@@ -59,7 +59,7 @@ def _the_long_way(states: Sequence[str], limit: int) -> list[Row]:
     from perdure.cli.compose import open_to_read, settings
     from perdure.model import RunState
 
-    rows = open_to_read(settings()).find([RunState(state) for state in states], limit)
+    rows = open_to_read(settings()).last_changed([RunState(state) for state in states], limit)
     return [{key: str(value) if key == "state" else value for key in SHOWN for value in [getattr(row, key)]} for row in rows]
 
 

@@ -65,10 +65,13 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
     first: dict[str, int] = {}
     found = []
     for index, task in enumerate(tasks):
-        if task.name in first:
-            where = line_of("tasks", first[task.name], "name")
-            found.append((line_of("tasks", index, "name"), f"there is a task {task.name!r} already, on line {where}"))
-        first.setdefault(task.name, index)
+        # Some file systems, and all people, take names that differ in case alone for one.
+        name = task.name.lower()
+        if name in first:
+            there = first[name]
+            where = line_of("tasks", there, "name")
+            found.append((line_of("tasks", index, "name"), f"there is a task {tasks[there].name!r} already, on line {where}"))
+        first.setdefault(name, index)
     return found
 
 

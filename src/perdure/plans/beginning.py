@@ -50,7 +50,13 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     except NotFound:
         if plan.repo:
             raise
-        return there  # a person who stands in no repository can only mean the one that there is
+        if there.file == str(file):
+            return there
+        # Another file of the same name is another plan: its success would say nothing of this one.
+        raise Conflict(
+            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and {file} is read in no repository",
+            f"cd {there.seed.repo} to go on with that one; for this one name another plan, and its repo",
+        ) from None
     if place.repo != there.seed.repo:
         raise Conflict(
             f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and this one is for {place.repo}",
@@ -61,8 +67,9 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
     """What all tasks share, with the plan's own word on where they begin."""
-    from perdure.workspace.identity import is_remote
+    from perdure.workspace.identity import is_remote, local_path
 
+    plan = replace(plan, repo=local_path(plan.repo))
     repo = plan.repo if is_remote(plan.repo) else str((file.parent / plan.repo).resolve()) if plan.repo else seed.repo
     return replace(seed, prompt="", repo=repo, base=plan.base or seed.base)
 

@@ -81,7 +81,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         verify=task.verify,
         files=task.files,
         continuity=plan.plan.continuity,
-        name=f"{plan.name}-{task.name}",
+        name=f"{plan.name}-{task.name}".lower(),
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
         branch=f"perdure/{plan.name}_{strand.name}",  # no name has a `_`: what is joined by it is nobody else's

@@ -149,6 +149,10 @@ class RunStore(Protocol):
         """Newest first. `before`: only those with smaller ordinals, the next page."""
         ...
 
+    def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        """The same by the time of the last change, the latest first."""
+        ...
+
     def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:
         """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the attempt, in one step.
         None if nothing is due, or its session or workspace is in use by another running run; with a seat also if its account or

@@ -50,6 +50,11 @@ FROM runs WHERE state = :state AND removed IS NULL AND ordinal < :before
   AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
 ORDER BY ordinal DESC LIMIT :limit;
 
+-- name: last_changed_in_state
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
+FROM runs WHERE state = :state AND removed IS NULL
+ORDER BY updated DESC, ordinal DESC LIMIT :limit;
+
 -- name: claim_next
 UPDATE runs
 SET state = 'running', attempt = attempt + 1, worker = :worker, lease_until = :lease_until, reason = '', updated = :now

@@ -71,6 +71,16 @@ class Reading:
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
 
+    def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        with self._database.reading() as cursor:
+            rows = [
+                row
+                for state in dict.fromkeys(states or RunState)
+                for row in cursor.execute(SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}).fetchall()
+            ]
+        rows.sort(key=lambda row: (row["updated"], row["ordinal"]), reverse=True)
+        return [run_row_of(row) for row in rows[: max(limit, 0)]]
+
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
         now = self.now()
         return [run_of(row) for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))]

@@ -21,6 +21,7 @@ from perdure.model import RESET, Backend, RunState, Workspace
 from perdure.protocols import PlacedRun
 from perdure.sweeper.inventory import trashes
 from perdure.workspace import trash
+from perdure.workspace.identity import local_path
 from perdure.workspace.removal import inside
 
 _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
@@ -107,6 +108,7 @@ def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path)
 def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
     if not workspace.repo:
         return False
+    repo = local_path(repo)
     start = (cwd / Path(repo or ".").expanduser()).resolve()
     return (
         _address(repo) == _address(workspace.repo)

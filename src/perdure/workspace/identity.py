@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from perdure.errors import UsageError
 from perdure.git.reaching import PORTS
@@ -135,6 +135,20 @@ def is_oid(text: str) -> bool:
 def is_remote(repo: str) -> bool:
     """Whether this is meant as an address and not as a directory."""
     return "://" in repo or "::" in repo or (not repo.startswith(("/", ".", "~")) and _SCP.fullmatch(repo) is not None)
+
+
+def local_path(repo: str) -> str:
+    """Return the path that a file URL of this machine names; anything else as it is. Raises UsageError for another machine's."""
+    if not repo.lower().startswith("file:"):
+        return repo
+    try:
+        parts = urlsplit(repo)
+    except ValueError as error:
+        raise UsageError(f"{repo!r} is not a repository address: {error}.", "Give its path.") from None
+    path = unquote(parts.path)
+    if parts.netloc.lower() not in ("", "localhost") or not path.startswith("/") or parts.query or parts.fragment or "\0" in path:
+        raise UsageError(f"{repo!r} names no directory on this machine.", "Give its path, or file:///path/of/the/repository.")
+    return path
 
 
 def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:

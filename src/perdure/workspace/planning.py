@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
@@ -15,7 +16,7 @@ from perdure.git import Git
 from perdure.git.reaching import Hosts
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import worktree
-from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, parse_remote
+from perdure.workspace.identity import Places, check_base, check_branch, check_name, identify, is_remote, local_path, parse_remote
 
 
 def plan(
@@ -23,6 +24,8 @@ def plan(
 ) -> Workspace:
     """See `Workspaces.plan`."""
     check_name("run", run_name)
+    if "file" not in transports:
+        spec = replace(spec, repo=local_path(spec.repo))
     _check_combination(spec)
     if spec.here:
         return plan_here(cwd / Path(spec.here).expanduser())

@@ -127,6 +127,16 @@ class Finding:
         assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [stopped.id, done.id]
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
+    def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
+        """`last_changed` orders by the time that it shows, whatever was made first, and stops at the limit."""
+        first, second, third = [submit(store) for _ in range(3)]
+        store.request_cancel(first.id)
+        found = store.last_changed()
+        assert [row.updated for row in found] == sorted((row.updated for row in found), reverse=True)
+        assert {row.id for row in found} == {first.id, second.id, third.id}
+        assert [row.id for row in store.last_changed([RunState.CANCELLED])] == [first.id]
+        assert list(store.last_changed(limit=1)) == list(found[:1]) and list(store.last_changed(limit=0)) == []
+
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
         """Page after page gives every run once, newest first, also while runs are added; of one agent, or of one scope, if asked."""
         runs = [submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude")) for number in range(5)]
