@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ pictures: tools install ## the photographs of the dashboard in docs/images, made
 bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
+
+budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's
+	$(BIN)/python -m tests.journeys.budget_kills $(N)
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept)
 	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)

@@ -94,6 +94,8 @@ REPORT = {
     "id": "32 hexadecimal digits; every verb takes a unique prefix of at least 4",
     "name": "the name that every verb takes",
     "state": "see [states](../state_machine.md#states)",
+    "liveness": "what lives of a run that is `running`: `attended`, `unattended` (its agent works on without a supervisor) or "
+    "`interrupted` (nothing lives: `perdure retry` goes on); null in all other states ([more](../state_machine.md#liveness))",
     "reason": "why it waits, or how it ended; may be empty",
     "agent": "the driver's name",
     "scope": "runs of one agent with the same scope share one conversation",
@@ -170,7 +172,9 @@ NOUNS = {
     "Usage.output": "tokens",
     "Usage.cached": "the part of the input that came from the prompt cache",
     "Usage.cache_write": "the part of the input that was written to it",
-    "Usage.cost_usd": "dollars, where the agent reports them",
+    "Usage.cost_usd": "dollars, as the agent reports them, else by list prices where its model is known",
+    "Usage.estimated": "true where the agent has not told its final figure (it still works, or was killed), or tells no dollars; "
+    "`≈` on screens",
     "Outcome.kind": "see [outcomes](../state_machine.md#outcomes)",
     "Outcome.detail": "a sentence; may be empty",
     "Outcome.until": "time at which a usage limit ends, where the agent said so",

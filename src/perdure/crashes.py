@@ -63,7 +63,9 @@ def _in_vain(attempt: Attempt) -> bool:
     """Whether it crashed and nothing came of it."""
     if attempt.outcome is None or attempt.outcome.kind not in CRASHES or attempt.continuation is None:
         return False
-    return not (attempt.usage.output or (attempt.receipt is not None and attempt.receipt.evidence.answered))
+    # An answer that was cut off in its beginning is counted as well, and nothing came of it.
+    paid = attempt.usage.output and not attempt.usage.estimated
+    return not (paid or (attempt.receipt is not None and attempt.receipt.evidence.answered))
 
 
 def _soon(attempt: Attempt) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.model import Continuation, FileChange, Outcome, Receipt, Usage
+from perdure.model import Continuation, FileChange, Outcome, Receipt, Reply, Usage
 
 MAX_TEXT = 16 * 1024
 """Characters of agent text that one event carries; the rest is cut and said so."""
@@ -83,6 +83,13 @@ class UsageSeen(Event, frozen=True, tag="usage_seen"):
     cumulative: bool = False
 
 
+class ReplySeen(Event, frozen=True, tag="reply_seen"):
+    """What one answer of the model has used so far, as the agent tells it while it works. The journal never holds one: what they add up
+    to stands in `UsageCounted`, until the agent tells its final figure (`UsageSeen`)."""
+
+    reply: Reply
+
+
 class ContextSeen(Event, frozen=True, tag="context_seen"):
     """What a request carried, in tokens (0: only the window is told), and what the model can take (0: not told)."""
 
@@ -137,6 +144,7 @@ AgentEvent = (
     | ToolStarted
     | ToolEnded
     | UsageSeen
+    | ReplySeen
     | ContextSeen
     | RetrySeen
     | LimitSeen
@@ -198,6 +206,12 @@ class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
     """Another supervisor took over a live attempt."""
 
     worker: str
+
+
+class UsageCounted(Event, frozen=True, tag="usage_counted"):
+    """What the attempt has used so far, all its answers together; told again whenever it has grown."""
+
+    usage: Usage
 
 
 class SessionPinned(Event, frozen=True, tag="session_pinned"):
@@ -565,6 +579,7 @@ RunEvent = (
     | AgentKeptWarm
     | AgentLetGo
     | AttemptAdopted
+    | UsageCounted
     | SessionPinned
     | SessionConfirmed
     | SessionRetired

@@ -9,8 +9,10 @@ dollars are estimates from list prices and the assumptions below, shown as such,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import cache
 
 from perdure.lateclass import dataclass
 from perdure.model import ColdCache, Usage
@@ -32,6 +34,11 @@ PRICES: tuple[tuple[str, Price], ...] = (
     # Anthropic's price list, platform.claude.com/docs/en/about-claude/pricing, read 2026-11-21.
     ("*claude-fable-5-1*", Price(10, 0.25, 12.5, 50, 20)),
     ("*claude-fable-5*", Price(10, 1, 12.5, 50, 20)),
+    # By the list in Claude Code 2.1.329, measured on 2026-11-22; writes by the ratio that all others have.
+    ("*claude-opus-5-5*", Price(4, 0.2, 5, 20, 8)),
+    ("*claude-sonnet-5-5*", Price(2, 0.1, 2.5, 10, 4)),
+    ("*claude-sonnet-5", Price(2, 0.2, 2.5, 10, 4)),
+    ("*claude-haiku-5-5*", Price(0.1, 0.01, 0.125, 0.5, 0.2)),
     ("*claude-opus-5", Price(5, 0.5, 6.25, 25, 10)),
     ("*claude-opus-5-2*", Price(5, 0.5, 6.25, 25, 10)),
     ("*claude-opus-4-[5-8]*", Price(5, 0.5, 6.25, 25, 10)),
@@ -95,6 +102,7 @@ class Choice:
     reason: str = ""
 
 
+@cache
 def price_of(model: str) -> Price | None:
     """The list price of a model, by its service's name for it."""
     name = model.lower()
@@ -102,11 +110,20 @@ def price_of(model: str) -> Price | None:
     return next((price for pattern, price in PRICES if pattern.strip("*").partition("[")[0] in name and fnmatchcase(name, pattern)), None)
 
 
-def cost(usage: Usage, price: Price) -> float:
-    """What tokens cost by the list."""
+def cost(usage: Usage, price: Price, hour: int = 0) -> float:
+    """What tokens cost by the list. `hour`: the part of the written ones that is kept for an hour."""
     plain = max(0, usage.input - usage.cached - usage.cache_write)
+    longer = min(hour, usage.cache_write) * max(0.0, price.write_1h - price.write)
     dollars = plain * price.input + usage.cached * price.cached + usage.cache_write * price.write + usage.output * price.output
-    return round(dollars / 1e6, 6)
+    return round((dollars + longer) / 1e6, 6)
+
+
+def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
+    """Return the usage with its price by the list, as an estimate; unchanged where the agent told dollars, or the model has no price."""
+    price = None if usage.cost_usd else price_of(model)
+    if price is None or not (usage.input or usage.output):
+        return usage
+    return replace(usage, cost_usd=cost(usage, price, hour), estimated=True)
 
 
 def lifetime_s(agent: str, *, hour: bool) -> float:

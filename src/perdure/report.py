@@ -28,6 +28,7 @@ from perdure.events import (
     VerifyEnded,
 )
 from perdure.forges.postings import Posting
+from perdure.liveness import Liveness
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import PostingStore, RunRow, RunStore
@@ -46,11 +47,13 @@ class Told(RunStore, PostingStore, Protocol):
     """Runs, and what forges were told of them."""
 
 
-def report_of(store: Told, run: TaskRun, records: Sequence[Record] | None = None) -> dict[str, Any]:
-    """The report of a run as it stands in the store; `records`: its history, where that is at hand."""
+def report_of(store: Told, run: TaskRun, records: Sequence[Record] | None = None, liveness: Liveness | None = None) -> dict[str, Any]:
+    """The report of a run as it stands in the store; `records`: its history, where that is at hand; `liveness`: of a running one."""
     records = store.history(run.id, limit=100_000) if records is None else records
     posting = store.posting(run.id) if "delivery" in run.spec.labels else None
-    return run_report(run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records, posting)
+    return run_report(
+        run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records, posting, liveness
+    )
 
 
 def run_report(
@@ -61,6 +64,7 @@ def run_report(
     checkpoints: Sequence[Checkpoint] = (),
     records: Sequence[Record] = (),
     posting: Posting | None = None,
+    liveness: Liveness | None = None,
 ) -> dict[str, Any]:
     """The object that `show`, `run`, `retry` and `update` print with --json."""
     total = Usage()
@@ -72,6 +76,7 @@ def run_report(
         "id": run.id,
         "name": run.name,
         "state": str(run.state),
+        "liveness": str(liveness) if liveness else None,
         "reason": run.reason,
         "agent": run.spec.agent,
         "scope": run.scope,
@@ -108,17 +113,18 @@ def run_report(
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's report that `perdure why --json` prints."""
-    waits = {key: report[key] for key in ("state", "reason", "run_after", "conditions", "posting")}
+    waits = {key: report[key] for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")}
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 
 
-def row_of(row: RunRow) -> dict[str, Any]:
+def row_of(row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
     """A run of a list, as `perdure ls --json` prints it."""
     return {
         "id": row.id,
         "name": row.name,
         "state": str(row.state),
+        "liveness": str(liveness) if liveness else None,
         "agent": row.agent,
         "attempt": row.attempt,
         "reason": row.reason,

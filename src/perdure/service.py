@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from perdure.attempt.agent_home import check_home
 from perdure.attempt.workdir import cleaned_up
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
-from perdure.lifecycle import FINAL
+from perdure.lifecycle import FINAL, NEEDS_PERSON
+from perdure.liveness import Liveness
 from perdure.model import (
     NOTHING_GIVEN,
     Backend,
@@ -34,6 +36,8 @@ from perdure.model import (
     Workspace,
 )
 from perdure.names import suggest
+from perdure.process.probe import Running
+from perdure.protocols import RunStore
 from perdure.report import report_of
 from perdure.taskfiles import Asked, Contents, take
 from perdure.worker import rescue
@@ -148,7 +152,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         rescued = rescue(engine, run)
         if rescued is None:
             raise Conflict(f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}")
-        if rescued.state is RunState.SUCCEEDED:
+        # Who asked did not know that the lost attempt had spent the budget: to allow one more is another word.
+        if rescued.state is RunState.SUCCEEDED or (changes.budget_usd is None and _has_spent_its_budget(rescued)):
             return rescued
         run = rescued
     refuse_open(engine, run)
@@ -178,6 +183,11 @@ def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
     if agent and agent != spec.agent:
         given = {"agent": agent, "model": "", "agent_args": (), "forks": "", "fork_at": 0} | given
     return specification.check(replace(spec, **given)) if given else spec
+
+
+def _has_spent_its_budget(run: TaskRun) -> bool:
+    message = NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
+    return run.state is RunState.FAILED and any(condition.message == message for condition in run.conditions)
 
 
 def update(engine: Engine, ref: str, text: str, files: Asked | None = None) -> TaskRun:
@@ -315,7 +325,15 @@ def _placed(run: TaskRun) -> Workspace:
 def describe(engine: Engine, ref: str) -> dict[str, Any]:
     """The run as `--json` shows it."""
     run = engine.store.get(ref)
-    return report_of(engine.store, run)
+    liveness = liveness_of(engine, run)
+    return report_of(engine.store, engine.store.get(ref) if liveness is None else run, liveness=liveness)
+
+
+def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
+    """Return what lives of a run, or of a row of a list; None for one that is not running. `look`: where it was read, if not in the
+    engine's own store."""
+    store = look or engine.store
+    return process.Probe(engine.state, engine.host).liveness(run, store.now(), partial(store.get, run.id))
 
 
 EXIT_CODES: dict[int, str] = {

@@ -12,6 +12,7 @@ import time
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
@@ -76,6 +77,18 @@ def filled(fill: dict[str, Any]) -> str:
     of = f" of {tokens(window)} ({held * 100 // window} %)" if window else ", of an unknown window"
     whose = f", {one_line(fill['model'], 60)}" if fill["model"] else ""
     return f"{tokens(held)} tokens{of}{whose}"
+
+
+def dollars(usd: float, *, estimated: bool = False) -> str:
+    """`$0.42`; `≈$0.42` for an estimate."""
+    return f"{'≈' if estimated else ''}${usd:.2f}"
+
+
+def consumption(used: Mapping[str, Any]) -> str:
+    """What was used, as one part of a line: `≈12.3k tokens in, 950 out, ≈$0.42`. `used`: as JSON has it."""
+    mark = "≈" if used["estimated"] else ""
+    spent = dollars(used["cost_usd"], estimated=used["estimated"])
+    return f"{mark}{tokens(used['input'])} tokens in, {mark}{tokens(used['output'])} out, {spent}"
 
 
 def tokens(count: int) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.git.reaching import Hosts
     from perdure.model import Host
+    from perdure.process import Probe
     from perdure.protocols import Observer
     from perdure.stores.sql import SqlStore
 
@@ -154,6 +155,13 @@ def this_host(chosen: Settings) -> Host:
 
     patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
     return process.this_host(chosen.state, patience_s) if chosen.database else NOWHERE
+
+
+def probe(chosen: Settings) -> Probe:
+    """What looks whether a run that is stored as running really runs."""
+    from perdure.process import Probe
+
+    return Probe(chosen.state, this_host(chosen))
 
 
 def _tell(what: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from perdure.events import (
     MAX_TEXT,
     AgentEvent,
     LimitSeen,
+    ReplySeen,
     RetrySeen,
     Said,
     SaidPart,
@@ -24,7 +27,7 @@ from perdure.events import (
     UsageSeen,
     WritesLost,
 )
-from perdure.model import Usage
+from perdure.model import Reply, Usage
 
 counts = st.integers(0, 10_000)
 usages = st.builds(Usage, counts, counts, counts, counts, counts.map(lambda cents: cents / 100))
@@ -35,6 +38,7 @@ events = st.one_of(
     st.builds(ToolStarted, st.sampled_from("12"), st.just("Bash"), st.sampled_from(["", "ls"])),
     st.builds(ToolEnded, st.sampled_from("12"), st.booleans()),
     st.builds(UsageSeen, usages, st.booleans()),
+    st.builds(ReplySeen, st.builds(lambda key, usage: Reply(id=key, usage=usage), st.sampled_from(["", "a", "b"]), usages)),
     st.builds(RetrySeen, st.none() | st.just(529)),
     st.builds(LimitSeen, st.just("five_hour")),
     st.builds(WritesLost, st.just("disk full")),
@@ -145,3 +149,66 @@ def test_pieces_of_a_text_are_joined_and_nothing_is_lost(seen: list[AgentEvent])
 
     assert story(whole) == story(seen)
     assert joiner.rest() == []
+
+
+def reply(key: str, *, output: int = 0, model: str = "claude-opus-4-8", **counts: int) -> ReplySeen:
+    return ReplySeen(Reply(id=key, usage=Usage(output=output, **counts), model=model))
+
+
+REPLY = st.sampled_from(["a", "b", "c"])
+replies = st.builds(lambda key, usage: ReplySeen(Reply(id=key, usage=replace(usage, cost_usd=0.0))), REPLY, usages)
+
+
+@given(st.lists(replies, max_size=12), st.randoms())
+def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Random) -> None:
+    """However often and in whatever order replies are told, each counts once, with the most that was said of it, as an estimate."""
+    expected = Usage()
+    for key in sorted({each.reply.id for each in seen}):
+        most = [each.reply.usage for each in seen if each.reply.id == key]
+        counted = (max(getattr(usage, name) for usage in most) for name in ("input", "output", "cached", "cache_write"))
+        expected = expected + Usage(*counted)
+    told = [*seen, *seen]
+    dice.shuffle(told)
+    assert read(*told).usage(Usage()) == replace(expected, estimated=bool(seen))
+
+
+def test_the_final_figure_takes_the_place_of_the_sum() -> None:
+    """Replies are priced by the list until the agent says what they cost; what it repeats afterwards is not counted again."""
+    first = reply("a", input=1_000_000), reply("a", output=1_000_000)
+    reading = read(SessionSeen("s"), TurnStarted(), *first)
+    assert reading.usage(Usage()) == Usage(1_000_000, 1_000_000, cost_usd=30.0, estimated=True)
+    for event in (UsageSeen(Usage(5, 6, cost_usd=0.1)), TurnEnded(ok=True)):
+        reading.absorb(event)
+    reading.count(first[1].reply)
+    assert reading.usage(Usage()) == Usage(5, 6, cost_usd=0.1)
+    reading.absorb(TurnStarted())
+    reading.absorb(first[0])
+    assert reading.usage(Usage()) == Usage(5, 6, cost_usd=0.1, estimated=True)
+    reading.absorb(reply("b", input=1_000_000))
+    assert reading.usage(Usage()) == Usage(1_000_005, 6, cost_usd=5.1, estimated=True)
+
+
+def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> None:
+    """An agent that counts over the whole conversation: the replies that it was killed in are counted once, in the attempt of their own."""
+    killed = read(SessionSeen("s"), TurnStarted(), reply("a", input=1000), reply("b", input=2000))
+    assert killed.usage(Usage()).input == 3000
+    resumed = read(SessionSeen("s"), TurnStarted(), reply("c", input=3000), UsageSeen(Usage(4000), cumulative=True), TurnEnded(ok=True))
+    assert resumed.usage(Usage(1000)) == Usage(3000)
+
+
+def test_counts_without_names_are_void_beside_named_replies() -> None:
+    """Codex tells a reply by its id and then again in the conversation's count; older versions tell the count alone."""
+    count = Reply(id="5 in, 1 out", usage=Usage(5, 1), unnamed=True)
+    for named, expected in ((True, 7), (False, 5)):
+        reading = read(SessionSeen("s"), TurnStarted())
+        if named:
+            reading.count(Reply(id="r", usage=Usage(7, 1)))
+        reading.count(count)
+        assert reading.usage(Usage()).input == expected
+
+
+def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
+    """OpenCode tells what a step used when its tools have ended: one that is killed in a tool carried what the step before left."""
+    begun = ReplySeen(Reply(id="two", usage=Usage()))
+    reading = read(SessionSeen("s"), TurnStarted(), ReplySeen(Reply(id="one", usage=Usage())), UsageSeen(Usage(1000, 50)), begun)
+    assert reading.usage(Usage()) == Usage(2050, 50, 1000, estimated=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from perdure.rehearsal import Rehearsal
+from perdure.rehearsal.script import Tokens
 
 from .conftest import ask, claude_body, codex_body
 
@@ -41,6 +42,19 @@ def test_anthropic_streams_text_and_tool():
     assert json.loads("".join(delta.get("partial_json", "") for delta in deltas))["command"] == "ls -l"
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
     assert events[-2]["usage"]["output_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "body", "of_a_cut"), [(MESSAGES, claude_body("hello"), {1: Tokens(22, 1, 0)}), (RESPONSES, codex_body("hello"), {})]
+)
+def test_what_was_reported_is_in_the_record(place: str, body: dict[str, Any], of_a_cut: dict[int, Tokens]):
+    """The record has what each answer told of its usage: of one that is cut off, what its service tells when it begins."""
+    with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
+        ask(rehearsal, "POST", place, body)
+    assert rehearsal.reported == {1: Tokens(11, 3, 5)}
+    with Rehearsal("usage in=22 out=4\nsay b\ncut") as rehearsal, pytest.raises(http.client.IncompleteRead):
+        ask(rehearsal, "POST", place, body)
+    assert rehearsal.reported == of_a_cut
 
 
 def test_anthropic_answers_as_one_body_when_not_streamed():

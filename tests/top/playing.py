@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
 
+from perdure.process import Probe
 from perdure.top.app import Board
 from perdure.top.view import Looked
 from tests.patience import PATIENCE_S
@@ -68,7 +70,7 @@ def play(
     """Plays a story on a board; it looks into the store five times a second."""
 
     async def go() -> None:
-        app = Board(store, retry, stop, look_s=0.2)
+        app = Board(store, Probe(Path("/nonexistent")), retry, stop, look_s=0.2)
         async with app.run_test(size=size) as pilot:
             await story(Play(app, pilot))
 

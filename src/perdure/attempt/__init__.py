@@ -72,9 +72,9 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     opened = reopen_attempt(engine, claim)
     if opened is None:
-        end_unheard(engine, claim)
+        used = end_unheard(engine, claim)
         detail = "perdure was ended before it had started the agent"
-        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail), used)
     return _follow(engine, opened)
 
 

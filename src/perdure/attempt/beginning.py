@@ -188,7 +188,7 @@ def parent_of(asked: Continuation) -> str:
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
     """The CLI's running total as it was before the launch: what a fork begins with, where its count goes on from its parent's."""
-    if before is None:
+    if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:
         return driver.total(file.read(before.size))

@@ -12,8 +12,9 @@ from pathlib import Path
 from perdure import process
 from perdure.attempt import spending
 from perdure.attempt.accounts import parkings
+from perdure.attempt.beginning import total_of
 from perdure.attempt.checkpointing import Checkpointing
-from perdure.attempt.engine import HISTORY, Engine
+from perdure.attempt.engine import Engine
 from perdure.attempt.evidence import gather
 from perdure.attempt.filling import Sized, changes, size_after
 from perdure.attempt.opened import Opened
@@ -24,9 +25,10 @@ from perdure.context_size import asks_for_person
 from perdure.continuity import judge
 from perdure.crashes import loop
 from perdure.errors import PerdureError
-from perdure.events import AnyEvent, CollisionSeen, RolledOver, SessionRetired, Summarised
+from perdure.events import AnyEvent, CollisionSeen, RolledOver, SessionRetired
 from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.model import (
+    NO_USAGE,
     PUT_BACK,
     Attempt,
     Claim,
@@ -73,7 +75,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     if outcome.ok and claim.run.spec.verify:
         outcome, checked = verify(engine, opened)
         events += checked
-    usage = watched.reading.usage(opened.session.total if opened.session else Usage()) + spent_on_summary(engine, claim)
+    watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
+    usage = watched.meter.usage(watched.reading) + spending.spent_on_summary(engine, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
@@ -104,9 +107,12 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     )
 
 
-def close_unopened(engine: Engine, claim: Claim, outcome: Outcome) -> TaskRun:
-    """Stores the end of an attempt that never launched its agent; the conversation before may have been asked for its last words."""
-    return _finish(engine, claim, outcome, usage=spent_on_summary(engine, claim), following=Measure.STOP)
+def close_unopened(engine: Engine, claim: Claim, outcome: Outcome, used: Usage = NO_USAGE) -> TaskRun:
+    """Stores the end of an attempt that never launched its agent, or whose agent was on another host: what it had used is stored, as far
+    as that host told. The conversation before may have been asked for its last words; `used`: in a turn for them that nobody heard."""
+    stored = next(attempt.usage for attempt in engine.store.attempts(claim.run.id) if attempt.number == claim.attempt)
+    summary = spending.spent_on_summary(engine, claim.run, claim.attempt)
+    return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
 
 
 def _sessions(
@@ -142,7 +148,7 @@ def _sessions(
             context_version=opened.attempt.context_version if given else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
             cwd=opened.workspace.path if given else session.cwd,
-            total=watched.reading.total or session.total,
+            total=watched.reading.total or (total_of(opened.driver, found) if found is not None else session.total),
             # What was not judged, or was judged to be changed, is not what perdure knows of the conversation.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
         ).used(engine.store.now(), engine.session_lifetime_s),
@@ -163,15 +169,6 @@ def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Se
     """With its fill; retired where it is too long and gives way to a new one."""
     cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
     return replace(session, fill=sized.now or session.fill, cause=cause, state=SessionState.RETIRED if cause else session.state)
-
-
-def spent_on_summary(engine: Engine, claim: Claim) -> Usage:
-    """What the last turn of the conversation before cost, in this attempt."""
-    spent = Usage()
-    for record in engine.store.history(claim.run.id, limit=HISTORY):
-        if record.attempt == claim.attempt and isinstance(record.event, Summarised):
-            spent = spent + record.event.usage
-    return spent
 
 
 def _collision(opened: Opened, evidence: Evidence) -> str:

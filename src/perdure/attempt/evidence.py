@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perdure.attempt.opened import Opened
 from perdure.attempt.watching import Watched
-from perdure.model import Continuation, Evidence, Session, Snapshot, Start, Usage
+from perdure.model import Continuation, Evidence, Session, Snapshot, Start
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 
 
@@ -43,7 +43,7 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
         answered=reading.answered,
         opened=reading.opened,
         replayed=reading.replayed,
-        cached_tokens=reading.usage(session.total if session is not None else Usage()).cached,
+        cached_tokens=watched.meter.usage(reading).cached,
     )
 
 

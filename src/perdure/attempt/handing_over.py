@@ -115,8 +115,11 @@ def _goes_on(asked: Continuation, session_id: str) -> bool:
     return asked.kind is Start.RESUME and asked.session_id == session_id
 
 
-def end_unheard(engine: Engine, claim: Claim) -> None:
-    """Ends the turn of a supervisor that died while it waited for the answer."""
+def end_unheard(engine: Engine, claim: Claim) -> Usage:
+    """End the turn of a supervisor that died while it waited for the answer. Return what it had used by then, as far as it was printed."""
     found = process.find(engine.attempt_directory(claim) / TURN)
-    if found is not None:
-        found.kill()
+    if found is None:
+        return Usage()
+    found.kill()
+    _, reading = _heard(engine.driver(claim.run.spec.agent), found)
+    return reading.usage(Usage()) if reading.total is None else Usage()

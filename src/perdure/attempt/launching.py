@@ -56,7 +56,7 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         program=program,
         transcript=attempt.before.path if attempt.before else "",
         compact_at=_compact_at(engine, opened),
-        budget_usd=left(engine, run),
+        budget_usd=left(engine, run, attempt.number),
         marks=_marks(engine, opened),
         mark=mark_of(attempt),
     )

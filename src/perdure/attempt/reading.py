@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 
 from perdure.events import (
     MAX_TEXT,
     AgentEvent,
     ContextSeen,
     LimitSeen,
+    ReplySeen,
     RetrySeen,
     Said,
     SaidPart,
@@ -21,7 +22,8 @@ from perdure.events import (
     WritesLost,
 )
 from perdure.lateclass import dataclass
-from perdure.model import Usage
+from perdure.model import Reply, Usage
+from perdure.pricing import priced
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
 RETRIES_KEPT = 20
@@ -80,9 +82,24 @@ class Reading:
     """What the agent says that its models can take, by name."""
     total: Usage | None = None
     """The newest count over the whole conversation, where the agent counts so."""
+    newest: Usage = field(default_factory=Usage)
+    """What was reported last for this launch alone."""
+    replies: dict[str, Reply] = field(default_factory=dict)
+    """What the model answered since the agent last told a final figure, by id."""
+    settled: set[str] = field(default_factory=set)
+    """Ids of the replies that a final figure includes."""
+    revision: int = 0
+    """Grows with all that is taken in."""
+    final: bool = False
+    """The agent has told what it used, and nothing has begun since."""
+    named: bool = False
+    last_reply: str = ""
+    tool_last: bool = False
+    """The newest thing that the agent did was a call of a tool: it will ask its model again."""
 
     def absorb(self, event: AgentEvent) -> None:
         """Takes one event in."""
+        self.revision += 1
         if isinstance(event, KEPT):
             self.kept.append(event)
         match event:
@@ -92,22 +109,28 @@ class Reading:
                 self.opened = event.opened or self.opened
                 self.replayed = event.replayed if event.opened else self.replayed
             case TurnStarted():
-                self.turn_over = False
+                self.turn_over = self.final = self.tool_last = False
             case Said():
                 self.answered = True
-                self.turn_over = False
+                self.turn_over = self.tool_last = False
             case ToolStarted():
                 self.answered = True
                 self.turn_over = False
+                self.tool_last = True
                 self.open_tools[event.tool_id] = event.summary or event.name
             case ToolEnded():
                 self.open_tools.pop(event.tool_id, None)
             case UsageSeen():
                 self.retries_in_a_row = 0
+                self.settle()
                 if event.cumulative:
                     self.total = event.usage
                 else:
                     self.counted = self.counted + event.usage
+                    self.newest = event.usage
+            case ReplySeen(reply=reply):
+                self.final = self.final and (reply.id or self.last_reply) in self.settled
+                self.count(reply)
             case ContextSeen(window=window, model=model) if window:
                 self.windows[model] = window
             case RetrySeen():
@@ -118,13 +141,46 @@ class Reading:
                 self.writes_lost = event.detail
             case TurnEnded():
                 self.turn_over = True
+                self.tool_last = False
             case _:
                 pass
+
+    def settle(self) -> None:
+        """A final figure came: it includes every reply so far."""
+        self.settled |= set(self.replies)
+        self.replies = {}
+        self.final = True
+
+    def count(self, reply: Reply) -> None:
+        """Takes in what a reply has used so far, wherever that was read. After a final figure it is known already."""
+        key = reply.id or self.last_reply
+        if self.final or not key or key in self.settled or (reply.unnamed and self.named):
+            return
+        self.revision += 1
+        self.named = self.named or not reply.unnamed
+        self.last_reply = key
+        known = self.replies.get(key)
+        self.replies[key] = known.merge(reply) if known is not None else reply
 
     def for_classifier(self) -> list[AgentEvent]:
         """The events that decide on the outcome, in their order of kind."""
         return [*self.retries, *self.kept]
 
-    def usage(self, before: Usage) -> Usage:
-        """What this attempt cost: the difference where the agent counts over the whole conversation."""
-        return self.counted if self.total is None else self.counted + self.total.since(before)
+    def usage(self, before: Usage, model: str = "") -> Usage:
+        """Return what this attempt used: what the agent told, and an estimate of what it had not told yet.
+
+        `before`: the conversation's total at its start, where the agent counts over all of it. `model`: the one to price what names none.
+        """
+        used = priced(self.counted, model)
+        if self.total is not None:
+            used = used + priced(self.total.since(before), model)
+        for reply in self.replies.values():
+            told = reply.usage if reply.usage.input or reply.usage.output else self._like_the_last()
+            used = used + priced(told, reply.model or model, reply.hour)
+        untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
+        return replace(used, estimated=True) if untold else used
+
+    def _like_the_last(self) -> Usage:
+        """Return an estimate for a request of which only its beginning is known: it carries what the one before left."""
+        last = self.newest
+        return Usage(input=last.input + last.output, cached=last.input, cost_usd=last.cost_usd, estimated=True)

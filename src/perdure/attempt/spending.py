@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import HISTORY, Engine
+from perdure.events import Summarised
 from perdure.model import Attempt, TaskRun, Usage
 from perdure.pricing import cost, price_of
+
+LEAST = 0.000001
+"""The smallest budget, in dollars, that a CLI can be told."""
 
 
 def dollars(usage: Usage, model: str) -> float:
@@ -29,8 +33,23 @@ def model_of(attempt: Attempt, model: str) -> str:
     return (attempt.fill.model if attempt.fill is not None else "") or attempt.flags.get("model") or model
 
 
-def left(engine: Engine, run: TaskRun) -> float:
-    """What the next attempt may cost; 0: no limit. After a person allowed one more, it has the budget once again."""
+def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
+    """Return what attempt `number`, or the next one, may cost; 0: no limit. After a person allowed one more, it has the budget once again.
+
+    Of the attempt itself only a summary that was asked for is taken off: one that was adopted has spent some already.
+    """
     budget = run.spec.budget_usd
-    rest = budget - spent(engine.store.attempts(run.id), run.spec.model)
-    return rest if rest > 0 else budget
+    if not budget:
+        return 0.0
+    others = [attempt for attempt in engine.store.attempts(run.id) if attempt.number != number]
+    rest = budget - spent(others, run.spec.model)
+    rest = rest if rest > LEAST else budget
+    summary = dollars(spent_on_summary(engine, run, number), run.spec.model)
+    return max(rest - summary, LEAST)
+
+
+def spent_on_summary(engine: Engine, run: TaskRun, number: int) -> Usage:
+    """Return what the last turn of the conversation before cost, in this attempt."""
+    records = engine.store.history(run.id, limit=HISTORY)
+    spent = (record.event.usage for record in records if record.attempt == number and isinstance(record.event, Summarised))
+    return sum(spent, Usage())

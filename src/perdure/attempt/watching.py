@@ -15,6 +15,7 @@ from perdure.attempt.beating import BEATS, beat
 from perdure.attempt.beginning import parent_of, total_of
 from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_conversation, sent
 from perdure.attempt.engine import Engine, mark_of, redacted
+from perdure.attempt.metering import Meter
 from perdure.attempt.opened import Opened
 from perdure.attempt.reading import Joiner, Reading
 from perdure.attempt.spending import left
@@ -27,17 +28,25 @@ from perdure.events import (
     CollisionSeen,
     CopyMissed,
     OutputCapped,
+    ReplySeen,
     SessionConfirmed,
     SessionPinned,
     SessionSeen,
     ToolEnded,
+    UsageCounted,
 )
 from perdure.lateclass import dataclass
-from perdure.model import ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
+from perdure.model import NO_USAGE, ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
 from perdure.protocols import Archive
 from perdure.transcripts import prompts_since
 
 TICK_S = 0.04
+RECKONED_S = 0.1
+"""What an attempt has used is reckoned at most so often."""
+METERED_S = 1.0
+"""What an attempt has used is stored at most so often."""
+LAST_WORD_S = 1.0
+"""What an agent gets to end by itself, after the reply that spent the budget, if it calls no tool."""
 COLLISION_CHECK_S = 1.0
 TOOL_PATIENCE = 5
 """Silence inside a tool may last so many times longer than outside."""
@@ -51,6 +60,7 @@ class Watched:
     reading: Reading
     session: Session | None
     other_writers: tuple[int, ...]
+    meter: Meter
     collided: bool = False
     """It was stopped by a strict policy, because another program was on its conversation."""
 
@@ -62,14 +72,22 @@ class _Watch:
     lines: process.Lines
     skip: int
     checkpoints: Checkpointing
+    meter: Meter
     reading: Reading = field(default_factory=Reading)
     joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
     others: set[int] = field(default_factory=set)
     budget: float = 0.0
     """What the attempt may cost; 0: no limit."""
-    before: Usage = field(default_factory=Usage)
-    """The conversation's total when it started, where the agent counts over all of it."""
+    used: Usage = NO_USAGE
+    """As it is stored."""
+    reckoning: Usage = NO_USAGE
+    """As it was reckoned last, and when, from which revision of the reading."""
+    reckoned: float = 0.0
+    revision: int = 0
+    metered: float = 0.0
+    overspent: float = 0.0
+    """When the budget was spent; 0: it is not."""
     beat: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -93,6 +111,9 @@ class _Watch:
         self.flush()
 
     def absorb(self, event: AgentEvent) -> None:
+        if isinstance(event, ReplySeen):
+            self.reading.absorb(event)
+            return
         event = redacted(event, self.engine.redactor)
         was_over = self.reading.turn_over
         self.reading.absorb(event)
@@ -154,6 +175,27 @@ class _Watch:
             self.pending.append(SessionConfirmed(session_id=session.id))
             self.flush(self.opened.session)
 
+    def keep_budget(self, now: float) -> None:
+        """Stores what was used so far, and ends an agent that has spent its budget and goes on."""
+        if now - self.reckoned >= RECKONED_S and self.reading.revision != self.revision:
+            self.reckoned, self.revision = now, self.reading.revision
+            self.reckoning = self.meter.usage(self.reading)
+        used = self.reckoning
+        if used != self.used and now - self.metered >= METERED_S:
+            self.metered = now
+            self.store_usage(used)
+        if not self.budget or used.cost_usd < self.budget:
+            return
+        self.overspent = self.overspent or now
+        if self.reading.tool_last or now - self.overspent > LAST_WORD_S:
+            self.stop("budget")
+
+    def store_usage(self, used: Usage) -> None:
+        self.used = used
+        self.pending.append(UsageCounted(used))
+        self.engine.store.record(self.opened.claim, self.pending, usage=used)
+        self.pending = []
+
     def flush(self, session: Session | None = None) -> None:
         """Writes the events that are waiting, all in one transaction."""
         if self.pending or session is not None:
@@ -187,8 +229,8 @@ class _Watch:
         if now - self.looked >= COLLISION_CHECK_S:
             self.looked = now
             self.look_for_others()
-        if self.budget and self.reading.usage(self.before).cost_usd >= self.budget:
-            self.stop("budget")
+        self.meter.look(self.reading)
+        self.keep_budget(now)
         if self.lines.capped and not self.capped:
             self.capped = True
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
@@ -219,9 +261,10 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     """Follows the agent to its end, however it ends."""
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
-    run = _Watch(engine, opened, process.Lines(stdout), _already_written(engine, opened), checkpoints, beat=now, heard=now)
-    run.budget = left(engine, opened.claim.run)
-    run.before = opened.session.total if opened.session is not None else Usage()
+    lines, meter = process.Lines(stdout), Meter(opened)
+    meter.begin()
+    run = _Watch(engine, opened, lines, _already_written(engine, opened), checkpoints, meter, beat=now, heard=now, metered=now)
+    run.budget = left(engine, opened.claim.run, opened.attempt.number)
     run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
@@ -239,7 +282,9 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     if run.turn is not None:
         run.pending.append(run.turn.ended(end))
     _read_to_the_end(run)
-    return Watched(exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), collided=run.collided)
+    return Watched(
+        exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), meter=meter, collided=run.collided
+    )
 
 
 def _read_to_the_end(run: _Watch) -> None:
@@ -255,6 +300,9 @@ def _read_to_the_end(run: _Watch) -> None:
         run.absorb(whole)
     if run.opened.driver.archive is not None:
         _ask_the_archive(run, run.opened.driver.archive)
+    run.meter.look(run.reading, last=True)
+    if (used := run.meter.usage(run.reading)) != run.used:
+        run.store_usage(used)
     run.flush()
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import Stopper, open_to_read, settings
+from perdure.cli.look import UNATTENDED
+from perdure.liveness import Liveness
 from perdure.model import RunState, TaskRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perdure.cli.progress import Progress
     from perdure.protocols import RunStore
 
@@ -37,7 +42,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
             return 0
         if run.state not in FINAL:
             progress.part(f"nobody works on {run.name}: perdure retry {run.name} goes on where it stopped")
-            return 75
+            return UNATTENDED
         report = report_of(store, run)
     progress.conclude(report)
     warn(report)
@@ -59,18 +64,16 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
         for record in store.history(run.id, after=seen):
             seen = record.seq
             progress(record)
-        if stopper.asked or run.state in FINAL or _is_left_alone(run, store.now()):
+        if stopper.asked or run.state in FINAL or _is_left_alone(run, store.now(), partial(store.get, run.id)):
             return run
         time.sleep(NAP_S)
 
 
-def _is_left_alone(run: TaskRun, now: int) -> bool:
+def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
     """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none takes it."""
-    from perdure.cli.compose import settings, this_host
-    from perdure.process import worker_alive
+    from perdure.cli.compose import probe, settings
     from perdure.worker import LEFT_ALONE_MS
 
     if run.state is RunState.RUNNING:
-        alive = worker_alive(run.worker, this_host(settings()))
-        return run.lease_until < now if alive is None else not alive
+        return probe(settings()).liveness(run, now, again) not in (None, Liveness.ATTENDED)
     return now - max(run.run_after, run.updated) > LEFT_ALONE_MS

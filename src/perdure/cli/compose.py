@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from perdure import wiring
 from perdure.config import Settings
 from perdure.config.reading import load
-from perdure.wiring import DATABASE, open_to_read, this_host
+from perdure.wiring import DATABASE, open_to_read, probe, this_host
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.protocols import Observer
 
-__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "settings", "this_host"]
+__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "probe", "settings", "this_host"]
 
 
 def settings() -> Settings:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.compose import environment, open_to_read, settings, this_host
-from perdure.cli.text import clean, clock, filled, one_line, tokens
+from perdure.cli.compose import environment, open_to_read, probe, settings, this_host
+from perdure.cli.text import clean, clock, consumption, filled, one_line
 from perdure.errors import NotFound
+from perdure.liveness import Liveness, advice
 
 if TYPE_CHECKING:
-    from perdure.protocols import Retention
+    from collections.abc import Callable, Mapping
+
+    from perdure.config import Settings
+    from perdure.model import TaskRun
+    from perdure.protocols import Retention, RunStore
+
+PATIENCE_S = 3.0
+"""A run is looked at again after so long before one says that nobody attends it: a worker pool may be about to take it over."""
+UNATTENDED = 75
+"""The exit code of a verb that follows a run which nobody attends."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +34,21 @@ def show_arguments(parser: argparse.ArgumentParser) -> None:
 def _report(ref: str) -> dict[str, Any]:
     from perdure.report import report_of
 
-    store = open_to_read(settings())
-    return report_of(store, store.get(ref))
+    chosen = settings()
+    store = open_to_read(chosen)
+    run = store.get(ref)
+    liveness = probe(chosen).liveness(run, store.now(), lambda: store.get(run.id))
+    # What ended meanwhile is shown as it ended.
+    return report_of(store, store.get(run.id) if liveness is None else run, liveness=liveness)
+
+
+def shown_state(report: Mapping[str, Any]) -> str:
+    """The one word for how a run stands: its state, or that nobody attends it."""
+    return str(report["liveness"] if report["liveness"] not in (None, Liveness.ATTENDED) else report["state"])
+
+
+def _advice(report: Mapping[str, Any]) -> str:
+    return advice(report["name"], Liveness(report["liveness"])) if report["liveness"] else ""
 
 
 def show_verb(arguments: argparse.Namespace) -> int:
@@ -35,7 +59,9 @@ def show_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return 0
     place = report["workspace"]
-    print(f"{report['name']}  {report['state']}  ({report['agent']}, {report['id'][:8]})")
+    print(f"{report['name']}  {shown_state(report)}  ({report['agent']}, {report['id'][:8]})")
+    if words := _advice(report):
+        print(f"  {words}")
     if report["reason"]:
         print(f"  {one_line(report['reason'], 160)}")
     print(f"  workdir   {clean(place['path'])} ({place['backend']})")
@@ -44,7 +70,7 @@ def show_verb(arguments: argparse.Namespace) -> int:
     if place["branch"]:
         print(f"  branch    {clean(place['branch'])}")
     used = report["usage"]
-    print(f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+    print(f"  used      {consumption(used)}")
     if report["fill"]:
         print(f"  fill      {filled(report['fill'])}")
     for condition in report["conditions"]:
@@ -53,13 +79,13 @@ def show_verb(arguments: argparse.Namespace) -> int:
     if missed:
         print(f"  WARNING   {missed}")
     for attempt in report["attempts"]:
-        print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
+        print(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
     return 0
 
 
-def _attempt_line(attempt: dict[str, Any]) -> str:
+def _attempt_line(attempt: dict[str, Any], state: str) -> str:
     outcome, receipt = attempt["outcome"], attempt["receipt"]
-    ended = "running" if outcome is None else f"{outcome['kind']}" + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
+    ended = state if outcome is None else f"{outcome['kind']}" + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
     proof = f"  receipt {receipt['verdict']}" if receipt else ""
     return f"{attempt['continuation'] or 'not started'}  {ended}{proof}"
 
@@ -77,7 +103,9 @@ def why_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
         return 0
-    print(f"{report['name']}: {report['state']}; policy {report['policy']}, conversation of {clean(report['scope'])}")
+    print(f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of {clean(report['scope'])}")
+    if words := _advice(report):
+        print(f"\n{shown_state(report):11} {words}")
     if report["state"] == "queued" and report["reason"]:
         print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
     for condition in report["conditions"]:
@@ -160,15 +188,16 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     from perdure.lifecycle import FINAL
     from perdure.logline import line_of
 
-    store = open_to_read(settings())
+    chosen = settings()
+    store = open_to_read(chosen)
     run = store.get(arguments.name)
+    left = Left(chosen, store)
     if arguments.attempt and not any(attempt.number == arguments.attempt for attempt in store.attempts(run.id)):
         raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
     if arguments.raw:
         from perdure.cli.rawlog import raw_log
 
-        raw_log(store, run.id, arguments.attempt, arguments.follow)
-        return 0
+        return raw_log(store, run.id, arguments.attempt, arguments.follow, left)
     seen = 0
     while True:
         state = store.get(run.id).state
@@ -182,5 +211,30 @@ def logs_verb(arguments: argparse.Namespace) -> int:
                 print(text, flush=True)
         if not records and (not arguments.follow or state in FINAL):
             return 0
+        if not records and left(run.id):
+            return UNATTENDED
         if not records:
             time.sleep(0.2)
+
+
+class Left:
+    """Tells whether a run that is followed is left alone for good, and says so once."""
+
+    def __init__(self, chosen: Settings, store: RunStore) -> None:
+        self._probe, self._store = probe(chosen), store
+        self._since = 0.0
+
+    def __call__(self, run_id: str) -> bool:
+        again: Callable[[], TaskRun] = lambda: self._store.get(run_id)  # noqa: E731
+        run = again()
+        found = self._probe.liveness(run, self._store.now(), again)
+        if found in (None, Liveness.ATTENDED):
+            self._since = 0.0
+            return False
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since < PATIENCE_S:
+            return False
+        assert found is not None
+        sys.stdout.flush()
+        print(advice(run.name, found), file=sys.stderr)
+        return True

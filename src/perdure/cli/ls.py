@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from perdure.process import Probe
+    from perdure.protocols import RunStore
+
 DATABASE = "perdure.db"
 LEAST = 16
 """So many columns of a name are shown on the narrowest terminal."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
-SHOWN = ("id", "name", "state", "agent", "attempt", "reason", "updated", "created", "place", "run_after", "fill_tokens", "fill_window")
-Row = dict[str, "str | int"]
+SHOWN = (
+    *("id", "name", "state", "liveness", "agent", "attempt", "reason", "updated", "created", "place", "run_after"),
+    *("fill_tokens", "fill_window"),
+)
+READ = (*(name for name in SHOWN if name != "liveness"), "worker", "lease_until", "host")
+Row = dict[str, "str | int | None"]
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +40,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
 def ls_verb(arguments: argparse.Namespace) -> int:
     from time import time_ns
 
-    rows = runs(arguments.state, arguments.limit)
+    rows = looked_at(runs(arguments.state, arguments.limit))
     if arguments.json:
         import json
 
@@ -43,7 +50,63 @@ def ls_verb(arguments: argparse.Namespace) -> int:
         print('no runs yet; begin with: perdure run "what the agent is to do"')
     now = time_ns() // 1_000_000
     table(("NAME", "STATE", "AGENT", "TRY", "AGE", "REASON"), [_line(row, now) for row in rows])
+    for words in _advice(rows):
+        sys.stdout.flush()
+        print(words, file=sys.stderr)
     return 0
+
+
+def looked_at(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what is alive of those that are running. Only a run whose supervisor is not seen at once costs more than the list."""
+    looked: list[Row] = [{**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows]
+    doubtful = [row for row in looked if row["liveness"] and not _supervised(str(row["worker"]))]
+    if not doubtful:
+        return looked
+    from perdure.cli.compose import open_to_read, probe, settings
+
+    chosen = settings()
+    store, found = open_to_read(chosen), probe(chosen)
+    return [_probed(row, store, found) if row in doubtful else row for row in looked]
+
+
+def _supervised(worker: str) -> bool:
+    """Whether a run's supervisor is a live process of this host, by its name for itself (see `process.identity`), without its imports."""
+    from perdure.shim import stat
+
+    name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
+    known = stat(pid) if pid.isdecimal() and name == os.uname().nodename else None
+    if known is None or str(known[3]) != starttime or (known[0] in "ZX" and known[2] <= 1):
+        return False
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
+            here = f"{file.read()[:8]}.{os.readlink('/proc/self/ns/pid').partition('[')[2].rstrip(']')}"  # noqa: PTH115
+    except OSError:
+        return False
+    return boot == here
+
+
+def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
+    run = store.get(str(row["id"]))
+    found = probe.liveness(run, store.now(), lambda: store.get(run.id))
+    run = store.get(run.id) if found is None else run
+    return {
+        **row, "state": str(run.state), "reason": run.reason, "attempt": run.attempt, "updated": run.updated,
+        "liveness": str(found) if found else None,
+    }  # fmt: skip
+
+
+def _advice(rows: Sequence[Row]) -> list[str]:
+    """What to do for the runs that nobody attends."""
+    words = []
+    for liveness, one, many in (
+        ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
+        ("unattended", "1 run has no supervisor, but its agent works on", "{} runs have no supervisor, but their agents work on"),
+    ):
+        names = [str(row["name"]) for row in rows if row["liveness"] == liveness]
+        if names:
+            retries = ", ".join(f"perdure retry {name}" for name in names)
+            words.append(f"{one if len(names) == 1 else many.format(len(names))}: {retries}")
+    return words
 
 
 def runs(states: Sequence[str], limit: int) -> list[Row]:
@@ -52,7 +115,7 @@ def runs(states: Sequence[str], limit: int) -> list[Row]:
 
     place = _state_directory()
     found = newest(f"{place}/{DATABASE}", states, limit) if place else None
-    return _the_long_way(states, limit) if found is None else found
+    return _the_long_way(states, limit) if found is None else [dict(row) for row in found]
 
 
 def _the_long_way(states: Sequence[str], limit: int) -> list[Row]:
@@ -60,7 +123,7 @@ def _the_long_way(states: Sequence[str], limit: int) -> list[Row]:
     from perdure.model import RunState
 
     rows = open_to_read(settings()).last_changed([RunState(state) for state in states], limit)
-    return [{key: str(value) if key == "state" else value for key in SHOWN for value in [getattr(row, key)]} for row in rows]
+    return [{key: str(value) if key == "state" else value for key in READ for value in [getattr(row, key)]} for row in rows]
 
 
 def _state_directory() -> str:
@@ -90,9 +153,11 @@ def _xdg(name: str, default: str) -> str:
 
 def _line(row: Row, now: int) -> tuple[str, ...]:
     reason = one_line(str(row["reason"]), 200)
-    if row["state"] == "queued" and int(row["run_after"]) > now:
-        reason = f"until {clock(int(row['run_after']))}: {reason}"
-    return (str(row["name"]), str(row["state"]), str(row["agent"]), str(row["attempt"]), age(int(row["updated"]), now), reason)
+    after, updated = int(row["run_after"] or 0), int(row["updated"] or 0)
+    if row["state"] == "queued" and after > now:
+        reason = f"until {clock(after)}: {reason}"
+    state = row["liveness"] if row["liveness"] in ("interrupted", "unattended") else row["state"]
+    return (str(row["name"]), str(state), str(row["agent"]), str(row["attempt"]), age(updated, now), reason)
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

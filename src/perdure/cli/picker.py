@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli import keys
-from perdure.cli.text import age, at_home, clean, one_line
+from perdure.cli.text import age, at_home, clean, dollars, one_line
 from perdure.errors import PerdureError
 from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
@@ -167,7 +167,7 @@ def _rows(entries: Sequence[Entry], width: int, now: int) -> list[str]:
     wide = width >= WIDE
     table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
     for entry in entries:
-        cost = f"${entry.cost_usd:.2f}" if entry.cost_usd else ""
+        cost = dollars(entry.cost_usd, estimated=entry.cost_estimated) if entry.cost_usd else ""
         run = clean(entry.run.name if entry.run else entry.state)
         cells = (age(entry.updated, now), entry.agent, str(entry.turns or "?"), cost, run, at_home(entry.cwd), one_line(entry.first, 400))
         table.append(cells)

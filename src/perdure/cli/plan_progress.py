@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.text import clean, one_line, tokens
-from perdure.events import AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued, UsageSeen
+from perdure.cli.text import clean, consumption, dollars, one_line
+from perdure.events import AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued, UsageCounted
 from perdure.model import Usage
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ class PlanProgress:
         return began
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record.event, UsageSeen):
-            before = self._usage.get(record.run, Usage())
-            self._usage[record.run] = record.event.usage if record.event.cumulative else before + record.event.usage
+        if isinstance(record.event, UsageCounted):
+            self._usage[record.run] = record.event.usage
         if self._live is None and isinstance(record.event, TOLD) and (text := self._line(record)):
             self._say(text)
 
@@ -71,7 +70,7 @@ class PlanProgress:
         """The last word: where the result lies, or what to do next."""
         name, result = report["name"], report["result"]
         used = report["usage"]
-        total = f"{tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}"
+        total = consumption(used)
         done = sum(task["state"] == "succeeded" for task in report["tasks"])
         self._say(f"{name}: {report['state']}, {done} of {len(report['tasks'])} task(s) done; {total}")
         if report["reason"]:
@@ -91,7 +90,7 @@ class PlanProgress:
             case AttemptEnded(outcome=outcome, receipt=receipt):
                 proof = f"; receipt {receipt.verdict}" if receipt else ""
                 used = self._usage.get(record.run)
-                cost = f"; ${used.cost_usd:.2f}" if used is not None and used.cost_usd else ""
+                cost = f"; {dollars(used.cost_usd, estimated=used.estimated)}" if used is not None and used.cost_usd else ""
                 detail = f" ({one_line(outcome.detail, 160)})" if outcome.detail else ""
                 return f"{task}: attempt {record.attempt} {outcome.kind}{detail}{proof}{cost}"
             case RunFinished(state=state, reason=reason):
@@ -136,7 +135,7 @@ class PlanProgress:
 def cells(task: dict[str, Any], now_ms: int) -> list[str]:
     """One task as a line of a table: name, state, attempts, verdict, time, cost, and a word more."""
     took = ((task["ended"] or now_ms) - task["started"]) // 1000 if task["started"] else None
-    cost = task["usage"]["cost_usd"]
+    used = task["usage"]
     more = task["reason"] if task["state"] not in ("succeeded", "running") else ""
     if task["conflicts"]:
         more = f"{len(task['conflicts'])} conflict(s) {more}"
@@ -146,6 +145,6 @@ def cells(task: dict[str, Any], now_ms: int) -> list[str]:
         str(task["attempts"] or ""),
         task["verdict"] or "",
         f"{took // 60}:{took % 60:02}" if took is not None else "",
-        f"${cost:.2f}" if cost else "",
+        dollars(used["cost_usd"], estimated=used["estimated"]) if used["cost_usd"] else "",
         one_line(more, 60),
     ]

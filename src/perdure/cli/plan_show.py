@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.cli.compose import open_to_read, settings, this_host
 from perdure.cli.plan_progress import cells
-from perdure.cli.text import age, at_home, clean, columns, cut, one_line, tokens
+from perdure.cli.text import age, at_home, clean, columns, consumption, cut, one_line
 
 HEADINGS = ["TASK", "STATE", "ATTEMPTS", "RECEIPT", "TIME", "COST", ""]
 
@@ -31,7 +31,7 @@ def show(arguments: argparse.Namespace) -> int:
     if report["reason"]:
         print(f"  {one_line(report['reason'], 200)}")
     print(f"  repository  {at_home(report['repo'])} from {clean(report['base'][:12])}")
-    print(f"  used        {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+    print(f"  used        {consumption(used)}")
     if report["budget_usd"]:
         print(f"  budget      ${report['budget_usd']:.2f}, ${report['spent_usd']:.2f} spent")
     if report["verify"]:
@@ -84,7 +84,7 @@ def _explain(task: dict[str, Any]) -> None:
         print(f"  conversation  {clean(task['session_id'])}")
     used = task["usage"]
     if task["attempts"]:
-        print(f"  used          {tokens(used['input'])} tokens in, {tokens(used['output'])} out")
+        print(f"  used          {consumption(used)}")
     if task["files"]:
         print(f"  files         {one_line(', '.join(task['files']), 160)}")
     if task["changed"]:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.text import clean, clock, one_line, tokens
-from perdure.events import ContextSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, UsageSeen
+from perdure.cli.text import clean, clock, dollars, one_line, tokens
+from perdure.events import ContextSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, UsageCounted
 from perdure.logline import line_of
-from perdure.model import ContinuityPolicy, OutcomeKind, TaskRun
+from perdure.model import ContinuityPolicy, OutcomeKind, TaskRun, Usage
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -38,8 +38,7 @@ class Progress:
         self._attempt = 0
         self._turns = 0
         self._tool = ""
-        self._in = self._out = 0
-        self._cost = 0.0
+        self._used: dict[int, Usage] = {}
         self._held = 0
 
     def __enter__(self) -> Progress:
@@ -108,10 +107,8 @@ class Progress:
                 self._tool = ""
             case ContextSeen(tokens=held) if held:
                 self._held = held
-            case UsageSeen(usage=usage, cumulative=cumulative):
-                self._in = usage.input if cumulative else self._in + usage.input
-                self._out = usage.output if cumulative else self._out + usage.output
-                self._cost = usage.cost_usd if cumulative else self._cost + usage.cost_usd
+            case UsageCounted(usage=usage):
+                self._used[record.attempt] = usage
             case _:
                 pass
 
@@ -130,7 +127,9 @@ class Progress:
 
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         parts = [self._name, f"attempt {self._attempt}", f"turn {self._turns + 1}", one_line(self._tool, 50)]
-        parts += [f"{tokens(self._in)} in, {tokens(self._out)} out", f"${self._cost:.2f}", f"{minutes}:{seconds:02}"]
+        used = sum(self._used.values(), Usage())
+        spent = dollars(used.cost_usd, estimated=used.estimated)
+        parts += [f"{tokens(used.input)} in, {tokens(used.output)} out", spent, f"{minutes}:{seconds:02}"]
         parts += [f"{tokens(self._held)} held"] if self._held else []
         if not hasattr(self, "_spinner"):
             self._spinner = Spinner("dots")

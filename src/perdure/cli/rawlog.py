@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from perdure.cli.look import UNATTENDED, Left
 from perdure.cli.text import clean
 from perdure.lifecycle import FINAL
 from perdure.protocols import RunStore
@@ -16,25 +17,30 @@ CHUNK = 1 << 16
 NAP_S = 0.2
 
 
-def raw_log(store: RunStore, run_id: str, only: int, follow: bool) -> None:
-    """Prints the standard output of one attempt, or of all (`only` 0), one after the other; `follow` until the run is over."""
+def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Left) -> int:
+    """Prints the standard output of one attempt, or of all (`only` 0), one after the other; `follow` until the run is over, or left
+    alone. Returns the exit code."""
     number = only or 1
     while True:
         over = store.get(run_id).state in FINAL
         attempt = next((attempt for attempt in store.attempts(run_id) if attempt.number == number), None)
-        if attempt is not None and attempt.directory:
-            _copy(store, run_id, number, Path(attempt.directory) / "stdout", follow)
+        place = attempt.directory if attempt is not None else ""
+        if place and not _copy(store, run_id, number, Path(place) / "stdout", follow, left):
+            return UNATTENDED
         if attempt is not None and (attempt.directory or attempt.ended):
             if only:
-                return
+                return 0
             number += 1
         elif not follow or over:
-            return
+            return 0
+        elif left(run_id):
+            return UNATTENDED
         else:
             time.sleep(NAP_S)
 
 
-def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool) -> None:
+def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: Left) -> bool:
+    """False where it was followed, and is left alone."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
     offset = 0
     while True:
@@ -48,7 +54,9 @@ def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool) -
                 sys.stdout.write(clean(decoder.decode(chunk)))
         sys.stdout.flush()
         if ended:
-            return
+            return True
+        if left(run_id):
+            return False
         time.sleep(NAP_S)
 
 

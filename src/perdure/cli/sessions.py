@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_to_read, settings
-from perdure.cli.text import age, at_home, clean, clock, columns, cut, one_line
+from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line
 
 if TYPE_CHECKING:
     from perdure.attempt.engine import Store
@@ -177,7 +177,7 @@ def _show(shelf: Shelf, entry: Entry, as_json: bool) -> int:
     print(f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}")
     print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
     if entry.run:
-        cost = f", ${entry.cost_usd:.2f}" if entry.cost_usd else ""
+        cost = f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}" if entry.cost_usd else ""
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
         print(f"  comes from  {each.id}  {each.run.name if each.run else each.state}: {one_line(each.first, 80)}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from perdure.text import age, at_home, clean, clock, filled, one_line, tokens, visible
+from perdure.text import age, at_home, clean, clock, consumption, dollars, filled, one_line, tokens, visible
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["age", "at_home", "clean", "clock", "columns", "cut", "filled", "one_line", "tokens", "visible"]
+__all__ = ["age", "at_home", "clean", "clock", "columns", "consumption", "cut", "dollars", "filled", "one_line", "tokens", "visible"]
 
 
 def columns(stream: TextIO) -> int:

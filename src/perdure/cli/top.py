@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from perdure import stores
-from perdure.cli.compose import DATABASE, open_engine, open_to_read, settings
+from perdure.cli.compose import DATABASE, open_engine, open_to_read, probe, settings
 from perdure.errors import UsageError
 from perdure.model import RunState
 
@@ -37,7 +37,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
-        Board(store, acts.retry, acts.stop).run()
+        Board(store, probe(chosen), acts.retry, acts.stop).run()
         acts.close()
     return 0
 

@@ -37,7 +37,9 @@ class Entry:
     run: TaskRun | None = None
     """The newest run that works, or worked, in it."""
     cost_usd: float = 0.0
-    """What perdure's attempts in it cost, where the agent tells."""
+    """What perdure's attempts in it cost."""
+    cost_estimated: bool = False
+    """A part of it is an estimate."""
 
     @property
     def cwd(self) -> str:
@@ -94,6 +96,7 @@ class Entry:
             "first": self.first,
             "updated": self.updated,
             "cost_usd": self.cost_usd,
+            "cost_estimated": self.cost_estimated,
         }
 
 
@@ -188,7 +191,7 @@ class Shelf:
         if entry.run is None:
             return entry
         spent = sum((attempt.usage for attempt in self.store.attempts(entry.run.id) if attempt.session_id == entry.id), start=Usage())
-        return replace(entry, cost_usd=spent.cost_usd)
+        return replace(entry, cost_usd=spent.cost_usd, cost_estimated=spent.estimated)
 
 
 def _by_weight(sessions: Sequence[Session]) -> list[Session]:

@@ -30,7 +30,22 @@ from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.lateclass import dataclass
 from perdure.mending import Mended
-from perdure.model import Command, Continuation, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import (
+    Command,
+    Continuation,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken, Warm
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
@@ -260,6 +275,9 @@ class AcpDriver:
 
     def fill(self, transcript: bytes) -> Fill:
         return self.native.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return self.native.replies(transcript)
 
     def total(self, transcript: bytes) -> Usage:
         """Zero: over ACP usage is told for each turn."""

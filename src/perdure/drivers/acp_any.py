@@ -22,7 +22,7 @@ from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Start, Usage
 from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
@@ -140,6 +140,9 @@ class AnyAcpDriver:
 
     def retention(self, home: Path) -> Retention | None:
         return None
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return ()
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

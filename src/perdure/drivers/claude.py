@@ -26,7 +26,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
@@ -127,6 +127,8 @@ class ClaudeDriver:
     def command(self, launch: Launch) -> Command:
         """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag. Raises ValueError for a bad id."""
         argv = [launch.program.path, "-p", "--output-format=stream-json", "--verbose", *_conversation(launch)]
+        # Only these lines tell what a reply costs when it begins: an agent that is killed in one has told it before.
+        argv.append("--include-partial-messages")
         argv += [f"--settings={SETTINGS}", *_PERMISSIONS[launch.spec.permissions]]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
@@ -174,6 +176,9 @@ class ClaudeDriver:
 
     def retention(self, home: Path) -> Retention | None:
         return retention.claude(home)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(claude_files.replies(transcript))
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -7,6 +7,7 @@ a background task that ends starts another turn. Each `result` counts what was u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perdure.drivers import claude_files, lines
@@ -14,6 +15,7 @@ from perdure.events import (
     AgentEvent,
     ContextSeen,
     LimitSeen,
+    ReplySeen,
     RetrySeen,
     Said,
     SessionSeen,
@@ -25,9 +27,12 @@ from perdure.events import (
     UsageSeen,
     WritesLost,
 )
-from perdure.model import Usage
+from perdure.model import Reply, Usage
 
 SUMMARY = 500
+_PIECE = b'{"type":"stream_event"'
+_COUNTS = (b'"message_start"', b'"message_delta"')
+"""The events of a reply that tell its usage. The others are its words, which come whole later, and there are thousands of them."""
 _ARGUMENTS = ("command", "file_path", "notebook_path", "pattern", "url", "query", "description", "prompt", "skill")
 _FACTS = (
     "subtype",
@@ -39,13 +44,15 @@ _FACTS = (
     "startup_failure_reason",
     "result_index",
 )
-_QUIET = frozenset({"stream_event", "command_lifecycle", "control_request", "control_response", "transcript_mirror", "prompt_suggestion"})
+_QUIET = frozenset({"command_lifecycle", "control_request", "control_response", "transcript_mirror", "prompt_suggestion"})
 """Known types that say nothing about the attempt; so do all subtypes of `system` that are not read below."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
     """The events of one line; never raises."""
     if not line.strip():
+        return ()
+    if line.startswith(_PIECE) and not any(mark in line for mark in _COUNTS):
         return ()
     found = lines.read(line)
     if found is None:
@@ -59,6 +66,8 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return tuple(_tools_ended(found))
         case "result":
             return _result(found)
+        case "stream_event":
+            return _counted(found)
         case "rate_limit_event":
             return _limit(found)
         case str() as name if name in _QUIET:
@@ -88,6 +97,8 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
     """An API error is no word of the agent, though the CLI prints it as one; the result repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
+    if (reply := claude_files.reply(found.get("message"))) is not None:
+        yield ReplySeen(reply)
     if not found.get("parent_tool_use_id") and (carried := claude_files.carried_by(found)):
         yield ContextSeen(carried, model=lines.text(lines.part(found, "message", "model"), SUMMARY))
     for block in lines.items(lines.part(found, "message", "content")):
@@ -96,6 +107,17 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
         elif block.get("type") == "tool_use":
             name = lines.text(block.get("name"), SUMMARY)
             yield ToolStarted(lines.text(block.get("id"), SUMMARY), name, _argument(block.get("input")))
+
+
+def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """What a reply has used: its input when it starts, its output when it ends."""
+    event = found.get("event")
+    message = lines.part(event, "message") if lines.part(event, "type") == "message_start" else event
+    reply = claude_files.reply(message)
+    if reply is None:
+        return ()
+    key = reply.id or lines.text(found.get("api_message_id"), SUMMARY)
+    return (ReplySeen(Reply(id=key, usage=reply.usage, model=reply.model, hour=reply.hour)),)
 
 
 def _argument(given: Any) -> str:
@@ -149,24 +171,27 @@ def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(found: dict[str, Any]) -> Usage:
-    """What was used since the last result. The input is counted with its cached parts, which the API counts apart.
+    """What was used since the last result, by all models: `usage` is without the CLI's own requests beside the conversation. The input is
+    counted with its cached parts, which the API counts apart.
 
     `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where the CLI is too old to
     say what the turn cost (then it counts the process alone).
     """
-    used = found.get("usage")
-    cached, written = lines.whole(lines.part(used, "cache_read_input_tokens")), lines.whole(lines.part(used, "cache_creation_input_tokens"))
     models = found.get("model_usage_since_last_result")
-    if isinstance(models, dict):
-        cost = sum(lines.dollars(lines.part(model, "costUSD")) for model in models.values())
-    else:
-        cost = lines.dollars(found.get("total_cost_usd"))
+    if isinstance(models, dict) and models:
+        return sum((_of_model(model) for model in models.values()), Usage())
+    usage = claude_files.usage(found.get("usage"))
+    return replace(usage, cost_usd=round(lines.dollars(found.get("total_cost_usd")), 6))
+
+
+def _of_model(told: Any) -> Usage:
+    cached, written = lines.whole(lines.part(told, "cacheReadInputTokens")), lines.whole(lines.part(told, "cacheCreationInputTokens"))
     return Usage(
-        input=lines.whole(lines.part(used, "input_tokens")) + cached + written,
-        output=lines.whole(lines.part(used, "output_tokens")),
+        input=lines.whole(lines.part(told, "inputTokens")) + cached + written,
+        output=lines.whole(lines.part(told, "outputTokens")),
         cached=cached,
         cache_write=written,
-        cost_usd=round(cost, 6),
+        cost_usd=round(lines.dollars(lines.part(told, "costUSD")), 6),
     )
 
 

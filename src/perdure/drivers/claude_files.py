@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation, Fill
+from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
 _SLUG_LIMIT = 200
@@ -174,6 +174,43 @@ def carried_by(entry: dict[str, Any]) -> int:
     used = lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(lines.whole(lines.part(used, name)) for name in names)
+
+
+def usage(told: Any) -> Usage:
+    """The counts of a reply. The API tells the cached parts of the input apart; here they are parts of it."""
+    cached, written = lines.whole(lines.part(told, "cache_read_input_tokens")), lines.whole(lines.part(told, "cache_creation_input_tokens"))
+    return Usage(
+        input=lines.whole(lines.part(told, "input_tokens")) + cached + written,
+        output=lines.whole(lines.part(told, "output_tokens")),
+        cached=cached,
+        cache_write=written,
+    )
+
+
+def reply(message: Any, at: int = 0) -> Reply | None:
+    """What a message of the model, or the end of one, says that it used; None where it says nothing, as one that the CLI made itself."""
+    used = lines.part(message, "usage")
+    counted = usage(used)
+    if not (counted.input or counted.output):
+        return None
+    return Reply(
+        id=lines.text(lines.part(message, "id"), _FIRST),
+        usage=counted,
+        model=lines.text(lines.part(message, "model"), _FIRST),
+        hour=lines.whole(lines.part(used, "cache_creation", "ephemeral_1h_input_tokens")),
+        at=at,
+    )
+
+
+def replies(content: bytes) -> Iterator[Reply]:
+    """The model's replies. One has a line for each of its parts; all tell the final count, if it was known when they were written."""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if b'"usage"' in line and b'"assistant"' in line else None
+        if entry is None or entry.get("type") != "assistant" or entry.get("isApiErrorMessage"):
+            continue
+        found = reply(entry.get("message"), lines.moment(entry.get("timestamp")))
+        if found is not None and found.id:
+            yield found
 
 
 def end_of_turn(content: bytes, turn: int) -> str:

@@ -21,7 +21,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
@@ -126,6 +126,9 @@ class CodexDriver:
 
     def fill(self, transcript: bytes) -> Fill:
         return codex_files.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(codex_files.replies(transcript))
 
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)

@@ -15,13 +15,14 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation, Fill, Usage
+from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
 _NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
+_COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _OWN_WORDS = (
     *("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>", "<user_shell_command>"),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
@@ -118,13 +119,38 @@ def total(content: bytes) -> Usage:
     """The newest count; it runs on over resumes and forks. The input includes its cached parts."""
     for line in reversed(content.split(b"\n")):
         if b'"token_count"' in line and (used := lines.part(lines.read(line), "payload", "info", "total_token_usage")):
-            return Usage(
-                input=lines.whole(lines.part(used, "input_tokens")),
-                output=lines.whole(lines.part(used, "output_tokens")),
-                cached=lines.whole(lines.part(used, "cached_input_tokens")),
-                cache_write=lines.whole(lines.part(used, "cache_write_input_tokens")),
-            )
+            return usage(used)
     return Usage()
+
+
+def usage(told: Any) -> Usage:
+    """One of Codex's counts. The input includes its cached parts, as the API counts it."""
+    return Usage(
+        input=lines.whole(lines.part(told, "input_tokens")),
+        output=lines.whole(lines.part(told, "output_tokens")),
+        cached=lines.whole(lines.part(told, "cached_input_tokens")),
+        cache_write=lines.whole(lines.part(told, "cache_write_input_tokens")),
+    )
+
+
+def replies(content: bytes) -> Iterator[Reply]:
+    """The model's replies. 0.169.0 writes a record as soon as one has come, and the thread's count only when its tools have ended: a
+    resume goes on from that count, without what was lost in between. Older versions write the count alone."""
+    model = ""
+    for line in content.split(b"\n"):
+        entry = lines.read(line) if any(mark in line for mark in _COUNTED) else None
+        if entry is None:
+            continue
+        payload, at = entry.get("payload"), lines.moment(entry.get("timestamp"))
+        if entry.get("type") == "turn_context":
+            model = lines.text(lines.part(payload, "model"), _FIRST) or model
+        elif entry.get("type") == "token_usage_record":
+            key = lines.text(lines.part(payload, "response_id"), _FIRST)
+            yield Reply(id=key or str(at), usage=usage(lines.part(payload, "usage")), model=model, at=at)
+        elif lines.part(payload, "type") == "token_count" and (info := lines.part(payload, "info")):
+            total = usage(lines.part(info, "total_token_usage"))
+            key = f"{total.input} in, {total.output} out"
+            yield Reply(id=key, usage=usage(lines.part(info, "last_token_usage")), model=model, at=at, unnamed=True)
 
 
 def fill(content: bytes) -> Fill:

@@ -24,7 +24,7 @@ from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import gemini as gemini_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
@@ -133,6 +133,9 @@ class GeminiDriver:
 
     def fill(self, transcript: bytes) -> Fill:
         return gemini_files.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(gemini_files.replies(transcript))
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

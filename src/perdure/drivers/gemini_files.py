@@ -21,7 +21,7 @@ from typing import Any
 
 from perdure.drivers import lines, shelves
 from perdure.drivers.ids import checked, is_id
-from perdure.model import Conversation, Fill
+from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
 _FIRST = 500
@@ -223,6 +223,23 @@ def fill(content: bytes) -> Fill:
             if message.get("type") == "gemini" and (carried := lines.whole(lines.part(message, "tokens", "input"))):
                 tokens, model = carried, lines.text(message.get("model")) or model
     return Fill(tokens=tokens, model=model, compactions=len(condensed))
+
+
+def replies(content: bytes) -> Iterator[Reply]:
+    """The model's replies. One has a line when it has come, and more when its tools have ended."""
+    for line in content.split(b"\n"):
+        record = lines.read(line) if b'"tokens"' in line else None
+        for message in [record, *lines.items(lines.part(record, "$set", "messages"))] if record is not None else []:
+            told = message.get("tokens") if message.get("type") == "gemini" else None
+            counted = Usage(
+                input=lines.whole(lines.part(told, "input")),
+                output=lines.whole(lines.part(told, "output")) + lines.whole(lines.part(told, "thoughts")),
+                cached=lines.whole(lines.part(told, "cached")),
+            )
+            key = lines.text(message.get("id"), _FIRST)
+            if key and (counted.input or counted.output):
+                at = lines.moment(message.get("timestamp"))
+                yield Reply(id=key, usage=counted, model=lines.text(message.get("model"), _FIRST), at=at)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -54,6 +56,14 @@ def whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0
     return min(max(int(value), 0), 1 << 53)
+
+
+def moment(value: Any) -> int:
+    """A time as RFC 3339 writes it, in ms since 1970; 0 for what is none."""
+    with suppress(TypeError, ValueError, OverflowError):
+        at = datetime.fromisoformat(value)
+        return max(0, int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000))
+    return 0
 
 
 def dollars(value: Any) -> float:

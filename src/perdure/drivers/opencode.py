@@ -23,7 +23,7 @@ from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import opencode as opencode_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Rung, Start, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
@@ -151,6 +151,10 @@ class OpenCodeDriver:
 
     def fill(self, transcript: bytes) -> Fill:
         return opencode_archive.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        """Nothing: the CLI prints what a step has used at the moment when it writes it down."""
+        return ()
 
     def total(self, transcript: bytes) -> Usage:
         return Usage()

@@ -1,6 +1,7 @@
 """OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
 
-A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one step. `step_finish` with the
+A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one step, and are told when its tools have
+ended: until then it is only known that it was begun. `step_finish` with the
 reason `unknown` means that the stream was cut: the CLI asks again at once.
 """
 
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
-from perdure.events import AgentEvent, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
-from perdure.model import Usage
+from perdure.events import AgentEvent, ReplySeen, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.model import Reply, Usage
 
 SUMMARY = 500
 OVERFLOW = "ContextOverflow"
@@ -30,7 +31,8 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
     part = found.get("part")
     match found.get("type"):
         case "step_start":
-            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)),)
+            begun_step = Reply(id=lines.text(lines.part(part, "messageID"), SUMMARY), usage=Usage())
+            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)), ReplySeen(begun_step))
         case "text":
             said = lines.text(lines.part(part, "text"))
             return (Said(said),) if said else ()

@@ -31,11 +31,11 @@ from perdure.config import Settings
 from perdure.config.reading import load
 from perdure.errors import Conflict, UsageError
 from perdure.events import Record
+from perdure.liveness import Liveness
 from perdure.model import Attempt, Checkpoint, OnEdit, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun
 from perdure.plans.reading import read_plan, seed_of
 from perdure.protocols import Observer, RunRow
-from perdure.report import report_of
 from perdure.sessions import Sessions
 from perdure.taskfiles import Asked
 from perdure.wiring import open_engine
@@ -217,7 +217,12 @@ class Runner:
 
     def report(self, ref: str) -> dict[str, Any]:
         """The object that `perdure show NAME --json` prints."""
-        return report_of(self._engine.store, self.get(ref))
+        return service.describe(self._engine, ref)
+
+    def liveness(self, ref: str) -> Liveness | None:
+        """Return what lives of a run that is stored as running: `attended`, `unattended` (its agent works on without a supervisor) or
+        `interrupted` (nothing lives: `retry` goes on). None for a run in any other state."""
+        return service.liveness_of(self._engine, self.get(ref))
 
     @property
     def sessions(self) -> Sessions:

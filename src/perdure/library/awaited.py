@@ -21,6 +21,7 @@ from perdure.checkpoints import Restored
 from perdure.events import Record
 from perdure.library import Runner
 from perdure.lifecycle import FINAL
+from perdure.liveness import Liveness
 from perdure.model import Attempt, Checkpoint, RunState, TaskRun, TaskSpec
 from perdure.plan import PlanRun
 from perdure.protocols import RunRow
@@ -127,6 +128,10 @@ class AsyncRunner:
     async def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
         """See `Runner.restore`."""
         return await asyncio.to_thread(self._runner.restore, ref, number, files_only=files_only)
+
+    async def liveness(self, ref: str) -> Liveness | None:
+        """See `Runner.liveness`."""
+        return await asyncio.to_thread(self._runner.liveness, ref)
 
     async def report(self, ref: str) -> dict[str, Any]:
         """See `Runner.report`."""

@@ -33,7 +33,7 @@ from perdure.model.runs import NOWHERE, UNSAVED, Claim, Condition, Decision, Hos
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
 from perdure.model.tokens import Token, TokenScope
-from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
+from perdure.model.usage import NO_USAGE, CompactAt, Fill, Reply, Usage
 
 __all__ = [
     "CLEAN_UP",
@@ -81,6 +81,7 @@ __all__ = [
     "Program",
     "Receipt",
     "Relation",
+    "Reply",
     "RunState",
     "Rung",
     "Saved",

@@ -7,13 +7,18 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service reports them."""
+    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service reports them.
+
+    `estimated`: the agent's program has not told its final figure (it still works, or was killed), or tells no dollars, so that perdure
+    has counted or priced it.
+    """
 
     input: int = 0
     output: int = 0
     cached: int = 0
     cache_write: int = 0
     cost_usd: float = 0.0
+    estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -22,6 +27,7 @@ class Usage:
             self.cached + other.cached,
             self.cache_write + other.cache_write,
             round(self.cost_usd + other.cost_usd, 6),
+            self.estimated or other.estimated,
         )
 
     def since(self, before: Usage) -> Usage:
@@ -34,10 +40,38 @@ class Usage:
             max(0, self.cached - before.cached),
             max(0, self.cache_write - before.cache_write),
             round(max(0.0, self.cost_usd - before.cost_usd), 6),
+            self.estimated,
         )
 
 
 NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer of the model, as far as its usage is known. It is told several times, and its output last."""
+
+    id: str
+    """The service's own, or whatever tells two answers apart. Empty: the answer that was told last."""
+    usage: Usage
+    model: str = ""
+    """Empty: not told."""
+    hour: int = 0
+    """The part of `usage.cache_write` that is written for an hour."""
+    unnamed: bool = False
+    """A count of the whole conversation that stands for a reply, in a CLI that names none. Void beside replies with names."""
+    at: int = 0
+    """When it was written down, in ms; 0: not told."""
+
+    def merge(self, later: Reply) -> Reply:
+        """Return what both together say: each count only grows."""
+        usage = Usage(
+            max(self.usage.input, later.usage.input),
+            max(self.usage.output, later.usage.output),
+            max(self.usage.cached, later.usage.cached),
+            max(self.usage.cache_write, later.usage.cache_write),
+        )
+        return Reply(id=self.id, usage=usage, model=later.model or self.model, hour=max(self.hour, later.hour), at=self.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

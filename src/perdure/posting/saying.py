@@ -8,7 +8,7 @@ from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, RunState, TaskRun, Usage
 from perdure.posting.harmless import block, code
-from perdure.text import tokens
+from perdure.text import dollars, tokens
 
 MOST = 60_000
 """Characters. GitHub takes 65,536, the others more."""
@@ -116,11 +116,12 @@ def _row(each: Attempt) -> str:
 
 
 def _spent(usage: Usage) -> str:
-    return f"{tokens(usage.input)} / {tokens(usage.output)}" if usage.input or usage.output else ""
+    mark = "≈" if usage.estimated else ""
+    return f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}" if usage.input or usage.output else ""
 
 
 def _cost(usage: Usage) -> str:
-    return f"${usage.cost_usd:.2f}" if usage.cost_usd else ""
+    return dollars(usage.cost_usd, estimated=usage.estimated) if usage.cost_usd else ""
 
 
 def _lasting(ms: int) -> str:

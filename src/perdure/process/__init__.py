@@ -20,8 +20,9 @@ from perdure.process.identity import Identity, machine, this_host, worker_alive,
 from perdure.process.keeping import Kept, end_kept, keep
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
+from perdure.process.probe import Probe
 from perdure.process.quick import run_quick
-from perdure.process.starting import OUTPUT_CAP, find, hold, launched, start
+from perdure.process.starting import OUTPUT_CAP, find, hold, launched, running, start
 from perdure.shim import boottime
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Identity",
     "Kept",
     "Lines",
+    "Probe",
     "Process",
     "boottime",
     "end_all",
@@ -41,6 +43,7 @@ __all__ = [
     "machine",
     "plain",
     "run_quick",
+    "running",
     "start",
     "survivors",
     "tail",

@@ -25,6 +25,15 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@cache
+def namespace() -> str:
+    """The number of this process's pid namespace: in another one, as in another container, the same pid is another process."""
+    try:
+        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
 def is_dead(known: tuple[str, int, int, int]) -> bool:
     """Ended and only waiting to be reaped. A first thread that has ended while others run is not the process's end."""
     state, _, threads, _ = known
@@ -99,10 +108,10 @@ def this_host(state: Path, patience_s: float | None) -> Host:
 
 
 def worker_identity(host: Host = NOWHERE) -> str:
-    """This process as `host:boot8:pid:starttime`; among several hosts, the host's own id is a part of its name."""
+    """This process as `host:boot8.namespace:pid:starttime`; among several hosts, the host's own id is a part of its name."""
     known = stat("self")
     name = host.label if host.id else socket.gethostname()
-    return f"{name}:{boot_id()[:8]}:{os.getpid()}:{known[3] if known else 0}"
+    return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{known[3] if known else 0}"
 
 
 def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
@@ -114,6 +123,6 @@ def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
         case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
             if name != (host.label if host.id else socket.gethostname()):
                 return None
-            return boot == boot_id()[:8] and Identity(boot_id(), int(pid), int(starttime)).alive()
+            return boot.partition(".")[0] == boot_id()[:8] and Identity(boot_id(), int(pid), int(starttime)).alive()
         case _:
             return None

@@ -21,7 +21,7 @@ from perdure.errors import Conflict, UsageError
 from perdure.model import Command
 from perdure.process.child import Process, read_json, write
 from perdure.process.identity import Identity, boot_id
-from perdure.process.marks import SHIM, VARIABLE, limit_value
+from perdure.process.marks import SHIM, VARIABLE, limit_value, survivors
 from perdure.shim import LAUNCH_FD, LOCK_FD, boottime, stat
 
 OUTPUT_CAP = 2 * 1024**3
@@ -94,6 +94,21 @@ def find(directory: Path) -> Process | None:
         if boottime() > until:
             raise Conflict(f"somebody is starting an agent in {directory}, and does not come to an end")
         time.sleep(0.005)
+
+
+def running(directory: Path) -> bool:
+    """Whether an agent of this directory lives, or is just being started. Returns at once.
+
+    Its shim holds the lock on `launch` as long as it lives, which is seen from every container that has the directory; a kept agent's
+    turn is known by its keeper.
+    """
+    if (directory / "exit.json").exists():
+        return False
+    found = _recorded(directory)
+    if _is_locked(directory / "launch") or (found is not None and found.alive()):
+        return True
+    # A shim that was killed leaves its agent behind.
+    return found is not None and bool(found.mark) and not found.warm and bool(survivors(found.mark))
 
 
 def launched(directory: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.lateclass import dataclass
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Program, Usage
+from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Program, Reply, Usage
 
 if TYPE_CHECKING:
     from perdure.events import AgentEvent
@@ -245,6 +245,12 @@ class AgentDriver(Protocol):
 
     def retention(self, home: Path) -> Retention | None:
         """The CLI's own clean-up in launches that are not perdure's; None where it has none. Reads the user's settings."""
+        ...
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        """What each of the model's replies has used, as a transcript (or a piece of one that begins at a line) has it; a reply may come
+        several times, each time with all that was known then. Nothing where the CLI writes no usage down. Unreadable lines are passed
+        over."""
         ...
 
     def total(self, transcript: bytes) -> Usage:

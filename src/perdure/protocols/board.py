@@ -26,7 +26,10 @@ class BoardRow:
     run_after: int
     fill_tokens: int
     fill_window: int
+    host: str
     host_name: str
+    worker: str
+    lease_until: int
     opened: bool
     cancel_requested: bool
     conditions: tuple[Condition, ...]

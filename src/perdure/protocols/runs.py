@@ -85,6 +85,10 @@ class RunRow:
     """What the conversation's newest request carried; 0: not known."""
     fill_window: int = 0
     """What its model takes; 0: not known."""
+    lease_until: int = 0
+    """When (ms) its supervisor must have been heard of again; 0: it has none."""
+    host: str = ""
+    """Where its files lie, among hosts that share the database."""
     ordinal: int = 0
     """Runs are numbered in the order in which they came; with this a list goes on."""
 
@@ -203,8 +207,8 @@ class RunStore(Protocol):
         """Stores how the attempt starts. Called once an attempt, before the launch."""
         ...
 
-    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None) -> None:
-        """Appends events (and stores the session, where one is given) under the claim."""
+    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None, usage: Usage | None = None) -> None:
+        """Appends events under the claim, and stores the session and what the attempt has used so far, where they are given."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:

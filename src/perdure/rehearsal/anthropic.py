@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
@@ -54,6 +55,7 @@ class Anthropic:
 
     def stream(self, cue: Cue, conversation: Conversation) -> Iterator[Step]:
         yield event("message_start", {"message": _message(conversation.model, cue.tokens, [], None)})
+        yield replace(cue.tokens, output=1)
         yield event("ping", {})
         index, pace, text_open = 0, 0.0, False
         for action in cue.actions:
@@ -88,6 +90,7 @@ class Anthropic:
         yield event(
             "message_delta", {"delta": {"stop_reason": _stop(cue), "stop_sequence": None}, "usage": {"output_tokens": cue.tokens.output}}
         )
+        yield cue.tokens
         yield event("message_stop", {})
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Chat:
         yield Slow(pace)
         yield _chunk(head, {}, _stop(cue))
         yield _line({**head, "choices": [], "usage": _usage(cue.tokens)})
+        yield cue.tokens
         yield b"data: [DONE]\n\n"
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:

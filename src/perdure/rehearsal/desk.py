@@ -19,10 +19,11 @@ from typing import Any, TypeAlias
 
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Hang, Hold, Slow
+from perdure.rehearsal.script import Cut, Hang, Hold, Slow, Tokens
 from perdure.rehearsal.wire import Dialect, Refusal, Step
 
-Answer: TypeAlias = Callable[[str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, Conversation] | None]
+Report: TypeAlias = Callable[[Tokens], None]
+Answer: TypeAlias = Callable[[str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, Conversation, Report] | None]
 Other: TypeAlias = Callable[[str, str], None]
 
 _MODEL = {
@@ -138,18 +139,19 @@ class _Visit(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the record tells it."""
 
-    def _play(self, dialect: Dialect, cue: Cue, conversation: Conversation) -> None:
+    def _play(self, dialect: Dialect, cue: Cue, conversation: Conversation, report: Report) -> None:
         if cue.failure:
             self._refuse(dialect.refusal(cue.failure, time.time()))
         elif cue.script is None and not cue.actions and not cue.waits:
             message = "No script of the rehearsal matches this conversation."
             self._whole(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})
         elif conversation.streamed:
-            self._stream(dialect.stream(cue, conversation))
+            self._stream(dialect.stream(cue, conversation), report)
         elif all(self._go_on(action) for action in cue.actions if isinstance(action, (Slow, Hold, Hang, Cut))):
             self._whole(200, dialect.whole(cue, conversation))
+            report(cue.tokens)
 
-    def _stream(self, steps: Iterator[Step]) -> None:
+    def _stream(self, steps: Iterator[Step], report: Report) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("cache-control", "no-cache")
@@ -158,6 +160,8 @@ class _Visit(BaseHTTPRequestHandler):
         for step in steps:
             if isinstance(step, bytes):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
+            elif isinstance(step, Tokens):
+                report(step)
             elif isinstance(step, Cut) and step.clean:
                 break
             elif not self._go_on(step):

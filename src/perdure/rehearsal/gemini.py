@@ -73,6 +73,7 @@ class Gemini:
                 return
         yield Slow(pace)
         yield _sse(_response([{"text": ""}], cue))
+        yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
         parts = [{"text": text} if kind == "say" else _call(Run(text)) for kind, text in marks(cue.actions)]

@@ -102,6 +102,7 @@ class OpenAI:
             yield from text.end(output)
         yield Slow(pace)
         yield event("response.completed", {"response": _response(name, conversation.model, "completed", output, cue.tokens)})
+        yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
         output = [_wait(cue.waits)] if cue.waits else []

@@ -13,6 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -23,10 +24,10 @@ from perdure.rehearsal.anthropic import Anthropic
 from perdure.rehearsal.chat import Chat
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue, Cues, Player
-from perdure.rehearsal.desk import Desk
+from perdure.rehearsal.desk import Desk, Report
 from perdure.rehearsal.gemini import Gemini
 from perdure.rehearsal.openai import OpenAI
-from perdure.rehearsal.script import Fail, Say, Script, parse
+from perdure.rehearsal.script import Fail, Say, Script, Tokens, parse
 from perdure.rehearsal.wire import Dialect
 
 DIALECTS: dict[str, Dialect] = {
@@ -97,6 +98,7 @@ class Rehearsal:
         self._strict = strict
         self._file: TextIO | None = None
         self._all: list[Request] = []
+        self._reported: dict[int, Tokens] = {}
         self._arrived = threading.Condition()
         self._desk: Desk | None = None
 
@@ -144,6 +146,13 @@ class Rehearsal:
             return list(self._all)
 
     @property
+    def reported(self) -> dict[int, Tokens]:
+        """The usage that was reported to the client by now, by the number of its request. An answer that was cut off may have reported a
+        part of it, or nothing, as the dialect does."""
+        with self._arrived:
+            return dict(self._reported)
+
+    @property
     def last(self) -> Request:
         """The last of `requests`. Raises LookupError when there is none."""
         requests = self.requests
@@ -177,7 +186,7 @@ class Rehearsal:
         """See `agents.write_codex_home`."""
         agents.write_codex_home(self.url, home, retries)
 
-    def _answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[Dialect, Cue, Conversation] | None:
+    def _answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[Dialect, Cue, Conversation, Report] | None:
         """What the desk asks for each POST with a JSON body. None: not a call of the model."""
         place = path.partition("?")[0]
         dialect = DIALECTS.get(place) or (VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None)
@@ -187,8 +196,12 @@ class Rehearsal:
         with self._arrived:
             wrong = rules.refusal(dialect.name, body) if self._strict else ""
             cue, answer = (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
-            self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
-        return dialect, cue, conversation
+            number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
+        return dialect, cue, conversation, partial(self._report, number)
+
+    def _report(self, number: int, tokens: Tokens) -> None:
+        with self._arrived:
+            self._reported[number] = tokens
 
     def _cue(self, conversation: Conversation) -> tuple[Cue, str]:
         if conversation.side:
@@ -207,8 +220,8 @@ class Rehearsal:
         with self._arrived:
             self._keep(f"{method} {path}", "other")
 
-    def _keep(self, path: str, answer: str, dialect: str = "", said: Conversation | None = None, cue: Cue | None = None) -> None:
-        """With the condition held."""
+    def _keep(self, path: str, answer: str, dialect: str = "", said: Conversation | None = None, cue: Cue | None = None) -> int:
+        """With the condition held. Returns the request's number."""
         said, cue = said or Conversation(()), cue or Cue()
         request = Request(
             number=len(self._all) + 1,
@@ -227,6 +240,7 @@ class Rehearsal:
             self._file.write(request.line() + "\n")
             self._file.flush()
         self._arrived.notify_all()
+        return request.number
 
     def _close_file(self) -> None:
         with self._arrived:

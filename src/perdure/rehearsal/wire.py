@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeAlias
 from perdure.lateclass import dataclass
 from perdure.rehearsal.conversation import Conversation
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, Tokens
 
-Step: TypeAlias = bytes | Slow | Hold | Hang | Cut
-"""Bytes to send, or what happens between them. Nothing follows a Hang or a Cut."""
+Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | Tokens
+"""Bytes to send, or what happens between them. Nothing follows a Hang or a Cut. `Tokens`: the usage that was reported by now."""
 
 
 @dataclass(frozen=True, slots=True)

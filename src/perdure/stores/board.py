@@ -88,7 +88,8 @@ def _row_of(row: Row, attempts: Sequence[Attempt]) -> BoardRow:
         id=row["id"], name=row["name"], state=RunState(row["state"]), agent=row["agent"], attempt=row["attempt"],
         attempts_allowed=row["attempts_allowed"], reason=row["reason"], created=row["created"], updated=row["updated"],
         finished=row["finished"], run_after=row["run_after"], fill_tokens=row["fill_tokens"], fill_window=row["fill_window"],
-        host_name=row["host_name"], opened=bool(row["opened"]), cancel_requested=bool(row["cancel_requested"]),
+        host=row["host"], host_name=row["host_name"], worker=row["worker"], lease_until=row["lease_until"],
+        opened=bool(row["opened"]), cancel_requested=bool(row["cancel_requested"]),
         conditions=noun_of(row["conditions"], tuple[Condition, ...]), workspace=noun_of(row["workspace"], Workspace),
         prompt=row["prompt"], attempts=tuple(attempts), place=(row["updated"], row["ordinal"]),
     )  # fmt: skip

@@ -26,6 +26,8 @@ COLUMNS = (
     "run_after",
     "fill_tokens",
     "fill_window",
+    "lease_until",
+    "host",
 )
 
 

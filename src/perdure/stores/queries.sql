@@ -40,18 +40,21 @@ WHERE state = 'running' AND id <> :id AND (workspace_id = :workspace_id OR (agen
 LIMIT 1;
 
 -- name: newest
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
+       lease_until, host
 FROM runs WHERE removed IS NULL AND ordinal < :before AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
 ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
+       lease_until, host
 FROM runs WHERE state = :state AND removed IS NULL AND ordinal < :before
   AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
 ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: last_changed_in_state
-SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window
+SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
+       lease_until, host
 FROM runs WHERE state = :state AND removed IS NULL
 ORDER BY updated DESC, ordinal DESC LIMIT :limit;
 
@@ -436,7 +439,8 @@ UPDATE runs SET conditions = :conditions, updated = :now WHERE id = :id RETURNIN
 -- name: board
 -- Runs of a state, the newest change first, below a change that was seen; those that ask for a person are on a list of their own.
 SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
-       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.host_name, runs.opened,
+       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.opened,
+       runs.host, runs.host_name, runs.worker, runs.lease_until,
        runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND runs.state = :state
@@ -450,7 +454,8 @@ ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
 -- name: board_asking
 -- As `board`, for the runs of all states that ask for a person or are open to one.
 SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
-       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.host_name, runs.opened,
+       runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.opened,
+       runs.host, runs.host_name, runs.worker, runs.lease_until,
        runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND (runs.opened = 1 OR runs.conditions <> '[]')

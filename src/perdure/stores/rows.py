@@ -92,6 +92,8 @@ def run_row_of(row: Row) -> RunRow:
         run_after=row["run_after"],
         fill_tokens=row["fill_tokens"],
         fill_window=row["fill_window"],
+        lease_until=row["lease_until"],
+        host=row["host"],
         ordinal=row["ordinal"],
     )
 

@@ -28,6 +28,7 @@ from perdure.model import (
     SessionState,
     TaskRun,
     TaskSpec,
+    Usage,
     Workspace,
 )
 from perdure.stores.board import Boards
@@ -137,10 +138,12 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
             write.note(run.id, claim.attempt, [AttemptStarted(continuation=begun.continuation)])
             return attempt
 
-    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None) -> None:
+    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None, usage: Usage | None = None) -> None:
         with self._write(claim) as write:
             run = held(write, claim)
             write.note(run.id, claim.attempt, write.told_by_callers(events))
+            if usage is not None:
+                write.put_attempt(replace(write.attempt(claim), usage=usage))
             if session is not None:
                 write.put_session(session)
                 if session.state is not SessionState.RETIRED:

@@ -14,6 +14,7 @@ from textual.worker import get_current_worker
 
 from perdure.errors import PerdureError
 from perdure.events import Record
+from perdure.process import Probe
 from perdure.text import clean
 from perdure.top.lines import heading, peek, run_line
 from perdure.top.screens import Act, HelpScreen, LogScreen, Question, while_there
@@ -66,8 +67,9 @@ class Board(App[None]):
         Binding("escape", "clear", show=False),
     ]
 
-    def __init__(self, store: Looked, retry: Act, stop: Act, look_s: float = LOOK_S) -> None:
+    def __init__(self, store: Looked, probe: Probe, retry: Act, stop: Act, look_s: float = LOOK_S) -> None:
         super().__init__()
+        self._probe = probe
         self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
         self.view = View()
         self._words = ""
@@ -118,7 +120,7 @@ class Board(App[None]):
     def _read(self, words: str, peeked: str) -> None:
         worker, began = get_current_worker(), time.monotonic()
         try:
-            view = look(self._store, words)
+            view = look(self._store, self._probe, words)
             records = list(self._store.latest(peeked, PEEKED)) if peeked else []
             self._rests_until = time.monotonic() + REST * (time.monotonic() - began)
         except PerdureError as error:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from perdure.events import Record
+from perdure.liveness import Liveness, advice
 from perdure.logline import line_of
 from perdure.model import Attempt, RunState
 from perdure.protocols import BoardRow
-from perdure.text import age, at_home, clean, clock, one_line, tokens
+from perdure.text import age, at_home, clean, clock, dollars, one_line, tokens
 from perdure.top.view import Group, View
 
 NAME, AGENT, STATE, TRY, AGE = 24, 10, 11, 4, 5
@@ -18,6 +19,8 @@ STYLES = {
     "asks": "bold yellow",
     "open": "bold yellow",
     "running": "green",
+    "interrupted": "bold red",
+    "unattended": "bold yellow",
     "stopping": "yellow",
     "succeeded": "cyan",
     "failed": "red",
@@ -31,8 +34,10 @@ PEEKED = 8
 ATTEMPTS = 4
 
 
-def state_of(row: BoardRow, now: int) -> str:
-    """One word for how a run stands."""
+def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
+    """One word for how a run stands; `alive`: what lives of one that is running."""
+    if row.state is RunState.RUNNING and alive in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
+        return str(alive)
     if row.opened:
         return "open"
     if any(condition.type == "needs_person" for condition in row.conditions):
@@ -52,7 +57,7 @@ def heading(group: Group) -> Text:
 
 def run_line(row: BoardRow, view: View) -> Text:
     """A run on one line: name, agent, state, attempts, age, and what a person most likely wants to know."""
-    state = state_of(row, view.now)
+    state = state_of(row, view.now, view.alive.get(row.id))
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(_cell(row.name, NAME))
     line.append(_cell(row.agent, AGENT), "dim")
@@ -69,6 +74,8 @@ def _about(row: BoardRow, view: View, state: str) -> str:
             return next(condition.message for condition in row.conditions if condition.type == "needs_person")
         case "running" | "stopping":
             return view.words.get(row.id, "").strip() or row.prompt
+        case "interrupted" | "unattended":
+            return advice(row.name, Liveness(state))
         case "waits":
             return f"until {clock(row.run_after)}: {row.reason}"
         case "failed" | "cancelled" | "queued":
@@ -102,7 +109,8 @@ def _attempt(attempt: Attempt, now: int) -> str:
     ended = "at work" if outcome is None else f"{outcome.kind}" + (f" ({one_line(outcome.detail, 100)})" if outcome.detail else "")
     took = age(attempt.started, attempt.ended or now)
     proof = f", receipt {receipt.verdict}" if receipt else ""
-    used = f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, ${attempt.usage.cost_usd:.2f}" if outcome else ""
+    spent = dollars(attempt.usage.cost_usd, estimated=attempt.usage.estimated)
+    used = f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}" if outcome or attempt.usage.input else ""
     return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{used}"
 
 

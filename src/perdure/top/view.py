@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import partial
 from typing import Protocol
 
 from perdure.lateclass import dataclass
+from perdure.liveness import Liveness
 from perdure.model import RunState
+from perdure.process import Probe
 from perdure.protocols import BoardRow, BoardStore, RunStore
 
 ASKING = "asking"
@@ -44,13 +47,15 @@ class View:
     now: int = 0
     groups: Sequence[Group] = GROUPS
     words: Mapping[str, str] = field(default_factory=dict)
+    alive: Mapping[str, Liveness | None] = field(default_factory=dict)
+    """What lives of those that are running, by the run's id."""
 
     def row(self, run_id: str) -> BoardRow | None:
         """The row of a run, if it is on the board."""
         return next((row for group in self.groups for row in group.rows if row.id == run_id), None)
 
 
-def look(store: Looked, words: str = "") -> View:
+def look(store: Looked, probe: Probe, words: str = "") -> View:
     """The board as it is now; with `words` only what has them in name, workdir, scope or instructions. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
@@ -59,4 +64,6 @@ def look(store: Looked, words: str = "") -> View:
         newest = sorted(rows, key=lambda row: row.place, reverse=True)[:SHOWN]
         groups.append(Group(group.name, group.lists, newest, sum(counts[name] for name in group.lists)))
     at_work = [row for group in groups for row in group.rows if row.state is RunState.RUNNING]
-    return View(store.now(), groups, {row.id: store.latest_word(row.id) for row in at_work})
+    now = store.now()
+    alive = {row.id: probe.liveness(row, now, partial(store.get, row.id)) for row in at_work}
+    return View(now, groups, {row.id: store.latest_word(row.id) for row in at_work}, alive)

@@ -75,6 +75,18 @@ class Performing:
         assert store.attempts(run.id)[0].session_id == "s-9"
         assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
 
+    def test_what_a_live_attempt_uses_is_stored(self, store: Store) -> None:
+        """`record` with a usage stores it in the attempt, again and again, and nowhere else; the ending's takes its place."""
+        run = submit(store)
+        claim = claimed(store, run)
+        for count in (10, 20):
+            store.record(claim, [], usage=Usage(input=count, estimated=True))
+            assert store.attempts(run.id)[0].usage == Usage(input=count, estimated=True)
+        store.record(claim, [Said(text="on it goes")])
+        assert store.attempts(run.id)[0].usage.input == 20
+        store.finish(claim, replace(AGAIN, usage=Usage(input=21)))
+        assert store.attempts(run.id)[0].usage == Usage(input=21)
+
     def test_an_ending_is_one_piece(self, store: Store) -> None:
         """`finish` stores outcome, receipt, usage, sessions, events and the next state together."""
         run = submit(store)

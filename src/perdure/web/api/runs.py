@@ -19,6 +19,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.forges.postings import Origin, labels_of
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.report import report_of, row_of, why_of
+from perdure.service import liveness_of
 from perdure.text import visible
 from perdure.web.api import forms
 from perdure.web.api.verbs import Asked, Raw, Verb
@@ -44,7 +45,9 @@ assert set(LIMIT_OF.values()) == LIMITS
 
 def report(parts: Parts, ref: str) -> dict[str, Any]:
     """The run as `perdure show --json` has it."""
-    return report_of(parts.store, parts.store.get(ref))
+    run = parts.store.get(ref)
+    liveness = liveness_of(parts.engine, run, parts.store)
+    return report_of(parts.store, parts.store.get(ref) if liveness is None else run, liveness=liveness)
 
 
 def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
@@ -57,7 +60,8 @@ def listed(parts: Parts, asked: Asked) -> dict[str, Any]:
     wanted = asked.query
     rows = parts.store.find(wanted.state, wanted.limit + 1, before=int(wanted.cursor or 0), agent=wanted.agent, scope=wanted.scope)
     shown = rows[: wanted.limit]
-    return {"runs": [row_of(row) for row in shown], "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
+    told = [row_of(row, liveness_of(parts.engine, row, parts.store)) for row in shown]
+    return {"runs": told, "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
 
 
 def submitted(parts: Parts, asked: Asked) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from perdure.events import Record
 from perdure.forges import DeliveryState, Forge, Intent
 from perdure.forges.postings import Posting
+from perdure.liveness import Liveness
 from perdure.model import (
     Checkpoint,
     Condition,
@@ -41,6 +42,7 @@ class RunOfList(Shape):
     id: str
     name: str
     state: RunState
+    liveness: Liveness | None
     agent: str
     attempt: int
     reason: str
@@ -123,6 +125,7 @@ class Run(Answer):
     id: str
     name: str
     state: RunState
+    liveness: Liveness | None
     reason: str
     agent: str
     scope: str
@@ -153,6 +156,7 @@ class Run(Answer):
 class Why(Answer):
     name: str
     state: RunState
+    liveness: Liveness | None
     reason: str
     run_after: int
     conditions: list[Condition]
@@ -208,6 +212,7 @@ class SessionOfList(Shape):
     first: str
     updated: int
     cost_usd: float
+    cost_estimated: bool
 
 
 class Sessions(Answer):

@@ -10,8 +10,10 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from perdure.errors import UsageError
+from perdure.liveness import Liveness, advice
 from perdure.model import Usage
 from perdure.protocols import BoardRow
+from perdure.service import liveness_of
 from perdure.text import clock, one_line
 from perdure.web.dashboard.threads import thread
 from perdure.web.dashboard.visits import Visit
@@ -76,6 +78,8 @@ def _more(rows: Sequence[BoardRow], group: str, count: int, given: Mapping[str, 
 
 
 def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
+    found = liveness_of(visit.desk.engine, row, visit.desk.look)
+    alive = str(found) if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED) else ""
     used = sum((attempt.usage for attempt in row.attempts), start=Usage())
     place = row.workspace
     repo = PurePath(place.repo.rstrip("/")).name.removesuffix(".git") if place.repo else PurePath(place.path).name
@@ -84,14 +88,16 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
         "id": row.id,
         "name": row.name,
         "group": group,
+        "alive": alive,
         "title": one_line(row.prompt.strip().partition("\n")[0], 160),
-        "note": _note(visit, row, group),
+        "note": advice(row.name, found) if found and alive else _note(visit, row, group),
         "agent": row.agent,
         "where": " ".join(part for part in (repo, branch) if part),
         "pips": thread(row.attempts),
         "held": row.fill_tokens,
         "window": row.fill_window,
         "cost": used.cost_usd,
+        "estimated": used.estimated,
         "updated": row.updated,
     }
 

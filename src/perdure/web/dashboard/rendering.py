@@ -55,9 +55,10 @@ def lasted(milliseconds: int) -> str:
     return f"{seconds // 86_400} d {seconds % 86_400 // 3600} h"
 
 
-def money(dollars: float) -> str:
-    """`$0.42`; fractions of a cent are not hidden."""
-    return f"${dollars:.2f}" if dollars >= 0.005 or dollars == 0 else f"${dollars:.4f}"
+def money(dollars: float, estimated: bool = False) -> str:
+    """`$0.42`, `≈$0.42` for an estimate; fractions of a cent are not hidden."""
+    mark = "≈" if estimated else ""
+    return f"{mark}${dollars:.2f}" if dollars >= 0.005 or dollars == 0 else f"{mark}${dollars:.4f}"
 
 
 def href(url: str) -> str:

@@ -14,8 +14,10 @@ from perdure.codec import plain
 from perdure.continuation.instructions import retired
 from perdure.errors import NotFound
 from perdure.events import Record
-from perdure.model import RunState, SessionKey, TaskRun
+from perdure.liveness import Liveness, advice
+from perdure.model import RunState, SessionKey, TaskRun, Usage
 from perdure.report import report_of
+from perdure.service import liveness_of
 from perdure.text import one_line
 from perdure.web.api.runs import PATCH_MOST
 from perdure.web.dashboard import diffs
@@ -44,17 +46,22 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
     """What all of its pages have at their head."""
     asks = any(each.type in ("needs_person", "open") for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
-    cost = sum(each.usage.cost_usd for each in attempts)
+    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    left = liveness in (Liveness.INTERRUPTED, Liveness.UNATTENDED)
+    used = sum((each.usage for each in attempts), start=Usage())
     return {
         "run": run,
         "tab": tab,
-        "group": "asking" if asks and run.state is not RunState.RUNNING else str(run.state),
+        "group": "asking" if left or (asks and run.state is not RunState.RUNNING) else str(run.state),
         "pips": thread(attempts),
         "title": one_line(run.spec.prompt.strip().partition("\n")[0], 240),
-        "cost": cost,
+        "cost": used.cost_usd,
+        "estimated": used.estimated,
         "live": run.state is RunState.RUNNING,
+        "alive": str(liveness) if left else "",
+        "advice": advice(run.name, liveness) if liveness and left else "",
         "waiting": run.state in (RunState.QUEUED, RunState.PENDING),
-        "verbs": _verbs(visit, run),
+        "verbs": _verbs(visit, run) | ({"retry"} if liveness is Liveness.INTERRUPTED and visit.may("dispatch") else set()),
     }
 
 
@@ -79,7 +86,7 @@ def overview(visit: Visit) -> Response:
     run = found(visit)
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
-    report = report_of(look, run, records)
+    report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
     # Asked for anew: it is the end also of a history that is longer.
     tail = look.latest(run.id, TAIL)
     return visit.page(
@@ -172,5 +179,6 @@ def instructions(visit: Visit) -> Response:
 def as_json(visit: Visit) -> Response:
     """`/runs/NAME/report.json`: what `perdure show NAME --json` prints."""
     run = found(visit)
-    text = json.dumps(report_of(visit.desk.look, run), indent=2, ensure_ascii=True)
+    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    text = json.dumps(report_of(visit.desk.look, run, liveness=liveness), indent=2, ensure_ascii=True)
     return Response(text, media_type="application/json", headers=HEADERS)

@@ -1,0 +1,111 @@
+"""What is said of a run whose supervisor is gone, with its agent or without: on the real agents, everywhere where one looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import perdure
+from tests.journeys.stage import Stage
+
+pytestmark = pytest.mark.journey
+
+MakeStage = Callable[..., Stage]
+WAITS = """by history
+run until test -e go; do sleep 0.1; done; echo one > one.txt
+---
+say It is done.
+"""
+
+
+def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
+    """A run whose agent waits in a tool, and its supervisor."""
+    one = stage(WAITS)
+    words = ("--json", "--agent", one.agent, "--permissions", "full")
+    started = one.start("run", "--name", "task", *words, "Write one.txt.")
+    one.rehearsal.wait_for(1)
+    stdout = one.attempt_directory(1) / "stdout"
+    one.until(lambda: any(mark in stdout.read_bytes() for mark in (b'"tool_use"', b"item.started")), "the agent is in its tool")
+    return one, started
+
+
+def liveness(one: Stage) -> set[str | None]:
+    """What all that answers in JSON says."""
+    (row,) = one.perdure("ls", "--json").json["runs"]
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        found = runner.liveness("task")
+        report = runner.report("task")["liveness"]
+    why = one.perdure("why", "task", "--json").json["liveness"]
+    assert row["state"] == one.show()["state"]
+    return {row["liveness"], one.show()["liveness"], why, found and str(found), report}
+
+
+def go_on(one: Stage) -> None:
+    """The retry that was proposed takes the run to its end."""
+    (one.repo / one.show()["workspace"]["path"] / "go").touch()
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    assert liveness(one) == {None} and done.json["liveness"] is None
+    assert "interrupted" not in one.perdure("ls").err
+    one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: str) -> None:
+    """As after a power cut: every surface says it, with the next command, and nothing that follows the run hangs."""
+    one, started = in_its_tool(stage)
+    assert liveness(one) == {"attended"}
+    one.lose_machine(started)
+    assert liveness(one) == {"interrupted"}
+    listed = one.perdure("ls")
+    assert "interrupted" in listed.out and "running" not in listed.out
+    assert listed.err.strip() == "1 run was interrupted: perdure retry task"
+    for verb in ("show", "why"):
+        shown = one.perdure(verb, "task").out
+        assert "interrupted" in shown and "perdure retry task" in shown and "running" not in shown
+    for words in (("logs", "-f", "task"), ("logs", "-f", "--raw", "task")):
+        followed = one.perdure(*words)
+        assert (followed.code, followed.err.strip()) == (75, "task was interrupted: perdure retry task goes on where it stopped")
+    assert one.perdure("attach", "task").code == 75
+    go_on(one)
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.parametrize("victims", ["supervisor", "supervisor and shim"])
+def test_a_run_is_unattended_when_its_agent_works_on(stage: MakeStage, agent: str, victims: str) -> None:
+    """perdure alone was killed, or with the agent's parent: the agent works, and that nobody follows it is said."""
+    one, started = in_its_tool(stage)
+    started.kill()
+    if "shim" in victims:
+        os.kill(one.shim_pid(), signal.SIGKILL)
+    one.finish(started)
+    assert liveness(one) == {"unattended"}
+    assert one.perdure("ls").err.strip() == "1 run has no supervisor, but its agent works on: perdure retry task"
+    followed = one.perdure("logs", "-f", "task")
+    assert followed.code == 75 and "its agent works on" in followed.err
+    if victims == "supervisor":
+        go_on(one)
+
+
+@pytest.mark.parametrize("agent", ["claude"])
+def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> None:
+    """Its lease runs out while it is stopped, and the run is shown as running: it goes on as soon as it may."""
+    one = stage(WAITS, extra={"PERDURE_LEASE": "3s"})
+    started = one.start("run", "--name", "task", "--json", "--agent", one.agent, "--permissions", "full", "Write one.txt.")
+    one.rehearsal.wait_for(1)
+    started.send_signal(signal.SIGSTOP)
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        store = runner._engine.store
+        one.until(lambda: store.get("task").lease_until < store.now(), "the lease is over")
+    assert liveness(one) == {"attended"}
+    assert "running" in one.perdure("ls").out and not one.perdure("ls").err
+    started.send_signal(signal.SIGCONT)
+    (one.repo / one.show()["workspace"]["path"] / "go").touch()
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["liveness"] is None

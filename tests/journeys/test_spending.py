@@ -1,0 +1,159 @@
+"""What an attempt costs that does not come to its end, and whether a budget holds all the same: on the real agents, by the model
+server's own record."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journeys.budget_kills import CLOSE, difference, spent, table, trial
+from tests.journeys.stage import Stage
+
+pytestmark = pytest.mark.journey
+
+MakeStage = Callable[..., Stage]
+MODELS = {"claude": "claude-opus-4-8", "codex": "gpt-5.5", "gemini": "", "opencode": ""}
+WORK = """by history
+usage in=60000 out=2000 cached=1000
+say I look around.
+run echo one > one.txt
+---
+usage in=70000 out=3000 cached=2000
+say I wait.
+run until test -e go; do sleep 0.1; done
+---
+usage in=80000 out=1000 cached=3000
+say It is done.
+"""
+COUNTS = ("input", "output", "cached")
+
+
+def words(one: Stage, *more: str) -> tuple[str, ...]:
+    model = ("--model", MODELS[one.agent]) if MODELS[one.agent] else ()
+    return ("run", "--json", "--name", "task", "--agent", one.agent, "--permissions", "full", *model, *more, "Do it.")
+
+
+def stop_waiting(one: Stage) -> None:
+    """The command that the agent waits for comes to its end, also when it is given again."""
+    place = one.show()["workspace"]["path"]
+    Path(place, "go").touch()
+
+
+def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[str, Any]:
+    """The run, when its agent waits in the second tool and what the replies before it used is known."""
+
+    one.attempt_directory(number)
+
+    def known() -> dict[str, Any] | None:
+        report = one.show()
+        used = report["attempts"][number - 1]["usage"] if len(report["attempts"]) >= number else None
+        # OpenCode says what a step used when its tools have ended.
+        return report if used is not None and used["output"] >= (2000 if one.agent == "opencode" else output) else None
+
+    found: dict[str, Any] = one.until(known, "both replies are counted while the agent works")
+    return found
+
+
+def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
+    """While the agent works, its usage stands in the run, marked as an estimate; its final figure takes the place at the end."""
+    one = stage(WORK)
+    started = one.start(*words(one))
+    live = waits_in_its_tool(one)
+    assert live["state"] == "running" and live["usage"]["estimated"] is True
+    assert "≈" in one.perdure("show", "task").out
+    stop_waiting(one)
+    done = one.finish(started)
+    assert done.code == 0, done.err
+    assert done.json["usage"]["estimated"] is (one.agent == "codex")  # which tells no dollars
+    assert {name: done.json["usage"][name] for name in COUNTS} == spent(one.rehearsal).counts
+
+
+@pytest.mark.parametrize("victim", ["agent", "everything", "a person"])
+def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, victim: str) -> None:
+    """The agent alone is killed, perdure with it, or a person stops it: what the killed attempt and the next one have used is what the
+    model server reported, and no reply is counted twice."""
+    one = stage(WORK)
+    started = one.start(*words(one, "--attempts", "1"))
+    waits_in_its_tool(one)
+    if victim == "agent":
+        os.kill(one.agent_pid(), signal.SIGKILL)
+    elif victim == "everything":
+        one.lose_machine(started)
+    else:
+        started.send_signal(signal.SIGINT)
+    one.finish(started)
+    reported = spent(one.rehearsal)
+    stop_waiting(one)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 0, done.err
+    first, second = (attempt["usage"] for attempt in done.json["attempts"])
+    assert first["estimated"] is True
+    if one.agent == "opencode":  # its second step is an estimate, since nothing told what it used
+        assert first["input"] >= reported.counts["input"]
+        return
+    assert {name: first[name] for name in COUNTS} == reported.counts
+    assert {name: first[name] + second[name] for name in COUNTS} == spent(one.rehearsal).counts
+    if MODELS[one.agent]:
+        assert done.json["usage"]["cost_usd"] == pytest.approx(spent(one.rehearsal).usd, rel=0.01)
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> None:
+    """The next attempt gets what is left, and the run ends when the budget is spent, though no attempt came to its end."""
+    one = stage(WORK)
+    started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.5"))
+    for number in (1, 2):
+        waits_in_its_tool(one, number, 5000 if number == 1 else 3000)
+        os.kill(one.agent_pid(number), signal.SIGKILL)
+    done = one.finish(started)
+    assert done.code == 3, done.err
+    assert "budget" in done.json["conditions"][0]["message"]
+    assert done.json["usage"]["cost_usd"] == pytest.approx(spent(one.rehearsal).usd, rel=0.05)
+    assert 1.5 <= spent(one.rehearsal).usd <= 1.5 + spent(one.rehearsal).dearest
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> None:
+    """An agent that goes on after the reply that spent the budget is ended before it gets another one."""
+    one = stage(WORK)
+    done = one.perdure(*words(one, "--budget-usd", "0.5"))
+    assert done.code == 3, done.err
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["budget_spent"]
+    assert len(one.rehearsal.requests) == 2
+    one.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["codex"])
+def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
+    """perdure was killed, and its agent spent the budget unattended: the retry closes that attempt and launches nothing; another one, given
+    in the knowledge of it, does."""
+    one = stage(WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done"))
+    started = one.start(*words(one, "--attempts", "1", "--budget-usd", "0.5"))
+    one.rehearsal.wait_for(1)
+    one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
+    started.kill()
+    one.finish(started)
+    Path(one.show()["workspace"]["path"], "first").touch()
+    one.rehearsal.wait_for(2)
+    (transcript,) = one.transcripts()
+    one.until(lambda: transcript.read_text().count("token_usage_record") == 2, "the second reply has come")
+    one.lose_machine(started)
+    closed = one.perdure("retry", "task", "--json")
+    assert closed.code == 3 and "budget" in closed.json["conditions"][0]["message"], closed.err
+    assert len(closed.json["attempts"]) == 1 and len(one.rehearsal.requests) == 2
+    stop_waiting(one)
+    assert one.perdure("retry", "task", "--json").code in (0, 3)
+    assert len(one.rehearsal.requests) > 2
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
+    """Whatever is killed whenever: no run spends more than its budget and one reply, and what it says is what the server reported."""
+    result = trial(3_000 + seed, agent)
+    assert not result.wrong and difference([result]) <= CLOSE, table([result])
