@@ -151,6 +151,33 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     one.nothing_survives()
 
 
+def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
+    """A retry sets policy, limits and further attempts, which hold from then on and are in the journal; limits above those of the service
+    take an admin, and what cannot be meant is refused."""
+    one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
+    serving.start("--jobs", "1")
+    token = serving.token("admin")
+    path = "/api/v1/runs/task/retry"
+    with stream(serving, "/api/v1/events", token) as events:
+        assert serving.ask("POST", "/api/v1/runs", token, {"prompt": "Go", "repo": str(one.repo), "name": "task"})[0] == 201
+        events.until("agent_launched")
+        serving.until(lambda: one.rehearsal.requests, "the agent has asked")
+        assert serving.ask("POST", "/api/v1/runs/task/stop", token)[0] == 200
+        events.until("run_finished")
+        assert serving.ask("POST", path, serving.token("dispatch"), {"attempts": 900})[0] == 403
+        assert serving.ask("POST", path, token, {"attempts": 0})[0] == 400
+        changes = {"continuity": "strict", "budget_usd": 2.5, "timeout_s": 900, "attempts": 4}
+        status, said = serving.ask("POST", path, token, changes)
+        assert status == 200 and (said["policy"], said["attempts_allowed"]) == ("strict", 5), said
+        events.until("run_finished")
+    assert serving.ask("GET", "/api/v1/runs/task", token)[1]["state"] == "succeeded"
+    records = serving.ask("GET", "/api/v1/runs/task/logs?limit=5000", token)[1]["records"]
+    changed = [record["event"]["names"] for record in records if record["event"]["kind"] == "settings_changed"]
+    assert [sorted(names) for names in changed] == [["budget_usd", "continuity", "timeout_s"]]
+    assert serving.stop() == 0
+    one.nothing_survives()
+
+
 def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine]) -> None:
     """A stop ends the agent in good order, a retry goes on in the same conversation; what cannot be meant is a conflict with a hint."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
