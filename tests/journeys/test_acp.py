@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,9 +65,10 @@ def stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
         pytest.param(partial(stories.test_killed_before_its_first_word, agent=""), id="killed-before-its-first-word"),
     ],
 )
-def test_a_story(stage: MakeStage, story: Callable[..., None]) -> None:
+def test_a_story(stage: MakeStage, tmp_path: Path, story: Callable[..., None]) -> None:
     """It goes on natively, or is told why not; nothing survives, neither the agent behind the bridge nor its tools."""
-    story(stage=stage)
+    given = {"tmp_path": tmp_path} if "tmp_path" in signature(story).parameters else {}
+    story(stage=stage, **given)
 
 
 def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
