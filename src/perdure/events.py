@@ -184,6 +184,8 @@ class AgentLaunched(Event, frozen=True, tag="agent_launched"):
 
     pid: int
     turn: int = 1
+    notes: tuple[str, ...] = ()
+    """What was changed in the user's arguments for the agent."""
 
 
 class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):

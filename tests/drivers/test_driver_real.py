@@ -17,7 +17,7 @@ import pytest
 
 from perdure import drivers
 from perdure.model import OutcomeKind, Permissions
-from perdure.rehearsal import Rehearsal
+from perdure.rehearsal import Player, Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
 from tests.patience import PATIENCE_S
@@ -32,7 +32,7 @@ def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 
-    def make(script: str, **options: bool) -> Bench:
+    def make(script: str | Player, **options: bool) -> Bench:
         rehearsal = Rehearsal(script).start()
         started.append(rehearsal)
         for name in ("home", "tmp", "work"):

@@ -331,3 +331,27 @@ def test_which_variables_are_its_own() -> None:
     assert [name for name in wanted if not passes(name)] == []
     others = ("GEMINI_CLI", "GEMINI_CLI_IDE_AUTH_TOKEN", "GEMINI_PTY_INFO", "GITHUB_TOKEN", "PERDURE_STATE", "NODE_OPTIONS")
     assert [name for name in others if passes(name)] == []
+
+
+def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
+    """The CLI records the file's content behind the prompt, and the prompt itself beside it; a resume writes both again."""
+    sections = ["look at @f.txt please", "\n--- Content from referenced files ---", "\nContent from @f.txt:\n", "secret plan"]
+    content = [{"text": each} for each in sections]
+    named = {"id": "a", "type": "user", "content": content, "displayContent": [{"text": "look at @f.txt please"}]}
+    for recorded in (written(head(), named), written(head(), replaced(named)), written(head(), named, replaced(named))):
+        assert texts(recorded) == ["look at @f.txt please"]
+        found = GEMINI.loads(recorded)
+        assert found is not None
+        assert [each.said for each in found.items] == ["look at @f.txt please"]
+
+
+def test_what_is_loaded_after_a_rewind() -> None:
+    """A rewind takes the named message and what follows it; one to a message that is not there takes everything."""
+    talk = [head(), user("a", "one"), model("b", "One."), user("c", "two"), model("d", "Two.")]
+    found = GEMINI.loads(written(*talk, {"$rewindTo": "c"}, user("e", "three")))
+    assert found is not None
+    assert [each.said for each in found.items] == ["one", "One.", "three"]
+    assert [each.said for each in found.dropped] == ["two", "Two."]
+    lost = GEMINI.loads(written(*talk, {"$rewindTo": "x"}))
+    assert lost is not None
+    assert (lost.items, len(lost.dropped)) == ((), 4)

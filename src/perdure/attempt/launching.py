@@ -114,6 +114,7 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
     command = driver.warm.command(opened.launch)
     if command is None:
         return None
+    opened.notes = command.notes
     idle = engine.warm.start(_over(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd)
@@ -123,8 +124,10 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
 
 def _alone(engine: Engine, opened: Opened) -> process.Process:
     assert opened.launch is not None
+    command = opened.driver.command(opened.launch)
+    opened.notes = command.notes
     return process.start(
-        _over(opened.driver.command(opened.launch), opened.env),
+        _over(command, opened.env),
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
         env=opened.env,
@@ -143,7 +146,7 @@ def _over(command: Command, own: dict[str, str]) -> Command:
 def _told(engine: Engine, opened: Opened) -> None:
     assert opened.process is not None
     turn = opened.idle.kept.turns if opened.idle is not None else 1
-    events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0, turn=turn)]
+    events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0, turn=turn, notes=opened.notes)]
     if opened.session is not None and opened.asked.kind is not Start.RESUME:
         events.append(SessionPinned(session_id=opened.session.id))
     try:

@@ -39,6 +39,8 @@ class Opened:
     """Of a session that the agent names only later."""
     launch: Launch | None = None
     env: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What the driver changed in the user's arguments."""
     idle: Idle | None = None
     """The kept agent whose turn this attempt is."""
 

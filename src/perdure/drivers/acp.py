@@ -261,8 +261,11 @@ class AcpDriver:
     def parent(self, transcript: bytes) -> str:
         return self.native.parent(transcript)
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
-        return self.native.loads(transcript, parent)
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return self.native.loads(transcript, bases)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return self.native.bases(home, transcript)
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
         return self.native.mend(copy, session_id, name, complaint)

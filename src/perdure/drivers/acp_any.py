@@ -129,8 +129,11 @@ class AnyAcpDriver:
     def parent(self, transcript: bytes) -> str:
         return ""
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         return None
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
         return Mended(refusal=f"what {self.name} writes is not known")

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import claude_events, claude_files, claude_outcome, programs, refusals, retention
+from perdure.drivers import claude_events, claude_files, claude_loads, claude_outcome, programs, refusals, retention
+from perdure.drivers.claude_settings import FLAG, NEEDED, settings
 from perdure.drivers.claude_warm import ClaudeWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
@@ -33,9 +34,6 @@ PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-
 
 MAX_PROMPT_BYTES = 10 * 1024 * 1024
 """One byte more is refused: `piped stdin input exceeds 10MB`."""
-
-SETTINGS = json.dumps({"cleanupPeriodDays": 3650}, separators=(",", ":"))
-"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also those of others."""
 
 _PERMISSIONS = {
     Permissions.READ: ("--permission-mode=dontAsk", "--disallowedTools=Edit,Write,NotebookEdit"),
@@ -51,6 +49,7 @@ ANSWER = 20_000
 
 _RESERVED = frozenset(
     {"-c", "--continue", "-r", "--resume", "--session-id", "--fork-session", "--resume-session-at", "--no-session-persistence", "--from-pr"}
+    | {"--resume-drops-turn", "-w", "--worktree", "--teleport", "--remote"}
     | {
         "-p",
         "--print",
@@ -122,21 +121,23 @@ class ClaudeDriver:
         """A prompt that is empty or too long, arguments that are perdure's to set."""
         if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude Code takes; put it into a file."
-        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED) or settings(launch).problem
 
     def command(self, launch: Launch) -> Command:
         """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag. Raises ValueError for a bad id."""
         argv = [launch.program.path, "-p", "--output-format=stream-json", "--verbose", *_conversation(launch)]
         # Only these lines tell what a reply costs when it begins: an agent that is killed in one has told it before.
         argv.append("--include-partial-messages")
-        argv += [f"--settings={SETTINGS}", *_PERMISSIONS[launch.spec.permissions]]
+        own = settings(launch)
+        argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         if launch.budget_usd and not any(argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args):
             # It counts this process alone, also after a resume (2.1.329), and is looked at after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
         env = {name: value for name, value in {**_UNATTENDED, **_compact(launch)}.items() if name not in launch.spec.env}
-        return Command(argv=(*argv, *launch.spec.agent_args), stdin=claude_files.sent(launch.prompt).encode(), env=env)
+        notes = (own.note,) if own.note else ()
+        return Command(argv=(*argv, *own.rest), stdin=claude_files.sent(launch.prompt).encode(), env=env, notes=notes)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return claude_events.parse(line)
@@ -183,12 +184,15 @@ class ClaudeDriver:
     def total(self, transcript: bytes) -> Usage:
         return Usage()
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
-        return None
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return claude_loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
 
     def by_hand(self, launch: Launch) -> Command:
         """With the same guard against the clean-up as an attempt has."""
-        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id), f"--settings={SETTINGS}"]
+        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id), f"{FLAG}={json.dumps(NEEDED)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         return Command(argv=tuple(argv), stdin=b"", env={"CLAUDE_CONFIG_DIR": launch.home})
 

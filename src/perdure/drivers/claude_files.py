@@ -89,14 +89,19 @@ def sent(prompt: str) -> str:
     return f" {prompt}" if re.match(r" */", prompt) else prompt
 
 
+def as_given(words: str) -> str:
+    """The prompt as it was before `sent`."""
+    return words[1:] if re.match(r" +/", words) else words
+
+
 def prompts(content: bytes) -> Iterator[Prompt]:
     """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines are passed over."""
     for line in content.split(b"\n"):
-        if b'"user"' in line and (entry := lines.read(line)) and (words := _prompt(entry)):
-            yield Prompt(words[1:] if re.match(r" +/", words) else words)
+        if b'"user"' in line and (entry := lines.read(line)) and (words := prompt_of(entry)):
+            yield Prompt(as_given(words))
 
 
-def _prompt(entry: dict[str, Any]) -> str:
+def prompt_of(entry: dict[str, Any]) -> str:
     """The words of a prompt; empty for all other lines."""
     if entry.get("type") != "user" or any(
         entry.get(mark) for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
@@ -144,7 +149,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
         entry = lines.read(line) if b'"user"' in line or b'"assistant"' in line else None
         if entry is None:
             continue
-        if words := _prompt(entry):
+        if words := prompt_of(entry):
             yield Spoken(False, words)
         elif entry.get("type") == "assistant" and not entry.get("isSidechain") and not entry.get("isApiErrorMessage"):
             blocks = lines.items(lines.part(entry, "message", "content"))
@@ -221,7 +226,7 @@ def end_of_turn(content: bytes, turn: int) -> str:
         entry = lines.read(line) if b'"uuid"' in line else None
         if entry is None or entry.get("isSidechain"):
             continue
-        at += bool(_prompt(entry))
+        at += bool(prompt_of(entry))
         if at > turn:
             break
         if at == turn and entry.get("type") == "assistant":

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import codex_events, codex_files, codex_outcome, programs, refusals
+from perdure.drivers import codex_events, codex_files, codex_loads, codex_outcome, programs, refusals
 from perdure.drivers.codex_warm import SANDBOX, CodexWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
@@ -35,7 +35,24 @@ _ALWAYS = ("--disable=plugins", "--disable=unbounded_connection_retries", "-c", 
 COMPACT_AT = "model_auto_compact_token_limit"
 
 _RESERVED = frozenset(
-    {"--last", "--all", "--ephemeral", "--json", "-C", "--cd", "resume", "fork", "review", "-", "--", "-h", "--help", "-V", "--version"}
+    {
+        "--last",
+        "--all",
+        "--ephemeral",
+        "--worktree",
+        "--json",
+        "-C",
+        "--cd",
+        "resume",
+        "fork",
+        "review",
+        "-",
+        "--",
+        "-h",
+        "--help",
+        "-V",
+        "--version",
+    }
 )
 
 
@@ -133,8 +150,11 @@ class CodexDriver:
     def total(self, transcript: bytes) -> Usage:
         return codex_files.total(transcript)
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
-        return None
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return codex_loads.loads(transcript, bases)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return codex_files.bases(home, transcript)
 
     def by_hand(self, launch: Launch) -> Command:
         """Without the background server, which would hold the thread for a minute after the person has left."""

@@ -1,6 +1,7 @@
 """Codex's own files: where a thread lies, what stands in it, and who has it open.
 
-Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`; `{home}/thread-writer-locks/<thread>.lock`, held by
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` behind the thread where it was begun by
+going back in the thread; `{home}/thread-writer-locks/<thread>.lock`, held by
 flock while a process writes. A fork's file holds only what came after the fork and names its parent (`forked_from_id`).
 """
 
@@ -36,9 +37,36 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """All its files, by the date in their names, the newest first."""
-    found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}.jsonl") if is_id(session_id) else ()
+    """All its files, by the date in their names, the newest first. Going back in a thread begins a further one (0.169.0)."""
+    found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}*.jsonl") if is_id(session_id) else ()
+    found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
     return sorted((path for path in found if path.is_file()), key=lambda path: path.name, reverse=True)
+
+
+def bases(home: Path, content: bytes) -> Sequence[Path]:
+    """The files that a rollout goes on from, the nearest first. Each is named by the last id in its name."""
+    found: list[Path] = []
+    head = content.partition(b"\n")[0]
+    while (path := _base(home, head)) is not None and path not in found:
+        found.append(path)
+        head = _head(path)
+    return found
+
+
+def _base(home: Path, head: bytes) -> Path | None:
+    """The file that a first line names; of several, the one with the newest date in its name."""
+    named = lines.text(lines.part(meta_of(head), "history_base", "thread_id"))
+    files = home.glob(f"sessions/*/*/*/rollout-*{named}.jsonl") if is_id(named) else ()
+    fitting = [path for path in files if path.stem.endswith((f"-{named}", f"_{named}"))]
+    return max(fitting, key=lambda path: path.name, default=None)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.readline()
+    except OSError:
+        return b""
 
 
 def place(home: Path, session_id: str, copy: Path) -> Path:
@@ -65,11 +93,11 @@ def prompts(content: bytes) -> Iterator[Prompt]:
     for line in content.split(b"\n"):
         if b'"user"' in line and (entry := lines.read(line)) and entry.get("type") == "response_item":
             message = entry.get("payload")
-            if lines.part(message, "type") == "message" and lines.part(message, "role") == "user" and (words := _prompt(message)):
+            if lines.part(message, "type") == "message" and lines.part(message, "role") == "user" and (words := prompt_of(message)):
                 yield Prompt(words)
 
 
-def _prompt(message: Any) -> str:
+def prompt_of(message: Any) -> str:
     """The words of a prompt; empty for what Codex put in itself."""
     texts = [item["text"] for item in lines.items(lines.part(message, "content")) if isinstance(item.get("text"), str)]
     origins = lines.items(lines.part(message, "internal_chat_message_metadata_passthrough", "content_item_metadata"))
@@ -86,7 +114,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
 
 
 def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
-    meta = _meta(content)
+    meta = meta_of(content)
     thread = lines.text(meta.get("id"))
     said = [prompt.text for prompt in prompts(content)]
     if not is_id(thread) or not path.stem.endswith(thread) or isinstance(meta.get("source"), dict) or not (said or parent(content)):
@@ -102,7 +130,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     )
 
 
-def _meta(content: bytes) -> dict[str, Any]:
+def meta_of(content: bytes) -> dict[str, Any]:
     """What a rollout's first line says of the thread."""
     head = lines.read(content.partition(b"\n")[0]) or {}
     meta = head.get("payload") if head.get("type") == "session_meta" else None
@@ -111,7 +139,7 @@ def _meta(content: bytes) -> dict[str, Any]:
 
 def parent(content: bytes) -> str:
     """The thread that this one was forked from: its rollout is needed as well."""
-    named = lines.text(_meta(content).get("forked_from_id"))
+    named = lines.text(meta_of(content).get("forked_from_id"))
     return named if is_id(named) else ""
 
 
@@ -182,7 +210,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
         if entry is None or entry.get("type") != "response_item" or lines.part(entry, "payload", "type") != "message":
             continue
         message = entry["payload"]
-        if message.get("role") == "user" and (words := _prompt(message)):
+        if message.get("role") == "user" and (words := prompt_of(message)):
             yield Spoken(False, words)
         elif message.get("role") == "assistant":
             said = "\n".join(lines.text(item.get("text")) for item in lines.items(message.get("content")))

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import gemini_events, gemini_files, gemini_outcome, programs, refusals, retention
+from perdure.drivers import gemini_events, gemini_files, gemini_loads, gemini_outcome, programs, refusals, retention
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
@@ -140,8 +140,11 @@ class GeminiDriver:
     def total(self, transcript: bytes) -> Usage:
         return Usage()
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
-        return None
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return gemini_loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
 
     def by_hand(self, launch: Launch) -> Command:
         """With the same guard against the clean-up as an attempt has."""

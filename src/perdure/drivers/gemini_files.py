@@ -139,8 +139,8 @@ def prompts(content: bytes) -> Iterator[Prompt]:
         messages = lines.part(record, "$set", "messages")
         if isinstance(messages, list):
             given = lines.items(messages)
-            now = {key: words for message in given if (key := _key(message)) and (words := _words(message))}
-            if (summary := _summary(given)) is not None:
+            now = {key: words for message in given if (key := _key(message)) and (words := words_of(message))}
+            if (summary := summary_of(given)) is not None:
                 condensed |= (alive - set(now)) | {summary}
                 now |= {key: said[key] for key in condensed if key in said}
                 now.pop(summary, None)
@@ -149,29 +149,46 @@ def prompts(content: bytes) -> Iterator[Prompt]:
         elif isinstance(last := record.get("$rewindTo"), str):
             order = list(said)
             alive -= set(order[order.index(last) :] if last in said else order)
-        elif (key := _key(record)) and (words := _words(record)):
+        elif (key := _key(record)) and (words := words_of(record)):
             said[key] = words
             alive.add(key)
     for key, words in said.items():
         if key in alive:
-            yield Prompt(words.removeprefix(_LABEL) if _COMMAND.match(words) else words)
+            yield Prompt(as_given(words))
 
 
 def _key(message: dict[str, Any]) -> str:
     return lines.text(message.get("id")) if message.get("type") == "user" else ""
 
 
-def _words(message: dict[str, Any]) -> str:
-    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a resume throws away."""
-    content = message.get("content")
-    parts = [{"text": content}] if isinstance(content, str) else lines.items(content)
+def words_of(message: dict[str, Any]) -> str:
+    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a resume throws away.
+
+    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has it as it was given.
+    """
+    parts = _parts(message.get("content"))
     if any("functionResponse" in part for part in parts):
         return ""
-    words = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-    return "" if not words.strip() or _IGNORED.match(words) else words
+    words = _joined(parts)
+    if not words.strip() or _IGNORED.match(words):
+        return ""
+    return _joined(_parts(message.get("displayContent"))) or words
 
 
-def _summary(messages: Sequence[dict[str, Any]]) -> str | None:
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"text": content}] if isinstance(content, str) else lines.items(content)
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> str:
+    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def as_given(words: str) -> str:
+    """The prompt as it was before `sent`."""
+    return words.removeprefix(_LABEL) if _COMMAND.match(words) else words
+
+
+def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
     """The id of the message in which the CLI condensed what came before; it is followed by a fixed answer."""
     for message, answer in pairwise(messages):
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
@@ -204,11 +221,11 @@ def spoken(content: bytes) -> Iterator[Spoken]:
     for line in content.split(b"\n"):
         record = lines.read(line) if line.strip() else None
         for message in [record, *lines.items(lines.part(record, "$set", "messages"))] if record is not None else []:
-            key, words = lines.text(message.get("id")), _words(message)
+            key, words = lines.text(message.get("id")), words_of(message)
             if key in told or not words.strip() or message.get("type") not in ("user", "gemini"):
                 continue
             told.add(key)
-            yield Spoken(message.get("type") == "gemini", words.removeprefix(_LABEL) if _COMMAND.match(words) else words)
+            yield Spoken(message.get("type") == "gemini", as_given(words))
 
 
 def fill(content: bytes) -> Fill:
@@ -217,7 +234,7 @@ def fill(content: bytes) -> Fill:
     for line in content.split(b"\n"):
         record = lines.read(line) if b'"tokens"' in line or b'"$set"' in line else None
         given = lines.items(lines.part(record, "$set", "messages"))
-        if (summary := _summary(given)) is not None:
+        if (summary := summary_of(given)) is not None:
             condensed.add(summary)
         for message in [*given, *([record] if record is not None else [])]:
             if message.get("type") == "gemini" and (carried := lines.whole(lines.part(message, "tokens", "input"))):

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import opencode_archive, opencode_events, opencode_outcome, programs, refusals
+from perdure.drivers import opencode_archive, opencode_events, opencode_loads, opencode_outcome, programs, refusals
 from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
@@ -159,8 +159,11 @@ class OpenCodeDriver:
     def total(self, transcript: bytes) -> Usage:
         return Usage()
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
-        return None
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return opencode_loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
 
     def by_hand(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]

@@ -4,7 +4,8 @@ Layout of 1.18.33: tables `session`, `message`, `part`, the latter two with thei
 one for the session, one for each message, one for each part, in the order in which the CLI reads them, keys sorted. What the CLI
 changes afterwards in rows that are complete (a summary of changes on a prompt, the mark of a pruned tool output) is left out, so
 lines that were read once stay as they are while the conversation only goes on. A process that was killed leaves rows that are not
-complete; no later one completes them.
+complete; no later one completes them. While a session is reverted, a last line says to which place: its next prompt deletes what
+stands behind that.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _FIRST = 500
 _ID = re.compile(r"ses_[0-9A-Za-z]{10,64}")
 
 _SESSION = "select id, directory, time_created from session where id = ?"
+_REVERT = "select revert from session where id = ? and revert is not null"
 _ROWS = """
 select m.id, m.data, p.id, p.data from message m left join part p on p.message_id = m.id
 where m.session_id = ? order by m.time_created, m.id, p.id
@@ -94,6 +96,9 @@ class OpenCodeArchive:
                 told.append(_line({"type": "message", "id": message, "data": info}))
             if part_id is not None:
                 told.append(_line({"type": "part", "id": part_id, "message": message, "role": role, "data": _part(_row(part_row))}))
+        for (row,) in _rows(home, _REVERT, session_id):
+            place = {name: key for name, key in _row(row).items() if name in ("messageID", "partID")}
+            told.append(_line({"type": "revert", "id": lines.text(place.get("messageID")), "data": place}))
         return b"".join(told)
 
     def find(self, home: Path, mark: str) -> str:

@@ -13,7 +13,7 @@ from perdure.mending.reading import Draft, Habits, draft, part, text
 
 HABITS = Habits(
     opening=r'\{"(created|data)":',
-    is_record=lambda record: record.get("type") in ("session", "message", "part") and isinstance(record.get("id"), str),
+    is_record=lambda record: record.get("type") in ("session", "message", "part", "revert") and isinstance(record.get("id"), str),
     headed=True,
     keeps_unicode=False,
     ends_torn_line=False,

@@ -151,6 +151,8 @@ class Command:
     argv: tuple[str, ...]
     stdin: bytes
     env: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What the driver changed in the user's arguments, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,15 @@ def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> 
     return Item(kind, key, digest(text), " ".join(text[: 4 * SAID].split())[:SAID], made_up)
 
 
+def call(key: str, name: str, given: object, said: str = "") -> Item:
+    """Return the item for a tool call with its arguments; `said` is the argument that a person would quote."""
+    from json import dumps
+
+    arguments = dumps(given, sort_keys=True, separators=(",", ":"), default=str)
+    quoted = " ".join(f"{name} {said or arguments}"[: 4 * SAID].split())[:SAID]
+    return Item(ItemKind.CALL, key, digest(f"{name} {arguments}"), quoted)
+
+
 def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
     """Return what became of the known items in what a resume would load now."""
     ours = [each for each in known if not each.made_up]

@@ -262,11 +262,16 @@ class AgentDriver(Protocol):
         the conversation was compacted. Unreadable lines are passed over."""
         ...
 
-    def loads(self, transcript: bytes, parent: Loaded | None = None) -> Loaded | None:
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         """What a resume would show to the model, from a transcript as it is now: only what the CLI loads, in its order. None where
-        that is not known of this CLI. `parent`: what the conversation that `parent` names would load, for a fork whose transcript does
-        not repeat it. Pure; unreadable lines are passed over, as the CLI does; never raises."""
+        that is not known of this CLI. `bases`: the contents of what `bases` names. Pure; unreadable lines are passed over, as the CLI
+        does; never raises. Called by way of `transcripts.loaded`."""
         return None
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        """The files whose beginning this transcript goes on from without repeating it, the nearest first: of a fork, or of a
+        conversation that was rewound. Reads the file system."""
+        return ()
 
     def by_hand(self, launch: Launch) -> Command:
         """What a person types to go on with the conversation in the agent's own program, in the launch's directory."""

@@ -50,10 +50,23 @@ def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
     return list(driver.prompts(content))[: earlier.turns] == list(driver.prompts(content[: earlier.size]))
 
 
-def loaded(driver: AgentDriver, content: bytes, parent: Loaded | None = None) -> Loaded | None:
-    """Return what a resume would load from a transcript; None where the driver cannot say (an installed one may not know `loads`)."""
-    loads = getattr(driver, "loads", None)
-    return loads(content, parent) if loads is not None else None
+def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
+    """Return what a resume would load from a transcript; None where the driver cannot say (an installed one may not know `loads`).
+
+    Reads the files that the transcript goes on from; one that cannot be read counts as empty.
+    """
+    loads, find = getattr(driver, "loads", None), getattr(driver, "bases", None)
+    if loads is None:
+        return None
+    found: Loaded | None = loads(content, [_content(path) for path in find(home, content)] if find is not None else [])
+    return found
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> list[str]:

@@ -1,0 +1,52 @@
+"""What a driver says that a resume would load, held against what the next request brought to the model, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.model import Item, ItemKind, Loaded
+from perdure.rehearsal import Message
+from perdure.testing.drivers import Bench
+from perdure.testing.drivers.bench import Ran, resume
+from perdure.transcripts import loaded
+
+KINDS = {"user": "prompt", "assistant": "answer", "tool_call": "call", "tool_result": "result"}
+LENGTH = 40
+
+
+def told(found: Loaded) -> list[tuple[str, str]]:
+    """The driver's items: the kind, and the call's id or the beginning of the words. A summary reaches the model as a prompt."""
+    return [(_kind(each), each.key or each.said[:LENGTH]) for each in found.items]
+
+
+def _kind(each: Item) -> str:
+    return "prompt" if each.kind is ItemKind.SUMMARY else each.kind.value
+
+
+def shown(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """The model server's record in the same form. A result that Gemini tells again is told once."""
+    found: list[tuple[str, str]] = []
+    for message in messages:
+        each = (KINDS[message.role], message.call or " ".join(message.text.split())[:LENGTH])
+        if not message.call or each not in found:
+            found.append(each)
+    return found
+
+
+def loads_now(stage: Bench, session_id: str) -> Loaded:
+    """What a resume would load from the conversation as it lies there."""
+    found = loaded(stage.driver, stage.home, stage.content(session_id))
+    assert found is not None
+    return found
+
+
+def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, Ran]:
+    """Resumes with a prompt, and holds the driver's word against the first request. Returns both."""
+    found = loads_now(stage, session_id)
+    before = len(stage.rehearsal.requests)
+    ran = stage.run(prompt, resume(session_id), **spec)
+    asked = [request for request in stage.rehearsal.requests[before:] if request.messages and not request.side]
+    assert shown(asked[0].messages)[:-1] == told(found)
+    assert asked[0].messages[-1].text.strip() == prompt
+    return found, ran

@@ -1,0 +1,457 @@
+"""What a resume loads, as the drivers tell it: each story on the real CLI, held against the model server's record."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import drivers
+from perdure.drivers import claude_files
+from perdure.model import Continuation, ItemKind, Loaded, Permissions, Relation, Start, compare
+from perdure.rehearsal import Cue
+from perdure.rehearsal.conversation import Conversation
+from perdure.rehearsal.script import Say
+from perdure.testing.drivers import Bench
+from perdure.testing.drivers.bench import PATIENCE_S, resume
+from tests.drivers.talk import goes_on, loads_now, shown, told
+from tests.drivers.test_driver_real import Make, benches
+
+TOOLS = "say Let me see.\nrun echo a\nrun echo b\n---\nsay First done.\n---\nrun echo c\n---\nsay Second done."
+LONG = "python3 -c 'import time; time.sleep(300)'"
+MORE = "".join(f"\n---\nsay Answer {number}." for number in range(10))
+FULL = Permissions.FULL
+
+
+@pytest.fixture(params=["claude", "codex"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes benches for each agent that starts fast."""
+    yield from benches(request.param)
+
+
+@pytest.fixture
+def claude() -> Iterator[Make]:
+    """Makes benches for Claude Code."""
+    yield from benches("claude")
+
+
+@pytest.fixture
+def codex() -> Iterator[Make]:
+    """Makes benches for Codex."""
+    yield from benches("codex")
+
+
+def waits(met: Any) -> None:
+    """Waits until it is met."""
+    end = time.monotonic() + PATIENCE_S
+    while not met():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+# --- every CLI -----------------------------------------------------------------------------------------------------
+
+
+def test_turns_with_tools(bench: Make) -> None:
+    """Two turns with parallel and single calls: prompts, answers, calls and results in their order, none left out."""
+    stage = bench(TOOLS + MORE)
+    session = stage.run("hello one", permissions=FULL).session_id
+    goes_on(stage, session, "hello two", permissions=FULL)
+    found, _ = goes_on(stage, session, "hello three")
+    assert (found.compactions, found.condensed, found.dropped) == (0, (), ())
+    assert [each.kind.value for each in found.items].count("result") == 3
+
+
+def test_killed_in_a_tool(bench: Make) -> None:
+    """The call has a result that the CLI made up; it is marked, also when a later attempt finds it in the file."""
+    stage = bench(f"say Let me see.\nrun {LONG}" + MORE)
+    session = _killed_in_tool(stage)
+    before, _ = goes_on(stage, session, "hello two")
+    made_up = [each for each in before.items if each.made_up]
+    assert made_up[0].kind is ItemKind.RESULT
+    after, _ = goes_on(stage, session, "hello three")
+    assert compare(before.items, after).whole
+
+
+def _killed_in_tool(stage: Bench) -> str:
+    """A first turn whose agent was killed while its command ran. Returns the conversation's id."""
+    chosen = str(uuid.uuid4()) if stage.driver.abilities.choose_id else ""
+    launch = stage.launch("hello one", Continuation(kind=Start.FRESH, session_id=chosen), permissions=FULL)
+    command = stage.driver.command(launch)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=stage.cwd, env={**command.env, **stage.environ}, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(command.stdin)
+        process.stdin.close()
+        process.stdin = None
+        waits(lambda: _tools(stage))
+        waits(lambda: _call_recorded(stage))
+        process.kill()
+        process.communicate()
+    for pid in _tools(stage):
+        os.kill(pid, signal.SIGKILL)
+    return stage.driver.conversations(stage.home, 1)[0].id
+
+
+def _call_recorded(stage: Bench) -> bool:
+    there = stage.driver.conversations(stage.home, 1)
+    found = stage.driver.loads(Path(there[0].path).read_bytes()) if there else None
+    return found is not None and any(each.kind is ItemKind.CALL for each in found.items)
+
+
+def _tools(stage: Bench) -> list[int]:
+    """The processes of the long command in the bench's directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            sleeps = b"time.sleep(300)" in (folder / "cmdline").read_bytes()
+            if sleeps and (folder / "cwd").resolve() == stage.cwd.resolve():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+# --- Claude Code ---------------------------------------------------------------------------------------------------
+
+
+def typed(stage: Bench, words: str, session: str) -> None:
+    """Gives the CLI a command of its own, which a driver's prompt never is."""
+    argv = [stage.driver.locate(stage.environ).path, "-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
+    subprocess.run(argv, input=words.encode(), cwd=stage.cwd, env=dict(stage.environ), capture_output=True, check=False)
+
+
+def test_claude_rewound(claude: Make) -> None:
+    """After a way back to an earlier answer the turns behind it are on a dead branch, whatever the file still has."""
+    stage = claude(TOOLS + MORE)
+    session = stage.run("hello one", permissions=FULL).session_id
+    stage.run("hello two", resume(session), permissions=FULL)
+    known = loads_now(stage, session)
+    at = claude_files.end_of_turn(stage.content(session), 1)
+    argv = [stage.driver.locate(stage.environ).path, "-p", f"--resume={session}", f"--resume-session-at={at}"]
+    subprocess.run(argv, input=b"another way", cwd=stage.cwd, env=dict(stage.environ), capture_output=True, check=True)
+    found, _ = goes_on(stage, session, "hello three")
+    seen = compare(known.items, found)
+    assert seen.relation is Relation.SHORTENED
+    assert seen.missing[0].said == "hello two"
+    assert seen.off_branch == len(seen.missing) == 4
+    assert [each.said for each in seen.prompts_added] == ["another way"]
+
+
+def test_claude_compacted(claude: Make) -> None:
+    """A summary stands for what was said before, except for what the boundary keeps; a second compaction counts too."""
+    stage = claude(f"summary What happened so far.\n{TOOLS}{MORE}")
+    session = stage.run("hello one", permissions=FULL).session_id
+    stage.run("hello two", resume(session), permissions=FULL)
+    known = loads_now(stage, session)
+    typed(stage, "/compact", session)
+    found = loads_now(stage, session)
+    assert (found.compactions, found.items[0].kind, found.dropped) == (1, ItemKind.SUMMARY, ())
+    seen = compare(known.items, found)
+    assert (seen.relation, seen.missing) == (Relation.COMPACTED, ())
+    assert seen.condensed == len(known.items) - 1
+    _same_as_request(stage, session, found)
+    typed(stage, "/compact", session)
+    again = loads_now(stage, session)
+    assert again.compactions == 2
+    assert compare(known.items, again).relation is Relation.COMPACTED
+    _same_as_request(stage, session, again)
+
+
+def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
+    """Held against the request without the words of the `/compact` itself, which are no items."""
+    stage.run("go on", resume(session))
+    asked = shown(stage.rehearsal.last.messages)[:-1]
+    assert [each for each in asked if not each[1].startswith(("<local-command", "<command-name>"))] == told(found)
+
+
+class Crowd:
+    """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as well."""
+
+    def __init__(self) -> None:
+        self.stranger_came = threading.Event()
+
+    def next(self, conversation: Conversation) -> Cue:
+        prompt = conversation.prompts[-1]
+        if "stranger" in prompt:
+            self.stranger_came.set()
+        elif "ours" in prompt:
+            self.stranger_came.wait(PATIENCE_S)
+        return Cue((Say(f"Answer to {prompt.strip()}."),), script=0)
+
+    def summary(self, conversation: Conversation) -> str:
+        return ""
+
+
+def test_claude_two_writers(claude: Make) -> None:
+    """Two processes on one conversation write into one file at once: what the next one loads of it is told item by item."""
+    stage = claude(Crowd())
+    session = stage.run("hello one").session_id
+    command = stage.driver.command(stage.launch("ours", resume(session)))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=stage.cwd, env={**command.env, **stage.environ}
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(command.stdin)
+        process.stdin.close()
+        process.stdin = None
+        stage.rehearsal.wait_for(2, PATIENCE_S)
+        stage.run("the stranger's", resume(session))
+        process.communicate(timeout=PATIENCE_S)
+    found, _ = goes_on(stage, session, "go on")
+    both = {each.said for each in (*found.items, *found.dropped)}
+    assert {"ours", "the stranger's", "Answer to ours.", "Answer to the stranger's."} <= both
+
+
+class Paper:
+    """A transcript of Claude Code, written by hand: each record has a short name."""
+
+    def __init__(self, seconds: int = 60) -> None:
+        self.session = str(uuid.uuid4())
+        self.step = timedelta(seconds=seconds)
+        self.records: list[dict[str, Any]] = []
+        self._ids: dict[str, str] = {}
+
+    def id(self, name: str | None) -> str | None:
+        return self._ids.setdefault(name, str(uuid.uuid4())) if name else None
+
+    def add(self, name: str, parent: str | None, kind: str, **fields: Any) -> Paper:
+        stamp = (datetime(2026, 11, 22, 9) + self.step * len(self.records)).isoformat(timespec="milliseconds") + "Z"
+        head = {"parentUuid": self.id(parent), "isSidechain": False, "type": kind, "uuid": self.id(name), "timestamp": stamp}
+        self.records.append({**head, "sessionId": self.session, "cwd": "/", "version": "2.1.329", **fields})
+        return self
+
+    def user(self, name: str, parent: str | None, content: Any, **fields: Any) -> Paper:
+        return self.add(name, parent, "user", message={"role": "user", "content": content}, **{"promptSource": "sdk", **fields})
+
+    def reply(self, name: str, parent: str | None, block: dict[str, Any], reply: str = "", **fields: Any) -> Paper:
+        head = {"id": reply or f"msg_{name}", "type": "message", "role": "assistant", "model": "claude-opus-5-5"}
+        return self.add(name, parent, "assistant", message={**head, "content": [block], "usage": {}}, **fields)
+
+    def says(self, name: str, parent: str | None, words: str, reply: str = "", **fields: Any) -> Paper:
+        return self.reply(name, parent, {"type": "text", "text": words}, reply, **fields)
+
+    def calls(self, name: str, parent: str | None, key: str, reply: str = "") -> Paper:
+        return self.reply(name, parent, {"type": "tool_use", "id": key, "name": "Bash", "input": {"command": key}}, reply)
+
+    def result(self, name: str, parent: str | None, key: str) -> Paper:
+        return self.user(name, parent, [{"type": "tool_result", "tool_use_id": key, "content": f"of {key}"}], promptSource=None)
+
+    def last_prompt(self, leaf: str) -> Paper:
+        self.records.append({"type": "last-prompt", "lastPrompt": "x", "leafUuid": self.id(leaf), "sessionId": self.session})
+        return self
+
+    def boundary(self, name: str, after: str, *kept: str) -> Paper:
+        """A compact boundary that keeps records, and its summary, whose name has an S behind it."""
+        uuids = [self.id(each) for each in kept]
+        keeps = {"preservedMessages": {"anchorUuid": self.id(f"{name}S"), "uuids": uuids}} if kept else {}
+        told = {"trigger": "manual", "preTokens": 100, **keeps}
+        self.add(name, None, "system", subtype="compact_boundary", logicalParentUuid=self.id(after), compactMetadata=told)
+        return self.user(f"{name}S", name, "SUMMARY", isCompactSummary=True, isVisibleInTranscriptOnly=True)
+
+    def two_turns(self) -> Paper:
+        return self.user("1", None, "p1").says("2", "1", "a1").user("3", "2", "p2").says("4", "3", "a2")
+
+
+def papers() -> dict[str, Paper]:
+    """Shapes of the file that decide what is loaded, each with what decides in it."""
+    other = {"5": "q2", "6": "b2"}
+
+    def branch(paper: Paper, parent: str = "2") -> Paper:
+        return paper.user("5", parent, other["5"]).says("6", "5", other["6"])
+
+    def parallel() -> Paper:
+        return Paper().user("1", None, "p1").says("2", "1", "see", "M").calls("3", "2", "A", "M").calls("4", "3", "B", "M")
+
+    date = {"attachment": {"type": "date", "date": "2026-11-22"}}
+    failed = {
+        "isApiErrorMessage": True,
+        "message": {"role": "assistant", "model": "<synthetic>", "content": [{"type": "text", "text": "E"}]},
+    }
+    tail = Paper().two_turns()
+    return {
+        "the newest record decides between two branches": branch(Paper().two_turns()),
+        "the named leaf decides if the newest record is not behind it": branch(Paper().two_turns()).last_prompt("4"),
+        "the named leaf is gone on from": branch(Paper().two_turns().last_prompt("4"), "4"),
+        "a named leaf in the middle of the newest branch": Paper().two_turns().last_prompt("2"),
+        "the newest named leaf decides": branch(Paper().two_turns().last_prompt("4")).last_prompt("6"),
+        "a branch behind the named leaf, and a newer one beside it": branch(Paper().two_turns().last_prompt("4"), "4")
+        .user("7", "2", "q3")
+        .says("8", "7", "b3"),
+        "an attachment on a dead branch is a record too": Paper().two_turns().add("5", "2", "attachment", **date),
+        "a progress record is none": Paper().two_turns().add("5", "2", "progress", data={}),
+        "a sidechain is none": Paper().two_turns().user("5", "2", "side", isSidechain=True),
+        "a missing parent, and a record just before": Paper(seconds=4).two_turns().user("5", "lost", "p3").says("6", "5", "a3"),
+        "a missing parent, and nothing for a minute before": Paper().two_turns().user("5", "lost", "p3").says("6", "5", "a3"),
+        "a second root": Paper().user("1", None, "p1").says("2", "1", "a1").user("3", None, "p2").says("4", "3", "a2"),
+        "a record told twice is the later one": Paper().two_turns().user("3", "2", "pX").says("4", "3", "aX"),
+        "a record told again at the end is the newest": Paper().two_turns().user("1", None, "p1"),
+        "children before their parents": Paper().says("4", "3", "a2").user("3", "2", "p2").says("2", "1", "a1").user("1", None, "p1"),
+        "parallel calls": parallel().result("6", "4", "B").result("7", "3", "A").says("9", "7", "done"),
+        "parallel calls, the last of them named": parallel()
+        .last_prompt("4")
+        .result("6", "4", "B")
+        .result("7", "3", "A")
+        .says("9", "7", "done"),
+        "parallel calls, one without a result": parallel().result("6", "4", "B").says("9", "6", "done"),
+        "parallel calls, one open at the end": parallel().result("7", "3", "A"),
+        "an open call at the end": Paper().user("1", None, "p1").calls("2", "1", "A"),
+        "an open call and a prompt behind it": Paper().user("1", None, "p1").calls("2", "1", "A").user("3", "2", "p2"),
+        "an open call in the middle": Paper().user("1", None, "p1").calls("2", "1", "A").user("3", "2", "p2").says("4", "3", "a2"),
+        "a result without a call": Paper().user("1", None, "p1").result("2", "1", "A").says("3", "2", "a1"),
+        "a second result": Paper()
+        .user("1", None, "p1")
+        .calls("2", "1", "A")
+        .result("3", "2", "A")
+        .result("4", "3", "A")
+        .says("5", "4", "a1"),
+        "a result before its call": Paper().user("1", None, "p1").result("2", "1", "A").calls("3", "2", "A").says("4", "3", "a1"),
+        "a prompt at the end": Paper().two_turns().user("5", "4", "p3"),
+        "an API error": Paper().user("1", None, "p1").add("2", "1", "assistant", **failed).user("3", "2", "p2").says("4", "3", "a2"),
+        "an API error at the end": Paper().user("1", None, "p1").add("2", "1", "assistant", **failed),
+        "compacted": Paper().two_turns().boundary("5", "4").user("7", "5S", "p3").says("8", "7", "a3"),
+        "compacted, two records kept": Paper().two_turns().boundary("5", "4", "2", "4").user("7", "5S", "p3").says("8", "7", "a3"),
+        "compacted, a kept record is lost": tail.boundary("5", "4", "lost", "4").user("7", "5S", "p3").says("8", "7", "a3"),
+        "rewound to before a compaction": branch(Paper().two_turns().boundary("7", "4").user("8", "7S", "p3").says("9", "8", "a3")),
+    }
+
+
+def test_claude_shapes(claude: Make) -> None:
+    """Thirty shapes of a transcript, each resumed by the CLI: the driver tells for every one what is loaded."""
+    stage = claude("\n---\n".join(["say Answer."] * 60))
+    wrong = {}
+    for name, paper in papers().items():
+        place = stage.driver.place(stage.home, paper.session, stage.cwd, Path())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("".join(json.dumps(record) + "\n" for record in paper.records))
+        found = told(loads_now(stage, paper.session))
+        before = len(stage.rehearsal.requests)
+        stage.run("go on", resume(paper.session))
+        asked = shown(next(each for each in stage.rehearsal.requests[before:] if each.messages).messages)[:-1]
+        if asked != found:
+            wrong[name] = (asked, found)
+    assert wrong == {}, "\n".join(f"{name}:\n  {asked}\n  {ours}" for name, (asked, ours) in wrong.items())
+
+
+# --- Codex ---------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """`codex app-server`, as the CLI's own terminal uses it."""
+
+    def __init__(self, stage: Bench, thread: str) -> None:
+        argv = [stage.driver.locate(stage.environ).path, "app-server", "--disable=plugins"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=stage.cwd, env=dict(stage.environ))
+        self.thread, self.asked = thread, 0
+        about = {"name": "test", "title": "test", "version": "1"}
+        self.call("initialize", clientInfo=about, capabilities={"experimentalApi": True})
+        self._write({"method": "initialized"})
+        self.turns = [turn["id"] for turn in self.call("thread/resume", threadId=thread)["thread"]["turns"]]
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def _read(self, wanted: Any) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        return next(message for line in self.process.stdout if wanted(message := json.loads(line)))
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self.asked += 1
+        self._write({"id": self.asked, "method": method, "params": params})
+        answer = self._read(lambda message: message.get("id") == self.asked and "method" not in message)
+        assert "error" not in answer, answer
+        return answer["result"] or {}
+
+    def compact(self) -> None:
+        self.call("thread/compact/start", threadId=self.thread)
+        self._read(lambda message: message.get("method") == "turn/completed")
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def go_back(stage: Bench, thread: str, turns: int) -> None:
+    """As a person does with the Esc key twice."""
+    server = Server(stage, thread)
+    server.call("thread/revert", threadId=thread, beforeTurnId=server.turns[-turns])
+    server.close()
+
+
+def test_codex_went_back(codex: Make) -> None:
+    """Going back begins a new file for the same thread; what it leaves of the earlier one is loaded, and named where it does not."""
+    stage = codex(TOOLS + MORE)
+    thread = stage.run("hello one").session_id
+    stage.run("hello two", resume(thread))
+    known = loads_now(stage, thread)
+    go_back(stage, thread, 1)
+    assert len(stage.driver.remains(stage.home, thread)) == 2
+    found, _ = goes_on(stage, thread, "another way")
+    seen = compare(known.items, found)
+    assert (seen.relation, seen.off_branch) == (Relation.SHORTENED, 4)
+    assert seen.missing[0].said == "hello two"
+    go_back(stage, thread, 1)
+    goes_on(stage, thread, "a third way")
+    assert stage.prompts(thread) == ["a third way"]
+
+
+def test_codex_compacted(codex: Make) -> None:
+    """The prompts stay, and a summary stands for the rest; in a fork and after a way back too."""
+    stage = codex(f"summary What happened so far.\n{TOOLS}{MORE}")
+    thread = stage.run("hello one").session_id
+    stage.run("hello two", resume(thread))
+    known = loads_now(stage, thread)
+    server = Server(stage, thread)
+    server.compact()
+    server.close()
+    found, _ = goes_on(stage, thread, "hello three")
+    seen = compare(known.items, found)
+    assert (found.compactions, seen.relation, seen.missing) == (1, Relation.COMPACTED, ())
+    assert [each.kind for each in found.items] == [ItemKind.PROMPT, ItemKind.PROMPT, ItemKind.SUMMARY]
+    fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id
+    goes_on(stage, fork, "in the fork")
+    go_back(stage, thread, 1)
+    goes_on(stage, thread, "hello four")
+
+
+def test_codex_forked(codex: Make) -> None:
+    """A fork's file does not repeat its parent: what is loaded from that ends where the fork began, whatever the parent did since."""
+    stage = codex(TOOLS + MORE)
+    thread = stage.run("hello one").session_id
+    fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id
+    stage.run("the parent goes on", resume(thread))
+    found, _ = goes_on(stage, fork, "in the fork")
+    assert found.dropped == ()
+    second = stage.run("a fork of the fork", Continuation(kind=Start.FORK, session_id=fork)).session_id
+    goes_on(stage, second, "in the second fork")
+
+
+# --- any transcript ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
+def test_nothing_that_stands_in_a_file_raises(agent: str) -> None:
+    """Records with other types than expected, cycles, and what is no record: hostile files are read as far as they can be."""
+    odd: list[Any] = [None, 1, [], {}, "x", [1], {"a": 1}, [{"type": []}]]
+    keys = ("type", "uuid", "parentUuid", "message", "payload", "$set", "$rewindTo", "id", "data", "compactMetadata", "leafUuid", "content")
+    kinds = ("user", "assistant", "system", "last-prompt", "response_item", "compacted", "message", "part", "revert", "gemini")
+    lines = [json.dumps({"type": kind, "uuid": "a", "id": "a", key: value}) for kind in kinds for key in keys for value in odd]
+    shapes = [json.dumps({"type": "assistant", "uuid": "b", "message": value}) for value in odd]
+    content = "\n".join([*lines, *shapes, "\x00", "{", "[]", '{"type":"user","parentUuid":"a","uuid":"a"}']).encode()
+    assert drivers.load(agent).loads(content) is not None
+    assert drivers.load(agent).loads(b"") == Loaded()
