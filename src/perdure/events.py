@@ -539,6 +539,21 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
     commits: int
 
 
+class ChecksFailed(Event, frozen=True, tag="checks_failed"):
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: all that a suite, a workflow or a pipeline sums
+    up, whatever its checks are called."""
+
+    commit: str
+    checks: tuple[str, ...] = ()
+    rollup: bool = False
+
+
+class Withdrawn(Event, frozen=True, tag="withdrawn"):
+    """The work was taken back on the forge: unassigned, a label taken off, or a word to stop."""
+
+    why: str
+
+
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
     """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there.
     `needed`: it holds what is in no repository."""
@@ -622,6 +637,8 @@ RunEvent = (
     | Published
     | NotPublished
     | BaseMoved
+    | ChecksFailed
+    | Withdrawn
     | CleanedUp
     | WorkdirSwept
     | BroughtBack

@@ -10,6 +10,7 @@ from perdure.events import (
     BroughtBack,
     CheckpointMissed,
     CheckpointRestored,
+    ChecksFailed,
     CleanedUp,
     CollisionSeen,
     Compacted,
@@ -44,6 +45,7 @@ from perdure.events import (
     VerifyEnded,
     VerifyStarted,
     WorkdirSwept,
+    Withdrawn,
     WritesLost,
 )
 from perdure.model import Start
@@ -128,6 +130,10 @@ def line_of(record: Record) -> str:
             return f"again at {clock(after)}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):
             return f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
+        case ChecksFailed(commit=commit, checks=checks):
+            return f"  told of failed checks at {one_line(commit, 12)}: {one_line(', '.join(checks), 120)}"
+        case Withdrawn(why=why):
+            return f"taken back on the forge: {one_line(why, 160)}"
         case CleanedUp(why=why, checkpoint=number):
             return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (f"; checkpoint {number}" if number else "")
         case WorkdirSwept(why=why, checkpoint=number):

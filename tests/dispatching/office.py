@@ -4,6 +4,7 @@ programs that do nothing; attempts are claimed and ended by the test."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from perdure.dispatching import Dispatcher
-from perdure.forges import Arrived, Delivery, Forge, Intent, IntentKind, Reading
+from perdure.forges import Arrived, Delivery, Forge, Intent, IntentKind, Reading, receive
 from perdure.forges.rules import Rule
 from perdure.model import Claim, Decision, Outcome, OutcomeKind, RunState, TaskRun, TaskSpec
 from perdure.protocols import Ending
 from perdure.wiring import open_engine
+from tests.forges import payloads
 from tests.sweeper.ground import Ground, make_ground
 
 LEASE_S = 60.0
@@ -55,6 +57,17 @@ class Office:
             )  # fmt: skip
         return [accepted.number for accepted in self.engine.store.accept(made)]
 
+    def deliver(self, forge: Forge, event: str, body: dict[str, Any], source: str = "hub") -> Delivery:
+        """What became of a webhook in one round, from its raw body on."""
+        self.count += 1
+        # No two are the same: a real one has the time.
+        raw = json.dumps({**body, "numbered": self.count}).encode()
+        headers = payloads.headers(forge, event, raw)
+        arrived = receive(headers, raw, source=source, secrets=(payloads.SECRET,), now_s=time.time(), expected=forge)
+        (accepted,) = self.engine.store.accept([arrived])
+        self.dispatcher.round()
+        return self.delivery(accepted.number)
+
     def told(self, *intents: Intent, source: str = "hub") -> list[Delivery]:
         """What became of these deliveries in one round."""
         numbers = self.arrive(*intents, source=source)
@@ -79,6 +92,11 @@ class Office:
         found = self.engine.store.claim("ann", LEASE_S, self.run(rule).id)
         assert found is not None
         return found
+
+    def stop(self, claim: Claim) -> TaskRun:
+        """The attempt ends because somebody asked it to."""
+        ending = Ending(outcome=Outcome(kind=OutcomeKind.CANCELLED), decision=Decision(state=RunState.CANCELLED))
+        return self.engine.store.finish(claim, ending)
 
     def end(self, claim: Claim) -> TaskRun:
         """The attempt ends well."""

@@ -35,6 +35,7 @@ class Asking:
     forge: ForgeApi
     reconciler: Reconciler
     kept: list[None]
+    kind: Forge = Forge.GITEA
 
     def round(self) -> int:
         """How many deliveries were found; then the dispatcher has a round."""
@@ -66,7 +67,7 @@ def asked(make: Callable[..., Office], rule: Rule, dialect: object, kind: Forge)
         kept: list[None] = []
         sources = [Source("hub", kind, url=small.url)]
         reconciler = Reconciler(office.engine, sources, office.rules, of, 300.0, lambda: kept.append(None), office.said.append)
-        yield Asking(office, small, forge, reconciler, kept)
+        yield Asking(office, small, forge, reconciler, kept, kind)
 
 
 def test_all_of_an_outage_is_found_once(asking: Asking) -> None:

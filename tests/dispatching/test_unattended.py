@@ -25,7 +25,7 @@ CHECK = intent(IntentKind.CI_FAILED, number=0, branch="perdure/dev-4", text="bui
 def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> None:
     """An agent that answers each attempt of another, and a check that fails after each, are told so often and no more; then a person is
     asked for, and what he says goes on with it, as do they."""
-    dev = Rule(name="dev", agent="claude", authors=("ada", "eye-bot"), clone="", login="dev-bot")
+    dev = Rule(name="dev", agent="claude", authors=("ada", "eye-bot"), clone="", login="dev-bot", ci_attempts=100)
     office = make(dev, Rule(name="eye", agent="codex", authors=("ada",), clone="", login="eye-bot"))
     office.told(ASSIGNED)
     for _ in range(UPDATES_MOST):

@@ -17,7 +17,8 @@ ISSUE: dict[str, Any] = {"number": 1, "pull": False, "author": "ada"}
 SAID: dict[str, tuple[str, dict[str, Any]]] = {
     "issues.opened": ("opened", ISSUE | {"title": "Rounding", "text": "The total is off by a cent."}),
     "issue_assign.assigned": ("assigned", ISSUE | {"whom": ("dev-bot",)}),
-    "issue_assign.unassigned": ("", {}),
+    # Nobody is named: `unassigned` is found by what was told before.
+    "issue_assign.unassigned": ("unassigned", ISSUE | {"whom": ()}),
     "issue_label.label_updated": ("labelled", ISSUE | {"labels": ("agent",)}),
     "issue_label.label_updated-2": ("labelled", ISSUE | {"labels": ()}),
     "issue_comment.created": ("commented", ISSUE | {"text": "@dev-bot please look", "mentions": ("dev-bot",)}),
@@ -28,7 +29,7 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
     # What was said of single lines is not in it.
     "pull_request_review_comment.reviewed": ("line_commented", PULL | {"text": "A question."}),
     "pull_request_review_rejected.reviewed": ("changes_requested", PULL | {"text": "Round half to even."}),
-    "pull_request_review_approved.reviewed": ("", {}),
+    "pull_request_review_approved.reviewed": ("approved", PULL | {"text": "Good."}),
     "pull_request_sync.synchronized": ("", {}),
     # It names no branch: modules/structs/hook.go has that as a thing to do.
     "status": ("ci_failed", {"number": 0, "branch": "", "text": "ci/test", "url": "https://ci.example.com/7"}),

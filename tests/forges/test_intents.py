@@ -29,6 +29,11 @@ WANTED: list[tuple[Forge, str, bytes, str, dict[str, Any]]] = [
     (GITHUB, "pull_request_review", p.derived("github", "pull_request_review_submitted", p.wants_changes), "changes_requested", {
         "text": "Round half to even.", "pull": True}),
     (GITHUB, "pull_request_review_comment", p.raw("github", "pull_request_review_comment_created"), "line_commented", {"number": 2}),
+    (GITHUB, "pull_request_review_comment", p.raw("github", "pull_request_review_comment_created"), "line_commented", {
+        "path": "README.md", "line": 1, "hunk": "@@ -1 +1 @@\n-# Hello-World", "comment": "284312630"}),
+    (GITLAB, "Note Hook", p.raw("gitlab", "review_comment_create"), "line_commented", {
+        "path": "README.md", "line": 1, "removed": False, "hunk": ""}),
+    (GITEA, "issue_label", p.derived("gitea", "issues_opened", lambda b: b.update(action="label_cleared")), "unlabelled", {"number": 1}),
     (GITHUB, "check_run", p.raw("github", "check_run_completed"), "ci_failed", {"number": 2, "pull": True, "branch": "changes"}),
     (GITHUB, "delete", p.raw("github", "branch_delete"), "branch_deleted", {"branch": "feature-branch", "number": 0}),
     (GITHUB, "push", p.raw("github", "push_branch_delete"), "branch_deleted", {"branch": "feature-branch"}),
@@ -75,8 +80,7 @@ DULL = [
     (GITHUB, "workflow_run", p.raw("github", "workflow_run_completed")),
     (GITHUB, "no such event", p.raw("github", "push")),
     (GITEA, "push", p.raw("gitea", "push")),
-    (GITEA, "pull_request_review_approved", p.derived("gitea", "pull_request_opened", p.gitea_rejected)),
-    (GITEA, "issue_label", p.derived("gitea", "issues_opened", lambda b: b.update(action="label_cleared"))),
+    (GITEA, "pull_request_review_approved", p.derived("gitea", "pull_request_opened", lambda b: b.update(review={"content": " "}))),
     (GITLAB, "Push Hook", p.raw("gitlab", "push")),
     (GITLAB, "Issue Hook", p.derived("gitlab", "issue_labeled", p.gitlab_nothing_new)),
     (GITLAB, "Note Hook", p.derived("gitlab", "issue_comment_create", p.gitlab_system)),

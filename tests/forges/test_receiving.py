@@ -127,14 +127,24 @@ def test_only_plain_json(change: dict[str, str], expected: int) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"null", b"[]", b"7", b'"x"', b"{", b'{"a": NaN}', b'{"a": 1, "a": 2}', b'{"a": ' + b"9" * 5000 + b"}", b"\xff\xfe{}",
+        b"", b"null", b"[]", b"7", b'"x"', b"{", b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}", b"\xff\xfe{}",
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b'{"a":' * 80 + b"1" + b"}" * 80, b'{"a": "\x00"}', b"\xef\xbb\xbf{}", b"[" * 100_000,
     ],
-    ids=range(15),
+    ids=range(14),
 )  # fmt: skip
 def test_authentic_nonsense(body: bytes) -> None:
-    """A body that is signed and no JSON object, or one that readers disagree about, is refused with 400, and never ends in an error."""
+    """A body that is signed and no JSON object is refused with 400, and never ends in an error."""
     assert status(p.headers(Forge.GITHUB, "push", body), body) == 400
+
+
+@pytest.mark.parametrize("forge", list(Forge))
+def test_a_key_that_is_there_twice(forge: Forge) -> None:
+    """A delivery that names a key twice is taken, and its last value counts: GitLab has sent such bodies, and switches a hook off that
+    refuses four."""
+    body = b'{"object_kind": "note", "project": {"id": 1}, "object_kind": "push", "ref": "refs/heads/main"}'
+    found = receive(p.headers(forge, "Push Hook", body), body, source="shop", secrets=(p.SECRET,), now_s=time.time())
+    assert found.reading.intent is None and found.body == body.decode()
+    assert parsed(body).name("object_kind") == "push"
 
 
 def test_too_large() -> None:
@@ -166,7 +176,8 @@ def test_hostile_fields() -> None:
     body["sender"]["login"] = {"not": "a text"}
     intent = read(Forge.GITHUB, "issue_comment", parsed(json.dumps(body).encode())).intent
     assert intent is not None
-    assert intent.text.startswith("x\ufffd?y") and len(intent.text) == 60_000
+    assert intent.text.startswith("x\ufffd?y") and len(intent.text) < 60_100
+    assert intent.text.endswith("y\n[cut here: 40003 more characters]")
     assert (intent.url, intent.clone_url, intent.author) == (p.recorded("github", "issue_comment_created")["issue"]["html_url"], "", "")
     assert intent.title.startswith("a b [31mc") and len(intent.title) <= 255
     for name in ("../..", "a/../b", "a", "a b/c", "/a/b", "a/b\x00", "", 7, None):

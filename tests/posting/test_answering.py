@@ -15,7 +15,7 @@ from perdure.attempt.opening import _locked
 from perdure.errors import ForgeRefused, InUse
 from perdure.forges import Forge
 from perdure.forges.postings import Posting, origin_of
-from perdure.model import OutcomeKind, RunState
+from perdure.model import Condition, OutcomeKind, RunState
 from perdure.posting import Poster
 from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
@@ -54,6 +54,34 @@ def test_nothing_is_said_twice(bench: Bench) -> None:
     bench.engine.store.put_posting(Posting(run=run.id))
     answering.answer(run.id)
     assert len(bench.comments) == 1
+
+
+def test_work_that_was_taken_back(bench: Bench) -> None:
+    """A run that is off its issue says so there, and how it goes on; a person who is needed is asked for with the reason."""
+    answering = bench.answering()
+    run = bench.worked(bench.dispatched())
+    for kind, words, shown in (
+        ("withdrawn", "unassigned by ada; assign it to dev-bot again, or mention it, to go on", "**Off it:** "),
+        ("needs_person", "checks failed after each of 3 attempts (ci_attempts)", "**A person is needed:** "),
+    ):
+        bench._told(bench.engine.store.tell_run(run.id, [], Condition(type=kind, message=words, at=1)))
+        answering.answer(run.id)
+        (said,) = bench.comments
+        assert f"{shown}`{words}`" in said
+    assert "What is said here is told when it goes on." in said and "A comment here goes on" not in said
+    bench.again(run)
+    answering.answer(run.id)
+    assert "Off it" not in bench.comments[0] and "A comment here goes on" in bench.comments[0]
+
+
+def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
+    """The pull request for an issue that only members may read does not say what that is called."""
+    with make_bench(tmp_path, kind=Forge.GITLAB) as bench:
+        bench.issue.confidential = True
+        run = bench.worked(bench.dispatched())
+        bench.answering(publish="pull").answer(run.id)
+        (pull,) = bench.pulls
+        assert pull.title == "Work (#1)" and "Rounding" not in pull.text
 
 
 def test_a_comment_that_somebody_deleted(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from perdure.forges import Delivery, Intent
 from perdure.forges.postings import Origin, labels_of
-from perdure.forges.rules import BEGINNING, Rule, branch_of, is_apart, issue_of, wants
+from perdure.forges.rules import BEGINNING, Rule, branch_of, is_apart, is_own, issue_of, wants
 from perdure.lateclass import dataclass
 from perdure.model import Permissions, TaskRun, TaskSpec
 
@@ -40,6 +40,12 @@ def choose(rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: Ru
         if takes_from(rule, delivery) and (trigger := wants(rule, intent))
         for number in [issue_of(rule, intent)]
     ]
+    if intent.confidential:
+        closed = [choice for choice in wanted if not choice.rule.confidential]
+        wanted = [choice for choice in wanted if choice.rule.confidential]
+        if closed and not wanted:
+            name = closed[0].rule.name
+            return f"it is confidential, and what {name} makes of it may be public: confidential = true in its rule allows it"
     able = [choice for choice in wanted if choice.run is not None or (choice.trigger in BEGINNING and choice.number)]
     if not able:
         return f"{wanted[0].rule.name} has no run to go on with" if wanted else "no agent wants it"
@@ -51,14 +57,9 @@ def takes_from(rule: Rule, delivery: Delivery) -> bool:
     return not rule.sources or delivery.source in rule.sources
 
 
-def is_own(rule: Rule, intent: Intent) -> bool:
-    """Whether the intent is about the branch that the agent itself works on."""
-    return bool(intent.branch) and branch_of(rule, issue_of(rule, intent)) == intent.branch
-
-
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
     """Whose conversation it is."""
-    return scope_of_thing(delivery.source, rule, intent.repository, number, apart=is_apart(intent, number))
+    return scope_of_thing(delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number))
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
@@ -79,7 +80,7 @@ def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prom
         key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
         repo=rule.clone.replace("{repository}", intent.repository),
         base=intent.branch if intent.pull else seed.base,
-        branch=branch_of(rule, number, apart=is_apart(intent, number)),
+        branch=branch_of(rule, number, apart=is_apart(rule, intent, number)),
         scope=scope_of(rule, delivery, intent, number),
         model=rule.model or seed.model,
         permissions=Permissions(rule.permissions or seed.permissions),

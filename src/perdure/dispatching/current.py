@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from perdure.dispatching.leftout import is_placeless, with_branch, with_lines
+from perdure.dispatching.leftout import is_placeless, with_branch, with_hunk, with_lines
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forges import Delivery, Forge, Intent, IntentKind
 from perdure.forges.rules import OWN_CHECK, Rule, is_for
@@ -56,10 +56,13 @@ def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
         intent = replace(intent, kind=IntentKind.MERGED if pull.merged else IntentKind.CLOSED)
     asked = pull.reviewers if pull is not None and intent.kind is IntentKind.REVIEW_REQUESTED else found.assignees
     own = pull is None or pull.head_repository.casefold() == intent.repository.casefold()
+    there = {each.casefold() for each in (*found.assignees, *(pull.reviewers if pull is not None else ()))}
     return replace(
         intent, pull=pull is not None, title=found.title, description=found.text, whom=_both(intent.whom, asked),
         labels=_both(intent.labels, found.labels), branch=pull.head if pull is not None and own else "",
-        commit=pull.head_commit if pull is not None else intent.commit,
+        commit=pull.head_commit if pull is not None else intent.commit, confidential=intent.confidential or found.confidential,
+        unassigned=tuple(each for each in intent.unassigned if each.casefold() not in there),
+        unlabelled=tuple(each for each in intent.unlabelled if each not in found.labels),
     )  # fmt: skip
 
 
@@ -126,11 +129,18 @@ class Current:
             said = replace(intent, kind=IntentKind.COMMENTED, author=each.author, text=each.text, mentions=())
             if len(found) == EARLIER_MOST or not each.text.strip() or each.text.strip() == intent.text.strip() or not is_for(rule, said):
                 continue
+            if each.confidential and not rule.confidential:
+                continue
             if each.author not in may:
                 may[each.author] = not refused(api, rule, said)
             if may[each.author]:
                 found.append(each)
         return found[::-1]
+
+    def asked(self, delivery: Delivery, intent: Intent, rule: Rule, ask: Callable[[ForgeApi], T]) -> T | None:
+        """Return what the forge answers; None where there is nobody to ask. Raises as `of` does."""
+        api = self._forge(delivery.source, rule.name)
+        return None if api is None else self._guarded(delivery, intent, lambda: ask(api))
 
     def knows(self, delivery: Delivery, rule: Rule) -> bool:
         """Whether there is somebody to ask."""
@@ -171,6 +181,7 @@ class Current:
         if isinstance(found, str):
             return found, ()
         found = with_lines(speakers[0], delivery, found) if speakers else found
+        found = with_hunk(speakers[0], found) if speakers else found
         whys = {rule.name: refused(self._forge(delivery.source, rule.name), rule, found) for rule in rules}
         able = [rule for rule in rules if not whys[rule.name]]
         return (found, able) if able or not rules else (whys[rules[0].name], ())

@@ -16,12 +16,26 @@ from types import TracebackType
 from perdure import bell, service
 from perdure.attempt import Engine
 from perdure.attempt.engine import HISTORY
+from perdure.dispatching.checks import Checks
 from perdure.dispatching.choosing import Choice, choose, scope_of, spec_of, takes_from
 from perdure.dispatching.cleaning import bring_back, clean, end, is_cleaned_up
-from perdure.dispatching.current import Current
+from perdure.dispatching.current import Current, current
+from perdure.dispatching.merging import is_unchanged, merged, with_before
 from perdure.dispatching.ordering import ENDING, overtaken
 from perdure.dispatching.prompts import Moved, Prompts
 from perdure.dispatching.unattended import unattended
+from perdure.dispatching.withdrawal import (
+    WITHDRAWN,
+    is_given_again,
+    is_told_to_stop,
+    may_withdraw,
+    message,
+    missed,
+    off,
+    taken_back,
+    with_changes,
+    withdrawn,
+)
 from perdure.errors import (
     AgentMissing,
     CapsuleError,
@@ -34,7 +48,7 @@ from perdure.errors import (
     StoreError,
     UsageError,
 )
-from perdure.events import BaseMoved
+from perdure.events import AnyEvent, BaseMoved, Withdrawn
 from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
 from perdure.forges.rules import Rule, issue_of, wants
 from perdure.lifecycle import FINAL
@@ -46,8 +60,10 @@ AGAIN_S = 2.0
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
 """What could not be worked on for a reason that time may mend is tried again so much later."""
-QUIET = frozenset({"commented", "line_commented", "ci_failed"})
+QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
 """Triggers that wake nobody whose work is over."""
+
+WITHDRAWING = frozenset({IntentKind.UNASSIGNED, IntentKind.UNLABELLED})
 
 Told = tuple[Delivery, Intent]
 
@@ -65,6 +81,7 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
         self._current = Current(forge)
+        self._checks = Checks(engine, self._current)
         self._prompts = Prompts(rules)
         self._woken = threading.Event()
         self._held: set[str] = set()
@@ -145,15 +162,26 @@ class Dispatcher:
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
+        stopped: dict[str, str] = {}
         if intent is not None:
-            intent = self._current.placed(delivery, intent, self._rules)
-        choice = choose(self._rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
+            intent = with_before(self._engine.store, delivery, intent)
+            stopped = self._withdraw(delivery, intent, news)
+            if intent.kind in WITHDRAWING:
+                done = "; ".join(stopped.values())
+                self._settle(delivery, DeliveryState.HANDLED if done else DeliveryState.IGNORED, done or "no agent is taken off by it")
+                return False
+        rules = [rule for rule in self._rules if rule.name not in stopped]
+        if intent is not None:
+            intent = self._current.placed(delivery, intent, rules)
+        choice = choose(rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
+        if intent is not None and isinstance(choice, Choice):
+            choice = self._passed_over(delivery, intent, choice) or choice
         if isinstance(choice, Choice) and choice.run is not None and (choice.run.state is RunState.RUNNING or choice.run.id in self._held):
             # It is told later, after what came before it; how things stand is asked then.
             self._held.add(choice.run.id)
             raise Conflict(f"{choice.run.name} is at work, and is told when it is done", f"perdure logs -f {choice.run.name}")
         if intent is not None and isinstance(choice, Choice):
-            wanting = [rule for rule in self._rules if takes_from(rule, delivery) and wants(rule, intent)]
+            wanting = [rule for rule in rules if takes_from(rule, delivery) and wants(rule, intent)]
             now, able = self._current.of(delivery, intent, wanting)
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
             choice = f"as it stands now, {choice}" if isinstance(now, Intent) and isinstance(choice, str) else choice
@@ -161,7 +189,8 @@ class Dispatcher:
         if intent is not None and isinstance(choice, Choice):
             choice = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent) or choice
         if intent is None or isinstance(choice, str):
-            self._settle(delivery, DeliveryState.IGNORED, str(choice))
+            done = "; ".join(stopped.values())
+            self._settle(delivery, DeliveryState.HANDLED if done else DeliveryState.IGNORED, done or str(choice))
             return False
         if choice.run is None:
             prompt = self._prompts.first(choice.rule, delivery, intent, self._current.earlier(delivery, intent, choice.rule))
@@ -169,15 +198,79 @@ class Dispatcher:
             service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
             return True
         if why := unattended(self._engine.store, self._engine.store.contexts(choice.run.id), self._rules, delivery, choice, intent):
-            needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
-            self._engine.store.tell_run(choice.run.id, [], needs)
+            self._ask_a_person(choice.run, why)
             self._settle(delivery, DeliveryState.IGNORED, why)
             return False
+        if intent.kind is IntentKind.CI_FAILED:
+            if why := self._checks.spent(choice.rule, choice.run):
+                self._ask_a_person(choice.run, why)
+                self._settle(delivery, DeliveryState.IGNORED, why)
+                return False
+            self._checks.wait(delivery, choice.rule, intent)
         if why := _is_no_news(choice, intent):
             self._settle(delivery, DeliveryState.HANDLED, why)
             return False
         news.setdefault(choice.run.id, []).append((delivery, intent))
         return False
+
+    def _ask_a_person(self, run: TaskRun, why: str) -> None:
+        """Once: the run is told of on its forge whenever it changes."""
+        if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
+            needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
+            self._engine.store.tell_run(run.id, [], needs)
+
+    def _passed_over(self, delivery: Delivery, intent: Intent, choice: Choice) -> str:
+        """Return why a delivery that a rule wants is told to nobody, or an empty text."""
+        store, run = self._engine.store, choice.run
+        if run is None:
+            return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
+        if is_unchanged(intent):
+            return "nothing that it says has changed"
+        if intent.kind is IntentKind.CI_FAILED:
+            why = self._checks.refused(choice, intent) or self._checks.told(run, intent)
+            if why:
+                return why
+        if withdrawn(run) is not None and not is_given_again(store, delivery, intent, run, choice.rule, choice.trigger):
+            return off(run)
+        return ""
+
+    def _withdraw(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> dict[str, str]:
+        """Stop the runs whose work is taken back, in good order; return what was done, by rule. Raises
+        Conflict until a run that is at work has ended."""
+        store, said = self._engine.store, dict[str, str]()
+        if not may_withdraw(intent):
+            return said
+        for rule in self._rules:
+            if not takes_from(rule, delivery) or not (number := issue_of(rule, intent)):
+                continue
+            run = self._run_of(rule, scope_of(rule, delivery, intent, number))
+            if run is None:
+                continue
+            why = self._taken_back(delivery, with_changes(store, delivery, intent, run), rule, run)
+            if not why:
+                continue
+            for each, _ in news.pop(run.id, []):
+                self._settle(each, DeliveryState.IGNORED, off(run))
+            words = message(rule, why)
+            known = withdrawn(run)
+            if known is None or known.message != words:
+                store.tell_run(run.id, [Withdrawn(why=why)], Condition(type=WITHDRAWN, message=words, at=store.now()))
+            run = end(self._engine, run)
+            if run.state not in FINAL:
+                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
+            said[rule.name] = f"{run.name} is off it: {why}"
+        return said
+
+    def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
+        """Return how the work was taken back, as things stand now, or an empty text."""
+        store, stops = self._engine.store, is_told_to_stop(rule, intent)
+        if not stops and not taken_back(store, rule, run, intent):
+            return ""
+        if stops:
+            now, able = self._current.of(delivery, intent, [rule])
+            return f"told to stop by {intent.author}" if isinstance(now, Intent) and able else ""
+        found = self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
+        return taken_back(store, rule, run, found) if isinstance(found, Intent) else ""
 
     def _give(self, run_id: str, told: Sequence[Told]) -> bool:
         """One update for all that is new of a run. What is too long for one becomes several."""
@@ -186,7 +279,10 @@ class Dispatcher:
         service.refuse_open(self._engine, run)
         bring_back(self._engine, run)
         moved = self._moved(run)
-        text = self._prompts.delta(self._rule_of(run), told, moved)
+        rule = self._rule_of(run)
+        before = missed(self._engine.store, run, sorted({delivery.source for delivery in deliveries}))
+        shown, failed = self._checks.report(rule, run, merged([*before, *told]))
+        text = self._prompts.delta(rule, shown, moved)
         try:
             service.check_prompt(text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes)
         except UsageError:
@@ -194,7 +290,9 @@ class Dispatcher:
                 raise
             half = len(told) // 2
             return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
-        events = [BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)] if moved is not None else []
+        events: list[AnyEvent] = [*failed]
+        if moved is not None:
+            events.append(BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits))
         self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries], events=events)
         return True
 
@@ -277,7 +375,11 @@ def _is_no_news(choice: Choice, intent: Intent) -> str:
     """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and assignees at each change of one, and an
     issue that is opened with them comes as several events."""
     run = choice.run
-    if run is None or intent.kind not in (IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.LABELLED, IntentKind.REVIEW_REQUESTED):
+    if (
+        run is None
+        or withdrawn(run) is not None
+        or intent.kind not in (IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.LABELLED, IntentKind.REVIEW_REQUESTED)
+    ):
         return ""
     all_told = intent.forge in (Forge.GITEA, Forge.FORGEJO) and intent.kind is not IntentKind.REVIEW_REQUESTED
     return f"{run.name} is at it already" if run.state not in FINAL or all_told else ""

@@ -1,22 +1,27 @@
 """What an event leaves out, as the forge itself tells it. Gitea and Forgejo send a review without what was said of its lines, and a
 failed check without its branch (Gitea 1.26.4, modules/structs/hook.go; `tests/forges/recorded/gitea-1.26` has both).
 
-GitHub and GitLab send a delivery for each line, and name the branch. Without a token the event is all there is.
+GitHub and GitLab send a delivery for each line, and name the branch; GitLab without the diff. Without a token the event is all there is.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from perdure.errors import ForgeRefused, NotFound
 from perdure.forges import Delivery, Forge, Intent, IntentKind
+from perdure.forges.hunks import end_of
+from perdure.forges.payload import cut
 from perdure.forges.standing import Comment, CommentKind, IssueRef, Verdict
 from perdure.protocols import ForgeApi
 
-VERDICTS = {IntentKind.CHANGES_REQUESTED: Verdict.CHANGES_REQUESTED, IntentKind.LINE_COMMENTED: Verdict.COMMENTED}
+VERDICTS = {
+    IntentKind.CHANGES_REQUESTED: Verdict.CHANGES_REQUESTED,
+    IntentKind.LINE_COMMENTED: Verdict.COMMENTED,
+    IntentKind.APPROVED: Verdict.APPROVED,
+}
 BEFORE_MS = 3_600_000
 """A review is looked for from so long before its delivery on: two clocks, and a delivery that waited."""
-MOST = 60_000
-"""Characters, as of any text of an event."""
 
 
 def is_placeless(intent: Intent) -> bool:
@@ -44,8 +49,31 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
         return intent
     # The event does not say which of several that read the same.
     review = min(meant, key=lambda each: abs(each.created - delivery.received))
-    lines = [f"{each.path}:{each.line}: {each.text.strip()}" for each in said if each.review == review.id]
-    return replace(intent, text="\n\n".join(filter(None, [intent.text.strip(), *lines]))[:MOST])
+    lines = [located(each, each.text) for each in said if each.review == review.id]
+    return replace(intent, text=cut("\n\n".join(filter(None, [intent.text.strip(), *lines]))))
+
+
+def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
+    """Return a comment on a line with the diff that it is on, which GitLab does not send. Raises
+    ForgeError."""
+    if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
+        return intent
+    try:
+        hunk = api.hunk(intent.repository, intent.number, intent.path, intent.line, removed=intent.removed)
+    except (NotFound, ForgeRefused):
+        return intent
+    return replace(intent, hunk=hunk)
+
+
+def located(said: Intent | Comment, text: str) -> str:
+    """Return what was said of a line, with where that is: `path:line` and the end of the diff before it."""
+    if not said.path:
+        return text
+    place = f"{said.path}:{said.line}" if said.line else said.path
+    place += " (as it was before the change)" if said.removed and said.line else ""
+    # The diff is set off as quotes are: it may hold any mark itself.
+    quoted = "\n".join(f"> {line}".rstrip() for line in end_of(said.hunk).splitlines())
+    return "\n".join(filter(None, [f"{place}:", quoted, text.strip()]))
 
 
 def _is_meant(each: Comment, intent: Intent) -> bool:

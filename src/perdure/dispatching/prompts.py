@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.dispatching.difference import difference
+from perdure.dispatching.leftout import located
 from perdure.dispatching.outside import Marking
 from perdure.errors import ConfigError, UsageError
 from perdure.forges import Delivery, Forge, Intent, IntentKind
@@ -32,6 +34,9 @@ HAPPENED = {
     IntentKind.COMMENTED: "{author} has commented.",
     IntentKind.LINE_COMMENTED: "{author} has commented on the changes.",
     IntentKind.CHANGES_REQUESTED: "{author} has reviewed the changes and asks for others.",
+    IntentKind.APPROVED: "{author} has approved the changes, and says:",
+    IntentKind.EDITED: "{author} has edited what it says. What has changed:",
+    IntentKind.COMMENT_EDITED: "{author} has edited a comment. What has changed:",
     IntentKind.CI_FAILED: "A check of {branch} has failed: {url}",
     IntentKind.ASSIGNED: "It was assigned to you by {author}.",
     IntentKind.LABELLED: "It was labelled {labels} by {author}.",
@@ -105,7 +110,7 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
             "repository": about.repository,
             "number": number,
             "thing": "pull request" if about.pull and not own else "issue",
-            "branch": branch_of(rule, number, apart=is_apart(about, number)),
+            "branch": branch_of(rule, number, apart=is_apart(rule, about, number)),
             "agent": rule.name,
             "login": marking.name(rule.login),
         },
@@ -114,7 +119,9 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
             "description": marking.outside(about.description),
             "url": marking.name(about.url),
         },
-        "comments": [{"author": marking.name(each.author), "text": marking.outside(each.text)} for each in content.earlier],
+        "comments": [
+            {"author": marking.name(each.author), "text": marking.outside(located(each, each.text))} for each in content.earlier
+        ],
         "events": [_event(marking, each) for each in content.events],
         "base": {
             "branch": marking.name(moved.branch) or "the default branch",
@@ -139,11 +146,31 @@ def _event(marking: Marking, intent: Intent) -> dict[str, object]:
     return {
         **names,
         "kind": intent.kind.value,
-        "what": HAPPENED.get(intent.kind, "").format(**names),
+        "what": _what(intent).format(**names),
         "where": f"{thing} #{intent.number}" if intent.number else f"Branch {names['branch']}",
-        "text": marking.outside(intent.text),
+        "text": marking.outside(_said(intent)),
         "commit": marking.name(intent.commit),
     }
+
+
+def _what(intent: Intent) -> str:
+    if intent.kind is IntentKind.CI_FAILED and not intent.url:
+        return "Checks of {branch} have failed." if intent.rollup else "A check of {branch} has failed."
+    if intent.kind is IntentKind.COMMENT_EDITED and not intent.before:
+        return "{author} has edited a comment. It reads now:"
+    return HAPPENED.get(intent.kind, "")
+
+
+def _said(intent: Intent) -> str:
+    """What somebody said, with where in the changes that is; of an edit only what it has changed."""
+    if intent.kind is IntentKind.EDITED:
+        title = ""
+        if intent.title_before != intent.title:
+            title = f"Title, before: {intent.title_before}\nTitle, now: {intent.title}"
+        return "\n\n".join(filter(None, [title, difference(intent.before, intent.description)]))
+    if intent.kind is IntentKind.COMMENT_EDITED and intent.before:
+        return located(intent, difference(intent.before, intent.text))
+    return located(intent, intent.text)
 
 
 # --- reading them ------------------------------------------------------------------------------------------------

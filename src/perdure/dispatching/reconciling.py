@@ -18,10 +18,10 @@ from perdure.dispatching.cleaning import is_cleaned_up
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forges import Arrived, Forge, Intent, IntentKind
 from perdure.forges.found import found
-from perdure.forges.payload import mentioned
 from perdure.forges.postings import Origin, origin_of
 from perdure.forges.rules import OWN_MARK, Rule
 from perdure.forges.sources import Source
+from perdure.forges.speech import mentioned, stopped
 from perdure.forges.standing import Comment, CommentKind, Issue, IssueRef, Pull, Verdict
 from perdure.model import TaskRun
 from perdure.protocols import ForgeApi
@@ -256,6 +256,7 @@ def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arr
     intent = Intent(
         kind=review if comment.kind is CommentKind.REVIEW else IntentKind.COMMENTED, forge=forge, repository=issue.ref.repository,
         number=issue.ref.number, pull=issue.ref.pull, author=comment.author, title=issue.title, description=issue.text, text=comment.text,
-        mentions=mentioned(comment.text), branch=_branch(issue), url=comment.url or issue.url, at=comment.updated,
+        mentions=mentioned(comment.text), stops=stopped(comment.text), comment=comment.id, branch=_branch(issue),
+        url=comment.url or issue.url, at=comment.updated,
     )  # fmt: skip
     return found(source.name, forge, intent, f"said {issue.ref} {comment.kind} {comment.id}")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
-from perdure.errors import Conflict, ForgeRefused, NotFound
+from perdure.errors import Conflict, ForgeError, ForgeRefused, NotFound
 from perdure.forgeapi.asking import Asking, checked, part
 from perdure.forges.payload import Payload
 from perdure.forges.standing import (
@@ -19,6 +19,7 @@ from perdure.forges.standing import (
     CheckState,
     Comment,
     CommentKind,
+    FailedCheck,
     Issue,
     IssueRef,
     Pull,
@@ -29,6 +30,10 @@ from perdure.forges.standing import (
 STATUS_MOST = 140
 """GitHub takes no longer description of a status."""
 ITEMS_MOST = 1000
+LOGS_MOST = 5
+"""Logs that are read of the failed jobs of one commit."""
+BROKEN = frozenset({"failure", "timed_out", "startup_failure"})
+"""Conclusions of a job that is to be repaired."""
 
 VERDICTS = {
     "APPROVED": Verdict.APPROVED,
@@ -141,6 +146,16 @@ class Alike(ABC):
         found = self._asking.get(f"{repos(repository)}/commits/{sha(commit)}/status", **{self.size: 100})
         return [_check(each) for each in found.all("statuses")]
 
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        return [failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED]
+
+    def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
+        """The end of a job's log, or why there is none. GitHub's and Gitea's address is the same."""
+        return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
+
+    def hunk(self, repository: str, number: int, path: str, line: int, *, removed: bool = False) -> str:
+        return ""
+
     def branch(self, repository: str, name: str) -> Branch | None:
         try:
             found = self._asking.get(f"{repos(repository)}/branches/{branch_part(name)}")
@@ -172,6 +187,24 @@ class Alike(ABC):
 
     @abstractmethod
     def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]: ...
+
+
+FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
+
+
+def failed_status(check: Check) -> FailedCheck:
+    """A status that somebody set: it has no log on the forge."""
+    return FailedCheck(name=check.name, url=check.url, text=check.text, note="The forge has no log of it.")
+
+
+def log_of(asking: Asking, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
+    """The end of a log, or why there is none: a check is told without it as well."""
+    try:
+        return asking.tail(path, hosts), ""
+    except NotFound:
+        return "", f"There is no log: {asking.api} has none at {path}, or does not show it to the login of {asking.token}"
+    except ForgeError as error:
+        return "", f"There is no log: {error}"
 
 
 def access(word: str) -> Access:
@@ -210,6 +243,7 @@ def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
     return Comment(
         id=found.id("id"), kind=kind, author=found.name("user", "login"), text=found.text("body"), created=found.time("created_at"),
         updated=found.time("updated_at"), url=found.url("html_url"), path=found.name("path"), line=line if kind is CommentKind.LINE else 0,
+        removed=found.name("side") == "LEFT", hunk=found.text("diff_hunk"),
         review=found.id("pull_request_review_id") if kind is CommentKind.LINE else "",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +31,9 @@ SILENT_S = 20.0
 CALL_S = 45.0
 """So long may it take over one answer."""
 ANSWER_MOST = 16 * 1024 * 1024
+LOG_MOST = 64 * 1024 * 1024
+LOG_KEPT = 1024 * 1024
+"""The last bytes of a log: what has failed is told at its end."""
 PAGES_MOST = 20
 PAGES_S = 120.0
 """So long may a list take with all its pages."""
@@ -99,6 +102,42 @@ class Asking:
             except ValueError as error:
                 self._unread(answer, error)
 
+    def tail(self, path: str, hosts: Sequence[str] = ()) -> str:
+        """Return the end of a log, at most `LOG_KEPT` bytes of it.
+
+        GitHub keeps logs on another host, and redirects to it. That is followed, without the token, to
+        the `hosts` alone: names with a port, or the end of a name if it begins with a dot. Raises as
+        `ForgeApi` says."""
+        self._wait_not()
+        url, query, is_ours = f"{self.api}/{path}", None, True
+        for _ in range(REDIRECTS_MOST + 1):
+            answer = self._once("GET", url, query, None, keep=LOG_KEPT, token=is_ours)
+            if answer.status not in (301, 302, 303, 307, 308):
+                break
+            url, is_ours = self._log_at(url, answer, hosts, is_ours)
+        else:
+            raise ForgeRefused(f"{self.api} leads round and round: {REDIRECTS_MOST} redirects")
+        if not 200 <= answer.status < 300:
+            if not is_ours:
+                raise ForgeRefused(f"{urlsplit(url).hostname} answers {answer.status} for a log")
+            self._refused("GET", path, answer)
+        return answer.body.decode("utf-8", "replace")
+
+    def _log_at(self, url: str, answer: Answer, hosts: Sequence[str], is_ours: bool) -> tuple[str, bool]:
+        """Where a log is, and whether that is the forge itself."""
+        try:
+            target = urljoin(url, answer.headers.get("location", "")[:8000])
+            new, own = urlsplit(target), urlsplit(self.api)
+        except ValueError as error:
+            self._unread(answer, error)
+        if is_ours and (new.scheme, new.netloc) == (own.scheme, own.netloc):
+            return target, True
+        known = any(new.netloc == host or (host[0] == "." and new.netloc.endswith(host)) for host in hosts)
+        if not known or (new.scheme != "https" and not is_loopback(new.hostname or "")):
+            said = _one_line(f"{new.scheme}://{new.hostname}")
+            raise ForgeRefused(f"{self.api} keeps its logs at {said}, where perdure does not follow")
+        return target, False
+
     def put(self, method: str, path: str, body: Mapping[str, object]) -> Payload:
         """Sends an object, by POST, PATCH or PUT. Returns the one that is answered, an empty one where none is."""
         answer = self.send(method, path, body=body)
@@ -121,8 +160,13 @@ class Asking:
             self._refused(method, path, answer)
         return answer
 
-    def _once(self, method: str, url: str, query: Mapping[str, object] | None, body: Mapping[str, object] | None) -> Answer:
-        headers = {"authorization": f"{self._scheme} {self.token.value()}"}
+    def _once(
+        self, method: str, url: str, query: Mapping[str, object] | None, body: Mapping[str, object] | None, *, keep: int = 0,
+        token: bool = True,
+    ) -> Answer:  # fmt: skip
+        """One request. `keep`: only so many of the last bytes are wanted, of more than is taken else."""
+        headers = {"authorization": f"{self._scheme} {self.token.value()}"} if token else {}
+        size, most = 0, LOG_MOST if keep else ANSWER_MOST
         given: dict[str, Any] = {name: value for name, value in (query or {}).items() if value not in ("", None)}
         until, seen = time.monotonic() + CALL_S, {"trace": self._cutting.trace}
         try:
@@ -135,11 +179,15 @@ class Asking:
                     raise ForgeUnavailable(f"{self.api} answers compressed, though it was asked not to", "look at the proxy before it")
                 for part in response.iter_raw():
                     found += part
-                    if len(found) > ANSWER_MOST:
-                        raise ForgeRefused(f"{self.api} answers with more than {ANSWER_MOST // 1024**2} MiB to {_path(url)}")
+                    size += len(part)
+                    if size > most:
+                        raise ForgeRefused(f"{self.api} answers with more than {most // 1024**2} MiB to {_path(url)}")
+                    if keep and len(found) > 2 * keep:
+                        del found[:-keep]
                     if time.monotonic() > until:
                         raise self._down(f"takes longer than {CALL_S:g} s over one answer")
-                return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(found))
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status_code, headers, bytes(found[-keep:]))
         except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
             if time.monotonic() >= until:
                 raise self._down(f"takes longer than {CALL_S:g} s over one answer") from error

@@ -8,11 +8,13 @@ tell.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from perdure.errors import ForgeDenied, NotFound
-from perdure.forgeapi.alike import Alike, pull, repos, review, told
+from perdure.errors import ForgeDenied, ForgeRefused, NotFound
+from perdure.forgeapi.alike import BROKEN, FAILED, LOGS_MOST, Alike, failed_status, pull, repos, review, sha, told
 from perdure.forgeapi.asking import part
-from perdure.forges.standing import Access, Comment, CommentKind, FailedDelivery, IssueRef, Pull
+from perdure.forges.payload import Payload
+from perdure.forges.standing import Access, Comment, CommentKind, FailedCheck, FailedDelivery, IssueRef, Pull
 
 DRAFT = "WIP: "
 """A pull request whose title begins so is a draft (setting WORK_IN_PROGRESS_PREFIXES)."""
@@ -63,6 +65,43 @@ class Gitea(Alike):
             if each.number("comments_count"):
                 for line in self._asking.pages(f"{place}/{part(found.id)}/comments", size=self.size):
                     yield told(line, CommentKind.LINE)
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        statuses = [each for each in self.checks(repository, commit) if each.state in FAILED]
+        left = {each.name: each for each in statuses}
+        found: list[FailedCheck] = []
+        for job in self._failed_jobs(repository, commit) if statuses else []:
+            # Its own Actions set a status for each job, which a webhook names: `workflow / job (event)`.
+            name = next((each for each in left if f" / {job.name} (" in each), "")
+            left.pop(name, None)
+            found.append(replace(job, name=name or job.name))
+        return [*found, *map(failed_status, left.values())]
+
+    def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
+        """The failed jobs of Gitea's own Actions; none where the API does not tell (Gitea before 1.25, Forgejo)."""
+        found: list[FailedCheck] = []
+        place = f"{repos(repository)}/actions/runs"
+        try:
+            runs = self._asking.get(place, head_sha=sha(commit), **{self.size: 50}).all("workflow_runs")
+            for run in runs:
+                if run.name("head_sha") != commit or run.name("conclusion") not in BROKEN:
+                    continue
+                answer = self._asking.get(f"{place}/{part(run.id('id'))}/jobs", **{self.size: 50})
+                # 1.26 calls the list `jobs`, earlier versions `workflow_jobs`.
+                for job in (*answer.all("jobs"), *answer.all("workflow_jobs")):
+                    if job.name("conclusion") in BROKEN:
+                        found.append(self._failed_job(repository, job, with_log=len(found) < LOGS_MOST))
+        except (NotFound, ForgeRefused):
+            return []
+        except ForgeDenied as error:
+            if error.everywhere:
+                raise
+            return []
+        return found
+
+    def _failed_job(self, repository: str, job: Payload, *, with_log: bool) -> FailedCheck:
+        log, note = self._log(repository, job.id("id")) if with_log else ("", f"Its log was not read: {LOGS_MOST} others were.")
+        return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
         place = f"{repos(repository)}/pulls"

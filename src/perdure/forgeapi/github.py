@@ -10,12 +10,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from perdure.errors import ForgeDenied, NotFound
-from perdure.forgeapi.alike import Alike, pull, repos, review, rfc3339, sha, told
-from perdure.forgeapi.asking import part
-from perdure.forges.payload import Payload
-from perdure.forges.standing import Check, CheckState, Comment, CommentKind, FailedDelivery, IssueRef, Pull
+from perdure.forgeapi.alike import (
+    BROKEN,
+    FAILED,
+    LOGS_MOST,
+    Alike,
+    failed_status,
+    pull,
+    repos,
+    review,
+    rfc3339,
+    sha,
+    told,
+)
+from perdure.forgeapi.asking import Asking, part
+from perdure.forges.payload import Payload, cut
+from perdure.forges.standing import Check, CheckState, Comment, CommentKind, FailedCheck, FailedDelivery, IssueRef, Pull
 
 ACCEPT = "application/vnd.github+json"
+LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
+"""Where github.com keeps the logs of jobs: a redirect leads there, with a signature of its own. The one
+address in an answer that is followed, and without the token."""
+ACTIONS = "github-actions"
+"""The app whose check runs are jobs, under the same id."""
+SAID_MOST = 4000
+"""Characters of what a check says of itself."""
 CONCLUSIONS = {
     **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
     **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
@@ -27,6 +46,10 @@ class GitHub(Alike):
     """`perdure.protocols.ForgeApi` for GitHub."""
 
     size = "per_page"
+
+    def __init__(self, address: str, asking: Asking, log_hosts: Sequence[str] = LOG_HOSTS) -> None:
+        super().__init__(address, asking)
+        self._log_hosts = log_hosts
 
     def _assigned(self, assignee: str) -> Mapping[str, str]:
         return {"assignee": assignee}
@@ -40,6 +63,27 @@ class GitHub(Alike):
     def checks(self, repository: str, commit: str) -> Sequence[Check]:
         runs = self._asking.get(f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100)
         return [*super().checks(repository, commit), *map(_check_run, runs.all("check_runs"))]
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        place = f"{repos(repository)}/commits/{sha(commit)}/check-runs"
+        runs = self._asking.get(place, filter="latest", per_page=100).all("check_runs")
+        found: list[FailedCheck] = []
+        for each in runs:
+            if each.name("conclusion") in BROKEN:
+                found.append(self._failed_run(repository, each, with_log=len(found) < LOGS_MOST))
+        statuses = super().checks(repository, commit)
+        return [*found, *(failed_status(each) for each in statuses if each.state in FAILED)]
+
+    def _failed_run(self, repository: str, found: Payload, *, with_log: bool) -> FailedCheck:
+        output = found.at("output")
+        said = [output.name("title"), output.text("summary"), output.text("text")]
+        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        if found.name("app", "slug") != ACTIONS:
+            note = "The forge has no log of it."
+        elif with_log:
+            log, note = self._log(repository, found.id("id"), self._log_hosts)
+        text = cut("\n".join(filter(None, said)), SAID_MOST)
+        return FailedCheck(name=found.name("name"), url=found.url("html_url"), text=text, log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
         owner = repository.partition("/")[0]

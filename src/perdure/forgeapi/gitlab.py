@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from urllib.parse import quote
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
-from perdure.forgeapi.alike import ITEMS_MOST, STATUS_MOST, has, rfc3339, sha
+from perdure.forgeapi.alike import ITEMS_MOST, LOGS_MOST, STATUS_MOST, has, log_of, rfc3339, sha
 from perdure.forgeapi.asking import Asking, checked, part
+from perdure.forges.hunks import hunk_at
 from perdure.forges.payload import Payload
 from perdure.forges.standing import (
     Access,
@@ -23,6 +24,7 @@ from perdure.forges.standing import (
     CheckState,
     Comment,
     CommentKind,
+    FailedCheck,
     FailedDelivery,
     Issue,
     IssueRef,
@@ -135,11 +137,13 @@ class GitLab:
     def _told(self, ref: IssueRef, found: Payload) -> Comment:
         place = f"{self.address}/{ref.repository}/-/{'merge_requests' if ref.pull else 'issues'}/{ref.number}#note_{found.id('id')}"
         line = found.name("type") == "DiffNote"
+        removed = line and not found.number("position", "new_line")
         return Comment(
             id=found.id("id"), kind=CommentKind.LINE if line else CommentKind.COMMENT, author=found.name("author", "username"),
             text=found.text("body"), created=found.time("created_at"), updated=found.time("updated_at"), url=place,
-            path=found.name("position", "new_path") if line else "",
-            line=(found.number("position", "new_line") or found.number("position", "old_line")) if line else 0,
+            path=found.name("position", "old_path" if removed else "new_path") if line else "",
+            line=found.number("position", "old_line" if removed else "new_line") if line else 0, removed=removed,
+            confidential=found.yes("internal") or found.yes("confidential"),
         )  # fmt: skip
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
@@ -177,6 +181,36 @@ class GitLab:
     def checks(self, repository: str, commit: str) -> Sequence[Check]:
         found = self._pages(f"{project(repository)}/repository/commits/{sha(commit)}/statuses")
         return list({each.name: each for each in sorted(map(_check, found), key=lambda each: each.updated)}.values())
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        place = project(repository)
+        newest: dict[str, Payload] = {}
+        # A job that was retried is told once, by its newest id.
+        for each in self._pages(f"{place}/repository/commits/{sha(commit)}/statuses"):
+            known = newest.get(each.name("name"))
+            if known is None or known.number("id") <= each.number("id"):
+                newest[each.name("name")] = each
+        found: list[FailedCheck] = []
+        for each in newest.values():
+            if each.name("status") == "failed" and not each.yes("allow_failure"):
+                found.append(self._failed_job(place, each, with_log=len(found) < LOGS_MOST))
+        return found
+
+    def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
+        """The id of a job's status is the job's; a status that somebody set has no such job."""
+        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        if with_log:
+            log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
+        return FailedCheck(
+            name=found.name("name"), url=found.url("target_url"), text=found.name("description"), log=log, note=note
+        )  # fmt: skip
+
+    def hunk(self, repository: str, number: int, path: str, line: int, *, removed: bool = False) -> str:
+        side = "old_path" if removed else "new_path"
+        for each in self._pages(f"{thread(IssueRef(repository, number, True))}/diffs"):
+            if each.name(side) == path:
+                return hunk_at(each.text("diff"), line, removed=removed)
+        return ""
 
     def branch(self, repository: str, name: str) -> Branch | None:
         place = project(repository)
@@ -241,7 +275,7 @@ def issue(repository: str, found: Payload) -> Issue:
         ref=IssueRef(repository, found.number("iid")), title=found.name("title"), text=found.text("description"),
         author=found.name("author", "username"), open=found.name("state") == "opened", labels=found.names("labels"),
         assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))), created=found.time("created_at"),
-        updated=found.time("updated_at"), url=found.url("web_url"),
+        updated=found.time("updated_at"), url=found.url("web_url"), confidential=found.yes("confidential"),
     )  # fmt: skip
 
 
@@ -260,6 +294,8 @@ def pull(repository: str, found: Payload, head_repository: str) -> Pull:
 
 def _check(found: Payload) -> Check:
     states = {"success": CheckState.SUCCESS, "failed": CheckState.FAILURE, "canceled": CheckState.ERROR, "skipped": CheckState.SUCCESS}
+    # A job that waits for a person to start it holds up nothing.
+    states["manual"] = CheckState.SUCCESS
     return Check(
         name=found.name("name"), state=states.get(found.name("status"), CheckState.PENDING), text=found.name("description"),
         url=found.url("target_url"), updated=found.time("finished_at") or found.time("created_at"),

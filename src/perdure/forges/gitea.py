@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from perdure.forges.github import BROKEN, intent, own_branch, own_head
+from perdure.forges.github import BROKEN, SAID, branch_at, intent, is_reworded, own_branch, own_head
 from perdure.forges.intents import Forge, IntentKind, Reading
 from perdure.forges.payload import Payload
 from perdure.forges.signatures import by_hmac
@@ -22,9 +22,15 @@ KINDS = {
     "closed": IntentKind.CLOSED,
     "deleted": IntentKind.CLOSED,
     "assigned": IntentKind.ASSIGNED,
+    "unassigned": IntentKind.UNASSIGNED,
     "label_updated": IntentKind.LABELLED,
+    "label_cleared": IntentKind.UNLABELLED,
+    "review_request_removed": IntentKind.UNASSIGNED,
     "review_requested": IntentKind.REVIEW_REQUESTED,
 }
+WITH_ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
+"""Of these all who are assigned at that moment are told."""
+WITH_LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 THINGS = frozenset({"issues", "issue_assign", "issue_label", "pull_request", "pull_request_assign", "pull_request_label"}) | {
     "pull_request_review_request"
 }
@@ -42,22 +48,22 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Readi
     match event:
         case _ if event in THINGS:
             return _thing(forge, payload, pull or payload.at("issue"), action, pull=bool(pull))
-        case "issue_comment" | "pull_request_comment" if action == "created":
-            comment = payload.at("comment")
+        case "issue_comment" | "pull_request_comment" if action in SAID and payload.at("comment"):
             is_pull = payload.yes("is_pull") or bool(payload.at("issue", "pull_request")) or event == "pull_request_comment"
             thing = payload.at("issue") or pull
             return intent(
-                forge, payload, IntentKind.COMMENTED, thing, pull=is_pull, text=comment.text("body"), url=comment.url("html_url"),
+                forge, payload, SAID[action] or IntentKind.COMMENTED, thing, pull=is_pull, said=payload.at("comment"),
                 branch=own_branch(pull, payload.repository("repository", "full_name")),
             )  # fmt: skip
         case "pull_request_review_rejected" | "pull_request_rejected":
             return intent(forge, payload, IntentKind.CHANGES_REQUESTED, pull, pull=True, text=payload.text("review", "content"))
         case "pull_request_review_comment" | "pull_request_comment" if payload.at("review"):
             return intent(forge, payload, IntentKind.LINE_COMMENTED, pull, pull=True, text=payload.text("review", "content"))
+        case "pull_request_review_approved" | "pull_request_approved" if payload.text("review", "content").strip():
+            return intent(forge, payload, IntentKind.APPROVED, pull, pull=True, text=payload.text("review", "content"))
         case "status" if payload.name("state") in BROKEN:
-            branch = next((each.name("name") for each in payload.all("branches")), "")
             return intent(
-                forge, payload, IntentKind.CI_FAILED, text=payload.name("context"), commit=payload.name("sha"), branch=branch,
+                forge, payload, IntentKind.CI_FAILED, text=payload.name("context"), commit=payload.name("sha"), branch=branch_at(payload),
                 url=payload.url("target_url"),
             )  # fmt: skip
         case "workflow_run" if payload.name("workflow_run", "conclusion") in BROKEN:
@@ -71,22 +77,26 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Readi
 
 def _thing(forge: Forge, payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
     kind = KINDS.get(action)
+    if action == "edited" and is_reworded(payload):
+        kind = IntentKind.EDITED
     if kind is None:
         return Reading(None, f"nothing follows from {'a pull request' if pull else 'an issue'} that was {action}"[:200])
     if kind is IntentKind.CLOSED and thing.yes("merged"):
         kind = IntentKind.MERGED
-    new = kind in (IntentKind.OPENED, IntentKind.ASSIGNED)
-    whom = [each.name("login") for each in thing.all("assignees")] if new else []
-    if kind is IntentKind.REVIEW_REQUESTED:
+    whom = [each.name("login") for each in thing.all("assignees")] if kind in WITH_ASSIGNEES else []
+    unassigned: list[str] = []
+    if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
-    labels = [each.name("name") for each in thing.all("labels")] if kind in (IntentKind.OPENED, IntentKind.LABELLED) else []
+    elif action == "review_request_removed":
+        whom, unassigned = [], [payload.name("requested_reviewer", "login")]
+    labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
     text = thing.text("body") if kind is IntentKind.OPENED else ""
-    return intent(forge, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text)
+    return intent(forge, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text, unassigned=unassigned)
 
 
 def _failed(forge: Forge, payload: Payload, run: Payload) -> Reading:
     return intent(
         forge, payload, IntentKind.CI_FAILED, text=run.name("display_title") or run.name("name") or run.name("title"),
         branch=own_head(payload, run) or run.name("prettyref"), commit=run.name("head_sha") or run.name("commit_sha"),
-        url=run.url("html_url"),
+        url=run.url("html_url"), rollup=True,
     )  # fmt: skip

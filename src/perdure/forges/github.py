@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from perdure.forges.intents import Forge, Intent, IntentKind, Reading
-from perdure.forges.payload import Payload, mentioned
+from perdure.forges.payload import Payload
 from perdure.forges.signatures import by_hmac
+from perdure.forges.speech import mentioned, stopped
 
 EVENT = ("x-github-event",)
 DELIVERY = ("x-github-delivery",)
 
+OWN_BRANCH = "perdure/"
 BROKEN = frozenset({"failure", "timed_out", "startup_failure", "error"})
 SIMPLE = {
     "opened": IntentKind.OPENED,
@@ -22,6 +24,10 @@ SIMPLE = {
     "transferred": IntentKind.CLOSED,
     "closed": IntentKind.CLOSED,
 }
+
+
+SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
+"""What is done to a comment. One that is deleted was told already, or is told by nobody."""
 
 
 def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
@@ -38,15 +44,19 @@ def translate(event: str, payload: Payload) -> Reading:
             return _thing(payload, payload.at("issue"), action, pull=False)
         case "pull_request":
             return _thing(payload, payload.at("pull_request"), action, pull=True)
-        case "issue_comment" if action == "created":
+        case "issue_comment" if action in SAID:
             issue = payload.at("issue")
-            return _said(payload, IntentKind.COMMENTED, issue, payload.at("comment"), pull=bool(issue.at("pull_request")))
-        case "pull_request_review_comment" if action == "created":
-            return _said(payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), payload.at("comment"), pull=True)
+            kind = SAID[action] or IntentKind.COMMENTED
+            return _said(payload, kind, issue, payload.at("comment"), pull=bool(issue.at("pull_request")))
+        case "pull_request_review_comment" if action in SAID:
+            kind = SAID[action] or IntentKind.LINE_COMMENTED
+            return _said(payload, kind, payload.at("pull_request"), payload.at("comment"), pull=True)
         case "pull_request_review" if action == "submitted":
             return _review(payload)
+        case "pull_request_review" if action == "edited" and payload.at("changes", "body"):
+            return _said(payload, IntentKind.COMMENT_EDITED, payload.at("pull_request"), payload.at("review"), pull=True)
         case "check_run" | "check_suite" | "workflow_run" if action == "completed":
-            return _check(payload, payload.at(event))
+            return _check(payload, payload.at(event), rollup=event != "check_run")
         case "status":
             return _status(payload)
         case "delete" if payload.name("ref_type") == "branch":
@@ -59,9 +69,17 @@ def translate(event: str, payload: Payload) -> Reading:
 def intent(
     forge: Forge, payload: Payload, kind: IntentKind, thing: Payload | None = None, *, pull: bool = False, branch: str = "",
     whom: Sequence[str] = (), labels: Sequence[str] = (), text: str = "", url: str = "", commit: str = "", number: int = 0,
+    said: Payload | None = None, unassigned: Sequence[str] = (), unlabelled: Sequence[str] = (), rollup: bool = False,
 ) -> Reading:  # fmt: skip
-    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo."""
-    thing = thing or Payload(None)
+    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo. `said`: the comment or review."""
+    thing, said = thing or Payload(None), said or Payload(None)
+    text = text or said.text("body")
+    changes, edited = payload.at("changes"), kind is IntentKind.EDITED
+    before = changes.text("body", "from")
+    if edited and not changes.at("body"):
+        before = thing.text("body")
+    now = thing.text("body") if edited else text
+    hunk = said.text("diff_hunk")
     repository = payload.repository("repository", "full_name")
     if not repository:
         return Reading(None, "it names no repository")
@@ -78,17 +96,38 @@ def intent(
         author=sender.name("login") or sender.name("username"),
         whom=tuple(filter(None, whom)),
         labels=tuple(filter(None, labels)),
-        mentions=mentioned(text),
+        mentions=_new(mentioned(now), mentioned(before)),
         title=thing.name("title"),
         description=thing.text("body"),
         text=text,
         branch=branch or own_branch(thing, repository),
         commit=commit or thing.name("head", "sha"),
-        url=url or thing.url("html_url"),
+        path=said.name("path"),
+        line=line_of(said),
+        removed=said.name("side") == "LEFT",
+        hunk=hunk,
+        comment=said.id("id"),
+        before=before,
+        title_before=changes.name("title", "from") or (thing.name("title") if edited else ""),
+        unassigned=tuple(filter(None, unassigned)),
+        unlabelled=tuple(filter(None, unlabelled)),
+        stops=_new(stopped(text), stopped(before)),
+        rollup=rollup,
+        url=url or said.url("html_url") or thing.url("html_url"),
         clone_url=payload.url("repository", "clone_url"),
         at=thing.time("updated_at"),
     )
     return Reading(found)
+
+
+def line_of(said: Payload) -> int:
+    """The line that a comment is on; the one that it was made on where that is gone since."""
+    names = ("line", "original_line", "position", "original_position")
+    return next(filter(None, (said.number(name) for name in names)), 0) if said.name("path") else 0
+
+
+def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(each for each in now if each not in before)
 
 
 def own_branch(pull: Payload, repository: str) -> str:
@@ -105,6 +144,7 @@ def own_head(payload: Payload, run: Payload) -> str:
 
 def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
     kind, whom, labels, text = SIMPLE.get(action), [""], [""], ""
+    unassigned, unlabelled = "", ""
     if kind is IntentKind.OPENED:
         whom = [each.name("login") for each in thing.all("assignees")]
         labels = [each.name("name") for each in thing.all("labels")]
@@ -117,13 +157,29 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Read
         kind, labels = IntentKind.LABELLED, [payload.name("label", "name")]
     elif action == "review_requested":
         kind, whom = IntentKind.REVIEW_REQUESTED, [payload.name("requested_reviewer", "login")]
+    elif action == "unassigned":
+        kind, unassigned = IntentKind.UNASSIGNED, payload.name("assignee", "login")
+    elif action == "review_request_removed":
+        kind, unassigned = IntentKind.UNASSIGNED, payload.name("requested_reviewer", "login")
+    elif action == "unlabeled":
+        kind, unlabelled = IntentKind.UNLABELLED, payload.name("label", "name")
+    elif action == "edited" and is_reworded(payload):
+        kind = IntentKind.EDITED
     if kind is None:
         return Reading(None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200])
-    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text)
+    return intent(
+        Forge.GITHUB, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text, unassigned=[unassigned],
+        unlabelled=[unlabelled],
+    )  # fmt: skip
+
+
+def is_reworded(payload: Payload) -> bool:
+    """Whether an edit is one of the words; of a pull request the base can be edited as well."""
+    return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
 
 def _said(payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool) -> Reading:
-    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, text=comment.text("body"), url=comment.url("html_url"))
+    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, said=comment)
 
 
 def _review(payload: Payload) -> Reading:
@@ -133,10 +189,12 @@ def _review(payload: Payload) -> Reading:
         return _said(payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True)
     if state == "commented" and review.text("body").strip():
         return _said(payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True)
+    if state == "approved" and review.text("body").strip():
+        return _said(payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True)
     return Reading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
 
 
-def _check(payload: Payload, check: Payload) -> Reading:
+def _check(payload: Payload, check: Payload, *, rollup: bool) -> Reading:
     """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come from a fork."""
     if check.name("conclusion").lower() not in BROKEN:
         return Reading(None, "the check has not failed")
@@ -144,15 +202,20 @@ def _check(payload: Payload, check: Payload) -> Reading:
     return intent(
         Forge.GITHUB, payload, IntentKind.CI_FAILED, number=number, pull=bool(number), text=check.name("name"),
         branch=own_head(payload, check) or own_head(payload, check.at("check_suite")), commit=check.name("head_sha"),
-        url=check.url("html_url"),
+        url=check.url("html_url"), rollup=rollup,
     )  # fmt: skip
+
+
+def branch_at(payload: Payload) -> str:
+    """The branch that a status is about. Several may stand at its commit: one of an agent comes first."""
+    names = [each.name("name") for each in payload.all("branches")]
+    return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 
 
 def _status(payload: Payload) -> Reading:
     if payload.name("state") not in BROKEN:
         return Reading(None, "the check has not failed")
-    branch = next((each.name("name") for each in payload.all("branches")), "")
     return intent(
-        Forge.GITHUB, payload, IntentKind.CI_FAILED, text=payload.name("context"), branch=branch, commit=payload.name("sha"),
+        Forge.GITHUB, payload, IntentKind.CI_FAILED, text=payload.name("context"), branch=branch_at(payload), commit=payload.name("sha"),
         url=payload.url("target_url"),
     )  # fmt: skip

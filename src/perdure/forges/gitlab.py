@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from perdure.forges.intents import Forge, Intent, IntentKind, Reading
-from perdure.forges.payload import Payload, mentioned
+from perdure.forges.payload import Payload
 from perdure.forges.signatures import by_standard, by_token
+from perdure.forges.speech import mentioned, stopped
 
 EVENT = ("x-gitlab-event",)
 DELIVERY = ("webhook-id", "idempotency-key", "x-gitlab-event-uuid")
@@ -44,7 +45,7 @@ def translate(event: str, payload: Payload) -> Reading:
             run, pull = payload.at("object_attributes"), payload.at("merge_request")
             return _intent(
                 payload, IntentKind.CI_FAILED, number=pull.number("iid"), pull=bool(pull), text=run.name("name"),
-                branch=_own(pull) if pull else run.name("ref"), commit=run.name("sha"), url=run.url("url"),
+                branch=_own(pull) if pull else run.name("ref"), commit=run.name("sha"), url=run.url("url"), rollup=True,
             )  # fmt: skip
     return Reading(None, f"nothing follows from {kind or event}"[:200])
 
@@ -55,31 +56,56 @@ def _thing(payload: Payload, *, pull: bool) -> Reading:
     kind, text = KINDS.get(action), ""
     whom, labels = _added(payload, "assignees", "username"), _added(payload, "labels", "title")
     asked = _added(payload, "reviewers", "username")
+    dropped = [*_added(payload, "assignees", "username", back=True), *_added(payload, "reviewers", "username", back=True)]
+    unlabelled = _added(payload, "labels", "title", back=True)
     if kind is IntentKind.OPENED:
         whom = [each.name("username") for each in payload.all("assignees")]
         labels = [each.name("title") for each in payload.all("labels")]
         text = thing.text("description")
     elif action == "update":
-        kind = IntentKind.ASSIGNED if whom else IntentKind.LABELLED if labels else IntentKind.REVIEW_REQUESTED if asked else None
+        found = {
+            IntentKind.ASSIGNED: whom,
+            IntentKind.LABELLED: labels,
+            IntentKind.REVIEW_REQUESTED: asked,
+            IntentKind.UNASSIGNED: dropped,
+            IntentKind.UNLABELLED: unlabelled,
+            IntentKind.EDITED: _is_reworded(payload),
+        }
+        kind = next((each for each, there in found.items() if there), None)
     if kind is None:
         return Reading(None, f"nothing follows from a {'merge request' if pull else 'issue'} after {action or 'nothing'}"[:200])
     return _intent(
         payload, kind, thing, number=thing.number("iid"), pull=pull, whom=asked if kind is IntentKind.REVIEW_REQUESTED else whom,
         labels=labels, text=text, branch=_own(thing), commit=thing.name("last_commit", "id"), url=thing.url("url"),
+        unassigned=dropped, unlabelled=unlabelled, confidential=_is_confidential(payload, thing),
     )  # fmt: skip
+
+
+def _is_reworded(payload: Payload) -> bool:
+    """GitLab lists changes of things that did not change (gitlab-org/gitlab 216874)."""
+    changes = (payload.at("changes", each) for each in ("title", "description"))
+    return any(each and each.text("previous") != each.text("current") for each in changes)
+
+
+def _is_confidential(payload: Payload, *things: Payload) -> bool:
+    """GitLab sends these with a name of their own ("Confidential Issue Hook"), and the body says so."""
+    named = payload.name("event_type").startswith("confidential")
+    return named or any(each.yes("confidential") or each.yes("internal") for each in things)
 
 
 def _note(payload: Payload) -> Reading:
     note = payload.at("object_attributes")
     place = note.name("noteable_type")
-    if note.yes("system") or note.name("action") not in ("", "create") or place not in ("Issue", "MergeRequest"):
+    if note.yes("system") or note.name("action") not in ("", "create", "update") or place not in ("Issue", "MergeRequest"):
         return Reading(None, "nothing follows from this note")
     pull = place == "MergeRequest"
     thing = payload.at("merge_request" if pull else "issue")
-    kind = IntentKind.LINE_COMMENTED if note.name("type") == "DiffNote" else IntentKind.COMMENTED
+    is_line = note.name("type") == "DiffNote"
+    kind = IntentKind.LINE_COMMENTED if is_line else IntentKind.COMMENTED
     return _intent(
-        payload, kind, thing, number=thing.number("iid"), pull=pull, text=note.text("note"), branch=_own(thing),
-        commit=thing.name("last_commit", "id"), url=note.url("url"),
+        payload, IntentKind.COMMENT_EDITED if note.name("action") == "update" else kind, thing, number=thing.number("iid"), pull=pull,
+        text=note.text("note"), branch=_own(thing), commit=thing.name("last_commit", "id"), url=note.url("url"), note=note,
+        confidential=_is_confidential(payload, note, thing),
     )  # fmt: skip
 
 
@@ -88,16 +114,29 @@ def _own(pull: Payload) -> str:
     return pull.name("source_branch") if pull.number("source_project_id") == pull.number("target_project_id") else ""
 
 
-def _added(payload: Payload, what: str, key: str) -> list[str]:
-    """GitLab lists changes of things that did not change (gitlab-org/gitlab 216874): only what is new counts."""
-    before = {each.name(key) for each in payload.all("changes", what, "previous")}
-    return [name for each in payload.all("changes", what, "current") if (name := each.name(key)) and name not in before]
+def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
+    """What is new in a list, or (`back`) no longer in it. GitLab lists changes of things that did not change (gitlab-org/gitlab
+    216874): only the difference counts."""
+    before, now = ("current", "previous") if back else ("previous", "current")
+    known = {each.name(key) for each in payload.all("changes", what, before)}
+    names = (each.name(key) for each in payload.all("changes", what, now))
+    return [name for name in names if name and name not in known]
 
 
 def _intent(
     payload: Payload, kind: IntentKind, thing: Payload | None = None, *, number: int = 0, pull: bool = False, whom: Sequence[str] = (),
-    labels: Sequence[str] = (), text: str = "", branch: str = "", commit: str = "", url: str = "",
+    labels: Sequence[str] = (), text: str = "", branch: str = "", commit: str = "", url: str = "", note: Payload | None = None,
+    unassigned: Sequence[str] = (), unlabelled: Sequence[str] = (), rollup: bool = False, confidential: bool = False,
 ) -> Reading:  # fmt: skip
+    thing, note = thing or Payload(None), note or Payload(None)
+    edited = kind is IntentKind.EDITED
+    place, removed = note.at("position"), not note.number("position", "new_line")
+    before, title_before = "", ""
+    if edited:
+        title_before = payload.name("changes", "title", "previous") or thing.name("title")
+        before = payload.text("changes", "description", "previous")
+        before = before if payload.at("changes", "description") else thing.text("description")
+    now, known = mentioned(thing.text("description") if edited else text), mentioned(before)
     project = payload.at("project")
     repository = project.repository("path_with_namespace")
     if not repository:
@@ -113,14 +152,25 @@ def _intent(
         author=payload.name("user", "username") or payload.name("user_username"),
         whom=tuple(filter(None, whom)),
         labels=tuple(filter(None, labels)),
-        mentions=mentioned(text),
-        title=(thing or Payload(None)).name("title"),
-        description=(thing or Payload(None)).text("description"),
+        mentions=tuple(each for each in now if each not in known),
+        title=thing.name("title"),
+        description=thing.text("description"),
         text=text,
         branch=branch,
         commit=commit,
+        path=place.name("old_path" if removed else "new_path"),
+        line=place.number("old_line" if removed else "new_line"),
+        removed=bool(place) and removed,
+        comment=note.id("id"),
+        before=before,
+        title_before=title_before,
+        unassigned=tuple(unassigned),
+        unlabelled=tuple(unlabelled),
+        stops=stopped(text),
+        rollup=rollup,
+        confidential=confidential,
         url=url,
         clone_url=project.url("git_http_url") or project.url("http_url"),
-        at=(thing or Payload(None)).time("updated_at"),
+        at=thing.time("updated_at"),
     )
     return Reading(found)

@@ -28,6 +28,15 @@ class IntentKind(StrEnum):
     LINE_COMMENTED = "line_commented"
     """A comment on a line of a change, or a review that only comments."""
     CHANGES_REQUESTED = "changes_requested"
+    APPROVED = "approved"
+    """A review that approves and says something."""
+    EDITED = "edited"
+    """The title or the description of an issue or pull request reads otherwise now."""
+    COMMENT_EDITED = "comment_edited"
+    UNASSIGNED = "unassigned"
+    """`unassigned` says who; on Gitea and Forgejo `whom` are those who are left."""
+    UNLABELLED = "unlabelled"
+    """`unlabelled` says which; on Gitea and Forgejo `labels` are those that are left."""
     CI_FAILED = "ci_failed"
     MERGED = "merged"
     CLOSED = "closed"
@@ -67,6 +76,28 @@ class Intent:
     branch: str = ""
     """The head branch of the pull request, the branch that was deleted, or the one that was checked."""
     commit: str = ""
+    path: str = ""
+    """Of a comment on a line of a change: the file, in the repository."""
+    line: int = 0
+    removed: bool = False
+    """The line is one that the change removes: it is counted in the file as it was before."""
+    hunk: str = ""
+    """The end of the diff that the comment is on."""
+    comment: str = ""
+    """The forge's id of the comment or review."""
+    before: str = ""
+    """What `text` (or, of an issue, `description`) was before it was edited."""
+    title_before: str = ""
+    unassigned: tuple[str, ...] = ()
+    """Who was unassigned, or is not asked for a review any more."""
+    unlabelled: tuple[str, ...] = ()
+    """Labels that were taken off."""
+    stops: tuple[str, ...] = ()
+    """Logins that `text` tells to stop."""
+    rollup: bool = False
+    """A failed check that sums up others (a suite, a workflow, a pipeline)."""
+    confidential: bool = False
+    """Only members may read it (GitLab's confidential issues and internal notes)."""
     url: str = ""
     """For a person: http(s), of the comment, the issue or the check."""
     clone_url: str = ""

@@ -20,7 +20,7 @@ from perdure.model import Permissions
 
 TRIGGERS = (
     *("assigned", "labelled", "mentioned", "review_requested"),
-    *("commented", "line_commented", "changes_requested", "ci_failed", "reopened"),
+    *("commented", "line_commented", "changes_requested", "approved", "edited", "ci_failed", "reopened"),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """These begin a task; the others go on with one."""
@@ -79,6 +79,10 @@ class Rule:
     """What becomes of its runs is told on the forge, where there is a token: one comment, reactions, a status."""
     publish: str = "no"
     """After its success perdure pushes the `branch`, and opens a `pull` request for it."""
+    ci_attempts: int = 3
+    """How often failed checks of its own branch are told in a row, without a word from a person."""
+    confidential: bool = False
+    """Works on what only members may read, too. What it pushes may be public."""
     archive: str = "checkpoint"
     """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
 
@@ -99,19 +103,34 @@ class Rule:
 def wants(rule: Rule, intent: Intent) -> str:
     """The trigger by which the rule wants the intent, or empty. Where the rule names no authors, the forge is still to be asked for his
     permission."""
-    if not is_for(rule, intent):
+    if not is_for(rule, intent) and not is_own_check(rule, intent):
         return ""
     return next((trigger for trigger in _triggers(rule, intent, rule.login.casefold()) if trigger in rule.triggers), "")
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:
-    """Whether the agent listens to the author there, as far as the rule itself says: not to himself, nor to what perdure wrote."""
+    """Return whether the agent listens to the author there, as far as the rule itself says: not to
+    itself, nor to what perdure wrote."""
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
-    own = not author or author == rule.login.casefold() or OWN_MARK in intent.text
-    # A run that failed is told as a failed check: answered with another attempt, that would never end.
-    own = own or (intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK))
-    return known and not own and any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories)
+    own = not author or author == rule.login.casefold() or OWN_MARK in intent.text or OWN_MARK in intent.before
+    return known and not own and not _is_told_by_us(intent) and _is_there(rule, intent)
+
+
+def is_own_check(rule: Rule, intent: Intent) -> bool:
+    """Return whether a check has failed on the branch that the agent itself works on. Such an event
+    names who pushed, often the agent, or a robot: its author says nothing."""
+    is_failed = intent.kind is IntentKind.CI_FAILED and is_own(rule, intent)
+    return is_failed and not _is_told_by_us(intent) and _is_there(rule, intent)
+
+
+def _is_told_by_us(intent: Intent) -> bool:
+    """A run that failed is told as a failed check: answered with another attempt, that would never end."""
+    return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
+
+
+def _is_there(rule: Rule, intent: Intent) -> bool:
+    return any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories)
 
 
 def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
@@ -128,7 +147,9 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
             return ["review_requested"] if meant else []
         case IntentKind.COMMENTED:
             return [*mentioned, "commented"]
-        case IntentKind.LINE_COMMENTED | IntentKind.CHANGES_REQUESTED | IntentKind.CI_FAILED | IntentKind.REOPENED:
+        case IntentKind.EDITED | IntentKind.COMMENT_EDITED:
+            return [*mentioned, "edited"]
+        case IntentKind.LINE_COMMENTED | IntentKind.CHANGES_REQUESTED | IntentKind.APPROVED | IntentKind.CI_FAILED | IntentKind.REOPENED:
             return [intent.kind.value]
     return []
 
@@ -138,15 +159,29 @@ def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
     return f"perdure/{rule.name}-{'mr' if apart else ''}{number}"
 
 
-def is_apart(intent: Intent, number: int) -> bool:
-    """Whether the number is that of a merge request of GitLab, which counts them apart from its issues."""
-    return intent.forge is Forge.GITLAB and intent.pull and number == intent.number
+def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
+    """Return whether the number is that of a merge request of GitLab, which counts them apart from its
+    issues. The first merge request of a project often has the number of the issue that it is for."""
+    if intent.forge is not Forge.GITLAB:
+        return False
+    own = _own(rule, intent.branch)
+    return bool(own[1]) if own else intent.pull and number == intent.number
+
+
+def is_own(rule: Rule, intent: Intent) -> bool:
+    """Return whether the intent is about a branch that the agent itself works on."""
+    return _own(rule, intent.branch) is not None
 
 
 def issue_of(rule: Rule, intent: Intent) -> int:
-    """The number that the work goes by: the pull request of the agent's own branch belongs to the issue that it was begun for."""
-    own = re.fullmatch(rf"perdure/{re.escape(rule.name)}-([1-9][0-9]{{0,14}})", intent.branch)
-    return int(own[1]) if own else intent.number
+    """Return the number that the work goes by: the pull request of the agent's own branch belongs to
+    what it was begun for."""
+    own = _own(rule, intent.branch)
+    return int(own[2]) if own else intent.number
+
+
+def _own(rule: Rule, branch: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"perdure/{re.escape(rule.name)}-(mr)?([1-9][0-9]{{0,14}})", branch)
 
 
 def rules(value: object) -> tuple[Rule, ...]:
@@ -279,6 +314,8 @@ READERS: dict[str, Callable[[object], Any]] = {
     "templates": _directory,
     "report": _yes,
     "publish": _one_of("no", "branch", "pull"),
+    "ci_attempts": _count,
+    "confidential": _yes,
     "archive": _one_of("checkpoint", "capsule"),
     # Checked together by `token_of`.
     "token_file": _text,

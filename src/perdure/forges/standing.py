@@ -91,6 +91,8 @@ class Issue:
     created: int
     updated: int
     url: str
+    confidential: bool = False
+    """Only members may read it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +125,14 @@ class Comment:
     url: str
     path: str = ""
     line: int = 0
+    removed: bool = False
+    """The line is one that the change removes."""
+    hunk: str = ""
+    """Of a line: the diff that it is on, as far as the forge tells."""
     review: str = ""
     """Of a line: the id of the review that it was said in, where the forge tells."""
     verdict: Verdict | None = None
+    confidential: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,20 @@ class Check:
     text: str
     url: str
     updated: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedCheck:
+    """A check of a commit that has failed, for who is to repair it."""
+
+    name: str
+    url: str = ""
+    text: str = ""
+    """What the check itself says."""
+    log: str = ""
+    """The end of its log, as the forge gave it: escapes and all."""
+    note: str = ""
+    """Why there is no log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

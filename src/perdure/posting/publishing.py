@@ -118,7 +118,9 @@ def pull_request(api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, 
     closes = "For" if origin.pull else "Closes"
     text = f"{closes} #{origin.number}.\n\nMade by **{origin.rule}** ({run.spec.agent}), run `{run.name}`."
     text += f" [Its page](<{page}>)." if page else ""
-    return api.open_pull(origin.repository, head=pushed.branch, base=base, title=f"{title(issue.title)} (#{origin.number})", text=text)
+    # A pull request may be read by more people than a confidential issue.
+    what = "Work" if issue.confidential else title(issue.title)
+    return api.open_pull(origin.repository, head=pushed.branch, base=base, title=f"{what} (#{origin.number})", text=text)
 
 
 def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:

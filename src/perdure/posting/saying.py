@@ -54,6 +54,7 @@ def comment(account: Account, marker: str) -> str:
         marker,
         f"**{account.rule}** ({run.spec.agent}) {_state(account)}.",
         *(f"**A person is needed:** {code(each.message, 600)}" for each in run.conditions if each.type == "needs_person"),
+        *(f"**Off it:** {code(each.message, 600)}" for each in run.conditions if each.type == "withdrawn"),
         *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
         _branch(account),
         _table(account.attempts),
@@ -142,5 +143,6 @@ def _by_hand(account: Account) -> str:
     lines = [f"perdure why {name}", *([f"perdure open {name}"] if over else [f"perdure logs -f {name}"])]
     lines += [f"perdure retry {name}"] if account.run.state in (RunState.FAILED, RunState.CANCELLED) else []
     page = f"[Its page](<{account.page}>). " if account.page else ""
-    told = "A comment here goes on with the same conversation. "
+    is_off = any(each.type == "withdrawn" for each in account.run.conditions)
+    told = "What is said here is told when it goes on. " if is_off else "A comment here goes on with the same conversation. "
     return f"{page}{told}By hand, on the machine where it runs:\n\n" + "\n".join(f"    {line}" for line in lines)

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from perdure.forges.standing import Access, Branch, Check, CheckState, Comment, FailedDelivery, Issue, IssueRef, Pull, Reaction
+    from perdure.forges.standing import (
+        Access,
+        Branch,
+        Check,
+        CheckState,
+        Comment,
+        FailedCheck,
+        FailedDelivery,
+        Issue,
+        IssueRef,
+        Pull,
+        Reaction,
+    )
 
 
 class ForgeApi(Protocol):
@@ -74,6 +86,16 @@ class ForgeApi(Protocol):
 
     def checks(self, repository: str, commit: str) -> Sequence[Check]:
         """How a commit stands judged: the newest of each name."""
+        ...
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        """Return the checks of a commit that have failed, those of the first few with the end of their
+        log. A log that cannot be had is no error: `note` says why."""
+        ...
+
+    def hunk(self, repository: str, number: int, path: str, line: int, *, removed: bool = False) -> str:
+        """Return the diff of a pull request around a line, to the line itself; empty where the forge
+        tells it with the comment (all but GitLab), or has none."""
         ...
 
     def branch(self, repository: str, name: str) -> Branch | None:

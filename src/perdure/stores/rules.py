@@ -115,4 +115,7 @@ def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condit
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
+    if state is RunState.QUEUED:
+        # Somebody wants it to go on, though it was taken back on the forge before.
+        kept.pop("withdrawn", None)
     return tuple(kept.values())

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.servers.forge.server import Answered, Asked, Page, Route
-from tests.servers.forge.state import Item, Repository, Said, Status
+from tests.servers.forge.server import Answered, Asked, Page, Raw, Route
+from tests.servers.forge.state import Item, Job, Repository, Said, Status
 
 PREFIX = "/api/v1/"
 LEVELS = ["none", "read", "write", "admin"]
@@ -83,7 +83,8 @@ def comment(asked: Asked, name: str, found: Said) -> dict[str, Any]:
 
 def line(asked: Asked, name: str, found: Said) -> dict[str, Any]:
     return comment(asked, name, found) | {
-        "path": found.path, "position": found.line, "original_position": 0, "pull_request_review_id": found.review
+        "path": found.path, "position": found.line, "original_position": 0, "pull_request_review_id": found.review,
+        "diff_hunk": found.hunk,
     }  # fmt: skip
 
 
@@ -256,7 +257,47 @@ def add_status(asked: Asked, name: str, commit: str) -> Any:
 
 def combined(asked: Asked, name: str, commit: str) -> Any:
     newest = {each.name: each for each in repository(asked, name).statuses.get(commit, [])}
+    # Its own Actions set a status for each job, under such a name, at a path without a host.
+    for each in jobs_of(asked, name, commit):
+        context = f"CI / {each.name} (push)"
+        newest[context] = Status(context, job_state(each), "", f"/{name}/actions/runs/1/jobs/{each.id}", 0)
     return {"sha": commit, "state": "success", "total_count": len(newest), "statuses": [status(each) for each in newest.values()]}
+
+
+def job_state(found: Job) -> str:
+    return {"": "pending", "success": "success", "skipped": "success"}.get(found.conclusion, "failure")
+
+
+def jobs_of(asked: Asked, name: str, commit: str) -> list[Job]:
+    """The newest of each name."""
+    return list({each.name: each for each in repository(asked, name).jobs.get(commit, [])}.values())
+
+
+def job(asked: Asked, name: str, id: str) -> Job:
+    found = next((each for jobs in repository(asked, name).jobs.values() for each in jobs if each.id == int(id)), None)
+    if found is None or not found.log:
+        raise Answered(404)
+    return found
+
+
+def runs(asked: Asked, name: str) -> Any:
+    commit = asked.query["head_sha"]
+    broken = any(each.conclusion == "failure" for each in jobs_of(asked, name, commit))
+    found = [{"id": 7, "head_sha": commit, "status": "completed", "conclusion": "failure" if broken else "success"}]
+    return {"workflow_runs": found, "total_count": 1}
+
+
+def run_jobs(asked: Asked, name: str, id: str) -> Any:
+    found = [each for commit in repository(asked, name).jobs for each in jobs_of(asked, name, commit)]
+    told = [
+        {"id": each.id, "name": each.name, "conclusion": each.conclusion, "html_url": f"{asked.url}/{name}/actions/runs/1/jobs/{each.id}"}
+        for each in found
+    ]  # fmt: skip
+    return {"jobs": told, "total_count": len(told)}
+
+
+def job_log(asked: Asked, name: str, id: str) -> Any:
+    return Raw(job(asked, name, id).log)
 
 
 def branch(asked: Asked, name: str, which: str) -> Any:
@@ -288,4 +329,7 @@ ROUTES: list[Route] = [
     ("POST", rf"{R}/statuses/([0-9a-f]{{40}})", add_status),
     ("GET", rf"{R}/commits/([0-9a-f]{{40}})/status", combined),
     ("GET", rf"{R}/branches/(.+)", branch),
+    ("GET", rf"{R}/actions/runs", runs),
+    ("GET", rf"{R}/actions/runs/(\d+)/jobs", run_jobs),
+    ("GET", rf"{R}/actions/jobs/(\d+)/logs", job_log),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from tests.forgeapi.published import dressed
 from tests.servers.forge import gitea
 from tests.servers.forge.gitea import R
-from tests.servers.forge.server import Answered, Asked, Page, Request, Route
+from tests.servers.forge.server import Answered, Asked, Page, Raw, Request, Route
 from tests.servers.forge.state import Repository, Said
 
 __all__ = ["PREFIX", "ROUTES", "asker", "check", "dressed"]
@@ -24,7 +24,8 @@ def asker(headers: Mapping[str, str]) -> str:
 def check(request: Request) -> None:
     from tests.forgeapi import published
 
-    if request.status not in (401, 404):
+    # Where a log is kept is no part of the API.
+    if request.status not in (401, 404) and "/kept/" not in request.path:
         published.check(request.method, request.path, request.query, request.body)
 
 
@@ -91,7 +92,11 @@ def comments(asked: Asked, name: str, number: str) -> Any:
 def lines(asked: Asked, name: str, number: str) -> Any:
     since = gitea.ms(asked.query.get("since", ""))
     found = [each for each in gitea.item(asked, name, number).said if each.path and each.updated >= since]
-    return Page([gitea.comment(asked, name, each) | {"path": each.path, "line": each.line} for each in found], "per_page", 100)
+    return Page(
+        [gitea.comment(asked, name, each) | {"path": each.path, "line": each.line, "diff_hunk": each.hunk} for each in found],
+        "per_page",
+        100,
+    )
 
 
 def reviews(asked: Asked, name: str, number: str) -> Any:
@@ -104,13 +109,29 @@ def review(asked: Asked, name: str, found: Said) -> Any:
 
 def combined(asked: Asked, name: str, commit: str) -> Any:
     found = gitea.combined(asked, name, commit)
-    each_one = [{**each, "state": each["status"]} for each in found["statuses"]]
+    # Jobs are check runs here, and no statuses.
+    each_one = [{**each, "state": each["status"]} for each in found["statuses"] if not each["target_url"].startswith("/")]
     return found | {"statuses": each_one}
 
 
 def check_runs(asked: Asked, name: str, commit: str) -> Any:
-    gitea.repository(asked, name)
-    return {"total_count": 0, "check_runs": []}
+    found = [
+        {"id": each.id, "name": each.name, "status": "completed" if each.conclusion else "in_progress",
+         "conclusion": each.conclusion or None, "html_url": f"https://github.invalid/{name}/actions/runs/1/job/{each.id}",
+         "app": {"slug": each.app}, "output": {"title": None, "summary": each.summary or None, "text": None}}
+        for each in gitea.jobs_of(asked, name, commit)
+    ]  # fmt: skip
+    return {"total_count": len(found), "check_runs": found}
+
+
+def job_log(asked: Asked, name: str, id: str) -> Any:
+    found = gitea.job(asked, name, id)
+    where = gitea.repository(asked, name).logs or f"{asked.url}{PREFIX}"
+    return 302, Raw("", {"location": f"{where}repos/{name}/kept/{found.id}"})
+
+
+def kept_log(asked: Asked, name: str, id: str) -> Any:
+    return Raw(gitea.job(asked, name, id).log)
 
 
 def add_status(asked: Asked, name: str, commit: str) -> Any:
@@ -168,6 +189,8 @@ OWN: list[Route] = [
     ("GET", rf"{R}/commits/([0-9a-f]{{40}})/status", combined),
     ("GET", rf"{R}/commits/([0-9a-f]{{40}})/check-runs", check_runs),
     ("GET", rf"{R}/branches/(.+)", branch),
+    ("GET", rf"{R}/actions/jobs/(\d+)/logs", job_log),
+    ("GET", rf"{R}/kept/(\d+)", kept_log),
     ("GET", rf"{R}/hooks", hooks),
     ("GET", rf"{R}/hooks/(\d+)/deliveries", deliveries),
     ("POST", rf"{R}/hooks/(\d+)/deliveries/(\d+)/attempts", again),

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.servers.forge.gitea import ms, time
-from tests.servers.forge.server import Answered, Asked, Page, Route
+from tests.servers.forge.gitea import job, ms, time
+from tests.servers.forge.server import Answered, Asked, Page, Raw, Route
 from tests.servers.forge.state import Item, Repository, Said, Status
 
 PREFIX = "/api/v4/"
@@ -54,6 +54,7 @@ def thing(asked: Asked, name: str, found: Item) -> dict[str, Any]:
     state = "merged" if found.merged else "opened" if found.open else "closed"
     one = {
         "id": 1000 + found.number, "iid": found.number, "project_id": 1, "title": found.title, "description": found.text, "state": state,
+        "confidential": found.confidential,
         "author": user(asked, found.author), "labels": found.labels, "assignees": [user(asked, each) for each in found.assignees],
         "created_at": time(found.created), "updated_at": time(found.updated),
         "web_url": f"{asked.url}/{name}/-/{'merge_requests' if found.head else 'issues'}/{found.number}",
@@ -73,6 +74,7 @@ def note(asked: Asked, found: Said) -> dict[str, Any]:
     return place | {
         "id": found.id, "body": found.text, "author": user(asked, found.author), "created_at": time(found.created),
         "updated_at": time(found.updated), "system": found.verdict == "system",
+        "internal": found.verdict == "internal",
     }  # fmt: skip
 
 
@@ -197,7 +199,23 @@ def status(found: Status) -> dict[str, Any]:
 
 
 def statuses(asked: Asked, name: str, commit: str) -> Any:
-    return Page([status(each) for each in repository(asked, name).statuses.get(commit, [])], "per_page", 100)
+    words = {"": "running", "failure": "failed"}
+    jobs = [
+        {"id": each.id, "name": each.name, "status": words.get(each.conclusion, each.conclusion), "allow_failure": False,
+         "description": None, "target_url": f"{asked.url}/{name}/-/jobs/{each.id}", "created_at": time(each.id), "finished_at": None}
+        for each in repository(asked, name).jobs.get(commit, [])
+    ]  # fmt: skip
+    return Page([*jobs, *(status(each) for each in repository(asked, name).statuses.get(commit, []))], "per_page", 100)
+
+
+def trace(asked: Asked, name: str, id: str) -> Any:
+    return Raw(job(asked, name, id).log)
+
+
+def diffs(asked: Asked, name: str, number: str) -> Any:
+    found = repository(asked, name).diffs.get(int(number), [])
+    told = [{"old_path": path, "new_path": path, "diff": diff} for path, diff in found]
+    return Page(told, "per_page", 100)
 
 
 def branch(asked: Asked, name: str, which: str) -> Any:
@@ -245,6 +263,8 @@ ROUTES: list[Route] = [
     ("POST", rf"{P}/{KIND}/(\d+)/notes/(\d+)/award_emoji", react_to_note),
     ("POST", rf"{P}/statuses/([0-9a-f]{{40}})", add_status),
     ("GET", rf"{P}/repository/commits/([0-9a-f]{{40}})/statuses", statuses),
+    ("GET", rf"{P}/jobs/(\d+)/trace", trace),
+    ("GET", rf"{P}/merge_requests/(\d+)/diffs", diffs),
     ("GET", rf"{P}/repository/branches/([^/]+)", branch),
     ("GET", rf"{P}/hooks", hooks),
     ("GET", rf"{P}/hooks/(\d+)/events", events),

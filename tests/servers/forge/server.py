@@ -49,6 +49,14 @@ class Asked:
 
 
 @dataclass
+class Raw:
+    """An answer that is no JSON."""
+
+    text: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Page:
     """A list that is told in pages. `size` is the parameter that says how long they are; `most` what the forge gives at once."""
 
@@ -144,6 +152,8 @@ class SmallForge:
             return
         if fault is not None and not fault.done:
             _send(one, fault.status, fault.body, fault.headers)
+        elif isinstance(value, Raw):
+            _send(one, status, value.text.encode(), {"content-type": "text/plain", **headers})
         else:
             _send(one, status, b"" if value is None else json.dumps(value).encode(), {"content-type": "application/json", **headers})
 
@@ -159,19 +169,30 @@ class SmallForge:
                 raise Answered(401, {"message": "invalid username, password or token"})
             value: Any = self._found(one.command, path, Asked(self.state, login, query, body, self.url))
             status, value = value if isinstance(value, tuple) else (200, value)
+            if isinstance(value, Raw):
+                self.requests.append(Request(one.command, path, query, body, login, status, value.text))
+                self._held(self.requests[-1])
+                return status, value, value.headers
             if isinstance(value, Page):
                 value, headers = _page(value, query, f"http://another.invalid{parts.path}")
         except Answered as answered:
             status, value = answered.status, answered.value or {"message": f"answered with {answered.status}"}
         request = Request(one.command, path, query, body, login, status, value)
+        self._held(request)
         try:
-            if self._check is not None:
-                self._check(request)
             status, value = self.dialect.dressed(one.command, path, status, value)
         except AssertionError as error:
             self.wrong.append(f"{request.method} {path}: {error}")
         self.requests.append(replace(request, status=status, answer=value))
         return status, value, headers
+
+    def _held(self, request: Request) -> None:
+        """Whether the request is one that the forge's description has."""
+        try:
+            if self._check is not None:
+                self._check(request)
+        except AssertionError as error:
+            self.wrong.append(f"{request.method} {request.path}: {error}")
 
     def _found(self, method: str, path: str, asked: Asked) -> Any:
         for verb, pattern, answer in self.dialect.ROUTES:

@@ -24,6 +24,7 @@ class Said:
     verdict: str = ""
     path: str = ""
     line: int = 0
+    hunk: str = ""
     review: int = 0
     reactions: set[tuple[str, str]] = field(default_factory=set)
 
@@ -41,6 +42,7 @@ class Item:
     created: int
     updated: int
     open: bool = True
+    confidential: bool = False
     merged: bool = False
     draft: bool = False
     head: str = ""
@@ -59,6 +61,18 @@ class Status:
     text: str
     url: str
     updated: int
+
+
+@dataclass
+class Job:
+    """A job of the forge's own CI: how it ended, and its log."""
+
+    id: int
+    name: str
+    conclusion: str
+    log: str = ""
+    app: str = "github-actions"
+    summary: str = ""
 
 
 @dataclass
@@ -84,6 +98,12 @@ class Repository:
     """Branches, where there is no git."""
     items: dict[int, Item] = field(default_factory=dict)
     statuses: dict[str, list[Status]] = field(default_factory=dict)
+    jobs: dict[str, list[Job]] = field(default_factory=dict)
+    """By commit."""
+    diffs: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+    """Of pull requests: path and diff of each file."""
+    logs: str = ""
+    """Another address at which it keeps its logs."""
     hook: str = ""
     """Where its webhooks go."""
     sent: list[Sent] = field(default_factory=list)
@@ -160,6 +180,12 @@ class State:
         found = self.say(name, number, author, text, verdict=verdict)
         for path, line, words in lines:
             self.say(name, number, author, words, path=path, line=line, review=found.id)
+        return found
+
+    def job(self, name: str, commit: str, job: str, conclusion: str = "failure", log: str = "", **more: str) -> Job:
+        """A job of the forge's own CI; an empty conclusion: it still runs."""
+        found = Job(next(self._ids), job, conclusion, log, **more)
+        self.repositories[name].jobs.setdefault(commit, []).append(found)
         return found
 
     def label(self, name: str, number: int, by: str, label: str) -> None:

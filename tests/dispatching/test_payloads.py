@@ -1,0 +1,364 @@
+"""From a forge's raw webhook to the prompt: for each of the four, exactly the right words, and once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from perdure.forges import Delivery, DeliveryState, Forge
+from perdure.forges.postings import Posting
+from perdure.model import RunState
+from tests.dispatching.office import Office
+from tests.dispatching.test_reconciling import DEV, asked
+from tests.forges import minimal
+from tests.forges.minimal import BRANCH, COMMIT, GITHUB_LIKE, Sent
+from tests.servers.forge import gitlab
+
+FORGES = list(Forge)
+HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
+every_forge = pytest.mark.parametrize("forge", FORGES)
+HUNK = "@@ -10,3 +10,4 @@ def total\n     a = 1\n-    b = 2\n+    b = 3"
+
+
+def send(office: Office, sent: Sent) -> Delivery:
+    return office.deliver(*sent)
+
+
+def begun(office: Office, forge: Forge) -> None:
+    """The agent was assigned, and its first attempt is over."""
+    assert send(office, minimal.assigned(forge)).state is HANDLED
+    office.end(office.claim())
+
+
+def pushed(office: Office, commit: str = COMMIT) -> None:
+    """Perdure has pushed a commit of the run."""
+    run = office.run()
+    assert office.engine.store.hold_posting(run.id, 60.0) is not None
+    office.engine.store.put_posting(Posting(run=run.id, commit=commit, attempt=run.attempt))
+
+
+def unmarked(prompt: str) -> str:
+    """A prompt without the marks around what others wrote, which are drawn anew for each."""
+    return re.sub(r"<<<FORGE-[0-9a-f]{16}\s|\sFORGE-[0-9a-f]{16}>>>", "", prompt.partition("\n\n")[2])
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+@every_forge
+@pytest.mark.parametrize("sender", ["dev-bot", "github-actions[bot]", "mallory"])
+def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sender: str) -> None:
+    """All that a forge sends of one red workflow is one update, whoever it names: who pushed is the agent itself as a rule."""
+    begun(office, forge)
+    pushed(office)
+    states = [send(office, sent).state for sent in minimal.red(forge, sender)]
+    assert states == [HANDLED, *([IGNORED] * (len(states) - 1))]
+    (prompt,) = office.prompts()[1:]
+    assert f"{BRANCH} has failed" in prompt
+    assert "There is no log: perdure has no token to ask the forge with." in prompt
+    assert "build" in prompt or forge is Forge.GITLAB
+
+
+@every_forge
+def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> None:
+    """What waits while the agent is at work is one update afterwards."""
+    begun(office, forge)
+    pushed(office)
+    send(office, minimal.commented(forge, "Please also test it."))
+    claim = office.claim()
+    waits = [send(office, sent) for sent in minimal.red(forge, "dev-bot")]
+    assert {each.state for each in waits} == {WAITS}
+    office.end(claim)
+    office.dispatcher.round()
+    assert {office.delivery(each.number).state for each in waits} == {HANDLED}
+    assert len(office.prompts()) == 3 and office.prompts()[2].count("has failed") == 1
+
+
+@every_forge
+def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
+    """A failed check of a commit that is none of the run's, of another branch or of a fork is told only if its author may say so."""
+    begun(office, forge)
+    pushed(office)
+    strange = minimal.red(forge, "mallory", commit="5" * 40)
+    strange += minimal.red(forge, "mallory", branch="main") + minimal.red(forge, "dev-bot", branch="perdure/dev-5")
+    strange += minimal.red(forge, "dev-bot", commit="")
+    found = [send(office, sent) for sent in strange]
+    assert {each.state for each in found} == {IGNORED} and len(office.prompts()) == 1
+    reasons = {each.reason for each in found}
+    assert f"{'5' * 12} is no commit of {office.run().name}, and dev does not work for mallory" in reasons
+    first, *_ = minimal.red(forge, "ada", commit="5" * 40)
+    assert send(office, first).state is HANDLED, "a person pushed onto it, who may"
+
+
+@every_forge
+def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: Forge) -> None:
+    """After so many repairs in a row nothing more is told, and a person is asked for; a person's word goes on with it, and counts anew."""
+    office = make()
+    office.rules = (replace(office.rules[0], ci_attempts=2),)
+    office.dispatcher._rules = office.rules
+    begun(office, forge)
+    for number in range(2):
+        pushed(office, f"{number:040x}")
+        assert send(office, minimal.red(forge, "dev-bot", commit=f"{number:040x}")[0]).state is HANDLED
+        office.end(office.claim())
+    pushed(office, "9" * 40)
+    last = send(office, minimal.red(forge, "dev-bot", commit="9" * 40)[0])
+    assert last.state is IGNORED and "after each of 2 attempts to repair them" in last.reason
+    (condition,) = office.run().conditions
+    assert (condition.type, condition.message) == ("needs_person", last.reason)
+    assert send(office, minimal.commented(forge, "Try the other way.")).state is HANDLED
+    assert office.run().conditions == ()
+    office.end(office.claim())
+    pushed(office, "8" * 40)
+    assert send(office, minimal.red(forge, "dev-bot", commit="8" * 40)[0]).state is HANDLED
+
+
+# --- comments on lines -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forge", [Forge.GITHUB, Forge.GITLAB])
+def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
+    """A comment on a line of a change is told with file, line and, where the forge sends it, the diff; as text of others."""
+    begun(office, forge)
+    assert send(office, minimal.on_a_line(forge, "Why 3?", hunk=HUNK)).state is HANDLED
+    prompt = office.prompts()[1]
+    quoted = "> @@ -10,3 +10,4 @@ def total\n>      a = 1\n> -    b = 2\n> +    b = 3\n"
+    said = f"src/total.py:12:\n{quoted if forge is Forge.GITHUB else ''}Why 3?"
+    assert unmarked(prompt).endswith(said)
+    inside = re.search(r"<<<(FORGE-[0-9a-f]{16})\n(.*)\n\1>>>", prompt, re.DOTALL)
+    assert inside is not None and inside[2] == said
+
+
+# --- edits -------------------------------------------------------------------------------------------------------
+
+BEFORE = "One.\nTwo.\nThree.\nFour.\nFive.\nSix.\nSeven."
+AFTER = "One.\nTwo.\nThree.\nFour, rounded half to even.\nFive.\nSix.\nSeven."
+
+
+@every_forge
+def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
+    """Of an edited issue only the difference is told; an edit that changes no words is no news."""
+    begun(office, forge)
+    told = send(office, minimal.edited(forge, BEFORE, AFTER, title="Rounding up", title_before="Rounding"))
+    assert told.state is HANDLED
+    said = unmarked(office.prompts()[1])
+    assert "ada has edited what it says" in said
+    assert "Title, before: Rounding\nTitle, now: Rounding up" in said
+    assert "- Four.\n+ Four, rounded half to even." in said and "One." not in said and "Seven." not in said
+    assert send(office, minimal.edited(forge, AFTER, f"{AFTER}  \n")).state is IGNORED
+    for stranger in ("mallory", "dev-bot"):
+        assert send(office, minimal.edited(forge, BEFORE, AFTER, sender=stranger)).state is IGNORED
+    assert len(office.prompts()) == 2
+
+
+@every_forge
+def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
+    """Of an edited comment only the difference is told; perdure's own comment, which it edits all the time, and the agent's wake nobody."""
+    begun(office, forge)
+    send(office, minimal.commented(forge, BEFORE))
+    office.end(office.claim())
+    assert send(office, minimal.comment_edited(forge, BEFORE, AFTER)).state is HANDLED
+    said = unmarked(office.prompts()[2])
+    assert "ada has edited a comment" in said and "- Four.\n+ Four, rounded half to even." in said and "One." not in said
+    own = "<!-- perdure:task=1 -->\n**dev** is at work"
+    assert send(office, minimal.comment_edited(forge, own, f"{own}.", sender="perdure", id=5)).state is IGNORED
+    assert send(office, minimal.comment_edited(forge, own, f"{own}.", sender="ada", id=5)).state is IGNORED
+    assert send(office, minimal.comment_edited(forge, "a", "b", sender="dev-bot", id=6)).state is IGNORED
+    assert len(office.prompts()) == 3
+
+
+@every_forge
+def test_edits_that_come_together(office: Office, forge: Forge) -> None:
+    """A comment that is edited before it is told is told as it reads now, and two edits of an issue are one difference."""
+    begun(office, forge)
+    send(office, minimal.commented(forge, "Go on.", id=1))
+    claim = office.claim()
+    send(office, minimal.commented(forge, "Round it up.", id=2))
+    send(office, minimal.comment_edited(forge, "Round it up.", "Round it down.", id=2))
+    send(office, minimal.edited(forge, "a\nb", "a\nB"))
+    send(office, minimal.edited(forge, "a\nB", "A\nB"))
+    office.end(claim)
+    office.dispatcher.round()
+    said = unmarked(office.prompts()[-1])
+    assert "Round it down." in said and "Round it up." not in said and "edited a comment" not in said
+    assert said.count("has edited") == 1 and "- a\n- b\n+ A\n+ B" in said
+
+
+@pytest.mark.parametrize("forge", GITHUB_LIKE)
+def test_an_approval_with_words(office: Office, forge: Forge) -> None:
+    """An approval that says something is an instruction of who may give one; one without words, or of a stranger, is none."""
+    begun(office, forge)
+    assert send(office, minimal.approved(forge, "Good, but rename it.")).state is HANDLED
+    assert unmarked(office.prompts()[1]).endswith("ada has approved the changes, and says:\n\nGood, but rename it.")
+    assert send(office, minimal.approved(forge, " ")).state is IGNORED
+    assert send(office, minimal.approved(forge, "Good, but delete it.", sender="mallory")).state is IGNORED
+    assert len(office.prompts()) == 2
+
+
+def test_an_approval_on_gitlab(office: Office) -> None:
+    """GitLab sends the words of an approval as a comment."""
+    begun(office, Forge.GITLAB)
+    assert send(office, minimal.approved(Forge.GITLAB, "Good, but rename it.")).state is HANDLED
+
+
+# --- work that is taken back -------------------------------------------------------------------------------------
+
+
+@every_forge
+def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
+    """Who is unassigned stops, and is not woken by what is said; assigned again, it goes on in the same conversation with all of it."""
+    send(office, minimal.assigned(forge))
+    run = office.run()
+    off = send(office, minimal.unassigned(forge))
+    assert (off.state, off.reason) == (HANDLED, f"{run.name} is off it: unassigned by ada")
+    assert office.run().state is RunState.CANCELLED
+    (condition,) = office.run().conditions
+    assert (condition.type, condition.message) == ("withdrawn", "unassigned by ada; assign it to dev-bot again, or mention it, to go on")
+    said = send(office, minimal.commented(forge, "Ben takes it.", id=1))
+    assert (said.state, said.reason) == (IGNORED, f"{run.name} is off it: what is said is told when it goes on")
+    again = send(office, minimal.assigned(forge))
+    assert again.state is HANDLED and office.run().state is RunState.QUEUED and office.run().conditions == ()
+    assert office.run().id == run.id
+    told = unmarked(office.prompts()[1])
+    assert told.index("Ben takes it.") < told.index("It was assigned to you by ada.")
+    office.end(office.claim())
+    send(office, minimal.commented(forge, "Thanks.", id=2))
+    assert "Ben takes it." not in office.prompts()[-1], "once"
+
+
+@every_forge
+def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> None:
+    """The agent is asked to stop at once, and what waited for it is not begun: the delivery waits until it has ended."""
+    send(office, minimal.assigned(forge))
+    claim = office.claim()
+    waiting = send(office, minimal.commented(forge, "And test it."))
+    off = send(office, minimal.unassigned(forge))
+    assert (off.state, off.reason) == (WAITS, f"waits: {claim.run.name} is being stopped")
+    assert office.run().cancel_requested
+    changes = len(office.engine.store.history(office.run().id, limit=1000))
+    office.dispatcher.round()
+    assert len(office.engine.store.history(office.run().id, limit=1000)) == changes, "nothing is done twice"
+    office.stop(claim)
+    office.dispatcher.round()
+    assert office.delivery(off.number).state is HANDLED
+    assert office.delivery(waiting.number).reason == f"{claim.run.name} is off it: what is said is told when it goes on"
+    assert office.run().state is RunState.CANCELLED
+    send(office, minimal.commented(forge, "@dev-bot go on", id=3))
+    told = unmarked(office.prompts()[-1])
+    assert told.index("And test it.") < told.index("@dev-bot go on")
+
+
+@every_forge
+def test_others_are_unassigned(office: Office, forge: Forge) -> None:
+    """That somebody else is unassigned, or another label taken off, stops nobody; nor does what the agent itself takes off."""
+    send(office, minimal.assigned(forge, left=("ben",)))
+    assert send(office, minimal.unassigned(forge, "ben", left=("dev-bot",))).state is IGNORED
+    send(office, minimal.labelled(forge, "bug"))
+    send(office, minimal.unlabelled(forge, "bug", left=()))
+    assert send(office, minimal.unassigned(forge, sender="dev-bot")).state is IGNORED
+    assert office.run().state is RunState.QUEUED
+
+
+@every_forge
+def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
+    """A run that a label began stops when that is taken off, and goes on when it is put on again; another label changes nothing."""
+    send(office, minimal.labelled(forge))
+    off = send(office, minimal.unlabelled(forge))
+    assert off.reason == f"{office.run().name} is off it: the label agent taken off by ada"
+    assert office.run().state is RunState.CANCELLED
+    send(office, minimal.labelled(forge, "help", also=("bug",)))
+    assert office.run().state is RunState.CANCELLED
+    assert send(office, minimal.labelled(forge, also=("help", "bug"))).state is HANDLED
+    assert office.run().state is RunState.QUEUED
+
+
+@every_forge
+def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> None:
+    """Gitea tells all labels at each change: after a stop, one that was on all the time gives nothing back."""
+    send(office, minimal.labelled(forge))
+    send(office, minimal.commented(forge, "@dev-bot stop"))
+    send(office, minimal.labelled(forge, "bug", also=("agent",)))
+    assert office.run().state is RunState.CANCELLED
+
+
+@every_forge
+def test_a_word_to_stop(office: Office, forge: Forge) -> None:
+    """`@login stop` stops the run, said by who may; in a quote, in code, in a sentence, or by others it does not."""
+    begun(office, forge)
+    for text in ("> @dev-bot stop\nNo!", "```\n@dev-bot stop\n```", "`@dev-bot stop`", "When will @dev-bot stop?", "    @dev-bot stop"):
+        send(office, minimal.commented(forge, text))
+        assert office.run().conditions == (), text
+    for author in ("mallory", "dev-bot"):
+        assert send(office, minimal.commented(forge, "@dev-bot stop", sender=author)).state is IGNORED
+    assert office.run().state is RunState.QUEUED
+    stopped = send(office, minimal.commented(forge, "Thanks!\n@Dev-Bot, please stop.\nWe do it otherwise."))
+    assert (stopped.state, stopped.reason) == (HANDLED, f"{office.run().name} is off it: told to stop by ada")
+    assert office.run().state is RunState.CANCELLED
+    prompts = len(office.prompts())
+    assert send(office, minimal.commented(forge, "I see.")).state is IGNORED
+    assert send(office, minimal.commented(forge, "@dev-bot go on")).state is HANDLED
+    assert office.run().state is RunState.QUEUED and len(office.prompts()) == prompts + 1
+
+
+@every_forge
+def test_nothing_to_stop(office: Office, forge: Forge) -> None:
+    """Told to stop where it has begun nothing, an agent begins nothing."""
+    told = send(office, minimal.commented(forge, "@dev-bot stop"))
+    assert (told.state, told.reason, office.runs()) == (IGNORED, "there is nothing to stop", [])
+
+
+@every_forge
+def test_mentions_in_quotes_and_code_begin_nothing(office: Office, forge: Forge) -> None:
+    """An agent that is only named in a quote, in code or in a comment of HTML is not called."""
+    for text in ("> @dev-bot fix it\n\nWho is that?", "```\n@dev-bot fix it\n```", "<!-- @dev-bot fix it -->", "a `@dev-bot` is"):
+        assert send(office, minimal.commented(forge, text)).state is IGNORED, text
+    assert office.runs() == []
+    assert send(office, minimal.commented(forge, "> what now?\n\n@dev-bot fix it")).state is HANDLED
+
+
+# --- confidential ------------------------------------------------------------------------------------------------
+
+
+def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> None:
+    """What only members may read on GitLab is not worked on, as the branch may be public, unless the rule says so."""
+    office = make()
+    issue, note = minimal.assigned(Forge.GITLAB), minimal.commented(Forge.GITLAB, "@dev-bot fix it", internal=True)
+    issue[2]["event_type"] = "confidential_issue"
+    issue[2]["object_attributes"]["confidential"] = True
+    reason = "it is confidential, and what dev makes of it may be public: confidential = true in its rule allows it"
+    for sent in (issue, note):
+        told = send(office, sent)
+        assert (told.state, told.reason) == (IGNORED, reason)
+    assert office.runs() == []
+    office.rules = (replace(office.rules[0], confidential=True),)
+    office.dispatcher._rules = office.rules
+    assert [send(office, sent).state for sent in (minimal.assigned(Forge.GITLAB, sender="ben"), note)] == [HANDLED, HANDLED]
+
+
+def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
+    """The forge is asked as well: what was public when it was delivered, and is confidential now, is not worked on; nor is what was said
+    in internal notes told."""
+    with asked(make, DEV, gitlab, Forge.GITLAB) as at:
+        for number in range(1, 5):
+            at.small.state.issue("shop/web", "ada", f"Issue {number}", assignees=["dev-bot"])
+        item = at.small.state.repositories["shop/web"].items[4]
+        item.confidential = True
+        assert "it is confidential" in send(at.office, minimal.assigned(Forge.GITLAB)).reason
+        item.confidential = False
+        at.small.state.say("shop/web", 4, "ada", "For members alone.", verdict="internal")
+        at.small.state.say("shop/web", 4, "ada", "For everybody.")
+        assert send(at.office, minimal.assigned(Forge.GITLAB)).state is HANDLED
+        assert "For everybody." in at.office.prompts()[0] and "For members alone." not in at.office.prompts()[0]
+
+
+def test_a_merge_request_with_the_number_of_its_issue(office: Office) -> None:
+    """GitLab counts merge requests apart: what is said to the agent's own one goes to its run, though the issue has the same number."""
+    send(office, minimal.assigned(Forge.GITLAB))
+    office.end(office.claim())
+    sent = minimal.on_a_line(Forge.GITLAB, "Why?")
+    sent[2]["merge_request"]["iid"] = 4
+    assert send(office, sent).state is HANDLED
+    assert len(office.prompts()) == 2

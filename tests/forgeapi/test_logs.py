@@ -1,0 +1,135 @@
+"""The log of a failed job: its end, wherever the forge keeps it, and nothing sent anywhere else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from perdure.errors import ForgeRefused
+from perdure.forgeapi import asking
+from perdure.forgeapi.asking import Asking
+from perdure.forgeapi.connecting import JSON, connect
+from perdure.forgeapi.github import ACCEPT, LOG_HOSTS, GitHub
+from perdure.forgeapi.tokens import Token
+from perdure.forges import Forge
+from tests.servers.forge import SmallForge, gitea, github, gitlab
+
+REPOSITORY, COMMIT, TOKEN = "shop/web", "ab" * 20, "t0ken"
+DIALECTS: list[tuple[Forge, Any]] = [(Forge.GITHUB, github), (Forge.GITEA, gitea), (Forge.FORGEJO, gitea), (Forge.GITLAB, gitlab)]
+
+
+@pytest.fixture(params=DIALECTS, ids=lambda value: value[0].value)
+def small(request: pytest.FixtureRequest) -> Iterator[SmallForge]:
+    kind, dialect = request.param
+    with SmallForge(dialect, check=getattr(dialect, "check", None)) as found:
+        found.kind = kind  # type: ignore[attr-defined]
+        found.state.person("dev-bot", TOKEN)
+        found.state.repository(REPOSITORY, dev_bot="write")
+        found.state.repositories[REPOSITORY].named["main"] = COMMIT
+        yield found
+
+
+def token() -> Token:
+    return Token("a test", held=TOKEN)
+
+
+def test_the_log_of_each_failed_job(small: SmallForge) -> None:
+    """What has failed is told with its log and its address; what passed is not, and of a job that was run again only the newest."""
+    state = small.state
+    state.job(REPOSITORY, COMMIT, "build", log="an old failure")
+    state.job(REPOSITORY, COMMIT, "build", log="the newest failure")
+    state.job(REPOSITORY, COMMIT, "lint", log="repaired since")
+    state.job(REPOSITORY, COMMIT, "lint", "success", log="fine")
+    state.job(REPOSITORY, COMMIT, "gone")
+    with closing(connect(small.kind, small.url, token())) as forge:  # type: ignore[attr-defined]
+        # A status of Gitea's own Actions has the name of its workflow before that of the job.
+        failed = forge.failed_checks(REPOSITORY, COMMIT)
+        found = {each.name.removeprefix("CI / ").removesuffix(" (push)"): each for each in failed}
+    assert set(found) == {"build", "gone"}
+    assert (found["build"].log, found["build"].note) == ("the newest failure", "") and found["build"].url.startswith("http")
+    assert found["gone"].log == "" and found["gone"].note.startswith("There is no log: ")
+
+
+def test_no_more_logs_than_a_few(small: SmallForge) -> None:
+    """Of many failed jobs the logs of the first few are read, and the others say so."""
+    for number in range(9):
+        small.state.job(REPOSITORY, COMMIT, f"job {number}", log=f"log {number}")
+    with closing(connect(small.kind, small.url, token())) as forge:  # type: ignore[attr-defined]
+        found = forge.failed_checks(REPOSITORY, COMMIT)
+    assert len(found) == 9 and sum(bool(each.log) for each in found) == 5
+    assert {each.note for each in found if not each.log} == {"Its log was not read: 5 others were."}
+
+
+@contextmanager
+def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A host that keeps logs: its address, and the headers of what asked it."""
+    asked: list[dict[str, str]] = []
+
+    class One(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            asked.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), One)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_log_on_another_host(known: bool) -> None:
+    """GitHub redirects to where it keeps a log: that host is asked without the token, and only if it is one of GitHub's."""
+    with SmallForge(github) as small, storage(b"it broke") as (host, asked):
+        small.state.person("dev-bot", TOKEN)
+        small.state.repository(REPOSITORY, dev_bot="write").logs = f"http://{host}/"
+        small.state.job(REPOSITORY, COMMIT, "build", log="elsewhere")
+        client = Asking(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
+        with closing(GitHub(small.url, client, (host,) if known else LOG_HOSTS)) as forge:
+            (found,) = forge.failed_checks(REPOSITORY, COMMIT)
+    if known:
+        assert (found.log, found.note) == ("it broke", "")
+        assert len(asked) == 1 and "authorization" not in asked[0]
+    else:
+        assert found.log == "" and "keeps its logs at http://127.0.0.1, where perdure does not follow" in found.note
+        assert asked == []
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/x", "https://x.blob.core.windows.net.evil.example/x", "http://x.blob.core.windows.net/x",
+                                    "//evil.example", "file:///etc/passwd", "http://["])  # fmt: skip
+def test_a_redirect_to_nobody_knows_where(target: str) -> None:
+    """Anywhere else, over http, or to no address at all: nothing is asked there, and the check is told without a log."""
+    with SmallForge(github) as small:
+        small.state.person("dev-bot", TOKEN)
+        small.state.repository(REPOSITORY, dev_bot="write")
+        small.state.job(REPOSITORY, COMMIT, "build", log="elsewhere")
+        client = Asking(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
+        with closing(GitHub(small.url, client)) as forge:
+            small.state.repositories[REPOSITORY].logs = target
+            (found,) = forge.failed_checks(REPOSITORY, COMMIT)
+    assert found.log == "" and found.note.startswith("There is no log: ")
+
+
+def test_only_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long log only the end is kept in memory; one that is far too long is given up."""
+    long = b"begin" + b"x" * 3_000_000 + b"end"
+    with storage(long) as (host, _), closing(Asking(f"http://{host}", token(), "token", JSON, None)) as client:
+        found = client.tail("log")
+        assert len(found) == asking.LOG_KEPT and found.endswith("xend")
+        monkeypatch.setattr(asking, "LOG_MOST", 2_000_000)
+        with pytest.raises(ForgeRefused, match="more than 1 MiB"):
+            client.tail("log")
