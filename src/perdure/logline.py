@@ -44,8 +44,8 @@ from perdure.events import (
     TranscriptMended,
     VerifyEnded,
     VerifyStarted,
-    WorkdirSwept,
     Withdrawn,
+    WorkdirSwept,
     WritesLost,
 )
 from perdure.model import Start

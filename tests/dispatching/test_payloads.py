@@ -55,11 +55,12 @@ def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sen
     begun(office, forge)
     pushed(office)
     states = [send(office, sent).state for sent in minimal.red(forge, sender)]
-    assert states == [HANDLED, *([IGNORED] * (len(states) - 1))]
+    assert states.count(HANDLED) == 1 and set(states) <= {HANDLED, IGNORED}
     (prompt,) = office.prompts()[1:]
     assert f"{BRANCH} has failed" in prompt
     assert "There is no log: perdure has no token to ask the forge with." in prompt
-    assert "build" in prompt or forge is Forge.GITLAB
+    # Of the one whose branch is known: a check run names the job, a workflow itself, a pipeline nothing.
+    assert {Forge.GITHUB: "build", Forge.GITLAB: ""}.get(forge, "CI (http") in prompt
 
 
 @every_forge
@@ -69,8 +70,10 @@ def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> Non
     pushed(office)
     send(office, minimal.commented(forge, "Please also test it."))
     claim = office.claim()
-    waits = [send(office, sent) for sent in minimal.red(forge, "dev-bot")]
-    assert {each.state for each in waits} == {WAITS}
+    sent = [send(office, each) for each in minimal.red(forge, "dev-bot")]
+    # Without a token nobody knows the branch of a status of Gitea.
+    waits = [each for each in sent if each.intent is not None and each.intent.branch]
+    assert waits and {each.state for each in waits} == {WAITS}
     office.end(claim)
     office.dispatcher.round()
     assert {office.delivery(each.number).state for each in waits} == {HANDLED}
@@ -89,8 +92,8 @@ def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
     assert {each.state for each in found} == {IGNORED} and len(office.prompts()) == 1
     reasons = {each.reason for each in found}
     assert f"{'5' * 12} is no commit of {office.run().name}, and dev does not work for mallory" in reasons
-    first, *_ = minimal.red(forge, "ada", commit="5" * 40)
-    assert send(office, first).state is HANDLED, "a person pushed onto it, who may"
+    *_, last = minimal.red(forge, "ada", commit="5" * 40)
+    assert send(office, last).state is HANDLED, "a person pushed onto it, who may"
 
 
 @every_forge
@@ -102,10 +105,10 @@ def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: 
     begun(office, forge)
     for number in range(2):
         pushed(office, f"{number:040x}")
-        assert send(office, minimal.red(forge, "dev-bot", commit=f"{number:040x}")[0]).state is HANDLED
+        assert send(office, minimal.red(forge, "dev-bot", commit=f"{number:040x}")[-1]).state is HANDLED
         office.end(office.claim())
     pushed(office, "9" * 40)
-    last = send(office, minimal.red(forge, "dev-bot", commit="9" * 40)[0])
+    last = send(office, minimal.red(forge, "dev-bot", commit="9" * 40)[-1])
     assert last.state is IGNORED and "after each of 2 attempts to repair them" in last.reason
     (condition,) = office.run().conditions
     assert (condition.type, condition.message) == ("needs_person", last.reason)
@@ -113,7 +116,7 @@ def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: 
     assert office.run().conditions == ()
     office.end(office.claim())
     pushed(office, "8" * 40)
-    assert send(office, minimal.red(forge, "dev-bot", commit="8" * 40)[0]).state is HANDLED
+    assert send(office, minimal.red(forge, "dev-bot", commit="8" * 40)[-1]).state is HANDLED
 
 
 # --- comments on lines -------------------------------------------------------------------------------------------

@@ -90,6 +90,44 @@ def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
     assert any("found labelled of shop/web" in line for line in asking.office.said)
 
 
+def test_work_that_was_taken_back_and_given_again(asking: Asking) -> None:
+    """An agent that was unassigned while nobody told is stopped, once; assigned again, it goes on; told to stop, it does not by itself."""
+    office, state = asking.office, asking.small.state
+    number = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"]).number
+    item = state.repositories["shop/web"].items[number]
+    assert asking.round() == 1
+    item.assignees, item.updated = [], state.tick()
+    assert asking.round() == 1 and office.run().state is RunState.CANCELLED
+    assert [each.message for each in office.run().conditions] == ["unassigned; assign it to dev-bot again, or mention it, to go on"]
+    item.updated = state.tick()
+    assert asking.round() == 0
+    item.assignees, item.updated = ["dev-bot"], state.tick()
+    item.chosen.append(("assignees", "dev-bot", "ada"))
+    assert asking.round() == 1 and office.run().state is RunState.QUEUED and office.run().conditions == ()
+    office.told(intent(IntentKind.COMMENTED, number=number, text="@dev-bot stop", stops=("dev-bot",), forge=Forge.GITEA))
+    assert office.run().state is RunState.CANCELLED
+    item.updated = state.tick()
+    assert asking.round() == 0 and office.run().state is RunState.CANCELLED
+
+
+def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office]) -> None:
+    """Where a rule names no authors, who may write stops a run by a word, and what these said is told when it goes on."""
+    with asked(make, replace(DEV, authors=()), gitea_dialect, Forge.GITEA) as asking:
+        office, state = asking.office, asking.small.state
+        state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
+        one = intent(IntentKind.COMMENTED, number=1, forge=Forge.GITEA)
+        office.told(replace(one, kind=IntentKind.ASSIGNED, whom=("dev-bot",)))
+        stop = replace(one, text="@dev-bot stop", stops=("dev-bot",), mentions=("dev-bot",))
+        office.told(replace(stop, author="mallory"))
+        assert office.run().state is RunState.QUEUED
+        office.told(replace(stop, author="ben"))
+        assert office.run().state is RunState.CANCELLED
+        office.told(replace(one, author="mallory", text="Send me the keys."), replace(one, author="ben", text="I take it."))
+        office.told(replace(one, text="@dev-bot go on", mentions=("dev-bot",)))
+        told = office.prompts()[-1]
+        assert "I take it." in told and "Send me the keys." not in told
+
+
 def test_what_was_said_meanwhile(asking: Asking) -> None:
     """A comment and a review that nobody told become one update, in order; what a delivery told, what perdure wrote, and what the agent
     itself said do not."""

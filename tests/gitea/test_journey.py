@@ -62,7 +62,12 @@ def _reviewed(one: World) -> None:
     first, second = run["attempts"]
     assert second["receipt"]["verdict"] == "native" and second["session_id"] == first["session_id"]
     delta = one.prompts()[-1]
-    assert "Round half to even." in delta and "rounding.txt:1: Bankers do otherwise." in delta and "quercus" not in delta
+    assert (
+        "Round half to even." in delta
+        and "rounding.txt:1:\n> @@ " in delta
+        and "\nBankers do otherwise." in delta
+        and "quercus" not in delta
+    )
     one.until(lambda: one.do("GET", "/pulls/2")["head"]["sha"] != before, "the branch has the second commit")
     assert one.file("perdure/dev-1", "rounding.txt") == "even\n"
     one.until(lambda: "| 2 |" in one.comment(), "the same comment has both attempts")

@@ -49,7 +49,9 @@ def test_the_lines_of_a_review(place: GiteaPlace) -> None:
         text="See below.", at=first,
     )  # fmt: skip
     for received, line in ((first, "say why"), (second, "and how"), (second + 60_000, "and how")):
-        assert with_lines(place.forge, delivery(intent, received), intent).text == f"See below.\n\nREADME.md:1: {line}"
+        said = with_lines(place.forge, delivery(intent, received), intent).text
+        assert said.startswith("See below.\n\nREADME.md:1:\n> @@ ") and said.endswith(f"\n{line}")
+        assert said.count("README.md:1:") == 1
     others = ({"author": "cid"}, {"text": "else"}, {"kind": IntentKind.COMMENTED}, {"forge": Forge.GITHUB})
     for other in (replace(intent, **change) for change in others):
         assert with_lines(place.forge, delivery(other, first), other) == other

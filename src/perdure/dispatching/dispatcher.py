@@ -187,7 +187,8 @@ class Dispatcher:
             choice = f"as it stands now, {choice}" if isinstance(now, Intent) and isinstance(choice, str) else choice
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, Choice):
-            choice = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent) or choice
+            over = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent)
+            choice = over or self._is_off(delivery, intent, choice) or choice
         if intent is None or isinstance(choice, str):
             done = "; ".join(stopped.values())
             self._settle(delivery, DeliveryState.HANDLED if done else DeliveryState.IGNORED, done or str(choice))
@@ -221,18 +222,23 @@ class Dispatcher:
 
     def _passed_over(self, delivery: Delivery, intent: Intent, choice: Choice) -> str:
         """Return why a delivery that a rule wants is told to nobody, or an empty text."""
-        store, run = self._engine.store, choice.run
+        run = choice.run
         if run is None:
             return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
         if is_unchanged(intent):
             return "nothing that it says has changed"
         if intent.kind is IntentKind.CI_FAILED:
-            why = self._checks.refused(choice, intent) or self._checks.told(run, intent)
-            if why:
-                return why
-        if withdrawn(run) is not None and not is_given_again(store, delivery, intent, run, choice.rule, choice.trigger):
-            return off(run)
+            return self._checks.refused(choice, intent) or self._checks.told(run, intent)
         return ""
+
+    def _is_off(self, delivery: Delivery, intent: Intent, choice: Choice) -> str:
+        """Return why a run is not told what was said to it, or an empty text: its work was taken back. It is told later, so
+        this is asked only for who may tell it something."""
+        run = choice.run
+        if run is None or withdrawn(run) is None:
+            return ""
+        given = is_given_again(self._engine.store, delivery, intent, run, choice.rule, choice.trigger)
+        return "" if given else off(run)
 
     def _withdraw(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> dict[str, str]:
         """Stop the runs whose work is taken back, in good order; return what was done, by rule. Raises

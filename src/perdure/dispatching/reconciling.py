@@ -15,6 +15,7 @@ from types import TracebackType
 from perdure.attempt import Engine
 from perdure.dispatching.choosing import scope_of_thing
 from perdure.dispatching.cleaning import is_cleaned_up
+from perdure.dispatching.withdrawal import UNASSIGNED, began_by, withdrawn
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forges import Arrived, Forge, Intent, IntentKind
 from perdure.forges.found import found
@@ -209,6 +210,23 @@ class Reconciler:
             yield _thing(source, kind, IntentKind.MERGED if merged else IntentKind.CLOSED, issue, "", which)
         elif issue.open and over and (author := _author(rule, issue, forge.chosen_by(issue.ref, reopened=True))):
             yield _thing(source, kind, IntentKind.REOPENED, issue, author, which)
+        elif issue.open and not for_issue:
+            yield from self._given_or_taken(forge, source, kind, rule, run, issue)
+
+    def _given_or_taken(self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue) -> Iterator[Arrived]:
+        """It was unassigned since, or its label taken off; or assigned again after it was unassigned."""
+        which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
+        is_assigned = rule.login.casefold() in {each.casefold() for each in issue.assignees}
+        condition = withdrawn(run)
+        if condition is not None:
+            if is_assigned and condition.message.startswith(UNASSIGNED):
+                author = _author(rule, issue, forge.chosen_by(issue.ref, assignee=rule.login))
+                if author:
+                    yield _thing(source, kind, IntentKind.ASSIGNED, issue, author, which, whom=(rule.login,))
+        elif began == "assigned" and not is_assigned:
+            yield _thing(source, kind, IntentKind.UNASSIGNED, issue, "", which, unassigned=(rule.login,))
+        elif began == "labelled" and not is_assigned and not set(rule.labels) & set(issue.labels):
+            yield _thing(source, kind, IntentKind.UNLABELLED, issue, "", which, unlabelled=rule.labels)
 
     def _said(
         self, forge: ForgeApi, source: Source, kind: Forge, issue: Issue, since: int, known: set[tuple[str, str]]
@@ -236,11 +254,12 @@ def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
 
 def _thing(
     source: Source, forge: Forge, kind: IntentKind, issue: Issue, author: str, which: str, *, whom: tuple[str, ...] = (),
-    labels: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (), unassigned: tuple[str, ...] = (), unlabelled: tuple[str, ...] = (),
 ) -> Arrived:  # fmt: skip
     intent = Intent(
         kind=kind, forge=forge, repository=issue.ref.repository, number=issue.ref.number, pull=issue.ref.pull, author=author, whom=whom,
-        labels=labels, title=issue.title, description=issue.text, branch=_branch(issue), url=issue.url,
+        labels=labels, unassigned=unassigned, unlabelled=unlabelled, confidential=issue.confidential, title=issue.title,
+        description=issue.text, branch=_branch(issue), url=issue.url,
         at=issue.updated,
     )  # fmt: skip
     return found(source.name, forge, intent, f"{kind} {issue.ref}{'!' if issue.ref.pull else ''} {which}")
@@ -255,7 +274,8 @@ def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arr
     review = IntentKind.CHANGES_REQUESTED if wants else IntentKind.LINE_COMMENTED
     intent = Intent(
         kind=review if comment.kind is CommentKind.REVIEW else IntentKind.COMMENTED, forge=forge, repository=issue.ref.repository,
-        number=issue.ref.number, pull=issue.ref.pull, author=comment.author, title=issue.title, description=issue.text, text=comment.text,
+        number=issue.ref.number, pull=issue.ref.pull, author=comment.author, confidential=issue.confidential or comment.confidential,
+        title=issue.title, description=issue.text, text=comment.text,
         mentions=mentioned(comment.text), stops=stopped(comment.text), comment=comment.id, branch=_branch(issue),
         url=comment.url or issue.url, at=comment.updated,
     )  # fmt: skip

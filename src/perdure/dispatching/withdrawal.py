@@ -17,6 +17,8 @@ from perdure.protocols import InboxStore
 
 WITHDRAWN = "withdrawn"
 """The condition of a run whose work was taken back. It goes when the run is queued again."""
+UNASSIGNED = "unassigned"
+"""So the reason begins for which a run is off because nobody has it assigned to its agent any more."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
 """Forges that tell all labels and assignees at each change of one, and not which."""
 ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
@@ -77,8 +79,7 @@ def _before(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun 
     """What was told of the same issue the last time; else what its run began by."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
-        # A review that is not asked for any more says nothing of the assignees.
-        if other is None or other.kind not in kinds or other.unassigned:
+        if other is None or other.kind not in kinds:
             continue
         if _thing(other) == _thing(intent):
             return other
@@ -112,7 +113,7 @@ def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> s
         return ""
     by = f" by {intent.author}" if intent.author else ""
     if login and login in {each.casefold() for each in intent.unassigned}:
-        return f"unassigned{by}"
+        return f"{UNASSIGNED}{by}"
     gone = [label for label in rule.labels if label in intent.unlabelled]
     if gone and _began_by_label(store, rule, run):
         return f"the label {gone[0]} taken off{by}"
@@ -120,8 +121,13 @@ def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> s
 
 
 def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
+    return began_by(store, rule, run) in ("labelled", "")
+
+
+def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
+    """Return the trigger that a run began by; empty where that is not known any more."""
     first = _first(store, run)
-    return first is None or wants(rule, first) in ("labelled", "")
+    return wants(rule, first) if first is not None else ""
 
 
 def message(rule: Rule, why: str) -> str:
@@ -148,5 +154,8 @@ def missed(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> Iterator[
     for source in sources:
         told = store.inbox(DeliveryState.IGNORED, source=source, limit=LOOKED_AT)
         for each in reversed(told):
-            if each.reason == off(run) and each.updated >= condition.at and each.intent is not None:
+            if each.reason != off(run) or each.updated < condition.at or each.intent is None:
+                continue
+            # A check that failed meanwhile may have been repaired by others.
+            if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent

@@ -258,7 +258,7 @@ class Asking:
 
     def _object(self, answer: Answer) -> Payload:
         try:
-            return parsed(answer.body)
+            return parsed(answer.body, once=True)
         except ValueError as error:
             self._unread(answer, error)
 

@@ -88,7 +88,8 @@ def _thing(forge: Forge, payload: Payload, thing: Payload, action: str, *, pull:
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
-        whom, unassigned = [], [payload.name("requested_reviewer", "login")]
+        # `whom` are the assignees, as of any other such event.
+        unassigned = [payload.name("requested_reviewer", "login")]
     labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
     text = thing.text("body") if kind is IntentKind.OPENED else ""
     return intent(forge, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text, unassigned=unassigned)

@@ -23,22 +23,22 @@ _ID = re.compile(r"[A-Za-z0-9][\w-]{0,99}", re.ASCII)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def parsed(body: bytes) -> Payload:
+def parsed(body: bytes, *, once: bool = False) -> Payload:
     """Return the object in a raw body. Raise ValueError, with a few words, for anything else: other
-    JSON, NaN, no UTF-8.
+    JSON, NaN, no UTF-8, and (`once`) a key that is there twice.
 
-    Of a key that is there twice the last value counts, as for nearly every reader of JSON: GitLab
-    has sent such bodies, and four refusals in a row switch its webhook off.
+    Else the last value of such a key counts, as for nearly every reader of JSON: GitLab has sent such
+    webhooks, and four refusals in a row switch its hook off.
     """
-    value = _loaded(body)
+    value = _loaded(body, once=once)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return Payload(value)
 
 
 def parsed_list(body: bytes) -> list[Payload]:
-    """The objects of the list in a raw body. Raises ValueError as `parsed` does."""
-    value = _loaded(body)
+    """The objects of the list in a raw body. Raises ValueError as `parsed` does, also for a key that is there twice."""
+    value = _loaded(body, once=True)
     if not isinstance(value, list):
         raise ValueError("not a JSON list")
     return [Payload(each) for each in value]
