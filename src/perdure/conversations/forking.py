@@ -116,8 +116,6 @@ def _source(parent: TaskRun) -> Workspace:
     assert parent.workspace is not None
     if not Path(parent.workspace.path).is_dir():
         raise WorkspaceError(f"The workdir {parent.workspace.path} of {parent.name} is not there", f"perdure retry {parent.name}")
-    if parent.workspace.backend is Backend.ISOLATED:
-        raise UsageError(f"{parent.name} works in an isolated clone, which cannot be forked yet", "the backend `worktree` can")
     return parent.workspace
 
 
@@ -130,6 +128,11 @@ def _placed(engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name
     head = head or engine.workspaces.state(source).head
     if not head:
         raise UsageError(f"{source.path} is in no git repository, so there is nothing to make a second workdir from")
+    if source.backend is Backend.ISOLATED:
+        # The new clone begins where the parent's began, because its repository has that commit. The parent's own commits, which are
+        # nowhere else, come along with its files.
+        base = engine.workspaces.began(source) or source.base
+        return replace(spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED)
     return replace(spec, repo=source.repo or source.path, base=head, branch=branch, here="", backend=Backend.WORKTREE)
 
 
@@ -172,6 +175,8 @@ def _make(engine: Engine, spec: TaskSpec, name: str, source: Workspace, target: 
     try:
         engine.workspaces.prepare(target, spec.agent)
         try:
+            if target.backend is Backend.ISOLATED and engine.workspaces.taken(target, [target.branch]):
+                raise Conflict(f"{target.repo} has a branch {target.branch} already", "choose another --branch or --name")
             if checkpoint is None:
                 engine.workspaces.checkpoints.carry(source, target, ignored=engine.checkpoint_ignored)
             else:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from perdure import service
 from perdure.attempt import Engine
-from perdure.errors import Conflict, NotFound, UsageError
-from perdure.model import Backend, RunState, TaskRun, TaskSpec
+from perdure.errors import Conflict, NotFound
+from perdure.model import RunState, TaskRun, TaskSpec
 from perdure.plan import Forking, Plan, PlanError, PlanRun, PlanState, PlanTask, Strand
 from perdure.plan.weaving import order, weave
 from perdure.plans.standing import Stand, standing
@@ -105,12 +105,9 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
         service.check_task(engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd())
     first = order(plan)[0]
     place = engine.workspaces.plan(spec_of(fresh, Stand(task=first, strand=strands[first.name])), plan.name, Path.cwd())
-    if place.backend is Backend.ISOLATED and any(strand.files_of or strand.merges for strand in strands.values()):
-        raise UsageError(
-            f"the plan {plan.name} has branches, and those of isolated clones cannot be brought together",
-            "give a repository on this machine, or make the plan one line",
-        )
-    return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=place.base))
+    # One commit for all of it: branches that are cloned later begin at the same one, wherever the remote's branch is by then.
+    base = engine.workspaces.resolve(place)
+    return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:

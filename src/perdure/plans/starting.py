@@ -22,6 +22,7 @@ from perdure.plan import PlannedRun, PlanRun, TaskEnd
 from perdure.plans.budget import share
 from perdure.plans.standing import Stand
 from perdure.sessions import plan_scope
+from perdure.workspace.identity import is_remote
 
 NAME_WIDTH = 63
 PATIENCE_S = 30.0
@@ -51,10 +52,14 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
     place = engine.workspaces.plan(spec, name, Path(spec.repo))
     with held(engine, place, f"perdure plan {plan.name}: {stand.task.name}"):
         made = engine.workspaces.prepare(place, spec.agent)
-        if source is not None and source.end is not None and made.head == source.end.commit:
-            _grow(engine, source, source.end, place)
+        began = made.head
+        if place.backend is Backend.ISOLATED and engine.workspaces.taken(place, [place.branch]):
+            raise Conflict(f"{place.repo} has a branch {place.branch} already", "give this plan another name, or rename that branch")
+        # A head that is neither is that of a merge which was made before a kill: then the files have grown, too.
+        if source is not None and source.end is not None and made.head in (spec.base, source.end.commit):
+            began = _grow(engine, source, source.end, place)
         head, joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
-        planned = replace(planned, merged=stand.strand.merges, conflicts=joined, began=head or made.head)
+        planned = replace(planned, merged=stand.strand.merges, conflicts=joined, began=head or began)
         spec = replace(spec, map=spec.map or _map(engine, stand))
         if joined:
             spec = replace(spec, prompt=f"{spec.prompt}\n\n{told(joined)}", conflicts=tuple(file for file, _ in joined))
@@ -107,20 +112,33 @@ def _spec(plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> tuple[Tas
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    spec = replace(spec, base=source.end.commit)
+    # An isolated clone begins at a commit that its repository has; what other tasks made there is brought afterwards.
+    spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
         spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
     return spec, source
 
 
-def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> None:
-    """Brings what no commit has (small ignored files) from the checkpoint at the need's end."""
-    if source.run is None or source.run.workspace is None:
-        return
+def _is_isolated(plan: PlanRun) -> bool:
+    return plan.seed.backend == Backend.ISOLATED or is_remote(plan.seed.repo)
+
+
+def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
+    """Make the workdir what the need was at its end, small ignored files too, by the checkpoint that was taken there; return HEAD."""
+    if place.backend is not Backend.ISOLATED and (source.run is None or source.run.workspace is None):
+        return end.commit
+    there = workdir_of(source)
+    assert source.run is not None
     known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
     kept = known.get(end.checkpoint)
-    if kept is not None and source.run.workspace.backend is Backend.WORKTREE:
-        engine.workspaces.checkpoints.grow(source.run.workspace, kept.workdir.commit, place, ignored=engine.checkpoint_ignored)
+    if kept is not None:
+        engine.workspaces.checkpoints.grow(there, kept.workdir.commit, place, ignored=engine.checkpoint_ignored)
+        return end.commit
+    if place.backend is not Backend.ISOLATED:
+        return end.commit
+    # No checkpoint was due there: this branch came into the plan when the need was done.
+    engine.workspaces.checkpoints.bring(there, place, end.commit)
+    return engine.workspaces.merge(place, source.task.agent, end.commit, f"Begin with {source.task.name}\n").commit
 
 
 def merged(
@@ -133,6 +151,8 @@ def merged(
     for name, other in others.items():
         assert other.end is not None
         text = f"Merge {name} of the plan {plan.name}\n"
+        if place.backend is Backend.ISOLATED:
+            engine.workspaces.checkpoints.bring(workdir_of(other), place, other.end.commit)
         joined = engine.workspaces.merge(place, agent, other.end.commit, text)
         head, conflicts = joined.commit, conflicts | dict(joined.conflicts)
     return head, tuple(conflicts.items())

@@ -32,10 +32,11 @@ from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import applying, changes, contents, isolated, joining, places, planning, removal, sources, trash, view, worktree
 from perdure.workspace import shelf as shelves
+from perdure.workspace.absent import absent
 from perdure.workspace.ahead import Ahead, ahead, is_followed
 from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
-from perdure.workspace.cache import fetched, opened
+from perdure.workspace.cache import fetched, find, opened
 from perdure.workspace.checkpoints import Checkpoints
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
@@ -142,12 +143,24 @@ class Workspaces:
         return planning.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
-        """Which of these branches the repository on this machine has already; none for one that is elsewhere. Looks only."""
-        if workspace.backend is not Backend.WORKTREE:
+        """Which of these branches the repository has already; of one that is elsewhere, as far as it was fetched. Looks only."""
+        if workspace.backend is Backend.WORKTREE:
+            common, below = worktree.common_directory(workspace.repo), "refs/heads"
+        elif workspace.backend is Backend.ISOLATED:
+            common, below = self._places.cache(self._source(workspace.repo).id), "refs/remotes/origin"
+        else:
             return []
-        common = worktree.common_directory(workspace.repo)
-        there = Git(cwd=common, git_dir=common, environ=self._environ).refs("refs/heads/")
-        return [branch for branch in branches if f"refs/heads/{branch}" in there]
+        there = Git(cwd=common, git_dir=common, environ=self._environ).refs(f"{below}/") if common.is_dir() else {}
+        return [branch for branch in branches if f"{below}/{branch}" in there]
+
+    def resolve(self, workspace: Workspace) -> str:
+        """Return the commit at which the workdir begins, or would begin now. Fetches for an isolated one. Raises NotFound, GitFailed."""
+        if workspace.backend is not Backend.ISOLATED:
+            return workspace.base
+        self._ready()
+        source = self._source(workspace.repo)
+        with opened(self._places, source, self._git()) as (cache, fault):
+            return find(self._places, source, cache, workspace.base, fault)
 
     def lock(self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False) -> int:
         """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on to whoever keeps it.
@@ -183,7 +196,9 @@ class Workspaces:
                 created, notes = isolated.prepare(self._places, workspace, self._source(workspace.repo), git)
         if workspace.repo:
             notes += [] if created else places.clear_locks(path, *_locks(workspace))
-            head, branch = git.at(path, path / ".git", path).head()
+            inside = git.at(path, path / ".git", path)
+            notes += absent(path, inside) if created else []
+            head, branch = inside.head()
             if branch != workspace.branch:
                 notes.append(f"The workdir is on {branch or 'a detached HEAD'}, not on {workspace.branch}.")
         return Prepared(created=created, head=head, notes=tuple(notes), env=self._identity(workspace, agent))
@@ -241,7 +256,7 @@ class Workspaces:
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
         """The names of the first files that differ between two commits of the workdir: hostile text. Raises GitFailed."""
         self._ready()
-        return joining.changed(workspace, self._git(), began, head, most)
+        return joining.changed(self._places, workspace, self._git(), began, head, most)
 
     def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
         """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts stay marked in the files. The

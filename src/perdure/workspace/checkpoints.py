@@ -16,6 +16,7 @@ from perdure.git import Git
 from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import packing, photograph, restoring, saved
 from perdure.workspace.identity import Places
+from perdure.workspace.isolated import check_objects
 from perdure.workspace.packing import Packed, PackedFacts
 from perdure.workspace.removal import Held
 from perdure.workspace.restoring import Restored
@@ -46,7 +47,16 @@ class Checkpoints:
         with self._shelf(source) as shelf:
             return self._grow(shelf, commit, target, ignored)
 
+    def bring(self, source: Workspace, target: Workspace, commit: str) -> None:
+        """Copy a commit from one isolated workdir's repository to another's; worktrees of one repository share it already. The source is
+        only read. Raises NotFound where the source does not have it, WorkspaceError."""
+        if source.id != target.id and target.backend is Backend.ISOLATED:
+            with self._shelf(source) as shelf, self._shelf(target) as other:
+                _check_own(shelf)
+                packing.bring(shelf, other, commit)
+
     def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> Restored:
+        _check_own(shelf)
         with self._shelf(target) as other:
             packing.send(shelf, other, commit)
             return restoring.put_in_place(self._places, target, other, commit, ignored, branch=target.branch)
@@ -131,3 +141,9 @@ class Checkpoints:
     def forget(self, workspace: Workspace, *numbers: int) -> None:
         """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks later."""
         saved.forget(self._places, workspace, self._git(), numbers)
+
+
+def _check_own(shelf: Shelf) -> None:
+    """Raise WorkspaceError where an agent's repository borrows objects that are not the cache's: they would become another one's."""
+    if shelf.lent is not None and shelf.borrowed is not None and shelf.borrowed.git_dir is not None:
+        check_objects(shelf.lent, shelf.borrowed.git_dir / "objects")

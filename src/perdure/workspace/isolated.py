@@ -7,7 +7,9 @@ so what stands there is whole. A stage that was cut off never held anyone's work
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
@@ -15,7 +17,7 @@ from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace import cache as caches
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, sync, write
+from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, read, sync, write
 from perdure.workspace.transport import Source
 
 
@@ -47,6 +49,23 @@ def prepare(places: Places, workspace: Workspace, source: Source, git: Git) -> t
         stage.rename(path)
         sync(path.parent)
     return True, notes
+
+
+def check_objects(objects: Path, cache: Path) -> None:
+    """Raise WorkspaceError where not all objects of a clone are its own, or borrowed from the cache that it began with.
+
+    Called before they go anywhere else: by a link or an alternate an agent could have another repository's taken along.
+    """
+    borrowed = read(objects / "info/alternates")
+    linked = next((path for path in _entries(objects) if path.is_symlink()), None)
+    if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
+        what = f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
+        raise WorkspaceError(f"Not all objects of {objects} are its own: {what}.", "Look at it; nothing was taken from there.")
+
+
+def _entries(objects: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(objects):
+        yield from (Path(directory, name) for name in (*folders, *files))
 
 
 def _stands(path: Path) -> bool:

@@ -21,7 +21,7 @@ from perdure.workspace.applying import STAGE, Message, commit_of, differing, pla
 from perdure.workspace.changes import Desk, desk
 from perdure.workspace.identity import Places
 from perdure.workspace.places import discard
-from perdure.workspace.view import Looker, again, looking_alone
+from perdure.workspace.view import Looker, again, looking_alone, seen
 
 MERGES_LOOKED_AT = 100
 
@@ -70,9 +70,16 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
     return joined
 
 
-def changed(workspace: Workspace, git: Git, began: str, head: str, most: int) -> tuple[str, ...]:
+def changed(places: Places, workspace: Workspace, git: Git, began: str, head: str, most: int) -> tuple[str, ...]:
     """The names of the files that differ between two commits, the first so many. Trees alone are looked at. Raises GitFailed."""
-    names = git.at(Path(workspace.path)).run("diff-tree", "-r", "-z", "--name-only", "--no-renames", began, head).stdout
+
+    def look() -> bytes:
+        with seen(places, workspace, git) as looker:
+            if looker is None:
+                return b""
+            return looker.eye.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", began, head).stdout
+
+    names = again(places, workspace, look)
     return tuple(os.fsdecode(name) for name in names.split(b"\0")[:most] if name)
 
 

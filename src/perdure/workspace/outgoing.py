@@ -9,20 +9,20 @@ searched and pushed, while the agent may be at work again. The password is given
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
+from perdure.errors import Diverged, GitFailed, UsageError
 from perdure.git import Git, Result
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.cache import opened
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, make_private, read, write
+from perdure.workspace.isolated import check_objects
+from perdure.workspace.places import alternate, make_private, write
 from perdure.workspace.transport import Source
 from perdure.workspace.view import Looker, again, looking_alone
 
@@ -107,7 +107,7 @@ def outgoing(places: Places, workspace: Workspace, source: Source, git: Git, rea
     with tempfile.TemporaryDirectory(dir=scratch, prefix="outgoing-") as made:
         directory = Path(made)
         with ready:
-            _check_objects(Path(workspace.path) / ".git/objects", objects)
+            check_objects(Path(workspace.path) / ".git/objects", objects)
             with _looking(places, workspace, git) as looker:
                 commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
                 have = _here(looker.eye, list(dict.fromkeys(there.values())))
@@ -164,20 +164,6 @@ def _show(looker: Looker, branch: str, tip: str) -> None:
     """Lets the agent see what came to its branch, so that it can merge it without a network."""
     with contextlib.suppress(GitFailed):
         looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
-
-
-def _check_objects(objects: Path, cache: Path) -> None:
-    """Raises WorkspaceError where not all of the objects are the workdir's own, or borrowed from where it began."""
-    borrowed = read(objects / "info/alternates")
-    linked = next((path for path in _entries(objects) if path.is_symlink()), None)
-    if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
-        what = f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
-        raise WorkspaceError(f"Not all objects of {objects} are its own: {what}.", "Look at it; nothing was pushed.")
-
-
-def _entries(objects: Path) -> Iterator[Path]:
-    for directory, folders, files in os.walk(objects):
-        yield from (Path(directory, name) for name in (*folders, *files))
 
 
 def _diverged(branch: str) -> Diverged:

@@ -22,8 +22,9 @@ from perdure.git import Git
 from perdure.lateclass import dataclass
 from perdure.workspace.escaping import unescape
 from perdure.workspace.identity import Places
+from perdure.workspace.photograph import copy_commit
 from perdure.workspace.places import flush, make_directory, make_private, sync, write
-from perdure.workspace.restoring import load
+from perdure.workspace.restoring import lend_objects, load
 from perdure.workspace.shelf import Shelf, joined, split
 from perdure.workspace.trees import commit_of, tree_of
 
@@ -177,3 +178,19 @@ def send(source: Shelf, target: Shelf, commit: str) -> None:
         target.receive(source, [commit, *(f"^{oid}" for oid in there)])
     if source.is_outside(commit):
         target.mark_outside(commit, commit)
+
+
+def bring(source: Shelf, target: Shelf, commit: str) -> None:
+    """Copy a commit, with its history, from one workdir's repository to another's, if they are not the same.
+
+    Objects alone are copied, as perdure's own packs: nothing of either repository's configuration, hooks or refs takes part. Raises
+    NotFound where the source does not have the commit, WorkspaceError.
+    """
+    if source.kept == target.kept:
+        return
+    if target.repository is None or target.lent is None or source.form != target.form:
+        raise WorkspaceError(f"{target.top} cannot take in a commit of {source.top}.", "Look at its git directory.")
+    copy_commit(source, commit)
+    target.receive(source, [commit, *(f"^{oid}" for oid in (target.head, target.pinned) if oid and source.commit(oid))])
+    if not target.repository.commit(commit):
+        lend_objects(target, [commit], (target.head, target.pinned))

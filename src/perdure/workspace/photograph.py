@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from perdure.errors import GitFailed, WorkspaceError
+from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.model import Saved
 from perdure.workspace import branches, staging
 from perdure.workspace.escaping import escape
@@ -184,6 +184,16 @@ def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
     packs = shelf.objects / "pack"
     packs.mkdir(exist_ok=True)
     shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(packs / "pack"), stdin=asked.encode(), lent=True)
+
+
+def copy_commit(shelf: Shelf, commit: str) -> None:
+    """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not there yet. Raises NotFound."""
+    if shelf.lent is not None:
+        _bring(shelf, Look(), [commit])
+    if not shelf.commit(commit):
+        raise NotFound(
+            f"The commit {commit[:12]} is not in {shelf.top} any more.", "Look at that repository: its agent may have removed it."
+        )
 
 
 def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,14 @@ def lend(shelf: Shelf, wanted: Checkpoint) -> None:
     absent = set(missing(shelf, asked))
     needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
     needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
-    there = [oid for oid in (wanted.head, shelf.pinned) if oid and oid not in needed and shelf.repository.commit(oid)]
+    lend_objects(shelf, needed, (wanted.head, shelf.pinned))
+
+
+def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> None:
+    """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have already."""
+    assert shelf.lent is not None and shelf.repository is not None
+    # What both sides have: the agent may have committed since its last checkpoint.
+    there = [oid for oid in known if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)]
     if needed:
         words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
         (shelf.lent / "pack").mkdir(exist_ok=True)
