@@ -114,6 +114,7 @@ REPORT = {
     "workspace.branch": "the branch that it works on; empty without one",
     "workspace.base": "what the branch began at",
     "workspace.backend": "`worktree`, `isolated`, `task` or `here`",
+    "workspace.head": "where HEAD stood at the newest checkpoint; empty without one",
     "attempts_allowed": "how many attempts that count are allowed; a retry or an update allows one more",
     "attempts": "all attempts, oldest first",
     "attempts[].number": "counts from 1",

@@ -285,6 +285,12 @@ class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
     sessions: tuple[str, ...]
 
 
+class WorkdirNoted(Event, frozen=True, tag="workdir_noted"):
+    """Something that a person should know of the workdir that was made or taken up again, as a sentence."""
+
+    note: str
+
+
 class CopyRestored(Event, frozen=True, tag="copy_restored"):
     """perdure's own copy of a transcript was put back in place."""
 
@@ -614,6 +620,7 @@ RunEvent = (
     | FilesPlaced
     | CheckpointTaken
     | CheckpointMissed
+    | WorkdirNoted
     | CopyMissed
     | CheckpointRestored
     | DriftSeen

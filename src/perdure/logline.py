@@ -45,6 +45,7 @@ from perdure.events import (
     VerifyEnded,
     VerifyStarted,
     Withdrawn,
+    WorkdirNoted,
     WorkdirSwept,
     WritesLost,
 )
@@ -99,6 +100,8 @@ def line_of(record: Record) -> str:
             return f"  conversation {session_id}: perdure's own copy was put back"
         case TranscriptMended(session_id=session_id, edits=edits):
             return f"  conversation {session_id}: a mended copy was put in place: {one_line('; '.join(edits), 240)}"
+        case WorkdirNoted(note=note):
+            return f"  note: {one_line(note, 300)}"
         case CheckpointMissed(reason=reason):
             return f"  no checkpoint could be taken: {one_line(reason, 200)}"
         case CheckpointRestored(number=number, moved_from=host) if host:

@@ -95,6 +95,7 @@ def run_report(
             "branch": place.branch if place else "",
             "base": place.base if place else "",
             "backend": str(place.backend) if place else "",
+            "head": checkpoints[-1].workdir.head if checkpoints else "",
         },
         "attempts_allowed": run.attempts_allowed,
         "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from perdure import process, specification
 from perdure.attempt import Engine, what_may_be_parked
 from perdure.attempt.agent_home import check_home
 from perdure.attempt.workdir import cleaned_up
-from perdure.errors import Conflict, UsageError, WorkspaceError
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL, NEEDS_PERSON
 from perdure.liveness import Liveness
@@ -49,13 +50,24 @@ _CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s")
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
-def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None, deliveries: Sequence[int] = ()) -> TaskRun:
+def submit(
+    engine: Engine,
+    spec: TaskSpec,
+    cwd: Path,
+    files: Asked | None = None,
+    deliveries: Sequence[int] = (),
+    *,
+    include_changes: bool = False,
+) -> TaskRun:
     """Accepts a task, with its files. The same key, spec and files give the run that is there. `deliveries`: those that ask for it.
+    `include_changes`: a new workdir begins with the uncommitted changes of the checkout at `spec.repo`.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
     spec = specification.check(spec)
     check_task(engine, spec, cwd)
+    if include_changes:
+        _check_includable(spec)
     if spec.name and not NAME.fullmatch(spec.name):
         raise UsageError(f"{spec.name!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
@@ -67,12 +79,54 @@ def submit(engine: Engine, spec: TaskSpec, cwd: Path, files: Asked | None = None
         name = spec.name or suggest(tries)
         workspace = engine.workspaces.plan(spec, name, cwd)
         try:
-            return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
+            with _with_changes(engine, spec, name, workspace) if include_changes else nullcontext():
+                return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
             # Only a suggested name may be taken by chance; every other conflict is the caller's to know.
             tries += 1
             if spec.name or tries > 20 or not _is_taken(engine, name):
                 raise conflict
+
+
+def _check_includable(spec: TaskSpec) -> None:
+    """Raise UsageError where there is no checkout whose changes a new workdir could begin with."""
+    if spec.here or spec.service or not spec.repo or is_remote(spec.repo):
+        raise UsageError("--include-changes needs a checkout on this machine", "it goes with none of --here, --service and --repo URL")
+    if spec.base:
+        raise UsageError("--include-changes begins where the checkout stands", "leave --base (or the setting base) out")
+
+
+@contextmanager
+def _with_changes(engine: Engine, spec: TaskSpec, name: str, workspace: Workspace) -> Iterator[None]:
+    """Make the workdir whole before its run is in the store, because a run that is there may be claimed by anybody.
+
+    Nothing is made for a key whose run is there. Raises Conflict where the workdir exists, WorkspaceError.
+    """
+    if spec.key and _is_known(engine, spec.key):
+        yield
+        return
+    if os.path.lexists(workspace.path):
+        raise Conflict(f"There is a workdir for the branch {workspace.branch} already", "choose another --branch or --name")
+    fd = engine.workspaces.lock(workspace, f"perdure run {name}")
+    try:
+        engine.workspaces.prepare(workspace, spec.agent)
+        try:
+            source = engine.workspaces.plan_here(Path(spec.repo))
+            engine.workspaces.checkpoints.carry(source, workspace, ignored="none")
+            yield
+        except BaseException:
+            engine.workspaces.put_away(workspace, {"run": name, "why": "a run that was not accepted", "unsaved": []})
+            raise
+    finally:
+        os.close(fd)
+
+
+def _is_known(engine: Engine, ref: str) -> bool:
+    try:
+        engine.store.get(ref)
+    except NotFound:
+        return False
+    return True
 
 
 def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:

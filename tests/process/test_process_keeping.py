@@ -92,6 +92,17 @@ def ground(tmp_path: Path, env: dict[str, str], mark: str) -> Iterator[Callable[
     assert not (tmp_path / "kept").exists()
 
 
+def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str) -> None:
+    """The directory that all keepers share is its owner's alone, like each keeper's own, whatever the umask."""
+    registry = tmp_path / "warm"
+    command = Command(argv=("/bin/sh", "-c", AGENT), stdin=b"")
+    kept = keep(command, directory=registry / "one", cwd=tmp_path, env=env, mark=mark, grace_s=3.0, idle_s=600.0, memory=0)
+    try:
+        assert (registry.stat().st_mode & 0o777, (registry / "one").stat().st_mode & 0o777) == (0o700, 0o700)
+    finally:
+        kept.end()
+
+
 def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> None:
     """One agent serves two attempts: each directory has its own output and end, and between them no lock is held."""
     one = ground()

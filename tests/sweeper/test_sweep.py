@@ -124,6 +124,15 @@ def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
     assert all((path / "file").exists() for path in strangers)
 
 
+def test_the_registry_of_warm_agents_is_known(ground: Ground) -> None:
+    """Where agents that are kept warm are registered is perdure's own: no clean-up lists it as unknown, or takes it."""
+    ground.run()
+    registered = ground.yard.root / ".perdure/warm" / ("q" * 26)
+    registered.mkdir(parents=True)
+    swept = ground.sweep(days=1000)
+    assert [row.path for row in swept.rows if "/.perdure/warm" in row.path] == [] and registered.is_dir()
+
+
 def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None:
     """Directories that no run belongs to are orphans; in a store that was put in place after them they stay."""
     orphan = logs_of(ground, "0" * 32)

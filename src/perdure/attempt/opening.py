@@ -22,7 +22,7 @@ from perdure.attempt.opened import Opened
 from perdure.attempt.warming import Idle
 from perdure.attempt.workdir import bring_back
 from perdure.errors import InUse, LostLease, PerdureError
-from perdure.events import SessionsRebuilt
+from perdure.events import SessionsRebuilt, WorkdirNoted
 from perdure.model import (
     Claim,
     Outcome,
@@ -83,6 +83,8 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         idle = engine.warm.borrow(run.workspace, live.id if live is not None else "") if engine.warm is not None else None
         bring_back(engine, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
+        if prepared.notes:
+            engine.store.record(claim, [WorkdirNoted(note=engine.redactor.text(note)) for note in prepared.notes])
         prepared = replace(prepared, env=prepared.env | engine.committer(run))
         continuation = decide(engine, claim, driver, home, live, lineage, idle)
         lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)

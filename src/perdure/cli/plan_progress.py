@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from perdure.cli.progress import ways_home
 from perdure.cli.text import clean, consumption, dollars, one_line
 from perdure.events import AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued, UsageCounted
 from perdure.model import Usage
@@ -76,7 +77,8 @@ class PlanProgress:
         if report["reason"]:
             self._say(one_line(report["reason"], 240))
         if report["state"] == "succeeded":
-            self._say(f"the result is in {clean(result['path'])}; take it over: git merge {clean(result['branch'])}")
+            home = ways_home(result["run"], result, result["commit"])
+            self._say(f"the result is in {clean(result['path'])}; take it over: {home}")
         elif report["state"] == "failed":
             self._say(f"next: perdure plan show {name}, perdure plan retry {name}")
         else:

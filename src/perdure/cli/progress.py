@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.text import clean, clock, dollars, one_line, tokens
 from perdure.events import ContextSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, UsageCounted
 from perdure.logline import line_of
-from perdure.model import ContinuityPolicy, OutcomeKind, TaskRun, Usage
+from perdure.model import Backend, ContinuityPolicy, OutcomeKind, TaskRun, Usage
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -26,6 +26,13 @@ def _changes_needed(report: dict[str, Any]) -> str:
     if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
         return " --continuity disclose"
     return " --budget-usd DOLLARS" if kind == OutcomeKind.BUDGET_SPENT else ""
+
+
+def ways_home(name: str, place: dict[str, Any], head: str) -> str:
+    """Return the commands that take a result over. A merge is one only where the branch is in the user's repository and has moved."""
+    moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
+    merge = f", or git merge {clean(place['branch'])}" if moved else ""
+    return f"perdure apply {name}{merge}"
 
 
 class Progress:
@@ -85,7 +92,7 @@ class Progress:
         if report["state"] == "succeeded":
             self._say(f"the result is in {clean(place['path'])}")
             if place["branch"]:
-                self._say(f"look at it: perdure diff {name}; take it over: perdure apply {name}, or git merge {clean(place['branch'])}")
+                self._say(f"look at it: perdure diff {name}; take it over: {ways_home(name, place, place['head'])}")
         elif report["state"] == "queued":
             self._say(f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at once")
         elif report["state"] == "running":

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
 from perdure.config import Settings
 from perdure.errors import PerdureError
-from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, WhenFull
+from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, WhenFull
 
 LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, fresh-ok starts anew; all say so"
 
@@ -54,6 +54,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--base", help="the commit or branch to begin at (default: where the repository stands)")
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
     where.add_argument("--backend", choices=["worktree", "isolated"], help="how the workdir is made")
+    where.add_argument("--include-changes", action="store_true", help="copy the uncommitted changes of the checkout into the workdir")
     where.add_argument("--here", action="store_true", help="work in this directory, as it is")
     where.add_argument("--service", help="a task of a service without a repository")
     where.add_argument("--task", help="the task's id within its service")
@@ -126,12 +127,32 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
         if not arguments.detach:
             service.check_reachable(engine, spec)
-        run = service.submit(engine, spec, Path.cwd(), files_of(arguments))
+        run = service.submit(engine, spec, Path.cwd(), files_of(arguments), include_changes=arguments.include_changes)
+        if not arguments.include_changes and not arguments.quiet:
+            tell_left_out(engine, run)
         if run.state is RunState.RUNNING:
             return service.retry(engine, run.id)
         return run
 
     return followed(arguments, chosen, submit, new=True)
+
+
+def tell_left_out(engine: Any, run: TaskRun) -> None:
+    """Say which changes of the checkout a new workdir does not have, because they are not committed."""
+    from perdure.workspace.identity import is_remote
+
+    place = run.workspace
+    if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED) or is_remote(run.spec.repo):
+        return
+    # A workdir that is there already has changes of its own; a repository that cannot be looked at fails with the run.
+    if run.attempt or Path(place.path).exists():
+        return
+    with suppress(PerdureError):
+        state = engine.workspaces.state(engine.workspaces.plan_here(Path(run.spec.repo)))
+        count = state.changed + state.untracked
+        if count:
+            what = "an uncommitted change" if count == 1 else f"{count} uncommitted changes"
+            print(f"perdure: {what} of {place.repo} will not be in the workdir; --include-changes copies them", file=sys.stderr)
 
 
 def retry_verb(arguments: argparse.Namespace) -> int:

@@ -149,7 +149,9 @@ def keep(
     """
     whole_env = {**env, **command.env, VARIABLE: mark}
     check(command.argv, whole_env, mark)
-    directory.mkdir(mode=0o700, parents=True)
+    # Parents are made with the mode of the umask: each gets its own call.
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

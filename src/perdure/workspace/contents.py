@@ -18,7 +18,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.places import is_real_directory, read, write
 
 _ID = re.compile(r"[a-z2-7]{26}")
-OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp"})
+OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,7 +242,7 @@ def shelf(
     """
     path = Path(workspace.path)
     if not path.is_dir():
-        raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
+        raise WorkspaceError(f"The workdir {path} is not there.", "Try: perdure restore NAME, which makes it from its last checkpoint.")
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         git = Git(cwd=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
         directory, isolated = places.shelf(workspace.id), workspace.backend is Backend.ISOLATED

@@ -140,7 +140,7 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
     """The workdir, looked at as its backend needs it; None without git. Raises WorkspaceError where it is not there."""
     path = Path(workspace.path)
     if not path.is_dir():
-        raise WorkspaceError(f"The workdir {path} is not there.", "Retry the task to make it again.")
+        raise WorkspaceError(f"The workdir {path} is not there.", "Try: perdure restore NAME, which makes it from its last checkpoint.")
     if workspace.backend is Backend.ISOLATED:
         with _view(places, workspace, git) as looker:
             yield looker

@@ -67,6 +67,7 @@ class WorkspaceOfRun(Shape):
     branch: str
     base: str
     backend: str
+    head: str
 
 
 class EffectOfAttempt(Shape):
