@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo test test-spread test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ test: tools install agents ## the suite, on the real agent CLIs; what fails is r
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.suite --reruns $(RERUNS) -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
 	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes"
+
+test-spread: tools install agents ## a part of the suite with repository, root, state and homes on different file systems
+	$(BIN)/python -m tests.spread -n $(JOBS) --dist worksteal -m "not slow"
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.spread import together
+
 if TYPE_CHECKING:
     from tests.servers.gitea.server import Gitea
     from tests.servers.kubernetes.cluster import Cluster
@@ -49,7 +51,10 @@ settings.load_profile("perdure")
 
 # --- the guard -----------------------------------------------------------------------------------------------------
 
-_account = pwd.getpwuid(os.getuid()).pw_dir
+try:
+    _account = pwd.getpwuid(os.getuid()).pw_dir
+except KeyError:  # a container's user, which the machine does not know by name
+    _account = os.environ.get("HOME", "/")
 HOMES = frozenset(str(place) for home in (os.environ.get("HOME") or _account, _account) for place in (Path(home), Path(home).resolve()))
 _TOPS = tuple(f"{home.rstrip('/')}/{name}" for home in HOMES for name in GUARDED)
 _BELOW = tuple(f"{top}/" for top in _TOPS)
@@ -113,6 +118,7 @@ def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     _touched.clear()
     _move_into(_scratch_directory, monkeypatch)
     yield _touched
+    together()
     assert _touched == [], "the real home was touched"
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from perdure import drivers
 from perdure.rehearsal import Rehearsal
 from tests.patience import PATIENCE_S
+from tests.spread import apart
 
 TOP = Path(__file__).parents[2]
 
@@ -55,6 +56,7 @@ class Stage:
         self.home, self.tmp, self.repo = self.directory / "home", self.directory / "t", self.directory / "repo"
         for path in (self.home, self.tmp, self.repo):
             path.mkdir(parents=True, exist_ok=True)
+        apart(self.home, self.home / ".local/share", self.home / ".local/state")
         self.state = self.home / ".local/state/perdure"
         # OpenCode is moved by XDG_DATA_HOME, and perdure with it: the usual place keeps both where the stage looks.
         self.agent_home = self.home / (".local/share" if self.agent == "opencode" else f".{self.agent}")

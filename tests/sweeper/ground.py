@@ -14,6 +14,7 @@ from perdure.config import Settings
 from perdure.model import TaskRun, Workspace
 from perdure.sweeper import Moment, Row, Sweep, here_and_now, rules_of, sweep
 from perdure.wiring import open_engine
+from tests.spread import apart
 from tests.workspace.yard import Yard, make_yard
 
 DAY_MS = 86_400_000
@@ -69,6 +70,7 @@ class Ground:
 
 def make_ground(top: Path) -> Ground:
     yard = make_yard(top)
+    apart(top / "state")
     settings = Settings(root=yard.root, state=top / "state", disk_ballast=0)
     return Ground(yard, open_engine(settings, yard.environ), settings)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,19 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
     yard.git("fsck", "--no-dangling", "--no-progress")
     objects = yard.repo / ".git/objects"
     assert not [*objects.glob("incoming-*"), *objects.glob("pack/*.keep"), *objects.glob("pack/tmp_*")]
+
+
+def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
+    """What git still knows of a worktree that is gone is kept in the root's trash, on another file system, with a pipe and a link in it."""
+    workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
+    workspace, top = made(yard, workspaces, "worktree")
+    (admin,) = (yard.repo / ".git/worktrees").iterdir()
+    os.mkfifo(admin / "pipe")
+    (admin / "link").symlink_to("nowhere")
+    shutil.rmtree(top)
+    workspaces.prepare(workspace, "claude")
+    assert (top / "README").read_text() == "second\n" and yard.git("status", "--porcelain", cwd=top) == ""
+    assert len(list(workspaces.trash.glob("*/admin/pipe"))) == len(list(workspaces.trash.glob("*/admin/HEAD"))) == 1
 
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from perdure.model import TaskSpec, Workspace
 from perdure.workspace import Workspaces
+from tests.spread import apart
 
 BACKENDS = ("worktree", "isolated", "task", "here")
 REPOSITORIES = ("worktree", "isolated")
@@ -65,6 +66,7 @@ def make_yard(top: Path) -> Yard:
     yard = Yard(top)
     for name in ("home", "repo", "plain", "tmp"):
         (top / name).mkdir(parents=True)
+    apart(top / "home", yard.root)
     (top / "home/.gitconfig").write_text("[user]\n\tname = Una User\n\temail = una@example.org\n[init]\n\tdefaultBranch = main\n")
     yard.git("init", "-q")
     (yard.repo / "src").mkdir()
