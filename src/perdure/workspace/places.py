@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -155,8 +154,10 @@ def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Pa
     with contextlib.suppress(OSError):
         leftover.rmdir()
         return None
+    from perdure.workspace.trash import move  # which stands on this module
+
     target = make_private(places.trash(f"{workspace_id}-{time.time_ns()}")) / label
-    shutil.move(leftover, target)
+    move(leftover, target)
     return target
 
 

@@ -76,7 +76,7 @@ def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Ma
     try:
         write(entry / ABOUT, json.dumps(said, indent=2))
         for label, path in parts:
-            _move(path, entry / label)
+            move(path, entry / label)
     except OSError as error:
         with suppress(OSError):
             if [each.name for each in entry.iterdir()] in ([], [ABOUT]):
@@ -86,7 +86,8 @@ def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Ma
     return entry
 
 
-def _move(path: Path, target: Path) -> None:
+def move(path: Path, target: Path) -> None:
+    """Rename, or copy to another file system and then remove what is in the copy whole. Raises OSError."""
     try:
         path.rename(target)
     except OSError as error:
@@ -191,7 +192,7 @@ def restore(entry: Entry) -> list[Path]:
         target = place
         while label.startswith("admin") and os.path.lexists(target):
             target = target.with_name(f"{target.name}-1")
-        _move(entry.path / label, target)
+        move(entry.path / label, target)
         back.append(target)
         pointer = Path(entry.parts.get("workdir", "")) / ".git"
         if target != place and (entry.path / "workdir/.git").is_file():
