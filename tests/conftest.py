@@ -46,6 +46,8 @@ NO_BALLAST = {"PERDURE_DISK_BALLAST": "0"}
 
 # How long an example takes says nothing on a machine that does other work as well.
 settings.register_profile("perdure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if not os.access(TOP, os.W_OK):  # a checkout of somebody else: hypothesis has nowhere to keep its examples
+    settings.register_profile("perdure", settings.get_profile("perdure"), database=None)
 settings.load_profile("perdure")
 
 
