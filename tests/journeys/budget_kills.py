@@ -199,17 +199,15 @@ def difference(trials: list[Trial]) -> float:
 
 def table(trials: list[Trial]) -> str:
     """The sums, and every failed trial with its seed."""
-    lines = [
-        f"{'':8}{'runs':>6}{'kills':>7}{'attempts':>10}{'server $':>11}{'perdure $':>11}{'differ':>9}{'over, at most':>16}{'wrong':>7}"
-    ]
+    head = f"{'':8}{'runs':>6}{'kills':>7}{'attempts':>10}{'server $':>11}{'perdure $':>11}{'differ':>9}"
+    lines = [f"{head}{'over, at most':>16}{'unattended':>12}{'wrong':>7}"]
     for agent in sorted({t.agent for t in trials}):
         mine = [t for t in trials if t.agent == agent]
         kills, attempts = sum(len(t.kills) for t in mine), sum(t.attempts for t in mine)
         sums = f"{sum(t.by_server for t in mine):>11.2f}{sum(t.by_perdure for t in mine):>11.2f}{difference(mine):>9.2%}"
         most = max((t.over / t.dearest for t in mine if t.dearest), default=0.0)
-        lines.append(
-            f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{sums}{f'{most:.2f} replies':>16}{sum(bool(t.wrong) for t in mine):>7}"
-        )
+        last = f"{sum(t.unattended for t in mine):>12}{sum(bool(t.wrong) for t in mine):>7}"
+        lines.append(f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{sums}{f'{most:.2f} replies':>16}{last}")
     lines.append(f"{sum(len(t.kills) for t in trials)} kills; perdure and the server differ by {difference(trials):.2%}")
     for t in trials:
         lines += [f"{told(t)}: {wrong}" for wrong in t.wrong]
