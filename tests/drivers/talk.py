@@ -16,8 +16,9 @@ LENGTH = 40
 
 
 def told(found: Loaded) -> list[tuple[str, str]]:
-    """The driver's items: the kind, and the call's id or the beginning of the words. A summary reaches the model as a prompt."""
-    return [(_kind(each), each.key or each.said[:LENGTH]) for each in found.items]
+    """The driver's items: the kind, and the call's id or the beginning of the words. A summary reaches the model as a prompt. Gemini CLI
+    records a call's id with the tool's name before it, and sends it without."""
+    return [(_kind(each), each.key.rpartition("__")[2] or each.said[:LENGTH]) for each in found.items]
 
 
 def _kind(each: Item) -> str:

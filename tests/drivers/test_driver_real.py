@@ -96,6 +96,16 @@ class TestClaude(DriverConformance):
         assert stage.run("another").outcome.ok
         assert old.exists()
 
+    def test_settings_of_the_user_do_not_switch_the_clean_up_on(self, bench: Make) -> None:
+        """With settings of the user's own a conversation of forty days ago stays where it is, and the user's setting works."""
+        stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
+        old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
+        assert old is not None
+        os.utime(old, (time.time() - 40 * 86400,) * 2)
+        assert stage.run("another", agent_args=("--settings", '{"model":"claude-haiku-5-5"}')).outcome.ok
+        assert old.exists()
+        assert stage.rehearsal.last.model == "claude-haiku-5-5"
+
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
         """A flag that takes any number of words, as the last one, eats neither the prompt nor a flag of perdure's."""
         stage = bench("say One.")

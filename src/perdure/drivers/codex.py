@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import codex_events, codex_files, codex_loads, codex_outcome, programs, refusals
+from perdure.drivers import codex_events, codex_files, codex_index, codex_loads, codex_outcome, programs, refusals
 from perdure.drivers.codex_warm import SANDBOX, CodexWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
@@ -160,7 +160,9 @@ class CodexDriver:
         """Without the background server, which would hold the thread for a minute after the person has left."""
         argv = [launch.program.path, "resume", "--no-daemon", checked(launch.continuation.session_id)]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
-        return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home})
+        own = codex_index.own_index(Path(launch.home), launch.continuation.session_id)
+        index = {codex_index.VARIABLE: str(own)} if own is not None else {}
+        return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home, **index})
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return codex_files.writers(home, session_id)
@@ -196,7 +198,17 @@ def _sandbox(launch: Launch) -> list[str]:
 
 def _settings(launch: Launch) -> list[str]:
     """What is set in the CLI's own words, for one turn and for a kept process alike."""
-    return [*_ALWAYS, *_roots(launch), *_compact(launch)]
+    return [*_ALWAYS, *_roots(launch), *_compact(launch), *_index(launch)]
+
+
+def _index(launch: Launch) -> list[str]:
+    """The thread's own index, where the home's leads elsewhere, unless the user's arguments name one. Reads the file system."""
+    asked = launch.continuation
+    goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
+    if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
+        return []
+    own = codex_index.own_index(Path(launch.home), asked.session_id)
+    return ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"] if own is not None else []
 
 
 def _roots(launch: Launch) -> list[str]:

@@ -97,28 +97,35 @@ def _items(message: _Message) -> Iterator[Item]:
         return
     if _failed(message):
         return
+    results: list[Item] = []
     for _, part in message.parts:
         words = part.get("text")
         if part.get("type") == "text" and isinstance(words, str) and words.strip():
             yield item(ItemKind.SUMMARY if message.is_summary else ItemKind.ANSWER, words)
         elif part.get("type") == "tool":
-            yield from _tool(part)
+            asked, result = _tool(part)
+            yield asked
+            results.append(result)
+        elif part.get("type") == "step-start":
+            yield from results
+            results = []
+    yield from results
 
 
 def _failed(message: _Message) -> bool:
     error = message.info.get("error")
     if not error:
         return False
-    said = any(part.get("type") not in _SILENT for _, part in message.parts)
+    said = any(lines.text(part.get("type")) not in _SILENT for _, part in message.parts)
     return not (lines.part(error, "name") == "MessageAbortedError" and said)
 
 
-def _tool(part: dict[str, Any]) -> Iterator[Item]:
+def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
+    """A call and its result. The results of one step are sent behind all of its calls."""
     key, state = lines.text(part.get("callID")), part.get("state")
     given = lines.part(state, "input")
-    yield call(key, lines.text(part.get("tool")), given, lines.text(lines.part(given, "command")))
-    if lines.part(state, "status") in _UNFINISHED:
-        yield item(ItemKind.RESULT, _INTERRUPTED, key, made_up=True)
-        return
+    asked = call(key, lines.text(part.get("tool")), given, lines.text(lines.part(given, "command")))
+    if lines.text(lines.part(state, "status")) in _UNFINISHED:
+        return asked, item(ItemKind.RESULT, _INTERRUPTED, key, made_up=True)
     words = lines.part(state, "output") if lines.part(state, "status") == "completed" else lines.part(state, "error")
-    yield item(ItemKind.RESULT, words if isinstance(words, str) else "", key)
+    return asked, item(ItemKind.RESULT, words if isinstance(words, str) else "", key)

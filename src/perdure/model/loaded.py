@@ -37,8 +37,8 @@ class Item:
     key: str = ""
     """The id of the tool call, of calls and results."""
     digest: str = ""
-    """Of the text without regard to white space, the same in every copy of the conversation. Empty: the text is not known, and
-    any item of this kind and key is the same one."""
+    """Of the text, the same in every copy of the conversation; white space counts in results only, which may be long. Empty: the
+    text is not known, and any item of this kind and key is the same one."""
     said: str = ""
     """The beginning of the text on one line, to be quoted."""
     made_up: bool = False
@@ -110,14 +110,19 @@ class Comparison:
 
 def digest(text: str) -> str:
     """Return the mark of a text, the same however it is wrapped. Equal to `transcripts.fingerprint` of a prompt."""
+    return _digest(" ".join(text.split()))
+
+
+def _digest(text: str) -> str:
     from hashlib import sha256  # the cheapest verbs import the nouns, and never need this
 
-    return sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> Item:
     """Return the item for a text, as the drivers make it from a transcript."""
-    return Item(kind, key, digest(text), " ".join(text[: 4 * SAID].split())[:SAID], made_up)
+    mark = _digest(text.strip()) if kind is ItemKind.RESULT else digest(text)
+    return Item(kind, key, mark, " ".join(text[: 4 * SAID].split())[:SAID], made_up)
 
 
 def call(key: str, name: str, given: object, said: str = "") -> Item:

@@ -1,0 +1,57 @@
+"""An agent's home at another path: a new mount point, a move, a copy, a link. Nothing is harmed, so the conversation goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.drivers import codex_index
+from perdure.model import Continuation, Start
+from perdure.testing.drivers.bench import resume
+from tests.drivers.moving import WAYS, goes_on_elsewhere
+from tests.drivers.test_driver_real import Make, benches
+
+SCRIPT = "\n---\n".join(f"say Answer {number}." for number in range(8))
+
+
+@pytest.fixture(params=["claude", "codex"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes benches for each agent that starts fast."""
+    yield from benches(request.param)
+
+
+@pytest.fixture
+def codex() -> Iterator[Make]:
+    """Makes benches for Codex."""
+    yield from benches("codex")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_conversation_goes_on_at_another_path(bench: Make, way: str) -> None:
+    """By its id, in the new place, with all that was said; a copy does not write into the old place."""
+    goes_on_elsewhere(bench(SCRIPT), way)
+
+
+def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
+    """No index of the thread's own where the home's own is right, and none where there is no index at all."""
+    stage = codex(SCRIPT)
+    session = stage.run("hello one").session_id
+    assert codex_index.own_index(stage.home, session) is None
+    assert not any(codex_index.SETTING in word for word in stage.driver.command(stage.launch("x", resume(session))).argv)
+    for path in stage.home.glob("state_*.sqlite*"):
+        path.unlink()
+    assert codex_index.own_index(stage.home, session) is None
+
+
+def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
+    """What a person types has the index too; a fork of a thread in a moved home has the whole history."""
+    stage = codex(SCRIPT)
+    session = stage.run("hello one").session_id
+    new = stage.home.rename(stage.home.with_name("elsewhere"))
+    moved = type(stage)(driver=stage.driver, environ={**stage.environ, "CODEX_HOME": str(new)}, rehearsal=stage.rehearsal, cwd=stage.cwd)
+    assert stage.driver.by_hand(moved.launch("x", resume(session))).env["CODEX_SQLITE_HOME"] == str(Path(new, "perdure-index"))
+    forked = moved.run("another way", Continuation(kind=Start.FORK, session_id=session))
+    assert forked.outcome.ok, forked.outcome
+    assert "Answer 0." in moved.reached_the_model()
