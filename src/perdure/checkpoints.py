@@ -197,7 +197,7 @@ def bring_back(engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, ch
     if path is None or not engine.copies.is_exactly(path, main):
         raise _keeps_what_came_after(run, driver, checkpoint)
     # The newest copy is what the agent goes on with, also if the transcript is lost again before it does.
-    engine.copies.take(driver, main.session_id, path)
+    engine.copies.take(driver, main.session_id, path, replace=True)
     return path
 
 

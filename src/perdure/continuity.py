@@ -7,11 +7,23 @@ that could speak against it was looked at; `broken` is never a success.
 
 from __future__ import annotations
 
-from perdure.model import PUT_BACK, Continuation, Evidence, Receipt, Rung, Start, Verdict
+from perdure.model import (
+    PUT_BACK,
+    Continuation,
+    Evidence,
+    Receipt,
+    Relation,
+    Rung,
+    Shown,
+    Standing,
+    Start,
+    Verdict,
+)
 
 EDITS = 20
 """So many changes of a mended transcript stand in the receipt itself."""
 
+DAMAGED = "the transcript does not have all that perdure's own copy holds; the copy stays as it is"
 UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
 
 
@@ -29,15 +41,48 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
     if wrong:
         return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
     if continuation.kind is Start.FORK:
-        return _receipt(Verdict.FORKED, continuation, evidence, *_fork_grounds(continuation, evidence))
-    if continuation.rung is Rung.REPAIRED:
-        return _receipt(Verdict.REPAIRED, continuation, evidence, *_mends(continuation), *_grounds(continuation, evidence))
-    if continuation.rung is Rung.CHECKPOINT:
-        reason = f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest part is missing"
-        return _receipt(Verdict.REPAIRED, continuation, evidence, reason)
-    if evidence.known_kept is False:
-        return _receipt(Verdict.REPAIRED, continuation, evidence, "an older copy was put back: its newest part is missing")
-    return _receipt(Verdict.NATIVE, continuation, evidence, *_grounds(continuation, evidence))
+        shown = continuation.shown
+        lacking = shown is not None and bool(shown.unrecorded or shown.off_branch)
+        verdict = Verdict.SHORTENED if lacking else Verdict.FORKED
+        return _receipt(verdict, continuation, evidence, *_fork_grounds(continuation, evidence))
+    reasons = [*_mends(continuation), *_gaps(continuation.shown), *_grounds(continuation, evidence)]
+    return _receipt(_resumed(continuation, evidence), continuation, evidence, *reasons)
+
+
+def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
+    """The verdict on a conversation that went on, by what the model was shown of what is known."""
+    shown = continuation.shown
+    mended = continuation.rung in (Rung.REPAIRED, Rung.CHECKPOINT) or evidence.known_kept is False
+    if mended:
+        return Verdict.REPAIRED
+    if shown is None:
+        return Verdict.NATIVE
+    if shown.relation in (Relation.SHORTENED, Relation.FOREIGN) or shown.off_branch:
+        return Verdict.REPAIRED if shown.unrecorded and not shown.off_branch else Verdict.SHORTENED
+    if shown.relation is Relation.GAPS:
+        return Verdict.REPAIRED
+    if shown.relation is Relation.COMPACTED:
+        return Verdict.COMPACTED
+    return Verdict.NATIVE
+
+
+def _gaps(shown: Shown | None) -> list[str]:
+    """What of the known conversation the model was not shown, in sentences."""
+    if shown is None or shown.relation is Relation.WHOLE:
+        return []
+    found = [f"the model was shown {shown.shown} of the {shown.known} known items of the conversation"]
+    if shown.condensed:
+        found.append(f"for {shown.condensed} of them a summary of the agent's stands")
+    if shown.off_branch:
+        found.append(
+            f"{shown.off_branch} are in the transcript, and the agent does not load them: somebody took the "
+            "conversation back, or another program went on from an earlier point"
+        )
+    if shown.unrecorded:
+        found.append(f"{shown.unrecorded} are in no transcript that is left; the prompt told the agent what the journal has of them")
+    if shown.missing:
+        found.append(f"missing: {', '.join(shown.missing)}")
+    return found
 
 
 def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
@@ -48,6 +93,10 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
         return _receipt(Verdict.BROKEN, continuation, evidence, f"asked for {evidence.asked}, the agent opened {evidence.returned}")
     if evidence.foreign_turns:
         return _receipt(Verdict.BROKEN, continuation, evidence, _foreign(evidence))
+    if evidence.copy_kept is False:
+        notes.append(DAMAGED)
+    if evidence.turns_since:
+        notes.append(_since(evidence))
     unread = evidence.opened == "new"
     if evidence.answered and not unread and (evidence.after is None or evidence.writes_lost):
         notes.append(f"the conversation was not saved by the agent ({evidence.writes_lost or 'no transcript on disk'})")
@@ -102,13 +151,25 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
         found.append(f"the agent could not save it: {evidence.writes_lost}")
     if evidence.foreign_turns:
         found.append(_foreign(evidence))
+    if evidence.copy_kept is False and evidence.prefix_kept is True:
+        found.append(DAMAGED)
     if evidence.known_kept is False and continuation.rung not in PUT_BACK:
         found.append("the transcript was changed between the attempts: what perdure had seen of it is not in it any more")
     return found
 
 
 def _foreign(evidence: Evidence) -> str:
-    return f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation while the attempt ran"
+    count = evidence.foreign_turns
+    if evidence.prompt_found is False and not evidence.prefix_kept:
+        return f"another conversation was found in its place, with {count} prompt(s) of somebody else"
+    return f"{count} prompt(s) of somebody else came into the conversation while the attempt ran"
+
+
+def _since(evidence: Evidence) -> str:
+    return (
+        f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during the attempt, "
+        "whose end nobody saw, or after it"
+    )
 
 
 def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
@@ -121,9 +182,11 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     if not evidence.answered:
         grounds.append(UNANSWERED)
     if continuation.rung is Rung.COPY:
-        grounds.append("the transcript was missing; perdure's own complete copy was put back first")
+        grounds.append(_put_back(continuation, evidence))
     if continuation.rung is Rung.PATH:
         grounds.append("resumed by the path of the transcript")
+    if evidence.turns_since:
+        grounds.append(_since(evidence))
     if evidence.turns_between:
         grounds.append(f"{evidence.turns_between} prompt(s) of somebody else were added between perdure's attempts")
     if evidence.compactions:
@@ -133,8 +196,28 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     return grounds
 
 
+def _put_back(continuation: Continuation, evidence: Evidence) -> str:
+    """Why perdure's own copy was put back, and how much of what is known it had."""
+    why = {
+        Standing.ABSENT: "the transcript was missing",
+        Standing.CHANGED: "the transcript was not what perdure had seen of it",
+        Standing.FOREIGN: "another conversation was found in place of the transcript",
+        Standing.WHOLE: "the agent had not gone on from its own transcript",
+    }[continuation.standing]
+    shown = continuation.shown
+    if evidence.known_kept is False:
+        return f"{why}; perdure's own copy was put back first, and its newest part is missing"
+    if shown is None or shown.unrecorded or shown.off_branch:
+        return f"{why}; perdure's own copy was put back first"
+    return f"{why}; perdure's own copy was put back first, and it has all that perdure knows"
+
+
 def _mends(continuation: Continuation) -> list[str]:
-    """The edit log, shortened: the whole of it is in the journal."""
+    """The edit log, shortened: the whole of it is in the journal. Or the checkpoint that was put back."""
+    if continuation.rung is Rung.CHECKPOINT:
+        return [f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest part is missing"]
+    if continuation.rung is not Rung.REPAIRED:
+        return []
     told = [f"perdure mended the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
     more = len(continuation.edits) - EDITS
     return [*told, f"and {more} more change(s), all in the journal"] if more > 0 else told
@@ -146,6 +229,7 @@ def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
     unanswered = [] if evidence.answered else [UNANSWERED]
     return [
         *unanswered,
+        *_gaps(continuation.shown),
         f"the new conversation {evidence.returned or continuation.fork_id} begins with the first {kept} turn(s) of {evidence.asked}",
         f"the first {evidence.before.size} bytes of the parent are unchanged, and nothing of this attempt was written into it",
         "this attempt's prompt stands in the new part",

@@ -52,6 +52,8 @@ class Said(Event, frozen=True, tag="said"):
     """Text of the agent for a person."""
 
     text: str
+    aside: bool = False
+    """Said by a helper that the agent started: the conversation itself does not have it."""
 
 
 class SaidPart(Event, frozen=True, tag="said_part"):
@@ -66,6 +68,8 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     tool_id: str
     name: str
     summary: str = ""
+    aside: bool = False
+    """Called by a helper that the agent started: the conversation itself does not have it."""
 
 
 class ToolEnded(Event, frozen=True, tag="tool_ended"):
@@ -74,6 +78,8 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
     tool_id: str
     ok: bool
     summary: str = ""
+    aside: bool = False
+    """As in `ToolStarted`."""
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):

@@ -5,6 +5,9 @@ SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everythin
 must never be seen: a `native` receipt although the model was not shown the conversation; a fresh start although a transcript
 with the task in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its seed.
 
+In about half of the trials the conversation is harmed as well (`tests.journeys.harm`), and the receipts are judged item by item:
+what the model server's record says was shown before must be shown again, or the receipt must say that it is not.
+
 With `--warm` (Claude Code, Codex) both turns are made by one program, whose agent is kept between them; the kill comes at any moment
 of both.
 """
@@ -30,6 +33,7 @@ from typing import Any
 
 from perdure.continuity import UNANSWERED
 from perdure.rehearsal import Rehearsal
+from tests.journeys.harm import HARMS, apply, judge_items
 from tests.journeys.stage import Done, Stage, said
 
 FIRST = "Write one.txt. The magic word is quercus."
@@ -49,6 +53,8 @@ VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
 TRIES = 6
+HARMED = 0.55
+"""Share of the trials in which the conversation comes to harm."""
 WARM_LATEST_S = {"claude": 5.0, "codex": 3.0}
 KEPT = tuple(WARM_LATEST_S)
 TWO_TURNS = """
@@ -69,6 +75,12 @@ class Trial:
     turn: int = 0
     after_s: float = 0.0
     warm: bool = False
+    harm: str = ""
+    """What was done to the conversation after the kill; empty where nothing was."""
+    copied: bool = False
+    """perdure had a copy of the conversation when it was harmed."""
+    kept_on: bool | None = None
+    """Whether the attempt after the harm went on with the conversation."""
     kept: int = 0
     """Attempts that were the second turn of a process."""
     struck: bool = False
@@ -86,9 +98,13 @@ def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
     result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]), warm)
     if warm:
         result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S[agent])
+    elif dice.random() < HARMED:
+        # A machine is lost as a whole, and what its disk gives back is another matter.
+        result.victim, result.harm = "everything", dice.choice(HARMS[agent])
     directory = Path(tempfile.mkdtemp(prefix="pk"))
     with Rehearsal(SCRIPT) as rehearsal:
-        stage = Stage(directory, agent, rehearsal, extra={"PERDURE_WARM": "on"} if warm else {})
+        extra = {"PERDURE_WARM": "on"} if warm else {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
+        stage = Stage(directory, agent, rehearsal, extra=extra)
         try:
             _play(stage, result)
         except (AssertionError, subprocess.TimeoutExpired) as error:
@@ -148,9 +164,19 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
         result.struck = started.poll() is None
         strike(stage, result.victim, started)
     done = stage.finish(started)
+    harmed = result.turn == turn and result.harm and result.struck
+    if harmed:
+        attempts = _attempts(stage)
+        result.harm, result.copied = apply(stage, result.harm, random.Random(result.seed))
+        harmed = bool(result.harm)
     for _ in range(TRIES):
         if _succeeded(stage, turn):
             return
+        if harmed:
+            harmed = False
+            done = _again(stage, words)
+            _went_on(stage, result, attempts)
+            continue
         files = _files(stage)
         there = _transcript_has(stage, "quercus")
         attempts = _attempts(stage)
@@ -241,8 +267,23 @@ def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: in
                 result.wrong.append(f"silent fresh start: attempt {attempt['number']} although the transcript was there: {attempt['why']}")
 
 
+KEPT_ON = ("native", "repaired", "shortened", "compacted")
+"""Verdicts on a conversation that was not given up."""
+
+
+def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
+    """Note whether the first judged attempt after the harm went on with the conversation."""
+    shown = stage.perdure("show", "task", "--json")
+    if shown.code != 0:
+        return
+    later = [each for each in shown.json["attempts"][attempts_before:] if each["receipt"]]
+    if later:
+        result.kept_on = later[0]["receipt"]["verdict"] in KEPT_ON
+
+
 def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
     """Holds every receipt against what the model was really shown while the attempt ran."""
+    result.wrong += judge_items(stage, report, result.harm)
     for attempt in report["attempts"]:
         verdict = (attempt["receipt"] or {}).get("verdict", "none")
         result.verdicts.append(verdict)
@@ -253,7 +294,7 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
             text = said(request.messages)
             if "quercus" not in text:
                 result.wrong.append(f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model without the task")
-            if verdict == "native" and attempt["context_version"] == 2 and "The first file is written." not in text:
+            if verdict == "native" and not result.harm and attempt["context_version"] == 2 and "The first file is written." not in text:
                 result.wrong.append(f"false native: attempt {attempt['number']} was not shown the first turn's answer")
         if verdict == "native" and not shown and UNANSWERED not in attempt["receipt"]["reasons"]:
             result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
@@ -280,12 +321,14 @@ def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int, *, warm
 
 def told(t: Trial) -> str:
     """Which trial it was, so that it can be made again."""
-    return f"seed {t.seed} ({t.agent}{', warm' if t.warm else ''}, {t.victim}, turn {t.turn}, {t.after_s:.2f} s)"
+    how = ", warm" if t.warm else ""
+    harm = f", {t.harm}" if t.harm else ""
+    return f"seed {t.seed} ({t.agent}{how}, {t.victim}{harm}, turn {t.turn}, {t.after_s:.2f} s)"
 
 
 def table(trials: list[Trial]) -> str:
     """The counts, and every failed trial with its seed."""
-    kinds = ("false native", "silent fresh", "orphans", "lost file")
+    kinds = ("false native", "false repaired", "untrue", "silent fresh", "orphans", "lost file")
     lines = [f"{'':22}{'trials':>7}{'kills':>8}" + "".join(f"{kind:>14}" for kind in kinds) + f"{'other':>8}"]
     for agent in sorted({t.agent for t in trials}):
         for victim in VICTIMS:
@@ -297,12 +340,28 @@ def table(trials: list[Trial]) -> str:
     there, native = sum(t.transcript_was_there for t in trials), sum(t.native_of_those for t in trials)
     if any(t.warm for t in trials):
         lines.append(f"attempts that were a later turn of a kept agent: {sum(t.kept for t in trials)}")
+    lines += _harm_table(trials)
     verdicts = collections.Counter(verdict for t in trials for verdict in t.verdicts)
     lines.append(f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: {there}, of them native: {native}")
     lines.append("receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
     for t in trials:
         lines += [f"{told(t)}: {note}" for note in (*t.remarkable, *t.wrong)]
     return "\n".join(lines)
+
+
+def _harm_table(trials: list[Trial]) -> list[str]:
+    """The harms that struck, and whether the conversation went on where perdure had a copy of it."""
+    harmed = [t for t in trials if t.struck and t.harm]
+    if not harmed:
+        return []
+    lines = [f"\n{'harm':22}{'trials':>7}{'with a copy':>13}{'went on':>9}"]
+    for harm in sorted({t.harm for t in harmed}):
+        mine = [t for t in harmed if t.harm == harm]
+        judged = [t for t in mine if t.copied and t.kept_on is not None]
+        lines.append(f"{harm:22}{len(mine):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}")
+    judged = [t for t in harmed if t.copied and t.kept_on is not None]
+    lines.append(f"{'all':22}{len(harmed):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}")
+    return lines
 
 
 def main() -> int:

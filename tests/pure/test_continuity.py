@@ -55,7 +55,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "killed before it said a word": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "this attempt's prompt stands in the new part"),
     "nothing was known of it before": (RESUME, but(WENT_ON, last_known=None, known_kept=None), V.NATIVE, "same id aaaa-1"),
     "by its path": (PATH, WENT_ON, V.NATIVE, "resumed by the path"),
-    "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own complete copy was put back"),
+    "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own copy was put back"),
     "a stranger came before": (RESUME, but(WENT_ON, turns_between=2), V.NATIVE, "2 prompt(s) of somebody else were added between"),
     "from the cache": (RESUME, but(WENT_ON, cached_tokens=9000), V.NATIVE, "9000 tokens came from the prompt cache"),
     # a conversation that did not
@@ -90,7 +90,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     "loaded another": (RESUME, but(LOADED, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
     "a new one that cannot be read": (FRESH, but(LOADED, opened="new", replayed=None), V.FRESH, "the first attempt of its scope"),
     # repaired, forked, new
-    "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "an older copy was put back"),
+    "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "own copy was put back first, and its newest part is missing"),
     "from a mended copy": (MENDED, but(WENT_ON, known_kept=False), V.REPAIRED, "mended the transcript first: line 1: left out (torn)"),
     "from a much mended copy": (MENDED, WENT_ON, V.REPAIRED, "and 10 more change(s), all in the journal"),
     "from a mended copy, and not in it": (MENDED, but(WENT_ON, prefix_kept=False), V.BROKEN, "not the beginning of the transcript"),

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,8 +67,8 @@ class Desk:
         with self.transcript.open("a") as file:
             file.write(text)
 
-    def take(self) -> None:
-        self.copies.take(self.driver, ID, self.transcript)
+    def take(self, *, replace: bool = False) -> bool:
+        return self.copies.take(self.driver, ID, self.transcript, replace=replace)
 
     def put_back(self) -> Path:
         return self.copies.put_back(self.driver, ID, self.home, self.home)
@@ -132,17 +133,55 @@ def test_nothing_new_writes_nothing(desk: Desk) -> None:
     "now", ["prompt a\n", "", "prompt a\nanswer X\nprompt b\n", "something else\n"], ids=["shrunk", "emptied", "changed", "new"]
 )
 def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) -> None:
-    """A copy that the transcript no longer begins with is kept under a number, however often that happens."""
+    """A copy that a deliberate change replaces is kept under a number, however often that happens."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     desk.take()
     desk.write(now)
-    desk.take()
+    desk.take(replace=True)
     desk.write("again\n")
-    desk.take()
+    desk.take(replace=True)
     assert (desk.copy.parent / "main.1").read_text() == first
     assert desk.copy.read_text() == "again\n"
     assert {first, now, "again\n"} - {""} <= contents(desk.copy.parent)
+
+
+@pytest.mark.parametrize(
+    "now",
+    ["prompt a\n", "", "prompt a\nanswer X\nprompt b\n", "something else, and longer than it\n"],
+    ids=["shrunk", "emptied", "changed", "new"],
+)
+@pytest.mark.parametrize("notes", [True, False])
+def test_a_transcript_that_lost_something_leaves_the_copy(desk: Desk, now: str, notes: bool) -> None:
+    """A transcript that no longer begins with the copy is not taken, with and without notes."""
+    first = "prompt a\nanswer a\n"
+    desk.write(first)
+    assert desk.take()
+    assert desk.copies.continued_by(desk.driver, ID, desk.transcript) is True
+    if not notes:
+        (desk.copy.parent / "known.json").unlink()
+    desk.write(now)
+    assert not desk.take()
+    assert desk.copies.continued_by(desk.driver, ID, desk.transcript) is False
+    assert desk.copy.read_text() == first
+    assert not (desk.copy.parent / "main.1").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_secret_that_comes_or_goes_is_no_change(tmp_path: Path, first: bool) -> None:
+    """The same transcript is known again although the environment's secrets are others by now."""
+    desk = Desk(tmp_path)
+    secret = Redactor.of({"SOME_TOKEN": "hunter2-hunter2"})
+    desk.write("prompt a\nanswer hunter2-hunter2\n")
+    before = replace(desk.copies, redactor=secret) if first else desk.copies
+    after = desk.copies if first else replace(desk.copies, redactor=secret)
+    assert before.take(desk.driver, ID, desk.transcript)
+    (desk.copy.parent / "known.json").unlink()
+    assert after.continued_by(desk.driver, ID, desk.transcript) is True
+    desk.append("prompt b\n")
+    assert after.take(desk.driver, ID, desk.transcript)
+    desk.write("prompt x\nanswer hunter2-hunter2\nprompt b\n")
+    assert after.continued_by(desk.driver, ID, desk.transcript) is False
 
 
 def test_a_torn_line_waits_until_it_is_whole(desk: Desk) -> None:
@@ -312,12 +351,14 @@ def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
-    """A transcript of which one early byte was changed while it grew is a new copy; the old one stays."""
+    """A transcript of which one early byte was changed while it grew is not taken; the copy stays."""
     text = "prompt a\n" + "answer with some words in it\n" * 1000
     desk.write(text)
     desk.take()
     desk.write(text.replace("prompt a", "prompt b") + "more\n")
-    desk.take()
+    assert not desk.take()
+    assert desk.copy.read_text() == text
+    assert desk.take(replace=True)
     assert (desk.copy.parent / "main.1").read_text() == text
     assert desk.copy.read_text().startswith("prompt b")
 

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.attempt.deciding import Decided
 from perdure.attempt.drift import Ground, drift, ground_of
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import rolled_over
@@ -48,7 +49,7 @@ def begin(
     driver: AgentDriver,
     program: Program,
     home: Path,
-    asked: Continuation,
+    decided: Decided,
     live: Session | None,
     lifetime_s: float,
     *,
@@ -56,7 +57,7 @@ def begin(
 ) -> Opened:
     """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its own; `fresh`: the workdir was made
     anew."""
-    run = claim.run
+    run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
@@ -75,9 +76,22 @@ def begin(
         engine.store.record(claim, [seen])
     _place_files(engine, claim, fresh=fresh)
     records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
-    between, left = _turns_between(driver, live, before), _came_from(driver, home, asked, live)
+    between = _turns_between(driver, live, before) + _turns_since_lost(engine, claim, live)
+    left = _came_from(driver, home, asked, live)
     heard = _heard(driver, asked, before)
-    story = story_of(engine, claim, asked, live, between, left, heard, records=records, ground=ground, drift=seen)
+    story = story_of(
+        engine,
+        claim,
+        asked,
+        live,
+        between,
+        left,
+        heard,
+        records=records,
+        ground=ground,
+        drift=seen,
+        untold=decided.untold,
+    )
     text = prompt(asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts)))
     session = live
     if session is None and own_id:
@@ -125,6 +139,11 @@ def _put_in_place(
         put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
         edits = [engine.redactor.text(edit) for edit in asked.edits]
         engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(put), aside=aside, edits=edits)])
+    if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
+        # The conversation goes on from what perdure has just put there, so that is what it knows.
+        path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
+        if path is not None:
+            engine.copies.take(driver, asked.session_id, path, replace=True)
 
 
 def _staying(
@@ -221,6 +240,14 @@ def _put_mended(engine: Engine, claim: Claim, driver: AgentDriver, program: Prog
         put = home, []
     mended.unlink()
     return put
+
+
+def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int:
+    """Prompts of somebody else that were found when the attempt before was closed, whose end nobody saw."""
+    ended = [each for each in engine.store.attempts(claim.run.id) if each.number < claim.attempt]
+    if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
+        return 0
+    return ended[-1].receipt.evidence.turns_since
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:

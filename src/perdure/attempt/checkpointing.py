@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 SETTLES_S = 0.3
-"""Most agents leave as soon as their turn is over: then the checkpoint at the attempt's end is enough."""
+"""Wait before a checkpoint, in seconds. An agent writes its transcript somewhat later than it tells of
+what happened, and most leave as soon as their turn is over: then the checkpoint at the end is enough."""
 SHARE = 10
 """Of the time that an agent works, at most one part in so many goes into checkpoints: a large workdir is saved more seldom."""
 KEPT = 10
@@ -57,7 +58,8 @@ class Checkpointing:
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
-            self.want("tool", in_s=max(0.0, due_in))
+            # Claude Code 2.1.329 writes a result down about 0.1 s after it has told of it.
+            self.want("tool", in_s=max(SETTLES_S, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
         """Asks for one, which `tick` begins as soon as none is being taken."""
@@ -154,8 +156,7 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
     known = known_before(opened, session)
     if known is not None and not begins_with(opened.driver, transcript, known):
         return None
-    engine.copies.take(opened.driver, session.id, transcript)
-    return transcript
+    return transcript if engine.copies.take(opened.driver, session.id, transcript) else None
 
 
 def known_before(opened: Opened, session: Session) -> Snapshot | None:

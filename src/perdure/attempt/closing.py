@@ -59,10 +59,12 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     for name in ("stdout", "stderr"):
         engine.redactor.file(opened.directory / name)
     sized = size_after(engine, opened, watched.session, watched.reading.windows, answered=watched.reading.answered)
-    evidence = replace(gather(opened, watched), compactions=sized.compactions)
+    evidence = replace(gather(opened, watched, engine.copies), compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
-    if receipt is not None and receipt.verdict is Verdict.BROKEN:
+    broken = receipt is not None and receipt.verdict is Verdict.BROKEN
+    # A lost machine explains a damaged transcript: the next attempt finds out what can be used.
+    if receipt is not None and broken and outcome.kind is not OutcomeKind.LOST:
         outcome = Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=receipt.reasons[0], code=outcome.code, signal=outcome.signal)
     if watched.collided:
         outcome = replace(outcome, kind=OutcomeKind.CONTINUITY_LOST, detail="another program was on the conversation; the policy is strict")
@@ -124,20 +126,21 @@ def _sessions(
         return ()
     transcript = opened.transcript(session.id)
     found = snapshot(opened.driver, transcript)
+    broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
+    changed = changed or broken or evidence.copy_kept is False
     if transcript is not None and found is not None and found.turns and not changed:
         try:
-            engine.copies.take(opened.driver, session.id, transcript)
+            taken = engine.copies.take(opened.driver, session.id, transcript)
         except PerdureError:
-            found = session.snapshot
+            taken = False
+        found = found if taken else session.snapshot
     # An agent whose transcript cannot be read has its prompt if it answered.
     given = bool(evidence.prompt_found) or (evidence.answered and not opened.driver.abilities.transcripts)
     confirmed = session.state is SessionState.CONFIRMED or (given and session.id in (evidence.returned, evidence.asked))
     cause = ""
     if receipt is not None and receipt.verdict is Verdict.BROKEN and opened.asked.kind is Start.FORK:
         cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
-    elif receipt is not None and receipt.verdict is Verdict.BROKEN and evidence.prefix_kept is False:
-        cause = "its history was changed or lost"
     state = SessionState.RETIRED if cause else SessionState.CONFIRMED if confirmed else SessionState.PINNED
     return (
         replace(
@@ -176,6 +179,11 @@ def _collision(opened: Opened, evidence: Evidence) -> str:
         return f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation during attempt {opened.attempt.number}"
     if evidence.other_writers:
         return f"another program was on the conversation during attempt {opened.attempt.number}"
+    if evidence.turns_since:
+        return (
+            f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during "
+            f"attempt {opened.attempt.number}, whose end nobody saw, or after it"
+        )
     if evidence.turns_between:
         return f"{evidence.turns_between} prompt(s) of somebody else came into the conversation before attempt {opened.attempt.number}"
     return ""

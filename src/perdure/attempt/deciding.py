@@ -9,11 +9,14 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt import repairing, weighing
+from perdure.attempt.baseline import UNKNOWN as NOTHING_KNOWN
+from perdure.attempt.baseline import Baseline, Journaled, baseline_of, load, shown_of, standing, unrecorded, with_ids_of
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import UNKNOWN, size_before
 from perdure.attempt.warming import Idle
 from perdure.context_size import told
-from perdure.continuation import Situation, choose, leaves
+from perdure.continuation import UNFIT, Situation, choose, leaves
+from perdure.errors import PerdureError
 from perdure.events import CheckpointRestored, CollisionSeen
 from perdure.lateclass import dataclass
 from perdure.model import (
@@ -21,6 +24,7 @@ from perdure.model import (
     Attempt,
     Claim,
     Continuation,
+    Loaded,
     Measure,
     Outcome,
     OutcomeKind,
@@ -28,6 +32,7 @@ from perdure.model import (
     Session,
     SessionState,
     Snapshot,
+    Standing,
     Start,
     Verdict,
 )
@@ -43,6 +48,14 @@ class NotStarted(Exception):
         self.outcome = outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How the attempt starts, and what the journal knows of the conversation that its transcript lacks."""
+
+    continuation: Continuation
+    untold: tuple[Journaled, ...] = ()
+
+
 def decide(
     engine: Engine,
     claim: Claim,
@@ -51,14 +64,22 @@ def decide(
     live: Session | None,
     lineage: Sequence[Session],
     idle: Idle | None = None,
-) -> Continuation:
+) -> Decided:
     """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other writer.
 
     Raises NotStarted where it has to wait, or is refused.
     """
     run = claim.run
     retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
-    tried = _rungs_tried(_since_restore(engine, run.id), live.id) if live else frozenset()
+    path = locate(driver, home, live.id, engine.attempt_directory(claim)) if live else None
+    transcript = snapshot(driver, path)
+    known = baseline_of(engine, live) if live else NOTHING_KNOWN
+    copy = _copy(engine, claim, driver, home, live.id) if live else None
+    tried: frozenset[Rung] = frozenset()
+    if live:
+        since = _since_restore(engine, run.id)
+        archived = driver.archive is not None
+        tried = _rungs_tried(since, live.id, transcript, copy, archived=archived)
     forking = _forking(engine, claim, driver, home)
     situation = Situation(
         policy=run.spec.continuity,
@@ -70,9 +91,12 @@ def decide(
         fork_id=str(uuid.uuid4()) if driver.abilities.name_fork else "",
         parent=forking.parent,
         parent_copy=forking.copy,
+        parent_standing=forking.standing,
         parent_refused=forking.refused,
-        transcript=snapshot(driver, locate(driver, home, live.id, engine.attempt_directory(claim))) if live else None,
-        copy=_copy(engine, claim, driver, home, live.id) if live else None,
+        transcript=transcript,
+        standing=standing(engine, driver, live.id, path, known) if live else Standing.ABSENT,
+        announced=known.announced,
+        copy=copy,
         tried=tried,
         writers=_writers(engine, driver, home, live, idle) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
@@ -88,11 +112,12 @@ def decide(
         situation = replace(situation, measure=size.measure, size=told(size.fill))
     continuation = choose(situation)
     if leaves(situation):
-        return continuation
+        return Decided(continuation)
     too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and Rung.NATIVE not in tried
     lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
     if live and lost and Rung.REPAIRED not in situation.tried:
-        mended = repairing.mend(engine, claim, driver, home, live.id)
+        foreign = situation.standing is Standing.FOREIGN
+        mended = repairing.mend(engine, claim, driver, home, live.id, own=not foreign)
         continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
@@ -109,7 +134,74 @@ def decide(
         raise NotStarted(Outcome(kind=OutcomeKind.CONTEXT_EXHAUSTED, detail=continuation.reason))
     if continuation.kind is Start.REFUSE:
         raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
-    return continuation
+    continuation = replace(continuation, standing=situation.standing)
+    if continuation.kind is Start.RESUME and live is not None:
+        return _held_against(engine, claim, driver, home, continuation, live, known)
+    if continuation.kind is Start.FORK and forking.session is not None:
+        continuation = replace(continuation, standing=forking.standing)
+        return _held_against(engine, claim, driver, home, continuation, forking.session, forking.known)
+    return Decided(continuation)
+
+
+def _held_against(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    session: Session,
+    known: Baseline,
+) -> Decided:
+    """Add what the model will be shown of what is known, by the transcript that the agent loads."""
+    try:
+        content = _content(engine, claim, driver, home, asked)
+        now = load(engine, driver, home, content)
+        base = None
+        if now is not None:
+            base = _loaded_before(engine, driver, home, asked, session, content)
+    except (OSError, PerdureError):
+        return Decided(asked)
+    if now is None:
+        return Decided(asked)
+    # A fork at an earlier turn leaves out the newest part on purpose.
+    journal = known.journal if not asked.fork_at else ()
+    if not driver.abilities.tells_call_ids:
+        journal = with_ids_of(now, journal)
+    shown = shown_of(base, now, journal)
+    return Decided(replace(asked, shown=shown), tuple(unrecorded(now, journal)))
+
+
+def _content(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation) -> bytes:
+    """The transcript that the agent goes on from, before it is put in its place."""
+    directory = engine.attempt_directory(claim)
+    if asked.rung is Rung.REPAIRED:
+        return (directory / repairing.MENDED).read_bytes()
+    if asked.rung is Rung.COPY:
+        return engine.copies.content(driver.name, asked.session_id)
+    if asked.rung is Rung.CHECKPOINT:
+        checkpoints = engine.store.checkpoints(claim.run.id)
+        chosen = next(each for each in checkpoints if each.number == asked.checkpoint)
+        return engine.copies.content(driver.name, asked.session_id, chosen.conversation)
+    path = locate(driver, home, asked.session_id, directory)
+    return path.read_bytes() if path is not None else b""
+
+
+def _loaded_before(
+    engine: Engine,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    session: Session,
+    content: bytes,
+) -> Loaded | None:
+    """What was loaded from the transcript as perdure last knew it; None where that is what is loaded now."""
+    if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
+        copy = engine.copies.of(driver.name, asked.session_id)
+        return load(engine, driver, home, copy.read_bytes()) if copy.is_file() else None
+    seen = session.snapshot
+    if asked.rung is Rung.COPY or seen is None or seen.size >= len(content):
+        return None
+    return load(engine, driver, home, content[: seen.size])
 
 
 def _writers(engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None) -> tuple[int, ...]:
@@ -127,20 +219,42 @@ class _Forking:
     parent: Snapshot | None = None
     copy: Snapshot | None = None
     refused: bool = False
+    standing: Standing = Standing.ABSENT
+    session: Session | None = None
+    """Its record, where perdure has one."""
+    known: Baseline = NOTHING_KNOWN
 
 
 def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _Forking:
     spec = claim.run.spec
     if not spec.forks:
         return _Forking()
-    parent = snapshot(driver, locate(driver, home, spec.forks, engine.attempt_directory(claim)))
+    path = locate(driver, home, spec.forks, engine.attempt_directory(claim))
+    parent = snapshot(driver, path)
     copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
-    stands = parent or copy
+    records = engine.store.sessions(spec.forks)
+    session = next((each for each in records if each.key.agent == driver.name), None)
+    known = baseline_of(engine, session) if session is not None else NOTHING_KNOWN
+    found = standing(engine, driver, spec.forks, path, known)
+    stands = copy if found in UNFIT else parent or copy
     at = 0 if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at else spec.fork_at
     # A CLI that forks a conversation only as it is would take what was said since then for its own.
     unable = not driver.abilities.fork or driver.abilities.fork_bound or bool(at and not driver.abilities.fork_at)
+    tried = _rungs_tried(
+        engine.store.attempts(claim.run.id),
+        spec.forks,
+        parent,
+        copy,
+        archived=driver.archive is not None,
+    )
     return _Forking(
-        at=at, parent=parent, copy=copy, refused=unable or Rung.NATIVE in _rungs_tried(engine.store.attempts(claim.run.id), spec.forks)
+        at=at,
+        parent=parent,
+        copy=copy,
+        refused=unable or Rung.NATIVE in tried,
+        standing=found,
+        session=session,
+        known=known,
     )
 
 
@@ -187,11 +301,25 @@ def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
     return ""
 
 
-def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung]:
-    """The rungs that failed for this conversation since it last went on."""
+def _rungs_tried(
+    attempts: Sequence[Attempt],
+    session_id: str,
+    now: Snapshot | None,
+    copy: Snapshot | None,
+    *,
+    archived: bool,
+) -> frozenset[Rung]:
+    """The rungs that failed for this conversation since it last went on, and would fail again.
+
+    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was read out of a
+    database into the attempt's directory. A failure with another transcript does not count, nor does
+    one before a refusal: after that, a person asked for another try.
+    """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
         asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
+        if asked is None and outcome is not None and outcome.kind is OutcomeKind.CONTINUITY_LOST:
+            break
         if asked is None or outcome is None or asked.session_id != session_id:
             continue
         unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
@@ -204,6 +332,25 @@ def _rungs_tried(attempts: Sequence[Attempt], session_id: str) -> frozenset[Rung
         changed = receipt is not None and receipt.verdict is Verdict.BROKEN and receipt.evidence.known_kept is False
         if not (unusable or strayed or changed):
             break
-        # By whatever name a changed transcript is resumed, it stays changed.
-        rungs |= {asked.rung, Rung.NATIVE, Rung.PATH} if changed else {asked.rung}
+        before = attempt.before
+        # The failed attempt may itself have written into the transcript.
+        left = receipt.evidence.after if receipt is not None else None
+        left = left or before
+        same = now is None or left is None or now.sha256 == left.sha256
+        if same and now is not None and left is not None and not archived:
+            same = now.path == left.path
+        failed = {asked.rung}
+        if same:
+            failed.add(Rung.NATIVE)
+            # A file that is not found by its id may be found by its path; a broken one stays broken.
+            failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
+        else:
+            failed -= {Rung.NATIVE, Rung.PATH}
+        followed = before is None or left is None or copy is None
+        if before is not None and left is not None and copy is not None:
+            # The copy follows what the failed attempt wrote; beyond that it is another one.
+            followed = before.size <= copy.size <= left.size
+        if not followed:
+            failed.discard(Rung.COPY)
+        rungs |= failed
     return frozenset(rungs)

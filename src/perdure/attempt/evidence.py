@@ -11,11 +11,12 @@ from pathlib import Path
 
 from perdure.attempt.opened import Opened
 from perdure.attempt.watching import Watched
+from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Session, Snapshot, Start
-from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
+from perdure.transcripts import Copies, begins_with, fingerprint, prompts_since, snapshot
 
 
-def gather(opened: Opened, watched: Watched) -> Evidence:
+def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
     """Looks at the conversation as it is now, against what it was before the launch and when perdure last left it."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
@@ -26,6 +27,9 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
     known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
     prefix_kept, new = _looked_at(opened, path, before)
     sent = set(session.prompts) if session is not None else {own}
+    foreign = sum(mark not in sent and mark != own for mark in new)
+    # Nobody saw the end of a lost attempt: what stands behind its prompt may have come long after it.
+    unseen = watched.exit.cause == "lost" and own in new
     return Evidence(
         asked=asked.session_id,
         returned=reading.session_id,
@@ -35,8 +39,10 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
         prefix_kept=prefix_kept,
         parent_kept=_parent_kept(opened, before, own),
         known_kept=begins_with(driver, path, known) if known is not None and path is not None else None,
+        copy_kept=_copy_kept(opened, copies, judged, path),
         prompt_found=own in new if path is not None else None,
-        foreign_turns=sum(mark not in sent and mark != own for mark in new),
+        foreign_turns=0 if unseen else foreign,
+        turns_since=foreign if unseen else 0,
         turns_between=_between(opened, session, known, before),
         other_writers=watched.other_writers,
         writes_lost=reading.writes_lost,
@@ -45,6 +51,16 @@ def gather(opened: Opened, watched: Watched) -> Evidence:
         replayed=reading.replayed,
         cached_tokens=watched.meter.usage(reading).cached,
     )
+
+
+def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -> bool | None:
+    """Whether the transcript has all that perdure's own copy holds; None where there is none."""
+    if path is None or not judged:
+        return None
+    try:
+        return copies.continued_by(opened.driver, judged, path)
+    except PerdureError:
+        return None
 
 
 def _judged(asked: Continuation, returned: str) -> str:

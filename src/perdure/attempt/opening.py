@@ -86,7 +86,8 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         if prepared.notes:
             engine.store.record(claim, [WorkdirNoted(note=engine.redactor.text(note)) for note in prepared.notes])
         prepared = replace(prepared, env=prepared.env | engine.committer(run))
-        continuation = decide(engine, claim, driver, home, live, lineage, idle)
+        decided = decide(engine, claim, driver, home, live, lineage, idle)
+        continuation = decided.continuation
         lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
         if idle is not None and continuation.rolls_over:
             idle.kept.end()
@@ -94,7 +95,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         if continuation.rolls_over and live is not None and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None:
             own = {**engine.agent_environment(driver, run), **prepared.env}
             live = ask(engine, claim, driver, program, home, live, own, lock_fd)
-        opened = begin(engine, claim, driver, program, home, continuation, live, lifetime_s, fresh=prepared.created)
+        opened = begin(engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created)
         opened.lock_fd = lock_fd
         lent, idle = idle, None
         launching.start(engine, opened, program, prepared.env, lent)

@@ -33,14 +33,22 @@ class Candidate:
     content: bytes
 
 
-def mend(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str) -> Mended | None:
+def mend(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    session_id: str,
+    *,
+    own: bool = True,
+) -> Mended | None:
     """How the best transcript was mended, whose proven copy lies in the attempt's directory; None where nothing could be mended and
-    proven."""
+    proven. `own`: False where another conversation lies in the place of the agent's transcript."""
     if engine.prove is None:
         return None
     complaint = _complaint(engine.store.attempts(claim.run.id), session_id)
     found: list[tuple[int, Path, Mended]] = []
-    for each in _candidates(engine, driver, home, session_id):
+    for each in _candidates(engine, driver, home, session_id, own=own):
         mended = driver.mend(each.content, session_id, each.path.name, complaint)
         if mended.content is not None and (turns := len(driver.prompts(mended.content))):
             found.append((turns, each.path, mended))
@@ -60,12 +68,13 @@ def mend(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_
     return None
 
 
-def _candidates(engine: Engine, driver: AgentDriver, home: Path, session_id: str) -> Iterator[Candidate]:
+def _candidates(engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool) -> Iterator[Candidate]:
     """What lies in the agent's home; then perdure's newest copy and those that were moved aside. A conversation that an archive still
     holds cannot be replaced in it."""
     if driver.archive is not None and driver.archive.read(home, session_id) is not None:
         return
-    for path in [*driver.remains(home, session_id), *versions(engine.copies.of(driver.name, session_id))]:
+    remains = driver.remains(home, session_id) if own else ()
+    for path in [*remains, *versions(engine.copies.of(driver.name, session_id))]:
         try:
             yield Candidate(path, path.read_bytes())
         except OSError:

@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.attempt.baseline import Journaled
 from perdure.attempt.drift import NO_GROUND, Ground, standing
 from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import told_before
 from perdure.continuation.instructions import counting, retired
-from perdure.continuation.prompting import Story
+from perdure.continuation.prompting import Story, Unrecorded
 from perdure.effects import Effect, ledger
 from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
-from perdure.model import Attempt, Claim, Continuation, OutcomeKind, Rung, Session, Start, TaskRun
+from perdure.model import Attempt, Claim, Continuation, ItemKind, OutcomeKind, Rung, Session, Start, TaskRun
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -39,8 +40,10 @@ def story_of(
     records: Sequence[Record],
     ground: Ground = NO_GROUND,
     drift: DriftSeen | None = None,
+    untold: Sequence[Journaled] = (),
 ) -> Story:
-    """The facts as they stand now. `live` is the conversation that goes on, if one does; `came_from` where it was before; `heard` the
+    """The facts as they stand now. `untold`: what the journal has of the conversation, and its
+    transcript has not. `live` is the conversation that goes on, if one does; `came_from` where it was before; `heard` the
     marks of the prompts in a transcript that was put in its place."""
     run = claim.run
     assert run.workspace is not None
@@ -69,7 +72,41 @@ def story_of(
         drift=_drift(drift, ground) if drift is not None else "",
         files=_files(engine, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
+        unrecorded=_unrecorded(untold, open_tools),
+        taken_back=_taken_back(asked),
     )
+
+
+def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
+    """What the agent said and did, of which its conversation has nothing, in order.
+
+    A call and its result are told as one; a call that still ran is told with the interruption.
+    """
+    results = {each.item.key: each for each in untold if each.item.kind is ItemKind.RESULT}
+    calls = {each.item.key for each in untold if each.item.kind is ItemKind.CALL}
+    found: list[Unrecorded] = []
+    for each in untold:
+        key = each.item.key
+        words = f"`{_short(each.words)}`"
+        match each.item.kind:
+            case ItemKind.ANSWER:
+                found.append(Unrecorded(said=_short(each.words)))
+            case ItemKind.CALL if key in results:
+                ended = results[key]
+                found.append(Unrecorded(ran=words, ok=ended.ok, output=ended.output))
+            case ItemKind.CALL if words not in open_tools:
+                found.append(Unrecorded(ran=words))
+            case ItemKind.RESULT if key not in calls:
+                found.append(Unrecorded(ran=words, ok=each.ok, output=each.output))
+            case _:
+                pass
+    return tuple(found[-BRIEF_LINES:])
+
+
+def _taken_back(asked: Continuation) -> int:
+    """How many known items are in the transcript, where the agent does not load them."""
+    shown = asked.shown
+    return shown.off_branch if shown is not None and asked.rung is Rung.NATIVE else 0
 
 
 def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from perdure.model import (
     Session,
     SessionState,
     Snapshot,
+    Standing,
     Start,
 )
 
@@ -35,6 +36,10 @@ class Situation:
     """The newest retired conversation of this scope, where there is no live one."""
     transcript: Snapshot | None = None
     """The agent's own transcript as it lies on disk now."""
+    standing: Standing = Standing.WHOLE
+    """How that transcript compares with everything that perdure has seen of it."""
+    announced: bool = False
+    """An agent was heard in the conversation, so it may have asked the model."""
     copy: Snapshot | None = None
     """perdure's own copy."""
     edits: tuple[str, ...] = ()
@@ -57,6 +62,8 @@ class Situation:
     """The transcript of the conversation that is to be forked, as it lies on disk now."""
     parent_copy: Snapshot | None = None
     """perdure's own copy of it."""
+    parent_standing: Standing = Standing.WHOLE
+    """How its transcript compares with everything that perdure has seen of it."""
     parent_refused: bool = False
     """The agent said that it cannot fork it."""
     on_expiry: OnExpiry = OnExpiry.RESUME
@@ -118,7 +125,9 @@ def leaves(at: Situation) -> bool:
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:
-    began = at.transcript is not None and at.transcript.turns > 0
+    # What perdure can disprove before the launch is not given to an agent first.
+    usable = at.standing not in UNFIT
+    began = usable and at.transcript is not None and at.transcript.turns > 0
     copied = at.copy is not None and at.copy.turns > 0
     if began and Rung.NATIVE not in at.tried and at.measure is not Measure.NONE:
         return _too_long(at, session)
@@ -128,8 +137,7 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
         reason = "the agent did not find it by its id, but the file is there"
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason=reason)
     if copied and Rung.COPY not in at.tried:
-        gone = "missing" if at.transcript is None else "not usable"
-        reason = f"the agent's transcript is {gone}; perdure's own copy goes back"
+        reason = f"{_transcript_is(at.transcript, at.standing)}; perdure's own copy goes back"
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.COPY, reason=reason)
     if at.edits and Rung.REPAIRED not in at.tried:
         reason = (
@@ -141,7 +149,31 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.CHECKPOINT, checkpoint=at.checkpoint, reason=reason)
     if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
         return _never_began(at, session)
-    return _after_loss(at, session.id, "its transcript is gone and no own copy could take its place")
+    why = f"{_transcript_is(at.transcript, at.standing)}, and {_no_copy(at.copy)}"
+    return _after_loss(at, session.id, why)
+
+
+UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
+"""A transcript that is never taken for the conversation."""
+
+
+def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
+    """What is the matter with the agent's own transcript, as a clause."""
+    if transcript is None:
+        return "the agent's transcript is missing"
+    if standing is Standing.FOREIGN:
+        return "another conversation was found in place of the agent's transcript"
+    if standing is Standing.CHANGED:
+        return "the agent's transcript is not what perdure had seen of it"
+    if not transcript.turns:
+        return "the agent's transcript has nothing in it"
+    return "the agent did not go on from its transcript"
+
+
+def _no_copy(copy: Snapshot | None) -> str:
+    if copy is None:
+        return "there is no own copy of it"
+    return "the own copy could not take its place"
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
@@ -164,7 +196,12 @@ def _never_began(at: Situation, session: Session) -> Continuation:
     """Nothing is lost with such a conversation; but if it was to stand in for a lost one, that one is still lost."""
     if session.parent:
         return _after_loss(at, session.parent, f"{session.id}, which was to take its place, never began")
-    reason = "the conversation was announced but never began: no turn of it reached the agent or the disk"
+    if at.standing in UNFIT:
+        return _after_loss(at, session.id, _transcript_is(at.transcript, at.standing))
+    if at.announced:
+        why = "the agent had begun, so it may have asked the model, and nothing of that is on disk"
+        return _after_loss(at, session.id, why)
+    reason = "the conversation was announced, but no agent was heard in it and nothing of it is on disk"
     same = at.transcript is None and Rung.FRESH not in at.tried
     return _begin(at, session.id if same and at.new_id else at.new_id, reason)
 
@@ -213,10 +250,14 @@ def _keeping_none(at: Situation) -> Continuation:
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
     """The parent is only read: it may be of another run, which goes on with it."""
-    there = at.parent is not None and at.parent.turns > 0
+    usable = at.parent_standing not in UNFIT
+    there = usable and at.parent is not None and at.parent.turns > 0
     copied = at.parent_copy is not None and at.parent_copy.turns > 0
     if at.parent_refused or not (there or copied):
-        why = "the agent cannot fork it" if at.parent_refused else "its transcript is gone and no own copy could take its place"
+        why = "the agent cannot fork it"
+        if not at.parent_refused:
+            found = _transcript_is(at.parent, at.parent_standing)
+            why = f"{found}, and {_no_copy(at.parent_copy)}"
         return _after_loss(at, at.forks, f"it was to be forked, and {why}")
     reason = f"a fork was asked for, at the end of turn {at.fork_at}" if at.fork_at else "a fork was asked for"
     return Continuation(
@@ -225,7 +266,7 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
         rung=Rung.NATIVE if there else Rung.COPY,
         fork_id=fork_id,
         fork_at=at.fork_at,
-        reason=reason if there else f"{reason}; its transcript is missing, perdure's own copy goes back",
+        reason=reason if there else f"{reason}; {_transcript_is(at.parent, at.parent_standing)}, perdure's own copy goes back",
     )
 
 

@@ -15,6 +15,18 @@ from perdure.model import Context, Continuation, Outcome, OutcomeKind, Start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unrecorded:
+    """Something that the agent said or did, of which its conversation has nothing."""
+
+    said: str = ""
+    ran: str = ""
+    ok: bool | None = None
+    """How the command ended; None where that is not known."""
+    output: str = ""
+    """The beginning of what it printed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
     """What the agent may have to be told besides its instructions."""
 
@@ -50,6 +62,10 @@ class Story:
     """The failed check of the work that the conversation does not know of yet."""
     map: str = ""
     """The project map, where one is due."""
+    unrecorded: tuple[Unrecorded, ...] = ()
+    """What the conversation that goes on does not have, although it happened in it; oldest first."""
+    taken_back: int = 0
+    """Number of things said and done that somebody took out of the conversation."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
@@ -116,6 +132,13 @@ def _resumed(story: Story) -> str:
     new = tuple(context for context in story.contexts if context.version > story.given)
     interrupted = _was_interrupted(story)
     parts = [story.restored]
+    parts.append(_unrecorded(story.unrecorded))
+    if story.taken_back:
+        parts.append(
+            "Note: this conversation was taken back to an earlier point, or went on elsewhere: "
+            f"{story.taken_back} newer item(s) of it are not shown to you. The files still have what "
+            "was done then."
+        )
     if interrupted:
         parts.append(_interruption(story))
         parts.append(story.drift)
@@ -141,6 +164,24 @@ def _resumed(story: Story) -> str:
         parts.append(CHECK_IT)
     parts += [story.files, story.map]
     return "\n\n".join(part for part in parts if part)
+
+
+def _unrecorded(items: tuple[Unrecorded, ...]) -> str:
+    if not items:
+        return ""
+    lines = [
+        "Some of what happened in this conversation was not saved and is not shown above. "
+        "The runner recorded it; do not do it again without looking:"
+    ]
+    for each in items:
+        if each.said:
+            lines.append(f"- you said: {each.said}")
+        elif each.ok is None:
+            lines.append(f"- you ran {each.ran}; its outcome is unknown")
+        else:
+            ended = "it succeeded" if each.ok else "it failed"
+            lines.append(f"- you ran {each.ran}; {ended}. {quoted(each.output)}")
+    return "\n".join(lines)
 
 
 def _moved(story: Story) -> str:

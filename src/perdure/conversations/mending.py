@@ -143,7 +143,7 @@ def put_in_place(engine: Engine, shelf: Shelf, found: Diagnosis) -> list[str]:
     if session is not None:
         # What perdure knows of it is what a person has just put there.
         engine.store.put_session(replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now()))
-        engine.copies.take(driver, found.id, found.path)
+        engine.copies.take(driver, found.id, found.path, replace=True)
     return aside
 
 

@@ -101,12 +101,14 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
         yield ReplySeen(reply)
     if not found.get("parent_tool_use_id") and (carried := claude_files.carried_by(found)):
         yield ContextSeen(carried, model=lines.text(lines.part(found, "message", "model"), SUMMARY))
+    aside = bool(found.get("parent_tool_use_id"))
     for block in lines.items(lines.part(found, "message", "content")):
         if block.get("type") == "text" and (said := lines.text(block.get("text"))):
-            yield Said(said)
+            yield Said(said, aside)
         elif block.get("type") == "tool_use":
             name = lines.text(block.get("name"), SUMMARY)
-            yield ToolStarted(lines.text(block.get("id"), SUMMARY), name, _argument(block.get("input")))
+            tool_id = lines.text(block.get("id"), SUMMARY)
+            yield ToolStarted(tool_id, name, _argument(block.get("input")), aside)
 
 
 def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
@@ -133,7 +135,10 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
         if block.get("type") == "tool_result":
             content = block.get("content")
             output = content if isinstance(content, str) else "\n".join(lines.text(item.get("text")) for item in lines.items(content))
-            yield ToolEnded(lines.text(block.get("tool_use_id"), SUMMARY), block.get("is_error") is not True, lines.text(output, SUMMARY))
+            tool_id = lines.text(block.get("tool_use_id"), SUMMARY)
+            ok = block.get("is_error") is not True
+            aside = bool(found.get("parent_tool_use_id"))
+            yield ToolEnded(tool_id, ok, lines.text(output, SUMMARY), aside)
 
 
 def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:

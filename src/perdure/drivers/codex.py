@@ -70,6 +70,7 @@ class CodexDriver:
         cumulative_usage=True,
         max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
         compacts=True,
+        tells_call_ids=False,
     )
     variables = (
         *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),

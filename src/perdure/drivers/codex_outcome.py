@@ -44,6 +44,8 @@ _WORDS = (
         r"experiencing high demand|at capacity|status:? 5\d\d|stream disconnected|Connection failed|error sending request",
         r"waiting for network|timed? ?out|connection (closed|reset|refused)",
     ),
+    # Whatever else it says when it refuses to resume: no turn has begun, so another copy may be tried.
+    rule(_K.SESSION_BROKEN, r"thread/resume"),
 )
 """What the CLI says, most telling first."""
 

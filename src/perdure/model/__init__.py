@@ -7,7 +7,7 @@ dollars. A new value comes from `dataclasses.replace`. Everybody imports them fr
 
 from __future__ import annotations
 
-from perdure.model.attempts import Attempt, Command, Continuation, Evidence, Exit, Launch, Outcome, Program, Receipt, Snapshot
+from perdure.model.attempts import Attempt, Command, Continuation, Evidence, Exit, Launch, Outcome, Program, Receipt, Shown, Snapshot
 from perdure.model.checkpoints import CLEAN_UP, KEEPSAKES, Checkpoint, CopyPart, Saved
 from perdure.model.choices import (
     PUT_BACK,
@@ -24,6 +24,7 @@ from perdure.model.choices import (
     Rung,
     RunState,
     SessionState,
+    Standing,
     Start,
     Verdict,
     WhenFull,
@@ -89,7 +90,9 @@ __all__ = [
     "Session",
     "SessionKey",
     "SessionState",
+    "Shown",
     "Snapshot",
+    "Standing",
     "Start",
     "TaskFile",
     "TaskRun",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import field
 
 from perdure.lateclass import dataclass
-from perdure.model.choices import OutcomeKind, Rung, Start, Verdict
+from perdure.model.choices import OutcomeKind, Rung, Standing, Start, Verdict
+from perdure.model.loaded import Relation
 from perdure.model.tasks import TaskSpec
 from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
 
@@ -25,6 +26,26 @@ class Outcome:
     @property
     def ok(self) -> bool:
         return self.kind is OutcomeKind.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the model is shown at the start of an attempt, of all that perdure knows was there.
+
+    Counted in items: prompts, answers, calls and results of tools.
+    """
+
+    relation: Relation = Relation.WHOLE
+    known: int = 0
+    shown: int = 0
+    condensed: int = 0
+    """Number of known items for which a summary of the agent stands."""
+    off_branch: int = 0
+    """Number of known items that are in the transcript, where the agent does not load them."""
+    unrecorded: int = 0
+    """Number of known items that are in no transcript: only perdure's journal has them."""
+    missing: tuple[str, ...] = ()
+    """The first of the missing items, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +73,10 @@ class Continuation:
     """The conversation before is whole, and too long: it is asked for a summary, and this one goes on in its place."""
     expired: int = 0
     """When (ms) the conversation's lifetime had ended; 0: it had not."""
+    standing: Standing = Standing.WHOLE
+    """How the agent's own transcript was found, before anything was put in its place."""
+    shown: Shown | None = None
+    """What the model is shown of what was known; None where the agent's transcripts do not tell."""
     prices: tuple[tuple[str, float], ...] = ()
     """What each way to go on was reckoned to cost over the attempt, in dollars; empty where nothing is known of the price."""
 
@@ -84,6 +109,11 @@ class Evidence:
     """A fork's parent has what it had, and nothing of this attempt was written into it; None where nothing was forked."""
     known_kept: bool | None = None
     """The bytes of `last_known` are the first bytes of `before`; None where nothing was known."""
+    copy_kept: bool | None = None
+    """The transcript begins with all that perdure's own copy holds; None where there was no copy."""
+    turns_since: int = 0
+    """Prompts of somebody else found behind an attempt whose end nobody saw: they came during it or
+    after it."""
     prompt_found: bool | None = None
     """This attempt's own prompt stands in the new part of the transcript."""
     foreign_turns: int = 0

@@ -46,6 +46,8 @@ class Verdict(StrEnum):
     NATIVE = "native"
     FORKED = "forked"
     REPAIRED = "repaired"
+    COMPACTED = "compacted"
+    SHORTENED = "shortened"
     REPLAYED = "replayed"
     CLAIMED = "claimed"
     REBUILT = "rebuilt"
@@ -128,6 +130,18 @@ class Rung(StrEnum):
     CHECKPOINT = "checkpoint"
     REBUILT = "rebuilt"
     FRESH = "fresh"
+
+
+class Standing(StrEnum):
+    """How the agent's own transcript compares with everything that perdure has seen of it."""
+
+    ABSENT = "absent"
+    WHOLE = "whole"
+    """It begins with all that perdure has seen; it may have grown."""
+    CHANGED = "changed"
+    """Something that perdure has seen is not in it any more, or is not what it was."""
+    FOREIGN = "foreign"
+    """It is another conversation: no prompt that perdure knows is in it."""
 
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})

@@ -42,6 +42,8 @@ class Abilities:
     rewinds: bool = False
     """Its records can take earlier ones back: that the bytes are still there does not say that the conversation goes on from them,
     and `prompts` needs the file from its beginning."""
+    tells_call_ids: bool = True
+    """The ids of tool calls in its output are those of its transcripts."""
     sessions: bool = True
     """A conversation can be gone on with by a later process. Without, each attempt begins a new one and is given the project map."""
     transcripts: bool = True

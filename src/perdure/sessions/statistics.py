@@ -14,7 +14,16 @@ from perdure.codec import plain
 from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
 
-WENT_ON = frozenset({Verdict.NATIVE, Verdict.FORKED, Verdict.REPAIRED, Verdict.REPLAYED})
+WENT_ON = frozenset(
+    {
+        Verdict.NATIVE,
+        Verdict.FORKED,
+        Verdict.REPAIRED,
+        Verdict.COMPACTED,
+        Verdict.SHORTENED,
+        Verdict.REPLAYED,
+    }
+)
 
 BY_RUNG = {
     Rung.PATH: "not found by its id",

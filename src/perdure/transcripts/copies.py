@@ -23,6 +23,8 @@ from perdure.protocols import AgentDriver
 from perdure.redaction import NO_SECRETS, Redactor
 from perdure.transcripts.growing import (
     CHUNK,
+    Diverged,
+    continues,
     grow,
     known_of,
     move_aside,
@@ -69,26 +71,67 @@ class Copies:
         name = hashlib.sha256(session_id.encode()).hexdigest()[:32]
         return self.directory / agent / name / MAIN
 
-    def take(self, driver: AgentDriver, session_id: str, transcript: Path) -> None:
-        """Brings the copy up to the transcript. Only what was appended is copied. Raises WorkspaceError (full disk)."""
+    def take(
+        self,
+        driver: AgentDriver,
+        session_id: str,
+        transcript: Path,
+        *,
+        replace: bool = False,
+    ) -> bool:
+        """Append to the copy what is new in the transcript. Raises WorkspaceError (full disk).
+
+        The copy is what perdure knows of the conversation, so a transcript that no longer begins
+        with it is not taken: then nothing is written, and the result is False. `replace`: it is
+        taken all the same, because a person or perdure itself put it there; the copy before is
+        moved aside.
+        """
         copy = self.of(driver.name, session_id)
         try:
             if not transcript.is_file():
-                return
+                return False
             private_directories(copy.parent)
             with _alone(copy.parent):
                 known = read_known(copy.parent)
                 now = dict(known)
                 pairs = {MAIN: transcript, **_beside(driver.belongings(transcript), transcript.parent)}
                 for name, source in pairs.items():
-                    aside = "" if name == MAIN else UNUSABLE
+                    main = name == MAIN
                     with suppress(FileNotFoundError):  # the agent may delete a file while it is looked at
-                        found = grow(source, copy.parent / name, known.get(name), self.redactor, aside=aside, lines=name == MAIN)
+                        found = grow(
+                            source,
+                            copy.parent / name,
+                            known.get(name),
+                            self.redactor,
+                            aside="" if main else UNUSABLE,
+                            lines=main,
+                            replace=replace or not main,
+                        )
                         now |= {name: found} if found is not None else {}
                 if now != known:
                     write_known(copy.parent, now)
+                return True
+        except Diverged:
+            return False
         except OSError as error:
             raise WorkspaceError(f"the conversation {session_id} could not be copied: {error}", "perdure doctor") from error
+
+    def continued_by(self, driver: AgentDriver, session_id: str, transcript: Path) -> bool | None:
+        """Return whether the transcript begins with the copy; None where there is no copy.
+
+        Raises WorkspaceError.
+        """
+        copy = self.of(driver.name, session_id)
+        if not copy.is_file():
+            return None
+        try:
+            with _alone(copy.parent):
+                known = read_known(copy.parent).get(MAIN)
+                return continues(transcript, copy, known, self.redactor)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise WorkspaceError(f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor") from error
 
     def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
         """`take` of a conversation and of those that it goes on from: a fork may be of no use without them. `directory` as for

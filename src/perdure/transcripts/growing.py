@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ CHUNK = 1 << 20
 KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
 """A file that was written less than so long ago may be written again without a change of its times."""
+
+STARRED = re.compile(rb"\*{4,}")
+"""What `Redactor` leaves of a secret, or of the part of one that base64 shows."""
 
 Identity = tuple[int, int, int, int]
 """Inode, size, last write and last change of a file (ns): the same as long as nobody touched it."""
@@ -45,10 +49,25 @@ class Known:
     """None where the source had only just been written."""
 
 
-def grow(source: Path, copy: Path, known: Known | None, redactor: Redactor, *, aside: str = "", lines: bool = False) -> Known | None:
-    """Brings the copy up to its source. `lines`: whole lines only, and by a link too. None where there is nothing to keep.
+class Diverged(Exception):
+    """The source no longer begins with what the copy holds; the copy was left as it is."""
 
-    `aside` stands in the name of a copy that is moved aside. Raises OSError.
+
+def grow(
+    source: Path,
+    copy: Path,
+    known: Known | None,
+    redactor: Redactor,
+    *,
+    aside: str = "",
+    lines: bool = False,
+    replace: bool = True,
+) -> Known | None:
+    """Append to the copy what is new in its source. Return None where there is nothing to keep.
+
+    `lines`: whole lines only, and the source may be a link. `replace`: a copy that the source no
+    longer begins with is moved aside (`aside` goes into its new name) and a new one begins.
+    Raises Diverged instead where `replace` is false, and OSError.
     """
     with _opened(source, follow=lines) as file:
         seen = _identity(os.fstat(file.fileno()))
@@ -58,8 +77,51 @@ def grow(source: Path, copy: Path, known: Known | None, redactor: Redactor, *, a
             if (grown := _append(file, copy, known, redactor, lines)) is not None:
                 return _settled(grown, seen)
             file.seek(0)
+        if not replace and not _continues(file, copy, known, redactor):
+            raise Diverged
+        file.seek(0)
         found = _compare(file, copy, redactor, lines, aside)
     return _settled(found, seen) if found is not None else None
+
+
+def continues(source: Path, copy: Path, known: Known | None, redactor: Redactor) -> bool:
+    """Return whether the source begins with what the copy holds, secrets aside. Raises OSError."""
+    with _opened(source, follow=True) as file:
+        seen = _identity(os.fstat(file.fileno()))
+        if known is not None and known.copy == identity(copy) and known.source == seen:
+            return True
+        return _continues(file, copy, known, redactor)
+
+
+def _continues(file: BinaryIO, copy: Path, known: Known | None, redactor: Redactor) -> bool:
+    """The same for an open source, which is read from its beginning."""
+    # The copy may have been damaged, and the source not: what is noted of the source decides.
+    if known is not None and known.raw:
+        digest = hashlib.sha256()
+        if _feed(digest, file, known.size) and digest.hexdigest() == known.raw:
+            return True
+        file.seek(0)
+    if not copy.is_file() or copy.is_symlink():
+        return True
+    old = copy.read_bytes()
+    raw = file.read()
+    return len(raw) >= len(old) and _alike(old, redactor.bytes(raw)[: len(old)], redactor)
+
+
+def _alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
+    """Return whether two redacted texts of one length are the same.
+
+    The environment may have other secrets than it had when the copy was made: what is starred in
+    the copy may be anything now, and what is a secret now may stand in the copy.
+    """
+    if old == new:
+        return True
+    masked, other = bytearray(redactor.bytes(old)), bytearray(new)
+    for span in STARRED.finditer(old):
+        stars = b"*" * (span.end() - span.start())
+        masked[span.start() : span.end()] = stars
+        other[span.start() : span.end()] = stars
+    return masked == other
 
 
 def known_of(copy: Path, known: Known | None, *, lines: bool = False) -> Known | None:

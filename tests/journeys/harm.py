@@ -1,0 +1,192 @@
+"""What may happen to a conversation between two attempts, and an oracle that judges receipts item by item.
+
+Used by `kills`. The oracle reads the model server's record alone: what was in a request has been shown
+to the model. It knows nothing of transcripts and shares no code with the drivers.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.journeys.stage import Stage, native
+
+FILES = ("truncated", "flipped", "foreign", "transcript lost", "home lost", "workdir lost", "stranger", "two retries")
+HARMS: dict[str, tuple[str, ...]] = {
+    "claude": (*FILES, "compacted"),
+    "codex": FILES,
+    "gemini": ("truncated", "flipped", "transcript lost", "workdir lost", "two retries"),
+    "opencode": ("workdir lost", "two retries", "stranger"),
+}
+"""By agent. OpenCode keeps all conversations in one database, which is not cut at random here."""
+
+STRANGE = "This is another matter. The other word is robinia."
+
+
+def apply(stage: Stage, harm: str, dice: random.Random) -> tuple[str, bool]:
+    """Do harm. Return what was really done (empty: there was nothing to harm yet), and whether perdure
+    had a copy of the conversation by then."""
+    copied = any(b"quercus" in path.read_bytes() for path in stage.copies())
+    transcripts = [path for path in stage.transcripts() if path.is_file() and path.stat().st_size]
+    done = _apply(stage, harm, dice, transcripts)
+    return (harm if done else ""), copied
+
+
+def _apply(stage: Stage, harm: str, dice: random.Random, transcripts: Sequence[Path]) -> bool:
+    if harm == "two retries":
+        first, second = stage.start("retry", "task", "--json"), stage.start("retry", "task", "--json")
+        stage.finish(first)
+        stage.finish(second)
+        return True
+    if harm == "workdir lost":
+        shown = stage.perdure("show", "task", "--json")
+        if shown.code != 0 or not shown.json["workspace"]:
+            return False
+        shutil.rmtree(shown.json["workspace"]["path"], ignore_errors=True)
+        return True
+    if not transcripts:
+        return False
+    path = transcripts[0]
+    content = path.read_bytes()
+    if harm == "truncated":
+        path.write_bytes(content[: dice.randrange(len(content))])
+    elif harm == "flipped":
+        changed = bytearray(content)
+        start = dice.randrange(len(content))
+        for at in range(start, min(len(content), start + dice.choice((1, 16, 512)))):
+            changed[at] ^= 1 << dice.randrange(8)
+        path.write_bytes(changed)
+    elif harm == "foreign":
+        return _foreign(stage, path)
+    elif harm == "transcript lost":
+        path.unlink()
+    elif harm == "home lost":
+        settings = {each: each.read_bytes() for each in stage.agent_home.glob("*.toml")}
+        settings |= {each: each.read_bytes() for each in stage.agent_home.glob("*.json")}
+        shutil.rmtree(stage.agent_home)
+        stage.agent_home.mkdir()
+        for each, text in settings.items():
+            each.write_bytes(text)
+    else:
+        return _by_hand(stage, harm)
+    return True
+
+
+def _foreign(stage: Stage, transcript: Path) -> bool:
+    """Another conversation under the id of the task's own."""
+    shown = stage.perdure("show", "task", "--json")
+    ours = shown.json["attempts"][0]["session_id"] if shown.code == 0 and shown.json["attempts"] else ""
+    if not ours:
+        return False
+    elsewhere = stage.directory / "elsewhere"
+    elsewhere.mkdir()
+    words = {
+        "claude": ["-p", "--output-format", "json"],
+        "codex": ["exec", "--json", "--skip-git-repo-check", "-"],
+    }[stage.agent]
+    before = set(stage.transcripts())
+    program = [str(native(stage.agent)), *words]
+    subprocess.run(program, cwd=elsewhere, env=stage.environ, input=STRANGE, text=True, capture_output=True, timeout=90)
+    new = set(stage.transcripts()) - before
+    if len(new) != 1:
+        return False
+    other = new.pop()
+    transcript.write_bytes(other.read_bytes().replace(other.stem[-36:].encode(), ours.encode()))
+    other.unlink()
+    return True
+
+
+def _by_hand(stage: Stage, harm: str) -> bool:
+    """A person or another program goes on in the conversation, or has it compacted."""
+    shown = stage.perdure("show", "task", "--json")
+    if shown.code != 0 or not shown.json["attempts"] or not shown.json["workspace"]:
+        return False
+    session = shown.json["attempts"][0]["session_id"]
+    workdir = Path(shown.json["workspace"]["path"])
+    if not session or not workdir.is_dir():
+        return False
+    if harm == "compacted":
+        words = [str(native("claude")), "-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
+        done = subprocess.run(words, cwd=workdir, env=stage.environ, input=b"/compact", capture_output=True, timeout=90)
+        return done.returncode == 0
+    return stage.resume_by_hand(session, STRANGE, workdir).returncode == 0
+
+
+Item = tuple[str, str, str]
+
+
+def items_of(messages: Sequence[Any]) -> list[Item]:
+    """What a request showed: the task's prompts, calls, results and answers. What a CLI adds by itself
+    (reminders, its environment) is left out."""
+    found: list[Item] = []
+    for message in messages:
+        text = " ".join(message.text.split())
+        if message.role == "user":
+            found += [("prompt", "", word) for word in ("quercus", "fagus") if word in text]
+        elif message.role == "tool_call":
+            found.append(("call", message.call, ""))
+        elif message.role == "tool_result":
+            found.append(("result", message.call, text))
+        elif text:
+            found.append(("answer", "", text))
+    return found
+
+
+CLAIMS = ("native", "forked")
+SAID = ("in no transcript that is left", "newest part is missing", "mended the transcript", "does not load", "do not load", "a summary")
+
+
+def judge_items(stage: Stage, report: dict[str, Any], harm: str) -> list[str]:
+    """Return what receipts say that the record disproves."""
+    wrong: list[str] = []
+    requests = stage.rehearsal.requests
+    for attempt in report["attempts"]:
+        receipt = attempt["receipt"] or {}
+        verdict, reasons = receipt.get("verdict", ""), "; ".join(receipt.get("reasons", ()))
+        mine = [each for each in requests if attempt["started"] <= each.time <= (attempt["ended"] or 1 << 62)]
+        earlier = [each for each in requests if each.time < attempt["started"]]
+        wrong += [f"untrue: attempt {attempt['number']}: {each}" for each in _untrue(reasons, harm)]
+        if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):
+            continue
+        known = {each for request in earlier for each in items_of(request.messages) if not _strange(request.messages)}
+        shown = set(items_of(mine[0].messages))
+        told = " ".join(mine[0].messages[-1].text.split()) if mine[0].messages else ""
+        missing = [each for each in known - shown if not (each[2] and each[2] in told)]
+        missing = [each for each in missing if not _made_up(each)]
+        if missing and verdict in CLAIMS:
+            wrong.append(f"false native: attempt {attempt['number']} was not shown {sorted(missing)[:3]}: {reasons}")
+        if missing and verdict == "repaired" and not any(each in reasons for each in SAID):
+            wrong.append(f"false repaired: attempt {attempt['number']} does not say that {sorted(missing)[:3]} is missing: {reasons}")
+    return wrong
+
+
+def _strange(messages: Sequence[Any]) -> bool:
+    """A request of somebody else in another conversation."""
+    return not any("quercus" in message.text for message in messages)
+
+
+def _made_up(item: Item) -> bool:
+    """A result that the CLI wrote in place of one that never came: nothing is lost with it."""
+    return item[0] == "result" and ("interrupted" in item[2] or "aborted" in item[2] or "outcome is unknown" in item[2])
+
+
+def _untrue(reasons: str, harm: str) -> list[str]:
+    found = []
+    there = harm in ("truncated", "flipped", "foreign")
+    if there and "the transcript was missing" in reasons:
+        found.append("the transcript was there")
+    if "no turn of it reached the agent" in reasons:
+        found.append("nobody knows whether the model was asked")
+    if harm == "foreign" and "was not what perdure had seen of it" in reasons and "another conversation" not in reasons:
+        found.append("it was another conversation")
+    return found
+
+
+def record(stage: Stage) -> str:
+    """The model server's record as lines of JSON, to look at a trial that failed."""
+    return "\n".join(json.dumps([message.role + ": " + message.text for message in each.messages]) for each in stage.rehearsal.requests)

@@ -1,0 +1,363 @@
+"""Conversations that came to harm between two attempts, on the real CLIs.
+
+Power cuts, mounts that come back older, people and other programs change what an agent's transcript
+holds. A receipt must never say `native` unless the model was shown all that it had been shown before;
+each journey asks the model server's record for that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.drivers import claude_files
+from tests.journeys.stage import Stage, native, said
+
+MakeStage = Callable[..., Stage]
+
+RUN = ("run", "--name", "task", "--permissions", "full", "--json", "--agent")
+PROMPT = "Write one.txt, then two.txt. The magic word is quercus."
+
+HANGS_IN_THE_THIRD_TOOL = """by history
+run echo alder > one.txt; cat one.txt
+---
+run echo birch > two.txt; cat two.txt
+---
+say Cedar is next.
+run echo dogwood > third.txt; test -e go.txt || sleep 98
+---
+say Everything is written.
+---
+say Another answer.
+"""
+
+TWO_TURNS = """by history
+run echo alder > one.txt; cat one.txt
+---
+say The first turn is over.
+---
+run echo birch > two.txt; cat two.txt
+---
+say The second turn is over.
+---
+say The third turn is over.
+---
+say The fourth turn is over.
+"""
+
+PRINTED = re.compile(rb"(?<!echo )birch")
+"""The second result, and not the command that prints it."""
+OFTEN = {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
+"""perdure's own copy follows each tool that has ended."""
+KNOWN = ("quercus", "alder", "birch")
+
+pytestmark = pytest.mark.journey
+
+FILES = pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
+"""CLIs that keep each conversation in a file of its own."""
+
+
+def lost_in_the_third_tool(one: Stage, *more: str) -> None:
+    """Attempt 1 loses its machine in its third tool, with the first two in perdure's own copy."""
+    started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
+    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the third tool runs")
+    one.until(lambda: any(PRINTED.search(each) for each in _copied(one)), "the copy follows")
+    lose(one, started)
+
+
+def lose(one: Stage, started: subprocess.Popen[str]) -> None:
+    """The machine is lost; a tool that is called again does not hang again."""
+    one.lose_machine(started)
+    Path(one.show()["workspace"]["path"], "go.txt").write_text("")
+
+
+def _copied(one: Stage) -> list[bytes]:
+    return [path.read_bytes() for path in one.copies()]
+
+
+def shown(one: Stage, since: int) -> str:
+    """What reached the model in the first request after the first `since` ones."""
+    return said(one.rehearsal.requests[since].messages)
+
+
+def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
+    """One `perdure retry`, which succeeds: the attempts, and what the model was shown first."""
+    since = len(one.rehearsal.requests)
+    done = one.perdure("retry", "task", "--json", *more)
+    assert done.code == 0, done.err
+    return done.json["attempts"], shown(one, since)
+
+
+def reasons(attempt: dict[str, Any]) -> str:
+    return "; ".join(attempt["receipt"]["reasons"])
+
+
+def cut_short(path: Path) -> None:
+    """As after a power cut: what was written last never reached the disk."""
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"alder") + 40])
+
+
+def flip(path: Path) -> None:
+    """As after a power cut: a block of the file holds something else."""
+    path.write_bytes(path.read_bytes().replace(b"alder", b"al\x00er"))
+
+
+@FILES
+@pytest.mark.parametrize("harm", [cut_short, flip])
+@pytest.mark.parametrize("policy", ["disclose", "strict"])
+def test_a_transcript_that_comes_back_shorter_or_changed(stage: MakeStage, harm: Callable[[Path], None], policy: str) -> None:
+    """perdure's own copy, which is longer and whole, goes back; all that was known is shown."""
+    one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
+    lost_in_the_third_tool(one, "--continuity", policy)
+    (transcript,) = one.transcripts()
+    harm(transcript)
+    (_, second), first_request = retried(one)
+    assert second["rung"] == "copy", second
+    assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
+    assert "was not what perdure had seen of it" in reasons(second)
+    assert all(word in first_request for word in KNOWN), first_request
+
+
+@FILES
+@pytest.mark.parametrize("policy", ["disclose", "strict"])
+def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> None:
+    """It is never adopted: the own copy goes back, and nothing of the other one is shown."""
+    one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
+    lost_in_the_third_tool(one, "--continuity", policy)
+    put_another_in_its_place(one)
+    (_, second), first_request = retried(one)
+    assert second["rung"] == "copy", second
+    assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
+    assert "another conversation was found in place of the transcript" in reasons(second)
+    assert all(word in first_request for word in KNOWN), first_request
+    assert "fagus" not in first_request
+
+
+@FILES
+def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
+    """Without a copy a strict policy refuses, however often it is asked; the agent is not started."""
+    one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
+    lost_in_the_third_tool(one, "--continuity", "strict")
+    put_another_in_its_place(one)
+    shutil.rmtree(one.state / "transcripts")
+    since = len(one.rehearsal.requests)
+    for _ in range(2):
+        done = one.perdure("retry", "task", "--json")
+        assert done.code == 3, done.err
+    assert len(one.rehearsal.requests) == since
+    assert "another conversation was found in place of the agent's transcript" in done.err + done.out
+
+
+def put_another_in_its_place(one: Stage) -> None:
+    """A conversation of somebody else, under the id of the task's own."""
+    (transcript,) = one.transcripts()
+    ours = one.show()["attempts"][0]["session_id"]
+    elsewhere = one.directory / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "go.txt").write_text("")
+    words = {
+        "claude": ["-p", "--output-format", "json"],
+        "codex": ["exec", "--json", "--skip-git-repo-check", "-"],
+        "gemini": ["--output-format", "stream-json"],
+    }[one.agent]
+    before = set(one.transcripts())
+    text = "This is another matter. The other word is fagus."
+    program = str(native(one.agent))
+    subprocess.run([program, *words], cwd=elsewhere, env=one.environ, input=text, text=True, capture_output=True, timeout=90)
+    (other,) = set(one.transcripts()) - before
+    theirs = other.stem[-36:] if one.agent != "gemini" else json.loads(other.read_bytes().split(b"\n", 1)[0])["sessionId"]
+    content = other.read_bytes().replace(theirs.encode(), ours.encode())
+    other.unlink()
+    transcript.write_bytes(content)
+
+
+@FILES
+def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
+    """The own copy is older than what happened: `repaired`, and the agent is told what the journal has."""
+    one = stage(TWO_TURNS.replace("say The second turn is over.", "run echo cherry > third.txt; test -e go.txt || sleep 98"))
+    assert one.perdure(*RUN, one.agent, "--attempts", "1", PROMPT).code == 0
+    started = one.start("update", "task", "Now the second one.", "--json")
+    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs")
+    one.until(lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(), "it is announced")
+    one.until(lambda: "birch" in one.perdure("logs", "task", "--json").out, "the journal has it")
+    lose(one, started)
+    for path in one.transcripts():
+        path.unlink()
+    attempts, first_request = retried(one)
+    last = attempts[-1]
+    assert (last["rung"], last["receipt"]["verdict"]) == ("copy", "repaired"), reasons(last)
+    assert "was missing" in reasons(last) and "in no transcript that is left" in reasons(last)
+    assert "birch" in reasons(last)
+    assert all(word in first_request for word in ("quercus", "alder", "The first turn is over.")), first_request
+    assert "birch" in first_request.rpartition("user: ")[2], "the prompt tells the result that is missing"
+    assert "Now the second one." in first_request
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> None:
+    """Turn 2 is on a branch that Claude does not load any more: `shortened`, and not native."""
+    one = stage(TWO_TURNS)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    report = one.perdure("update", "task", "Now the second one.", "--json").json
+    session = report["attempts"][0]["session_id"]
+    (transcript,) = one.transcripts()
+    at = claude_files.end_of_turn(transcript.read_bytes(), 1)
+    if opened:
+        assert one.perdure("open", "task", "--json").code == 0
+    words = ["-p", f"--resume={session}", f"--resume-session-at={at}"]
+    workdir = Path(report["workspace"]["path"])
+    subprocess.run(
+        [str(native("claude")), *words], cwd=workdir, env=one.environ, input=b"another way", check=True, capture_output=True, timeout=90
+    )
+    if opened:
+        assert one.perdure("take-back", "task", "--json").code == 0
+    since = len(one.rehearsal.requests)
+    done = one.perdure("update", "task", "Now the third one.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert "Now the second one." not in shown(one, since)
+    assert last["receipt"]["verdict"] == "shortened", reasons(last)
+    assert "does not load them" in reasons(last)
+    again = one.perdure("update", "task", "Now the fourth one.", "--json").json["attempts"][-1]
+    assert again["receipt"]["verdict"] == "native", reasons(again)
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+@pytest.mark.parametrize("opened", [True, False])
+def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
+    """A summary stands for what the model was shown: `compacted`, with what remains."""
+    one = stage(TWO_TURNS.replace("by history", "by history\nsummary What happened so far."))
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    report = one.show()
+    session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
+    if opened:
+        assert one.perdure("open", "task", "--json").code == 0
+    words = ["-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
+    subprocess.run([str(native("claude")), *words], cwd=workdir, env=one.environ, input=b"/compact", capture_output=True, timeout=90)
+    if opened:
+        assert one.perdure("take-back", "task", "--json").code == 0
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert last["receipt"]["verdict"] == "compacted", reasons(last)
+    assert "a summary of the agent's stands" in reasons(last)
+
+
+@FILES
+def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
+    """The fork begins with what perdure knew of the parent, or it is not called a fork."""
+    one = stage(TWO_TURNS)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    put_another_in_its_place(one)
+    since = len(one.rehearsal.requests)
+    done = one.perdure("fork", "task", "Another way.", "--as", "other", "--json")
+    if one.agent == "gemini":
+        assert done.code == 2, done.err  # it cannot fork
+        return
+    assert done.code == 0, done.err
+    (first,) = done.json["attempts"]
+    assert first["receipt"]["verdict"] == "forked", reasons(first)
+    assert all(word in shown(one, since) for word in ("quercus", "alder")), shown(one, since)
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+@pytest.mark.parametrize("policy", ["disclose", "strict"])
+def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
+    """The machine is lost in turn 2 and the transcript cut within turn 1: the own copy goes on, at the first retry."""
+    one = stage(TWO_TURNS.replace("say The second turn is over.", "run echo cherry > third.txt; test -e go.txt || sleep 98"))
+    assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
+    started = one.start("update", "task", "Now the second one.", "--json")
+    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs")
+    lose(one, started)
+    (transcript,) = one.transcripts()
+    cut_short(transcript)
+    attempts, first_request = retried(one)
+    assert attempts[-1]["rung"] == "copy", attempts[-1]
+    assert attempts[-1]["receipt"]["verdict"] in ("native", "repaired"), reasons(attempts[-1])
+    assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
+    """The model was asked when machine and transcript were lost: a strict policy refuses, and says what is known."""
+    one = stage("by history\nhang\nsay One.\n---\nsay Two.\n")
+    started = one.start(*RUN, one.agent, "--attempts", "1", "--continuity", "strict", PROMPT)
+    one.rehearsal.wait_for(1)
+    one.until(lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard")
+    one.lose_machine(started)
+    for path in one.transcripts():
+        path.unlink()
+    shutil.rmtree(one.state / "transcripts", ignore_errors=True)
+    done = one.perdure("retry", "task", "--json")
+    assert done.code == 3, done.err
+    assert len(one.rehearsal.requests) == 1
+    why = one.perdure("why", "task").out
+    assert "it may have asked the model" in " ".join(why.split()), why
+
+
+@FILES
+def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -> None:
+    """Somebody else went on before perdure looked again: native, with the condition `collision`."""
+    one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
+    lost_in_the_third_tool(one)
+    report = one.show()
+    session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
+    by_hand = one.resume_by_hand(session, "A stranger's word is fagus.", workdir)
+    assert by_hand.returncode == 0, by_hand.stderr
+    (first, second), first_request = retried(one)
+    assert first["outcome"]["kind"] == "lost", first
+    assert first["receipt"]["verdict"] == "fresh", reasons(first)
+    assert "during the attempt, whose end nobody saw, or after it" in reasons(first)
+    assert second["receipt"]["verdict"] == "native", reasons(second)
+    assert all(word in first_request for word in (*KNOWN, "fagus")), first_request
+    assert any(each["type"] == "collision" for each in one.show()["conditions"])
+    assert "somebody else continued this conversation" in first_request
+
+
+STRANGER_JOINS = """match fagus
+slow 5
+say The stranger's answer.
+===
+by history
+run touch asked.txt
+---
+slow 3
+say Our own answer is elm.
+---
+say The second answer.
+---
+say The third answer.
+"""
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> None:
+    """The stranger ends later, so Claude loads its branch: no receipt is native without our own answer."""
+    one = stage(STRANGER_JOINS)
+    started = one.start(*RUN, one.agent, PROMPT)
+    one.rehearsal.wait_for(2)
+    session = one.show()["attempts"][0]["session_id"]
+    workdir = Path(one.show()["workspace"]["path"])
+    one.resume_by_hand(session, "The stranger's word is fagus.", workdir)
+    one.finish(started)
+    one.perdure("update", "task", "Now the second one.", "--json")
+    one.perdure("update", "task", "Now the third one.", "--json")
+    report, requests = one.show(), one.rehearsal.requests
+    later = [each for each in report["attempts"] if each["number"] > 1 and each["receipt"]]
+    assert later
+    for attempt in later:
+        mine = [each for each in requests if attempt["started"] <= each.time <= attempt["ended"]]
+        if attempt["receipt"]["verdict"] == "native" and mine and "fagus" in said(mine[0].messages):
+            told = [each for each in report["attempts"] if each["number"] < attempt["number"]]
+            shown_elm = "Our own answer is elm." in said(mine[0].messages)
+            disclosed = any((each["receipt"] or {}).get("verdict") == "shortened" for each in told)
+            assert shown_elm or disclosed, reasons(attempt)

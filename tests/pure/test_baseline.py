@@ -1,0 +1,151 @@
+"""What the model is shown of what perdure knows, by the transcript's items and the journal's."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.attempt.baseline import Journaled, shown_of, unrecorded, with_ids_of
+from perdure.continuity import judge
+from perdure.model import (
+    Continuation,
+    Evidence,
+    Item,
+    ItemKind,
+    Loaded,
+    Relation,
+    Rung,
+    Shown,
+    Snapshot,
+    Standing,
+    Start,
+    Verdict,
+)
+from perdure.model.loaded import call, item
+
+P, Q = item(ItemKind.PROMPT, "Do it."), item(ItemKind.PROMPT, "Go on.")
+CALL, RESULT = call("c1", "Bash", {}, "echo one"), item(ItemKind.RESULT, "one", "c1")
+MADE_UP = item(ItemKind.RESULT, "interrupted", "c1", made_up=True)
+SAID = item(ItemKind.ANSWER, "Done.")
+SUMMARY = item(ItemKind.SUMMARY, "What happened.")
+
+
+def told(*items: Item) -> list[Journaled]:
+    """As the journal has them: of calls and results it knows the ids, and not the text."""
+    return [Journaled(item=Item(each.kind, each.key, "" if each.key else each.digest), attempt=0, words="echo one") for each in items]
+
+
+EVERYTHING = told(P, CALL, RESULT, SAID)
+
+
+@pytest.mark.parametrize(
+    ("base", "now", "relation", "unrecorded", "off_branch", "condensed"),
+    [
+        (None, Loaded(items=(P, CALL, RESULT, SAID)), Relation.WHOLE, 0, 0, 0),
+        (None, Loaded(items=(P, CALL, MADE_UP, SAID)), Relation.GAPS, 1, 0, 0),
+        (None, Loaded(items=(P,)), Relation.GAPS, 3, 0, 0),
+        (None, Loaded(items=(P, CALL, RESULT), dropped=(SAID,)), Relation.SHORTENED, 0, 1, 0),
+        (None, Loaded(items=(SUMMARY,), condensed=(P, CALL, RESULT, SAID)), Relation.COMPACTED, 0, 0, 4),
+        (Loaded(items=(P, CALL, RESULT, SAID)), Loaded(items=(P, CALL, RESULT, SAID, Q)), Relation.WHOLE, 0, 0, 0),
+        (
+            Loaded(items=(P, CALL, RESULT, SAID)),
+            Loaded(items=(P, Q), dropped=(CALL, RESULT, SAID)),
+            Relation.SHORTENED,
+            0,
+            3,
+            0,
+        ),
+    ],
+    ids=["whole", "a result made up", "most is gone", "rewound", "compacted", "grown", "rewound since"],
+)
+def test_what_is_shown(base: Loaded | None, now: Loaded, relation: Relation, unrecorded: int, off_branch: int, condensed: int) -> None:
+    """Each way to lose a known item is told from the others, and counted."""
+    found = shown_of(base, now, EVERYTHING)
+    assert (found.relation, found.unrecorded, found.off_branch, found.condensed) == (
+        relation,
+        unrecorded,
+        off_branch,
+        condensed,
+    )
+    assert bool(found.missing) == bool(unrecorded or off_branch)
+    assert found.known >= found.shown + condensed
+
+
+def test_the_journal_tells_what_no_transcript_has() -> None:
+    """A result that the CLI made up is none: the one of the journal is told."""
+    (left,) = unrecorded(Loaded(items=(P, CALL, MADE_UP, SAID)), EVERYTHING)
+    assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
+
+
+def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:
+    return [Journaled(item=Item(kind, key), attempt=attempt, words=words) for kind in (ItemKind.CALL, ItemKind.RESULT)]
+
+
+def test_ids_of_an_agent_that_counts_its_calls() -> None:
+    """Calls are matched by their commands, else by their order; one without a partner is missing."""
+    rows = Loaded(
+        items=(
+            item(ItemKind.PROMPT, "Before."),
+            call("c0", "shell", {}, "echo before"),
+            P,
+            call("c1", "shell", {}, "echo one"),
+            item(ItemKind.RESULT, "one", "c1"),
+            call("c2", "shell", {}, "something else"),
+            item(ItemKind.RESULT, "two", "c2"),
+        )
+    )
+    journal = [
+        *told(P),
+        *_codex("/bin/bash -lc 'echo two'", "item_1"),
+        *_codex("/bin/bash -lc 'echo one'", "item_2"),
+        *_codex("/bin/bash -lc 'echo three'", "item_1", attempt=1),
+    ]
+    found = with_ids_of(rows, journal)
+    assert [each.item.key for each in found] == ["", "c2", "c2", "c1", "c1", "item_1", "item_1"]
+    assert [each.item.kind for each in unrecorded(rows, found)] == [ItemKind.CALL, ItemKind.RESULT]
+
+
+def test_nothing_is_matched_before_the_first_known_prompt() -> None:
+    """A transcript without the prompt of the journal has none of its calls, whatever else it holds."""
+    rows = Loaded(items=(Q, call("c1", "shell", {}, "echo one")))
+    found = with_ids_of(rows, [*told(P), *_codex("echo one", "item_1")])
+    assert len(unrecorded(rows, found)) == 3
+
+
+BEFORE, AFTER = Snapshot("/t", 100, "a" * 64, 1), Snapshot("/t", 180, "b" * 64, 2)
+WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER, prefix_kept=True, prompt_found=True, answered=True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "rung", "verdict", "words"),
+    [
+        (None, Rung.NATIVE, Verdict.NATIVE, "same id"),
+        (Shown(known=5, shown=5), Rung.NATIVE, Verdict.NATIVE, "same id"),
+        (Shown(known=5, shown=5), Rung.COPY, Verdict.NATIVE, "it has all that perdure knows"),
+        (
+            Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, missing=("result of `x`",)),
+            Rung.NATIVE,
+            Verdict.REPAIRED,
+            "1 are in no transcript that is left",
+        ),
+        (Shown(relation=Relation.GAPS, known=5, shown=2, unrecorded=3), Rung.COPY, Verdict.REPAIRED, "2 of the 5"),
+        (
+            Shown(relation=Relation.SHORTENED, known=5, shown=2, off_branch=3),
+            Rung.NATIVE,
+            Verdict.SHORTENED,
+            "the agent does not load them",
+        ),
+        (
+            Shown(relation=Relation.COMPACTED, known=5, shown=1, condensed=4),
+            Rung.NATIVE,
+            Verdict.COMPACTED,
+            "a summary of the agent's stands",
+        ),
+    ],
+)
+def test_the_verdict_by_what_was_shown(shown: Shown | None, rung: Rung, verdict: Verdict, words: str) -> None:
+    """Nothing is called native unless all that is known was shown, and the reasons say what was not."""
+    asked = Continuation(kind=Start.RESUME, session_id="aaaa-1", rung=rung, shown=shown, standing=Standing.CHANGED)
+    receipt = judge(asked, WENT_ON)
+    assert receipt is not None
+    assert receipt.verdict is verdict, receipt.reasons
+    assert words in "; ".join(receipt.reasons)
