@@ -592,6 +592,16 @@ class BroughtBack(Event, frozen=True, tag="brought_back"):
     checkpoint: int = 0
 
 
+class WorkdirLost(Event, frozen=True, tag="workdir_lost"):
+    """The workdir was gone when an attempt began, and nobody had cleaned it up. `checkpoint`: whose files
+    were put back (0: there was none that could be)."""
+
+    place: str
+    checkpoint: int = 0
+    taken: int = 0
+    """When the checkpoint was taken, in ms."""
+
+
 class RunFinished(Event, frozen=True, tag="run_finished"):
     """The run reached a final state."""
 
@@ -655,6 +665,7 @@ RunEvent = (
     | CleanedUp
     | WorkdirSwept
     | BroughtBack
+    | WorkdirLost
     | RunFinished
 )
 

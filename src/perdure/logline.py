@@ -45,6 +45,7 @@ from perdure.events import (
     VerifyEnded,
     VerifyStarted,
     Withdrawn,
+    WorkdirLost,
     WorkdirNoted,
     WorkdirSwept,
     WritesLost,
@@ -141,6 +142,10 @@ def line_of(record: Record) -> str:
             return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (f"; checkpoint {number}" if number else "")
         case WorkdirSwept(why=why, checkpoint=number):
             return f"its workdir goes to the trash ({one_line(why, 120)})" + (f"; checkpoint {number}" if number else "")
+        case WorkdirLost(checkpoint=number):
+            if not number:
+                return "the workdir was gone, and no checkpoint of it could be put back"
+            return f"the workdir was gone; the files of checkpoint {number} were put back"
         case BroughtBack(checkpoint=number):
             return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):

@@ -361,3 +361,24 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
             shown_elm = "Our own answer is elm." in said(mine[0].messages)
             disclosed = any((each["receipt"] or {}).get("verdict") == "shortened" for each in told)
             assert shown_elm or disclosed, reasons(attempt)
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
+    """The files of the newest checkpoint are put back, and the agent is told from when they are."""
+    one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
+    started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
+    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the third tool runs")
+    one.until(lambda: one.perdure("checkpoints", "task", "--json").out.count('"number"') > 1, "two checkpoints are there")
+    one.lose_machine(started)
+    workdir = Path(one.show()["workspace"]["path"])
+    shutil.rmtree(workdir)
+    since = len(one.rehearsal.requests)
+    retry = one.start("retry", "task", "--json")
+    one.until(lambda: (workdir / "one.txt").exists(), "the workdir is there again")
+    (workdir / "go.txt").write_text("")
+    done = one.finish(retry)
+    assert done.code == 0, done.err
+    assert (workdir / "one.txt").read_text() == "alder\n"
+    assert "The working directory was gone when this attempt began." in shown(one, since)
+    assert "the workdir was gone; the files of checkpoint" in one.perdure("logs", "task").out

@@ -14,7 +14,7 @@ from perdure.attempt.handing_over import told_before
 from perdure.continuation.instructions import counting, retired
 from perdure.continuation.prompting import Story, Unrecorded
 from perdure.effects import Effect, ledger
-from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded
+from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded, WorkdirLost
 from perdure.model import Attempt, Claim, Continuation, ItemKind, OutcomeKind, Rung, Session, Start, TaskRun
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
@@ -68,7 +68,7 @@ def story_of(
         effects=tuple(_effect(effect) for effect in ledger(records)),
         summary=summary.text if (summary := told_before(records, asked.lost_session_id)) is not None else "",
         earlier=_earlier(engine, run, ended, asked),
-        restored=_restored(ground),
+        restored=_restored(ground) or _lost_workdir(records),
         drift=_drift(drift, ground) if drift is not None else "",
         files=_files(engine, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
@@ -129,6 +129,28 @@ def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Cont
             break
         lines.append(f"{'you said' if each.by_agent else 'you were asked'}: {_short(each.text)}")
     return tuple(lines[-EARLIER_LINES:])
+
+
+def _lost_workdir(records: Sequence[Record]) -> str:
+    """That the workdir was gone when this attempt began, and what was put in its place."""
+    lost = None
+    for record in records:
+        if isinstance(record.event, AttemptEnded):
+            lost = None
+        elif isinstance(record.event, WorkdirLost):
+            lost = record.event
+    if lost is None:
+        return ""
+    if not lost.checkpoint:
+        return (
+            "The working directory was gone when this attempt began, and nothing had been saved of it. It "
+            "was made again from its branch: what was not committed is lost."
+        )
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lost.taken / 1000))
+    return (
+        "The working directory was gone when this attempt began. The runner put its files back as they "
+        f"were saved at {when}; what you changed there after that is lost."
+    )
 
 
 def _restored(ground: Ground) -> str:
