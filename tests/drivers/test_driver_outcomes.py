@@ -238,6 +238,13 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
     assert "state_5.sqlite" in found.detail
 
 
+def test_codex_refuses_a_resume_in_unknown_words() -> None:
+    """Whatever it says: no turn has begun, so the conversation is tried from another copy."""
+    words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
+    end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
+    assert drivers.load("codex").outcome(end, []).kind is K.SESSION_BROKEN
+
+
 def test_usage_of_claude_is_what_this_launch_added() -> None:
     """The second turn of a conversation reports its own tokens and cost, though the CLI's total runs on."""
     (used,) = [event for event in events("claude", "tool") if isinstance(event, UsageSeen)]

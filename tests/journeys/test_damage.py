@@ -402,9 +402,10 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
     one.lose_machine(started)
+    since = len(one.rehearsal.requests)
     (_, second), first_request = retried(one)
-    results = [line for line in first_request.splitlines() if line.startswith("tool_result: ")]
-    recorded = any("alder" in line for line in results)
+    messages = one.rehearsal.requests[since].messages
+    recorded = any("alder" in each.text for each in messages if each.role == "tool_result")
     told = '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
     if second["receipt"]["verdict"] == "native":
         assert recorded or not told, first_request
