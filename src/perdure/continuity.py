@@ -60,7 +60,9 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
     if shown.relation in (Relation.SHORTENED, Relation.FOREIGN) or shown.off_branch:
         return Verdict.REPAIRED if shown.unrecorded and not shown.off_branch else Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
-        return Verdict.REPAIRED
+        # Killed before it had written down what it was shown: the prompt shows all of that again.
+        own = continuation.rung in (Rung.NATIVE, Rung.PATH)
+        return Verdict.NATIVE if own and shown.told == shown.unrecorded else Verdict.REPAIRED
     if shown.relation is Relation.COMPACTED:
         return Verdict.COMPACTED
     return Verdict.NATIVE

@@ -408,7 +408,7 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
     recorded = any("alder" in each.text for each in messages if each.role == "tool_result")
     told = '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
     if second["receipt"]["verdict"] == "native":
-        assert recorded or not told, first_request
+        assert recorded or not told or "the prompt told the agent" in reasons(second), reasons(second)
     else:
         assert second["receipt"]["verdict"] == "repaired", reasons(second)
         assert "in no transcript that is left" in reasons(second)

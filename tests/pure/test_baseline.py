@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.attempt.baseline import Journaled, shown_of, unrecorded, with_ids_of
+from perdure.attempt.baseline import Journaled, shown_of, told_in_full, unrecorded, with_ids_of
 from perdure.continuity import judge
 from perdure.model import (
     Continuation,
@@ -76,6 +76,15 @@ def test_the_journal_tells_what_no_transcript_has() -> None:
     assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
 
 
+def test_what_the_prompt_tells_in_full() -> None:
+    """A result or an answer that was cut in the journal or is cut in the prompt is not told in full."""
+    result, answer = Item(ItemKind.RESULT, "c1"), Item(ItemKind.ANSWER, "", "x")
+    assert told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 400))
+    assert not told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 500))
+    assert not told_in_full(Journaled(item=answer, attempt=0, words="w" * 400))
+    assert not told_in_full(Journaled(item=P, attempt=0))
+
+
 def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:
     return [Journaled(item=Item(kind, key), attempt=attempt, words=words) for kind in (ItemKind.CALL, ItemKind.RESULT)]
 
@@ -124,6 +133,18 @@ WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER
         (
             Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, missing=("result of `x`",)),
             Rung.NATIVE,
+            Verdict.REPAIRED,
+            "1 are in no transcript that is left",
+        ),
+        (
+            Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, told=1, missing=("result of `x`",)),
+            Rung.NATIVE,
+            Verdict.NATIVE,
+            "the prompt told the agent",
+        ),
+        (
+            Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, told=1),
+            Rung.COPY,
             Verdict.REPAIRED,
             "1 are in no transcript that is left",
         ),

@@ -51,6 +51,12 @@ from perdure.transcripts.growing import prefix
 
 QUOTED = 8
 """Number of missing items that are named in words."""
+WHOLE_OUTPUT = 490
+"""Number of characters below which the journal has all of a result: the drivers cut it at 500."""
+WHOLE_WORDS = 300
+"""Number of characters below which the prompt quotes all of a command or an answer."""
+TOLD = 60
+"""Number of items that a prompt tells."""
 TITLE = 80
 """Number of characters of an item's text that are kept to be quoted."""
 
@@ -278,6 +284,17 @@ def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
     rows = (*now.items, *now.condensed, *now.dropped)
     there = {_key(each) for each in rows if not each.made_up}
     return [each for each in journal if _key(each.item) not in there]
+
+
+def told_in_full(each: Journaled) -> bool:
+    """Return whether the prompt has all of an item that no transcript has (see `telling`). Pure."""
+    match each.item.kind:
+        case ItemKind.RESULT:
+            return len(each.output) < WHOLE_OUTPUT
+        case ItemKind.CALL | ItemKind.ANSWER:
+            return len(each.words) < WHOLE_WORDS
+        case _:
+            return False
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:

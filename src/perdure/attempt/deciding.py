@@ -9,8 +9,19 @@ from pathlib import Path
 
 from perdure import process
 from perdure.attempt import repairing, weighing
+from perdure.attempt.baseline import (
+    TOLD,
+    Baseline,
+    Journaled,
+    baseline_of,
+    load,
+    shown_of,
+    standing,
+    told_in_full,
+    unrecorded,
+    with_ids_of,
+)
 from perdure.attempt.baseline import UNKNOWN as NOTHING_KNOWN
-from perdure.attempt.baseline import Baseline, Journaled, baseline_of, load, shown_of, standing, unrecorded, with_ids_of
 from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.filling import UNKNOWN, size_before
 from perdure.attempt.warming import Idle
@@ -167,8 +178,10 @@ def _held_against(
     journal = known.journal if not asked.fork_at else ()
     if not driver.abilities.tells_call_ids:
         journal = with_ids_of(now, journal)
-    shown = shown_of(base, now, journal)
-    return Decided(replace(asked, shown=shown), tuple(unrecorded(now, journal)))
+    untold = unrecorded(now, journal)
+    told = sum(map(told_in_full, untold)) if len(untold) <= TOLD else 0
+    shown = replace(shown_of(base, now, journal), told=told)
+    return Decided(replace(asked, shown=shown), tuple(untold))
 
 
 def _content(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation) -> bytes:

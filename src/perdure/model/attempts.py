@@ -44,6 +44,8 @@ class Shown:
     """Number of known items that are in the transcript, where the agent does not load them."""
     unrecorded: int = 0
     """Number of known items that are in no transcript: only perdure's journal has them."""
+    told: int = 0
+    """Number of those that the prompt tells the agent in full."""
     missing: tuple[str, ...] = ()
     """The first of the missing items, in words."""
 
