@@ -292,7 +292,8 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         shown = [r for r in stage.rehearsal.requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
         for request in shown:
             text = said(request.messages)
-            if "quercus" not in text:
+            # What a summary or a way back leaves out, the receipt says.
+            if "quercus" not in text and verdict not in ("compacted", "shortened"):
                 result.wrong.append(f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model without the task")
             if verdict == "native" and not result.harm and attempt["context_version"] == 2 and "The first file is written." not in text:
                 result.wrong.append(f"false native: attempt {attempt['number']} was not shown the first turn's answer")
