@@ -89,10 +89,17 @@ def shown(one: Stage, since: int) -> str:
 
 def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
     """One `perdure retry`, which succeeds: the attempts, and what the model was shown first."""
-    since = len(one.rehearsal.requests)
     done = one.perdure("retry", "task", "--json", *more)
     assert done.code == 0, done.err
-    return done.json["attempts"], shown(one, since)
+    attempts = done.json["attempts"]
+    return attempts, said(first_of(one, attempts[-1]).messages)
+
+
+def first_of(one: Stage, attempt: dict[str, Any]) -> Any:
+    """The first request of an attempt. An agent that is being killed may still send one of its own before."""
+    asked = [each for each in one.rehearsal.everything if each.time >= attempt["started"] and each.answer not in ("side", "other")]
+    assert asked, [(each.time, each.answer) for each in one.rehearsal.everything]
+    return asked[0]
 
 
 def reasons(attempt: dict[str, Any]) -> str:
@@ -402,9 +409,8 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
     one.lose_machine(started)
-    since = len(one.rehearsal.requests)
     (_, second), first_request = retried(one)
-    messages = one.rehearsal.requests[since].messages
+    messages = first_of(one, second).messages
     recorded = any("alder" in each.text for each in messages if each.role == "tool_result")
     told = '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
     if second["receipt"]["verdict"] == "native":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,9 @@ class Copies:
                     write_known(copy.parent, now)
                 return True
         except Diverged:
-            return False
+            if driver.archive is None or not _same_rows(copy, transcript):
+                return False
+            return self.take(driver, session_id, transcript, replace=True)
         except OSError as error:
             raise WorkspaceError(f"the conversation {session_id} could not be copied: {error}", "perdure doctor") from error
 
@@ -127,7 +130,8 @@ class Copies:
         try:
             with _alone(copy.parent):
                 known = read_known(copy.parent).get(MAIN)
-                return continues(transcript, copy, known, self.redactor)
+                same = continues(transcript, copy, known, self.redactor)
+            return same or (driver.archive is not None and _same_rows(copy, transcript))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -301,6 +305,29 @@ class Copies:
         finally:
             with suppress(OSError):
                 staged.unlink()
+
+
+def _same_rows(copy: Path, transcript: Path) -> bool:
+    """Whether a conversation of an archive still has the rows of its copy, in their order.
+
+    OpenCode 1.18.33 changes a row until it is complete, so a copy that was taken within a turn has
+    some that are not what they become. Raises OSError.
+    """
+    old, new = _rows(copy.read_bytes()), _rows(transcript.read_bytes())
+    return bool(old) and new[: len(old)] == old
+
+
+def _rows(content: bytes) -> list[tuple[str, str]]:
+    """Kind and id of each row; the place to which a session is reverted is none."""
+    found = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("type") != "revert":
+            found.append((str(row.get("type")), str(row.get("id"))))
+    return found
 
 
 def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
