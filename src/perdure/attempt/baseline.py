@@ -40,7 +40,6 @@ from perdure.model import (
     Snapshot,
     Standing,
     Start,
-    TaskRun,
     Verdict,
     compare,
 )
@@ -129,16 +128,20 @@ def _title(text: str) -> str:
 
 def baseline_of(engine: Engine, session: Session) -> Baseline:
     """Read what is known of a session, from all runs that share its conversation."""
+    runs = engine.store.runs_of(session.key)
+    histories = {run.id: engine.store.history(run.id, limit=HISTORY) for run in runs}
+    since = max((_taken_back_at(records) for records in histories.values()), default=0)
     attempts = [
         (run, attempt)
-        for run in engine.store.runs_of(session.key)
+        for run in runs
         for attempt in engine.store.attempts(run.id)
         if attempt.session_id == session.id and attempt.outcome is not None
     ]
+    # What was said before a restore is not in the conversation any more, whichever run said it.
+    attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _went_on(attempt)]
     first = went_on[-1] if went_on else 0
-    histories = {run.id: _still_there(engine, run) for run, _ in attempts}
     window, announced = _Window(), False
     for at, (run, attempt) in enumerate(attempts):
         events = [each.event for each in histories[run.id] if each.attempt == attempt.number]
@@ -164,16 +167,15 @@ HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
 """Events that show that an agent was at work in the conversation."""
 
 
-def _still_there(engine: Engine, run: TaskRun) -> Sequence[Record]:
-    """The journal since the conversation was last taken back, or came from another machine."""
-    records = engine.store.history(run.id, limit=HISTORY)
+def _taken_back_at(records: Sequence[Record]) -> int:
+    """When (ms) the conversation was last taken back, or came from another machine; 0: never."""
     last = 0
-    for at, record in enumerate(records):
+    for record in records:
         event = record.event
         restored = isinstance(event, CheckpointRestored) and not event.files_only
         if restored or isinstance(event, RunTakenIn):
-            last = at + 1
-    return records[last:]
+            last = record.at
+    return last
 
 
 def _went_on(attempt: Attempt) -> bool:
