@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatchcase
@@ -225,7 +226,9 @@ def launch(prompt: str = "hello", kind: Start = Start.FRESH, home: str = "/nonex
 
 def test_the_script_is_found_behind_the_command(tmp_path: Path) -> None:
     """npm's link leads to the bundle, with its version; any other program is taken as it is; none is told with the installation."""
-    program = GEMINI.locate({"PATH": str(MODULES / ".bin")})
+    node = shutil.which("node")
+    assert node is not None
+    program = GEMINI.locate({"PATH": f"{MODULES / '.bin'}:{Path(node).parent}"})
     assert Path(program.path).name == "gemini.js"
     assert program.version == "0.61.0"
     own = tmp_path / "gemini"

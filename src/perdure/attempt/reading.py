@@ -175,7 +175,9 @@ class Reading:
         if self.total is not None:
             used = used + priced(self.total.since(before), model)
         for reply in self.replies.values():
-            told = reply.usage if reply.usage.input or reply.usage.output else self._like_the_last()
+            seen = reply.usage
+            counts = (seen.input, seen.output, seen.cached, seen.cache_write)
+            told = seen if any(counts) else self._like_the_last()
             used = used + priced(told, reply.model or model, reply.hour)
         untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
         return replace(used, estimated=True) if untold else used
