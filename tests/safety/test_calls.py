@@ -19,9 +19,10 @@ DANGEROUS = {
     "submodule", "switch", "add", "maintenance", "filter-branch", "bisect", "branch",
 }  # fmt: skip
 _CALL = r"(?:\.run\(|run_as_user\(|\.call\([^\")]*)\s*\"([a-z][a-z-]+)\""
-OWN = {("helpers.py", "credential"), ("saved.py", "gc"), ("staging.py", "add")}
+OWN = {("helpers.py", "credential"), ("saved.py", "gc"), ("staging.py", "add"), ("transport.py", "ls-remote")}
 """Only with a git directory of perdure's own, which no configuration of others reaches, and whose attributes turn every filter off; the
-credential helpers are the user's, and are asked where there is no repository."""
+credential helpers are the user's, and are asked where there is no repository; a server is asked from a scratch directory of perdure's, with
+the program on its side named."""
 
 
 def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
