@@ -76,14 +76,14 @@ class Journaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What is known of one conversation besides its transcripts."""
+    """Everything known of one conversation, except its transcripts."""
 
     snapshots: tuple[Snapshot, ...] = ()
     """The transcript as perdure saw it last, and as it was when an attempt last went on with it."""
     prompts: frozenset[str] = frozenset()
     """The marks of the prompts that perdure sent into it."""
     journal: tuple[Journaled, ...] = ()
-    """What the attempts since the last judged one said and did, in order."""
+    """Answers, calls and results of the attempts since the last judged one, in order."""
     announced: bool = False
     """An agent was heard in it, so it may have asked the model."""
 
@@ -97,7 +97,7 @@ class _Window:
 
     items: list[Journaled] = field(default_factory=list)
     calls: dict[tuple[int, str], str] = field(default_factory=dict)
-    """What was called, by attempt and id: an agent may count its calls anew in each."""
+    """Commands by attempt and id: an agent may start counting its calls from 1 in each attempt."""
 
     def take(self, event: AnyEvent, attempt: int) -> None:
         """Take in one event."""
@@ -164,7 +164,7 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
 
 
 HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
-"""Events that show that an agent was at work in the conversation."""
+"""Events that show that an agent was active in the conversation."""
 
 
 def _taken_back_at(records: Sequence[Record]) -> int:

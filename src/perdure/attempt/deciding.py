@@ -207,7 +207,7 @@ def _loaded_before(
     session: Session,
     content: bytes,
 ) -> Loaded | None:
-    """What was loaded from the transcript as perdure last knew it; None where that is what is loaded now."""
+    """Return what the transcript loaded when perdure last saw it; None where nothing changed."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
         copy = engine.copies.of(driver.name, asked.session_id)
         return load(engine, driver, home, copy.read_bytes()) if copy.is_file() else None

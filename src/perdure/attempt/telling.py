@@ -78,7 +78,7 @@ def story_of(
 
 
 def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
-    """What the agent said and did, of which its conversation has nothing, in order.
+    """List what the agent said and did that its conversation does not have, in order.
 
     A call and its result are told as one; a call that still ran is told with the interruption.
     """

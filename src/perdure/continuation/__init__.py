@@ -158,7 +158,7 @@ UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
 
 
 def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
-    """What is the matter with the agent's own transcript, as a clause."""
+    """Return a clause that says why the agent's own transcript is not used."""
     if transcript is None:
         return "the agent's transcript is missing"
     if standing is Standing.FOREIGN:
