@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from perdure import codec, drivers
 from perdure.drivers.opencode_archive import ARCHIVE
-from perdure.events import RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.events import ReplySeen, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
 from perdure.model import Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Rung, Start, TaskSpec, Usage
 
 K = OutcomeKind
@@ -183,9 +183,10 @@ def test_every_recorded_line_is_known(name: str) -> None:
 
 
 def test_what_a_turn_says() -> None:
-    """Session, tool with its command and its end, text, tokens of each step, the end of the turn."""
+    """Session, each reply, tool with its command and its end, text, tokens of each step, the end of the turn."""
     kinds = [type(event) for event in events("tool")]
-    assert kinds == [SessionSeen, ToolStarted, ToolEnded, UsageSeen, SessionSeen, Said, UsageSeen, TurnEnded]
+    first = [SessionSeen, ReplySeen, ToolStarted, ToolEnded, UsageSeen]
+    assert kinds == [*first, SessionSeen, ReplySeen, Said, UsageSeen, TurnEnded]
     started = next(event for event in events("tool") if isinstance(event, ToolStarted))
     ended = next(event for event in events("tool") if isinstance(event, ToolEnded))
     assert (started.name, started.summary, ended.tool_id, ended.ok) == ("bash", "echo hi; exit 3", started.tool_id, False)

@@ -114,7 +114,8 @@ def _by_hand(stage: Stage, harm: str) -> bool:
         words = [str(native("claude")), "-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
         done = subprocess.run(words, cwd=workdir, env=stage.environ, input=b"/compact", capture_output=True, timeout=90)
         return done.returncode == 0
-    return stage.resume_by_hand(session, STRANGE, workdir).returncode == 0
+    # The script goes on for whoever asks: a stranger may do the task's work, so it must be able to.
+    return stage.resume_by_hand(session, STRANGE, workdir, full=True).returncode == 0
 
 
 Item = tuple[str, str, str]
@@ -141,14 +142,15 @@ CLAIMS = ("native", "forked")
 SAID = ("in no transcript that is left", "newest part is missing", "mended the transcript", "does not load", "do not load", "a summary")
 
 
-def judge_items(stage: Stage, report: dict[str, Any], harm: str) -> list[str]:
-    """Return what receipts say that the record disproves."""
+def judge_items(stage: Stage, report: dict[str, Any], harm: str, times: tuple[int, int]) -> list[str]:
+    """Return what receipts say that the record disproves. `times`: when the harm was done; no attempt asked then."""
     wrong: list[str] = []
     requests = stage.rehearsal.requests
     for attempt in report["attempts"]:
         receipt = attempt["receipt"] or {}
         verdict, reasons = receipt.get("verdict", ""), "; ".join(receipt.get("reasons", ()))
         mine = [each for each in requests if attempt["started"] <= each.time <= (attempt["ended"] or 1 << 62)]
+        mine = [each for each in mine if not times[0] <= each.time <= times[1]]
         earlier = [each for each in requests if each.time < attempt["started"]]
         wrong += [f"untrue: attempt {attempt['number']}: {each}" for each in _untrue(reasons, harm)]
         if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):

@@ -79,6 +79,8 @@ class Trial:
     """What was done to the conversation after the kill; empty where nothing was."""
     copied: bool = False
     """perdure had a copy of the conversation when it was harmed."""
+    harm_times: tuple[int, int] = (0, 0)
+    """When the harm was done, from and to: a request of that time is nobody's attempt."""
     kept_on: bool | None = None
     """Whether the attempt after the harm went on with the conversation."""
     kept: int = 0
@@ -167,7 +169,9 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
     harmed = result.turn == turn and result.harm and result.struck
     if harmed:
         attempts = _attempts(stage)
+        began = time.time_ns() // 1_000_000
         result.harm, result.copied = apply(stage, result.harm, random.Random(result.seed))
+        result.harm_times = (began, time.time_ns() // 1_000_000) if result.harm != "two retries" else (0, 0)
         harmed = bool(result.harm)
     for _ in range(TRIES):
         if _succeeded(stage, turn):
@@ -283,13 +287,14 @@ def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
 
 def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
     """Holds every receipt against what the model was really shown while the attempt ran."""
-    result.wrong += judge_items(stage, report, result.harm)
+    requests = [r for r in stage.rehearsal.requests if not result.harm_times[0] <= r.time <= result.harm_times[1]]
+    result.wrong += judge_items(stage, report, result.harm, result.harm_times)
     for attempt in report["attempts"]:
         verdict = (attempt["receipt"] or {}).get("verdict", "none")
         result.verdicts.append(verdict)
         if verdict not in ("native", "fresh", "none"):
             result.remarkable.append(f"attempt {attempt['number']} {verdict}: {attempt['receipt']['reasons']}")
-        shown = [r for r in stage.rehearsal.requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
+        shown = [r for r in requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
         for request in shown:
             text = said(request.messages)
             # What a summary or a way back leaves out, the receipt says.
@@ -300,7 +305,7 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         if verdict == "native" and not shown and UNANSWERED not in attempt["receipt"]["reasons"]:
             result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
     sessions = {attempt["session_id"] for attempt in report["attempts"] if (attempt["receipt"] or {}).get("verdict") == "native"}
-    known = {request.session for request in stage.rehearsal.requests} - {""}  # Gemini CLI names no conversation in its requests
+    known = {request.session for request in requests} - {""}  # Gemini CLI names no conversation in its requests
     if known and not sessions <= known:
         result.wrong.append("false native: a conversation that the model never saw")
 

@@ -216,18 +216,23 @@ class Stage:
         """perdure's own copies."""
         return sorted(self.state.glob("transcripts/*/*/main*"))
 
-    def resume_by_hand(self, session: str, prompt: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Somebody else goes on with a conversation, with the agent's own program."""
-        if self.agent == "claude":
-            words = ["-p", "--output-format", "stream-json", "--verbose", "--resume", session]
-        elif self.agent == "gemini":
-            words = ["--output-format", "stream-json", "--resume", session]
-        elif self.agent == "opencode":
-            words = ["run", "--format", "json", "--dir", str(cwd), "--session", session]
-        else:
-            words = ["exec", "--json", "--skip-git-repo-check", "resume", session, "-"]
+    def resume_by_hand(self, session: str, prompt: str, cwd: Path, *, full: bool = False) -> subprocess.CompletedProcess[str]:
+        """Somebody else goes on with a conversation, with the agent's own program. `full`: it may run every command."""
+        everything = {
+            "claude": ["--permission-mode", "bypassPermissions"],
+            "gemini": ["--yolo"],
+            "codex": ["--dangerously-bypass-approvals-and-sandbox"],
+        }
+        may = everything.get(self.agent, []) if full else []
+        words = {
+            "claude": ["-p", *may, "--output-format", "stream-json", "--verbose", "--resume", session],
+            "gemini": [*may, "--output-format", "stream-json", "--resume", session],
+            "opencode": ["run", "--format", "json", "--dir", str(cwd), "--session", session],
+            "codex": ["exec", *may, "--json", "--skip-git-repo-check", "resume", session, "-"],
+        }[self.agent]
+        program, pipe = str(native(self.agent)), subprocess.PIPE
         return subprocess.run(
-            [str(native(self.agent)), *words], cwd=cwd, env=self.environ, input=prompt, text=True, capture_output=True, timeout=PATIENCE_S
+            [program, *words], cwd=cwd, env=self.environ, input=prompt, text=True, stdout=pipe, stderr=pipe, timeout=PATIENCE_S
         )
 
     def close(self) -> None:

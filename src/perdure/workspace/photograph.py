@@ -79,11 +79,16 @@ def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
     except GitFailed as error:
         if shelf.admin is None or error.code != FATAL or _is_full(error):
             raise
+        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
     return look(shelf.without_git())
 
 
+_FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
+"""git 2.39: the system's own words, and those of csum-file.c for a write that came short."""
+
+
 def _is_full(error: GitFailed) -> bool:
-    return "No space left" in error.stderr
+    return any(words in error.stderr for words in _FULL)
 
 
 @contextlib.contextmanager
